@@ -1,0 +1,111 @@
+# Everything runs in .venv, which is made on first use and again when a pyproject.toml changes.
+# Needed on the machine: make, bash and Python 3.10 or newer.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := -e "./opentelemetry-instrumentation-dspy[instruments,zero-code,otlp]" \
+            -e "./mlflow_bridge[mlflow]"
+PROJECTS := pyproject.toml opentelemetry-instrumentation-dspy/pyproject.toml mlflow_bridge/pyproject.toml
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# litellm fetches its price list from the network while it is imported, which can stop a process
+# for ever when mlflow is imported at the same time. The list that litellm ships is used instead.
+export LITELLM_LOCAL_MODEL_COST_MAP := True
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: help demo test lint typecheck unit integration docs bench clean
+
+help:
+	@echo "make demo         run a small RAG program and show its trace (ARGS=... for its options)"
+	@echo "make test         lint, type check, unit and integration tests: all of what CI runs"
+	@echo "make lint | typecheck | unit | integration    one part of it"
+	@echo "make docs         build the documentation into docs/_build/html"
+	@echo "make bench        measure what instrumentation costs on this machine"
+	@echo "make clean        remove the environment and everything that was built"
+
+# --- environment ----------------------------------------------------------------------------
+
+# Debian splits venv off into a package of its own, so two other ways are tried before giving up.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "error: Python 3.10 or newer is needed; say which with make PYTHON=python3.11" >&2; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) > /dev/null 2>&1 \
+	|| { rm -rf $(VENV); $(PYTHON) -m virtualenv --quiet $(VENV) 2> /dev/null; } \
+	|| { $(PYTHON) -m venv --without-pip $(VENV) 2> /dev/null \
+	     && $(PYTHON) -m pip --quiet --python $@ install pip 2> /dev/null; } \
+	|| { rm -rf $(VENV); echo "error: $(PYTHON) cannot make an environment." \
+	     "On Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(PIP_INSTALL) --upgrade "pip >= 25.1"
+
+# One resolver call for both packages and their tools: a second one would move the SDK alone and
+# leave versions of OpenTelemetry that do not fit together.
+$(VENV)/.runtime: $(PROJECTS) | $(BIN)/python
+	@echo "Installing both packages (about a minute the first time)"
+	@$(PIP_INSTALL) $(PACKAGES)
+	@touch $@
+
+$(VENV)/.dev: $(PROJECTS) | $(BIN)/python
+	@echo "Installing both packages and the development tools (one to two minutes the first time)"
+	@$(PIP_INSTALL) $(PACKAGES) --group dev
+	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.docs: $(PROJECTS) | $(BIN)/python
+	@$(PIP_INSTALL) $(PACKAGES) --group docs
+	@touch $@ $(VENV)/.runtime
+
+# --- the demo -------------------------------------------------------------------------------
+
+demo: export MLFLOW_TRACKING_URI := sqlite:///.demo/mlflow.db
+demo: export MLFLOW_EXPERIMENT_NAME := quickstart
+demo: export OTEL_SERVICE_NAME ?= dspy-quickstart
+demo: export OTEL_METRICS_EXPORTER := none
+demo: export OTEL_LOGS_EXPORTER := none
+demo: export OTEL_EXPORTER_OTLP_PROTOCOL ?= http/protobuf
+# A cache of its own that is empty at the start: a demo of cache hits would show no tokens.
+demo: export DSPY_CACHEDIR := .demo/dspy-cache
+# The first write makes the database, which takes MLflow longer than a program may take to exit.
+demo: export MLFLOW_BRIDGE_EXIT_TIMEOUT_SECONDS := 60
+demo: $(VENV)/.runtime
+	@rm -rf .demo && mkdir .demo
+	@collector="$${OTEL_EXPORTER_OTLP_ENDPOINT:-}$${OTEL_EXPORTER_OTLP_TRACES_ENDPOINT:-}"; \
+	export OTEL_TRACES_EXPORTER="mlflow$${collector:+,otlp}"; \
+	echo "\$$ OTEL_TRACES_EXPORTER=$$OTEL_TRACES_EXPORTER opentelemetry-instrument python examples/quickstart.py $(ARGS)"; \
+	$(BIN)/opentelemetry-instrument $(BIN)/python examples/quickstart.py $(ARGS)
+	@$(BIN)/python examples/show_trace.py
+
+# --- tests ----------------------------------------------------------------------------------
+
+test: lint typecheck unit integration
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(VENV)/.dev
+	$(BIN)/pyright --project pyproject.toml --pythonpath $(BIN)/python
+
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/unit -n auto --dist loadfile
+
+integration: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/integration -m "not browser" -n auto --dist loadfile
+
+# --- the rest -------------------------------------------------------------------------------
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) .demo .tox .coverage .coverage.* .pytest_cache .ruff_cache build dist \
+	  docs/_build docs/_generated
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

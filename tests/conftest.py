@@ -1,0 +1,35 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What must be so before any test module imports dspy, mlflow or the SDK.
+
+The three read their environment at import, some of it only once in a process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+
+_FOREIGN_PREFIXES = ("OPENAI_", "MLFLOW_", "OTEL_", "DSPY_")
+
+
+def _isolate_environment() -> None:
+    """Drop what the caller's shell sets for these libraries; give DSPy a cache of its own.
+
+    The model price list that litellm would fetch from the network while it is imported is taken
+    from its own files: offline, the fetch together with mlflow's import hooks can block for ever.
+    """
+    for name in [name for name in os.environ if name.startswith(_FOREIGN_PREFIXES)]:
+        del os.environ[name]
+    scratch = tempfile.mkdtemp(prefix="dspy-otel-tests-")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    os.environ["DSPY_CACHEDIR"] = os.path.join(scratch, "dspy-cache")
+    # Where the spool is by default; a process that a test starts would deliver what is in it.
+    os.environ["XDG_STATE_HOME"] = os.path.join(scratch, "state")
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+
+_isolate_environment()
