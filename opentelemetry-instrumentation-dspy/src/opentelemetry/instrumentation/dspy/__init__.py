@@ -1,0 +1,216 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Every DSPy operation as an OpenTelemetry span.
+
+Usage
+-----
+
+.. code-block:: python
+
+    import dspy
+    from opentelemetry.instrumentation.dspy import DSPyInstrumentor
+
+    DSPyInstrumentor().instrument()
+
+    program = dspy.ChainOfThought("question -> answer")
+    program(question="...")  # invoke_workflow > Predict > ChatAdapter > chat
+
+``instrument()`` may be called before or after dspy is imported, from any thread; a process that
+never imports dspy pays nothing. It takes, all by keyword and optional:
+
+- ``tracer_provider``, ``meter_provider``: instead of the global ones;
+- ``capture_content``: a `ContentMode`, its name, or a bool. Unset, the environment variable
+  ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` decides, and without it no content is
+  recorded;
+- ``capture_inputs``, ``capture_outputs``, ``capture_signatures``, ``capture_intermediate_steps``:
+  switches below that;
+- ``max_content_length``: the longest content attribute, in characters;
+- ``redact``: ``redact(operation, field, value)`` returns what to record instead of ``value``;
+- ``request_hook``, ``response_hook``: ``request_hook(span, call)`` is called before an operation,
+  ``response_hook(span, call, result)`` after it returned, for spans that are recorded. Both may put
+  attributes on the span and read the call, a `DSPyCall`; they are plain functions, also for async
+  operations. What they raise is logged once and dropped.
+
+Metrics are recorded as soon as there is a meter provider, for unsampled traces as well: durations
+of LM, embedder, tool, agent, workflow and module calls, tokens, and look-ups in DSPy's cache.
+
+An instrumentation of a provider's client that builds on ``opentelemetry-util-genai`` makes no
+second span for an LM call, and its facts (response id, tokens, server) are put on ours.
+
+``uninstrument()`` leaves DSPy exactly as it was. ``status()`` tells what became of each patch
+point.
+
+API
+---
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import logging
+import sys
+import threading
+from collections.abc import Collection
+from types import ModuleType
+from typing import Any
+
+import wrapt
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider, get_tracer
+
+from opentelemetry.instrumentation.dspy.hooks import DSPyCall, RequestHook, ResponseHook
+from opentelemetry.instrumentation.dspy.metrics import Metrics
+from opentelemetry.instrumentation.dspy.package import _instruments  # type: ignore[reportPrivateUsage]
+from opentelemetry.instrumentation.dspy.patching import Patches, PatchStatus
+from opentelemetry.instrumentation.dspy.semconv import DSPY_VERSION, SCHEMA_URL
+from opentelemetry.instrumentation.dspy.settings import ContentMode, Settings, load_settings
+from opentelemetry.instrumentation.dspy.tracing import Runtime
+from opentelemetry.instrumentation.dspy.version import __version__
+
+__all__ = [
+    "ContentMode",
+    "DSPyCall",
+    "DSPyInstrumentor",
+    "PatchStatus",
+    "RequestHook",
+    "ResponseHook",
+]
+
+logger = logging.getLogger(__name__)
+
+
+class DSPyInstrumentor(BaseInstrumentor):
+    """Instruments DSPy; a singleton, as every OpenTelemetry instrumentor."""
+
+    _lock = threading.RLock()
+    _patches = Patches()
+    _runtime: Runtime | None = None
+    _pending: tuple[TracerProvider | None, MeterProvider | None, Settings] | None = None
+    _hooked = False
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """The versions of dspy that can be instrumented."""
+        return _instruments
+
+    def status(self) -> tuple[PatchStatus, ...]:
+        """What became of each patch point; empty while dspy is not imported or not instrumented."""
+        return self._patches.status()
+
+    def _instrument(self, **kwargs: Any) -> None:
+        tracer_provider = kwargs.pop("tracer_provider", None)
+        meter_provider = kwargs.pop("meter_provider", None)
+        kwargs.pop("skip_dep_check", None)
+        settings = load_settings(**kwargs)
+        with self._lock:
+            self._pending = (tracer_provider, meter_provider, settings)
+            hooked, DSPyInstrumentor._hooked = DSPyInstrumentor._hooked, True
+        if not hooked:
+            wrapt.register_post_import_hook(self._on_dspy_imported, "dspy")  # type: ignore[reportUnknownMemberType]
+        # Also for an import that another thread had begun before there was the hook.
+        self._apply()
+        logger.info(
+            "DSPy calls are traced; content: %s (set by capture_content or "
+            "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT).",
+            settings.content_mode.value,
+        )
+
+    def _uninstrument(self, **kwargs: Any) -> None:
+        with self._lock:
+            self._pending = None
+            self._remove()
+
+    def _remove(self) -> None:
+        if self._runtime is not None:
+            self._runtime.active = False
+        self._patches.remove()
+        self._runtime = None
+
+    def _on_dspy_imported(self, module: ModuleType) -> None:
+        self._apply()
+
+    def _apply(self) -> None:
+        """Install the patches if they are wanted and dspy is there."""
+        _wait_for_import("dspy")  # without the lock: the other thread's hook wants it
+        module = sys.modules.get("dspy")
+        with self._lock:
+            if module is None or self._pending is None or self._runtime is not None:
+                return
+            try:
+                self._install(module, *self._pending)
+            except Exception:
+                # It would reach the program as a failure of its "import dspy".
+                logger.exception("DSPy calls are not traced")
+                self._remove()
+
+    def _install(
+        self,
+        module: ModuleType,
+        tracer_provider: TracerProvider | None,
+        meter_provider: MeterProvider | None,
+        settings: Settings,
+    ) -> None:
+        version = _dspy_version(module)
+        tracer = get_tracer(
+            __name__,
+            __version__,
+            tracer_provider,
+            schema_url=SCHEMA_URL,
+            attributes={DSPY_VERSION: version},
+        )
+        self._runtime = Runtime(tracer, settings, Metrics(meter_provider, version))
+        self._patches.install(_points(self._runtime), self._runtime, version)
+
+
+def _wait_for_import(name: str) -> None:
+    """Return once no other thread is in the middle of importing a module; at once if none is."""
+    # There is no public way to ask. Without it, patches may meet a module that is half there.
+    wait: Any = getattr(importlib, "_bootstrap", None)
+    wait = getattr(wait, "_lock_unlock_module", None)
+    if wait is not None:
+        wait(name)
+
+
+def _points(runtime: Runtime) -> list[Any]:
+    # Imported here, since these modules import dspy.
+    from opentelemetry.instrumentation.dspy import worker_threads
+    from opentelemetry.instrumentation.dspy.operations import (
+        adapter,
+        embedding,
+        evaluation,
+        interpreter,
+        language_model,
+        module,
+        optimizer,
+        parallel,
+        persistence,
+        retrieval,
+        streaming,
+        tool,
+        typesafe,
+    )
+
+    parts = (
+        module,
+        language_model,
+        typesafe,
+        adapter,
+        tool,
+        retrieval,
+        embedding,
+        interpreter,
+        parallel,
+        worker_threads,
+        evaluation,
+        optimizer,
+        streaming,
+        persistence,
+    )
+    return [point for part in parts for point in part.patch_points(runtime)]
+
+
+def _dspy_version(module: ModuleType) -> str:
+    version = getattr(module, "__version__", None)
+    return version if isinstance(version, str) else importlib.metadata.version("dspy")

@@ -1,0 +1,210 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Any Python value -> bounded, redacted JSON text.
+
+`ContentEncoder` is the one place where values of the observed program become telemetry. It reads
+values without changing them and never raises.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Iterable
+from typing import Any, cast
+
+import orjson
+
+from opentelemetry.instrumentation.dspy.plain import Walk, dumps, items_of, valid_text
+from opentelemetry.instrumentation.dspy.redaction import (
+    MIN_DATA_URI,
+    REDACTED,
+    KnownSecrets,
+    is_secret_key,
+    redact_text,
+)
+from opentelemetry.instrumentation.dspy.semconv import DSPY_TRUNCATED
+from opentelemetry.instrumentation.dspy.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_MAX_MESSAGE = 2_000
+_MAX_STACK = 16_000
+_UNBOUNDED = 2**40
+
+
+class ContentEncoder:
+    """Turns values into the JSON text of content attributes, within the limits of the settings.
+
+    Thread-safe.
+
+    Args:
+        settings: What to record.
+        max_length: A limit below which attributes must stay to be left whole by the SDK.
+
+    Attributes:
+        secrets: The secret values met so far, which no text that leaves here may repeat.
+    """
+
+    def __init__(self, settings: Settings, max_length: int | None = None) -> None:
+        limit = settings.max_content_length
+        self._limit = limit if max_length is None else min(limit, max_length)
+        self._redact = settings.redact
+        self.secrets = KnownSecrets()
+
+    def put(
+        self,
+        attributes: dict[str, Any],
+        name: str,
+        operation: str,
+        value: Any,
+        *,
+        as_one: bool = False,
+    ) -> None:
+        """Record ``value`` as JSON under ``name``, noting under ``dspy.truncated`` a shortened one.
+
+        Each item of a mapping is shown to the redaction hook on its own; any other value, and with
+        ``as_one`` a mapping, too, is shown whole, with the last part of the name as its field.
+        """
+        if self._redact is not None:
+            show = self._redact_one if as_one else self._redacted
+            value = show(operation, name.rpartition(".")[2], value)
+        text, cut = self._encode(value)
+        attributes[name] = self.secrets.hide_echoes(text)
+        if cut:
+            attributes.setdefault(DSPY_TRUNCATED, []).append(name)
+
+    def put_encoded(
+        self, attributes: dict[str, Any], name: str, operation: str, value: Any, text: str
+    ) -> None:
+        """Record ``value`` like `put`, where its JSON text is known from before."""
+        if self._redact is None and len(text) <= self._limit:
+            attributes[name] = self.secrets.hide_echoes(text)
+        else:
+            self.put(attributes, name, operation, value, as_one=True)
+
+    def put_text(self, attributes: dict[str, Any], name: str, operation: str, text: str) -> None:
+        """Record text as it is, not as JSON; redacted and shortened like `put`."""
+        if self._redact is not None:
+            text = self._redacted_text(operation, name.rpartition(".")[2], text)
+        attributes[name] = valid_text(self.secrets.hide_echoes(text[: self._limit]))
+        if len(text) > self._limit:
+            attributes.setdefault(DSPY_TRUNCATED, []).append(name)
+
+    def message(self, text: str, operation: str = "exception") -> str:
+        """Bound and redact free text, such as an exception's message."""
+        if self._redact is not None:
+            text = self._redacted_text(operation, "message", text)
+        text = self.secrets.hide_all(text)
+        return redact_text(valid_text(text[: 2 * _MAX_MESSAGE]))[:_MAX_MESSAGE]
+
+    def stacktrace(self, error: BaseException, operation: str = "exception") -> str:
+        """The formatted stack of an exception, its end kept where it is too long."""
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        if self._redact is not None:
+            text = self._redacted_text(operation, "stacktrace", text)
+        text = self.secrets.hide_all(text)
+        return redact_text(valid_text(text[-2 * _MAX_STACK :]))[-_MAX_STACK:]
+
+    def _redacted(self, operation: str, field: str, value: Any) -> Any:
+        dspy = sys.modules.get("dspy")
+        # A Prediction is an Example: a record of fields, like the mapping that it answers.
+        if isinstance(value, dict) or (dspy is not None and isinstance(value, dspy.Example)):
+            items: Iterable[tuple[Any, Any]] = list(value.items())  # type: ignore[reportUnknownMemberType]
+            return {key: self._redact_one(operation, str(key), item) for key, item in items}
+        return self._redact_one(operation, field, value)
+
+    def _redacted_text(self, operation: str, field: str, text: str) -> str:
+        shown = self._redact_one(operation, field, text)
+        return shown if isinstance(shown, str) else dumps(Walk(self._limit).plain(shown)).decode()
+
+    def _redact_one(self, operation: str, field: str, value: Any) -> Any:
+        assert self._redact is not None
+        try:
+            return self._redact(operation, field, value)
+        except Exception as error:
+            # Its message may well repeat the value.
+            logger.debug("The redaction hook raised %s; the value is dropped", type(error).__name__)
+            return REDACTED
+
+    def _encode(self, value: Any) -> tuple[str, bool]:
+        text = self._encode_plain(value)
+        if text is not None:
+            return text, False
+        budget = max(16, self._limit - 64)  # room for the note on what was cut
+        cut = False
+        # Escapes make JSON longer than the text in it, so a first try can overshoot.
+        for _ in range(4):
+            walk = Walk(budget)
+            text = dumps(walk.plain(value)).decode()
+            cut = cut or walk.cut
+            if len(text) <= self._limit:
+                return text, cut
+            cut = True
+            budget = max(16, budget * self._limit // (len(text) + 1) - 64)
+        return '"[too large to record]"', True
+
+    def _encode_plain(self, value: Any) -> str | None:
+        """JSON text of a value that can be written as it stands; None for any other."""
+        try:
+            kind: type[Any] = type(value)  # type: ignore[reportUnknownVariableType]
+            if kind not in _PLAIN_TYPES:
+                items = items_of(value, kind)
+                if items is None:
+                    return None
+                value = dict(items)
+            if not _is_plain(value, self._limit):
+                return None
+            text = orjson.dumps(value).decode()
+        except Exception:
+            return None  # the long way copes with everything
+        return text if len(text) <= self._limit else None
+
+
+_CONTAINERS = frozenset({dict, list, tuple})
+_NUMBERS = frozenset({int, float, bool, type(None)})
+_PLAIN_TYPES = _CONTAINERS | _NUMBERS | {str}
+_MAX_PLAIN_NODES = 20_000
+
+
+def _is_plain(value: Any, left: int) -> bool:
+    """Whether a value is made of plain types only and may be written without any change.
+
+    That is: no secret key, no data URI that is worth shortening, and about ``left`` characters
+    at most.
+    """
+    nodes = _MAX_PLAIN_NODES  # also ends the walk through a cycle
+    pending: list[Any] = [(value,)]
+    while pending:
+        container = pending.pop()
+        nodes -= len(container)
+        if nodes < 0:
+            return False
+        if type(container) is dict:
+            keys = cast("dict[Any, Any]", container)
+            for key in keys:
+                if type(key) is not str or is_secret_key(key):
+                    return False
+            container = keys.values()
+        for item in container:
+            kind: type[Any] = type(item)  # type: ignore[reportUnknownVariableType]
+            if kind is str:
+                left -= len(item)
+                if left < 0 or (len(item) >= MIN_DATA_URI and item.startswith("data:")):
+                    return False
+            elif kind in _CONTAINERS:
+                pending.append(item)
+            elif kind not in _NUMBERS:
+                return False
+    return True
+
+
+def to_json(value: Any) -> str:
+    """Any value as JSON, whole; secrets in it are left out."""
+    return dumps(Walk(_UNBOUNDED, _UNBOUNDED).plain(value)).decode()
+
+
+def canonical_json(value: Any) -> bytes:
+    """Any value as JSON that is the same in every process and whatever the order of keys."""
+    return dumps(Walk(_UNBOUNDED, _UNBOUNDED).plain(value), orjson.OPT_SORT_KEYS)

@@ -1,0 +1,40 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Environment variables this instrumentation reads, beside OpenTelemetry's own."""
+
+OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT = (
+    "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+)
+"""
+Whether inputs and outputs are recorded: NO_CONTENT, SPAN_ONLY, EVENT_ONLY, SPAN_AND_EVENT, or
+true / false for SPAN_ONLY / NO_CONTENT. Default: NO_CONTENT.
+"""
+
+OTEL_INSTRUMENTATION_DSPY_CAPTURE_INPUTS = "OTEL_INSTRUMENTATION_DSPY_CAPTURE_INPUTS"
+"""
+Whether inputs are recorded where content is: true or false. Default: true.
+"""
+
+OTEL_INSTRUMENTATION_DSPY_CAPTURE_OUTPUTS = "OTEL_INSTRUMENTATION_DSPY_CAPTURE_OUTPUTS"
+"""
+Whether outputs are recorded where content is: true or false. Default: true.
+"""
+
+OTEL_INSTRUMENTATION_DSPY_CAPTURE_SIGNATURES = "OTEL_INSTRUMENTATION_DSPY_CAPTURE_SIGNATURES"
+"""
+Whether signatures (names, fields, and with content their instructions) are described: true or
+false. Default: true.
+"""
+
+OTEL_INSTRUMENTATION_DSPY_CAPTURE_INTERMEDIATE_STEPS = (
+    "OTEL_INSTRUMENTATION_DSPY_CAPTURE_INTERMEDIATE_STEPS"
+)
+"""
+Whether adapter calls, and their format and parse steps, get spans: true or false. Default: true.
+"""
+
+OTEL_INSTRUMENTATION_DSPY_MAX_CONTENT_LENGTH = "OTEL_INSTRUMENTATION_DSPY_MAX_CONTENT_LENGTH"
+"""
+Longest content attribute, in characters; longer values are shortened and stay valid JSON. The
+lower of this and OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT holds. Default: 262144.
+"""

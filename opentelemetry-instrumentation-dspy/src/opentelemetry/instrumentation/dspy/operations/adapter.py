@@ -1,0 +1,132 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Adapters: the call as a whole, and its format and parse steps."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import dspy
+from opentelemetry.instrumentation.dspy.patching import ClassTreePatch, PatchPoint, method_patch
+from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_ADAPTER_FALLBACK_FROM,
+    DSPY_ADAPTER_INPUT,
+    DSPY_ADAPTER_OUTPUT,
+    DSPY_ADAPTER_PARSE_ERROR_FIELD,
+    DSPY_ADAPTER_TYPE,
+    DSPY_OPERATION,
+    Operations,
+)
+from opentelemetry.instrumentation.dspy.tracing import Attributes, Call, Runtime, SpanStart
+
+_MODULE = "dspy.adapters.base"
+# Not an Adapter itself: it translates for one, or for a client that decides without a prompt.
+_DECISION = "dspy.adapters.decision"
+
+
+def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
+    """The patch points of adapters; none where intermediate steps are not wanted."""
+    if not runtime.settings.capture_intermediate_steps:
+        return []
+    call = AdapterOperation(
+        runtime, Operations.ADAPTER, ("lm", "lm_kwargs", "signature", "demos", "inputs"), ""
+    )
+    format_ = AdapterOperation(
+        runtime, Operations.ADAPTER_FORMAT, ("signature", "demos", "inputs"), ".format"
+    )
+    parse = AdapterOperation(
+        runtime, Operations.ADAPTER_PARSE, ("signature", "completion"), ".parse"
+    )
+    decision_effect = "calls of the decision adapter get no span"
+    return [
+        method_patch(_DECISION, "DecisionAdapter.__call__", call, decision_effect, since=(3, 4)),
+        method_patch(_DECISION, "DecisionAdapter.acall", call, decision_effect, since=(3, 4)),
+        ClassTreePatch(
+            _MODULE,
+            "Adapter",
+            {"__call__": call, "acall": call},
+            "adapter calls get no span",
+            closure_on_root=True,
+        ),
+        ClassTreePatch(
+            _MODULE,
+            "Adapter",
+            {"format": format_, "parse": parse},
+            "adapter format and parse steps get no span",
+            # Every adapter class, also a user's, gets its own copy of what it inherits here.
+            closure_on_root=False,
+        ),
+    ]
+
+
+# What an adapter is given beside the data: described elsewhere in the trace, or no data at all.
+_NOT_RECORDED = ("lm", "lm_kwargs", "signature")
+
+
+class AdapterOperation:
+    """One of the three adapter operations."""
+
+    def __init__(
+        self, runtime: Runtime, name: str, parameters: tuple[str, ...], suffix: str
+    ) -> None:
+        self.name = name
+        self._parameters = parameters
+        self._suffix = suffix
+        self._content = runtime.content
+        self._settings = runtime.settings
+        self._parse_error: type[Any] = dspy.utils.exceptions.AdapterParseError
+
+    def start(self, call: Call) -> SpanStart:
+        kind = type(call.instance).__name__
+        attributes: Attributes = {DSPY_OPERATION: self.name, DSPY_ADAPTER_TYPE: kind}
+        handled = sys.exc_info()[1]
+        call.state = id(handled)
+        around = _adapter_around(call) if handled is not None else None
+        # What an adapter calls while it handles an error of its own is what it falls back on.
+        if around is not None and around.state != call.state:
+            attributes[DSPY_ADAPTER_FALLBACK_FROM] = type(around.instance).__name__
+        return SpanStart(kind + self._suffix, attributes)
+
+    def inputs(self, call: Call) -> Attributes:
+        attributes: Attributes = {}
+        if self._settings.records_inputs:
+            given = {**dict(zip(self._parameters, call.args, strict=False)), **call.kwargs}
+            data = {name: item for name, item in given.items() if name not in _NOT_RECORDED}
+            self._content.put(attributes, DSPY_ADAPTER_INPUT, self.name, data)
+        return attributes
+
+    def outputs(self, call: Call, result: Any) -> Attributes:
+        attributes: Attributes = {}
+        # An adapter may be written as a plain function that returns an awaitable.
+        if self._settings.records_outputs and not inspect.isawaitable(result):
+            self._content.put(attributes, DSPY_ADAPTER_OUTPUT, self.name, result)
+        return attributes
+
+    def ended(self, call: Call, error: BaseException | None) -> Attributes:
+        if error is None or not isinstance(error, self._parse_error):
+            return {}
+        fields = error_fields(error)
+        return {DSPY_ADAPTER_PARSE_ERROR_FIELD: fields} if fields else {}
+
+
+def _adapter_around(call: Call) -> Call | None:
+    """The adapter call of which this adapter call is a part; None for steps and outermost ones."""
+    parent = call.parent
+    if parent is None or parent.operation is not call.operation:
+        return None
+    return parent if type(parent.instance) is not type(call.instance) else None
+
+
+def error_fields(error: Any) -> tuple[str, ...]:
+    """Names of the output fields that a completion lacks, or that could not be read from it."""
+    text, expected = str(error), error.signature.output_fields
+    for name, field in expected.items():
+        # Adapters name the field, or (XMLAdapter) show what stands behind it.
+        named = (f"field {name} with value ", f"field {name}: ", f"field {field} with value ")
+        if text.startswith(tuple(f"Failed to parse {start}" for start in named)):
+            return (name,)
+    parsed: Any = error.parsed_result or ()
+    return tuple(name for name in expected if name not in parsed)

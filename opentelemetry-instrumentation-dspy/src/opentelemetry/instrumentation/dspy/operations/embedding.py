@@ -1,0 +1,118 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Calls of ``dspy.Embedder``, one client span for each call, whatever number of batches it makes.
+
+The vectors themselves are never recorded.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence, Sized
+from typing import Any, cast
+
+from opentelemetry.trace import SpanKind
+
+from opentelemetry.instrumentation.dspy.operations import embedding_record
+from opentelemetry.instrumentation.dspy.operations.embedding_record import EmbeddingRecord
+from opentelemetry.instrumentation.dspy.operations.endpoint import read_connection
+from opentelemetry.instrumentation.dspy.operations.model_names import split_model_name
+from opentelemetry.instrumentation.dspy.patching import ClassTreePatch, PatchPoint
+from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_EMBEDDER_BATCH_SIZE,
+    DSPY_EMBEDDER_CACHE_HIT,
+    DSPY_EMBEDDER_INPUT,
+    DSPY_EMBEDDER_INPUT_COUNT,
+    DSPY_OPERATION,
+    GEN_AI_EMBEDDINGS_DIMENSION_COUNT,
+    GEN_AI_OPERATION_NAME,
+    GEN_AI_PROVIDER_NAME,
+    GEN_AI_REQUEST_ENCODING_FORMATS,
+    GEN_AI_REQUEST_MODEL,
+    GenAIOperations,
+    Operations,
+)
+from opentelemetry.instrumentation.dspy.tracing import Attributes, Call, Runtime, SpanStart
+
+
+def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
+    """The patch points of embedder calls."""
+    operation = EmbeddingOperation(runtime)
+    tree = ClassTreePatch(
+        "dspy.clients.embedding",
+        "Embedder",
+        {"__call__": operation, "acall": operation},
+        "embedder calls get no span",
+        closure_on_root=True,
+    )
+    return [tree, *embedding_record.patch_points()]
+
+
+class EmbeddingOperation:
+    """One call of an embedder, from the cache or from the model."""
+
+    name = Operations.EMBEDDING
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._content = runtime.content
+        self._settings = runtime.settings
+
+    def start(self, call: Call) -> SpanStart:
+        call.state = EmbeddingRecord()
+        provider, model = _provider_and_model(call.instance)
+        attributes: Attributes = {
+            DSPY_OPERATION: self.name,
+            GEN_AI_OPERATION_NAME: GenAIOperations.EMBEDDINGS,
+            GEN_AI_REQUEST_MODEL: model,
+        }
+        if provider:
+            attributes[GEN_AI_PROVIDER_NAME] = provider
+        return SpanStart(f"embeddings {model}", attributes, SpanKind.CLIENT)
+
+    def inputs(self, call: Call) -> Attributes:
+        defaults: dict[str, Any] = getattr(call.instance, "default_kwargs", None) or {}
+        parameters = {**defaults, **call.kwargs}
+        attributes = read_connection(parameters, self._content.secrets)
+        encoding = parameters.get("encoding_format")
+        if isinstance(encoding, str):
+            attributes[GEN_AI_REQUEST_ENCODING_FORMATS] = (encoding,)
+        batch_size = _argument(call, 1, "batch_size") or getattr(call.instance, "batch_size", None)
+        if isinstance(batch_size, int):
+            attributes[DSPY_EMBEDDER_BATCH_SIZE] = batch_size
+        inputs = _argument(call, 0, "inputs")
+        texts = [inputs] if isinstance(inputs, str) else inputs
+        if isinstance(texts, Sized):
+            attributes[DSPY_EMBEDDER_INPUT_COUNT] = len(texts)
+        if self._settings.records_inputs:
+            self._content.put(attributes, DSPY_EMBEDDER_INPUT, self.name, texts)
+        return attributes
+
+    def outputs(self, call: Call, result: Any) -> Attributes:
+        # An array of one vector, or of a row for each input.
+        shape = getattr(result, "shape", ())
+        return {GEN_AI_EMBEDDINGS_DIMENSION_COUNT: int(shape[-1])} if shape and shape[-1] else {}
+
+    def ended(self, call: Call, error: BaseException | None) -> Attributes:
+        record: EmbeddingRecord = call.state
+        attributes = record.attributes()
+        if error is None and record.cache_hit is not None:
+            attributes[DSPY_EMBEDDER_CACHE_HIT] = record.cache_hit
+        return attributes
+
+
+def _provider_and_model(embedder: Any) -> tuple[str | None, str]:
+    """Of a function, its name: it stands for a model of the program's own."""
+    model: Any = getattr(embedder, "model", None)
+    if isinstance(model, str):
+        return split_model_name(model)
+    return None, _name_of(type(embedder) if model is None else model)
+
+
+def _name_of(function: Any) -> str:
+    if isinstance(function, functools.partial):
+        return _name_of(cast("Any", function).func)
+    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
+
+
+def _argument(call: Call, position: int, name: str) -> Any:
+    return call.args[position] if len(call.args) > position else call.kwargs.get(name)

@@ -1,0 +1,234 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""``dspy.Evaluate``: one span for the evaluation, one for each example, one for each metric call.
+
+The score of an example is on its span, and as a ``gen_ai.evaluation.result`` event.
+"""
+
+from __future__ import annotations
+
+import threading
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from opentelemetry.instrumentation.dspy.operations.optimizer import note_trial
+from opentelemetry.instrumentation.dspy.operations.scores import (
+    as_number,
+    feedback_of,
+    name_of,
+    score_of,
+)
+from opentelemetry.instrumentation.dspy.patching import PatchPoint, method_patch
+from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_EVALUATE_ERROR_COUNT,
+    DSPY_EVALUATE_METRIC,
+    DSPY_EVALUATE_NUM_EXAMPLES,
+    DSPY_EVALUATE_NUM_THREADS,
+    DSPY_EVALUATE_PROGRAM,
+    DSPY_EVALUATE_SCORE,
+    DSPY_EXAMPLE_INDEX,
+    DSPY_EXAMPLE_INPUT,
+    DSPY_EXAMPLE_SCORE,
+    DSPY_OPERATION,
+    DSPY_OPTIMIZER_TRIAL_INDEX,
+    GEN_AI_EVALUATION_EXPLANATION,
+    GEN_AI_EVALUATION_NAME,
+    GEN_AI_EVALUATION_SCORE_VALUE,
+    Events,
+    Operations,
+)
+from opentelemetry.instrumentation.dspy.traced_functions import traced_function
+from opentelemetry.instrumentation.dspy.tracing import (
+    Attributes,
+    Call,
+    Runtime,
+    SpanStart,
+    current_call,
+)
+
+_PARAMETERS = ("program", "metric", "devset", "num_threads")
+
+
+def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
+    """The patch points of evaluations; examples and metrics hang on the parallel executor."""
+    operation = EvaluateOperation()
+    effect = "evaluations, their examples and metrics get no span"
+    return [method_patch("dspy.evaluate.evaluate", "Evaluate.__call__", operation, effect)]
+
+
+@dataclass
+class EvaluationRecord:
+    """What an evaluation collects while its examples run, maybe in many threads."""
+
+    metric_name: str
+    trial: Callable[[float], None] | None = None
+    errors: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class EvaluateOperation:
+    """One call of an ``Evaluate``."""
+
+    name = Operations.EVALUATE
+
+    def start(self, call: Call) -> SpanStart:
+        given = {**dict(zip(_PARAMETERS, call.args, strict=False)), **call.kwargs}
+        evaluate = call.instance
+        metric_name = name_of(_chosen(given, "metric", evaluate.metric))
+        devset = _chosen(given, "devset", evaluate.devset)
+        threads = _chosen(given, "num_threads", evaluate.num_threads)
+        index, trial = note_trial(call)
+        call.state = EvaluationRecord(metric_name, trial)
+        attributes: Attributes = {
+            DSPY_OPERATION: self.name,
+            DSPY_EVALUATE_METRIC: metric_name,
+            DSPY_EVALUATE_NUM_EXAMPLES: len(devset) if devset else 0,
+            DSPY_EVALUATE_PROGRAM: type(given.get("program")).__name__,
+        }
+        if isinstance(threads, int):
+            attributes[DSPY_EVALUATE_NUM_THREADS] = threads
+        if index is not None:
+            attributes[DSPY_OPTIMIZER_TRIAL_INDEX] = index
+        return SpanStart(f"evaluate {metric_name}", attributes)
+
+    def inputs(self, call: Call) -> Attributes:
+        return {}
+
+    def outputs(self, call: Call, result: Any) -> Attributes:
+        score = as_number(getattr(result, "score", None))
+        if score is None:
+            return {}
+        if call.state.trial is not None:
+            call.state.trial(score)
+        return {DSPY_EVALUATE_SCORE: score}
+
+    def ended(self, call: Call, error: BaseException | None) -> Attributes:
+        return {DSPY_EVALUATE_ERROR_COUNT: call.state.errors}
+
+
+class ExampleOperation:
+    """One example of an evaluation: program call and metric call together."""
+
+    name = Operations.EXAMPLE
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._content = runtime.content
+        self._settings = runtime.settings
+        self._metrics = runtime.metrics
+
+    def start(self, call: Call) -> SpanStart:
+        attributes: Attributes = {DSPY_OPERATION: self.name}
+        index = call.kwargs.get("index")
+        if index is not None:
+            attributes[DSPY_EXAMPLE_INDEX] = index
+        return SpanStart("example", attributes)
+
+    def inputs(self, call: Call) -> Attributes:
+        attributes: Attributes = {}
+        if self._settings.records_inputs:
+            self._content.put(attributes, DSPY_EXAMPLE_INPUT, self.name, call.instance)
+        return attributes
+
+    def outputs(self, call: Call, result: Any) -> Attributes:
+        outcome = result[-1]
+        score = score_of(outcome)
+        if score is None or call.span is None:
+            return {}
+        event: Attributes = {GEN_AI_EVALUATION_SCORE_VALUE: score}
+        record = _evaluation_record()
+        if record is not None:
+            event[GEN_AI_EVALUATION_NAME] = record.metric_name
+            name = {GEN_AI_EVALUATION_NAME: record.metric_name}
+            self._metrics.record_score(score, name)
+        feedback = feedback_of(outcome)
+        if feedback is not None and self._settings.records_outputs:
+            self._content.put_text(event, GEN_AI_EVALUATION_EXPLANATION, self.name, feedback)
+        call.span.add_event(Events.EVALUATION_RESULT, event)
+        return {DSPY_EXAMPLE_SCORE: score}
+
+    def ended(self, call: Call, error: BaseException | None) -> Attributes:
+        record = _evaluation_record() if error is not None else None
+        if record is not None:
+            with record.lock:
+                record.errors += 1
+        return {}
+
+
+class MetricOperation:
+    """One call of a metric."""
+
+    name = Operations.METRIC
+
+    def start(self, call: Call) -> SpanStart:
+        name = name_of(call.instance)
+        attributes: Attributes = {DSPY_OPERATION: self.name, GEN_AI_EVALUATION_NAME: name}
+        return SpanStart(f"metric {name}", attributes)
+
+    def inputs(self, call: Call) -> Attributes:
+        return {}
+
+    def outputs(self, call: Call, result: Any) -> Attributes:
+        score = score_of(result)
+        return {} if score is None else {GEN_AI_EVALUATION_SCORE_VALUE: score}
+
+    def ended(self, call: Call, error: BaseException | None) -> Attributes:
+        return {}
+
+
+class ExampleSpans:
+    """Puts spans around the items that an evaluation gives to the parallel executor."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._example = ExampleOperation(runtime)
+        self._metric = MetricOperation()
+
+    def around(self, function: Callable[[Any], Any], data: Any) -> Callable[[Any], Any]:
+        """The executor's function with spans; the same function outside of an evaluation."""
+        call = current_call()
+        if call is None or call.operation.name != Operations.EVALUATE or not call.recording:
+            return function
+        indices = {id(item): index for index, item in enumerate(data)}
+
+        def describe(item: Any) -> tuple[Any, dict[str, Any]]:
+            return item, {"index": indices.get(id(item))}
+
+        return traced_function(
+            self._with_metric_spans(function), self._example, self._runtime, describe
+        )
+
+    def _with_metric_spans(self, function: Any) -> Any:
+        # Evaluate hands its metric to nobody but a closure of its own. A copy of the closure with
+        # the metric traced changes nothing that anybody else can see, user callbacks included.
+        if not isinstance(function, types.FunctionType) or function.__closure__ is None:
+            return function
+        names = function.__code__.co_freevars
+        if "metric" not in names:
+            return function
+        cells = list(function.__closure__)
+        position = names.index("metric")
+        metric = cells[position].cell_contents
+        traced = traced_function(
+            metric, self._metric, self._runtime, describe=lambda *_: (metric, {})
+        )
+        cells[position] = types.CellType(traced)
+        return types.FunctionType(
+            function.__code__,
+            function.__globals__,
+            function.__name__,
+            function.__defaults__,
+            tuple(cells),
+        )
+
+
+def _evaluation_record() -> EvaluationRecord | None:
+    # An example that was given up as a straggler may end after its evaluation.
+    evaluation = current_call(Operations.EVALUATE)
+    return None if evaluation is None else evaluation.state
+
+
+def _chosen(given: dict[str, Any], name: str, default: Any) -> Any:
+    value = given.get(name)
+    return default if value is None else value

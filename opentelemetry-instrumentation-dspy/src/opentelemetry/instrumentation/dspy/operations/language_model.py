@@ -1,0 +1,142 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Calls of language models: every ``dspy.BaseLM``, one client span for each call."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from opentelemetry.trace import SpanKind
+
+import dspy
+from opentelemetry.instrumentation.dspy.operations import lm_record, lm_stream
+from opentelemetry.instrumentation.dspy.operations.lm_record import LMRecord
+from opentelemetry.instrumentation.dspy.operations.lm_request import (
+    LMRequestFacts,
+    read_request,
+    tool_definitions,
+)
+from opentelemetry.instrumentation.dspy.operations.messages import input_messages, output_messages
+from opentelemetry.instrumentation.dspy.operations.model_names import split_model_name
+from opentelemetry.instrumentation.dspy.patching import ClassTreePatch, PatchPoint
+from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_LM_CACHE_ENABLED,
+    DSPY_LM_MODEL_TYPE,
+    DSPY_LM_PARAMETERS,
+    DSPY_LM_RETRY_MAX,
+    DSPY_LM_TYPE,
+    DSPY_OPERATION,
+    GEN_AI_INPUT_MESSAGES,
+    GEN_AI_OPERATION_NAME,
+    GEN_AI_OUTPUT_MESSAGES,
+    GEN_AI_PROVIDER_NAME,
+    GEN_AI_REQUEST_MODEL,
+    GEN_AI_TOOL_DEFINITIONS,
+    GenAIOperations,
+    Operations,
+)
+from opentelemetry.instrumentation.dspy.tracing import Attributes, Call, Runtime, SpanStart
+
+_count_lock = threading.Lock()
+
+
+def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
+    """The patch points of LM calls."""
+    operation = LMOperation(runtime)
+    tree = ClassTreePatch(
+        "dspy.clients.base_lm",
+        "BaseLM",
+        {"__call__": operation, "acall": operation},
+        "LM calls get no span",
+        closure_on_root=True,
+        # A proxy that calls the host's LM, which has its own span.
+        skip=frozenset({"SandboxLM"}),
+    )
+    return [tree, *lm_record.patch_points(), *lm_stream.patch_points()]
+
+
+class LMOperation:
+    """One call of an LM, from the cache or from the provider, retries included."""
+
+    name = Operations.LM
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._content = runtime.content
+        self._settings = runtime.settings
+
+    def start(self, call: Call) -> SpanStart:
+        lm = call.instance
+        call.state = LMRecord()
+        model_type = getattr(lm, "model_type", "chat")
+        operation = (
+            GenAIOperations.TEXT_COMPLETION if model_type == "text" else GenAIOperations.CHAT
+        )
+        provider, model = split_model(lm)
+        attributes: Attributes = {
+            DSPY_OPERATION: self.name,
+            GEN_AI_OPERATION_NAME: operation,
+            GEN_AI_REQUEST_MODEL: model,
+            DSPY_LM_TYPE: type(lm).__name__,
+            DSPY_LM_MODEL_TYPE: str(model_type),
+        }
+        if provider:
+            attributes[GEN_AI_PROVIDER_NAME] = provider
+        return SpanStart(f"{operation} {model}", attributes, SpanKind.CLIENT)
+
+    def inputs(self, call: Call) -> Attributes:
+        lm = call.instance
+        request = read_request(lm, call.args, call.kwargs, self._content.secrets)
+        attributes = request.attributes
+        attributes[DSPY_LM_CACHE_ENABLED] = bool(
+            call.kwargs.get("cache", getattr(lm, "cache", False))
+        )
+        retries = getattr(lm, "num_retries", None)
+        if isinstance(lm, dspy.LM) and isinstance(retries, int):
+            attributes[DSPY_LM_RETRY_MAX] = retries
+        if self._settings.records_inputs:
+            self._put_content(attributes, call, request)
+        return attributes
+
+    def _put_content(self, attributes: Attributes, call: Call, request: LMRequestFacts) -> None:
+        put, name = self._content.put, self.name
+        put(attributes, GEN_AI_INPUT_MESSAGES, name, input_messages(call.args, call.kwargs))
+        if request.tools:
+            put(attributes, GEN_AI_TOOL_DEFINITIONS, name, tool_definitions(request.tools))
+        if request.others:
+            put(attributes, DSPY_LM_PARAMETERS, name, request.others)
+
+    def outputs(self, call: Call, result: Any) -> Attributes:
+        attributes: Attributes = {}
+        if self._settings.records_outputs:
+            record: LMRecord = call.state
+            messages = output_messages(result, record.finish_reasons)
+            self._content.put(attributes, GEN_AI_OUTPUT_MESSAGES, self.name, messages)
+        return attributes
+
+    def ended(self, call: Call, error: BaseException | None) -> Attributes:
+        count_in_modules(call)
+        record: LMRecord = call.state
+        return record.attributes()
+
+
+def split_model(lm: Any) -> tuple[str | None, str]:
+    """Provider and model of an LM; ``openai/gpt-4o-mini`` is the model ``gpt-4o-mini``.
+
+    Only ``dspy.LM`` gives its model names that meaning; another LM's name is its own affair.
+    """
+    model = str(getattr(lm, "model", None) or type(lm).__name__)
+    if not isinstance(lm, dspy.LM):
+        return None, model
+    provider, rest = split_model_name(model)
+    return provider or "openai", rest
+
+
+def count_in_modules(call: Call) -> None:
+    """Count an LM call that ended in every call around it."""
+    parent = call.parent
+    with _count_lock:
+        while parent is not None:
+            parent.lm_calls += 1
+            parent = parent.parent

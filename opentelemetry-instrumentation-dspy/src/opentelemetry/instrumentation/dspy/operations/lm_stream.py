@@ -1,0 +1,113 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The chunks of a streamed LM call: how many there are, and when the first one came.
+
+DSPy sends chunks on from two places: the engines of 3.4 make them in a ``ListenerBridge``, and
+what goes through LiteLLM (all of it before 3.4) is sent to the stream that the settings name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dspy
+from opentelemetry.instrumentation.dspy.operations.lm_record import LMRecord
+from opentelemetry.instrumentation.dspy.patching import FunctionPatch, PatchPoint
+from opentelemetry.instrumentation.dspy.semconv import Operations
+from opentelemetry.instrumentation.dspy.tracing import (
+    Runtime,
+    as_dspy_frame,
+    current_call,
+    guarded,
+    hide_frame,
+)
+
+
+def patch_points() -> list[PatchPoint]:
+    """Where DSPy has a chunk in hand, release by release."""
+    effect = "streamed LM calls have no chunk count and no time to the first chunk"
+    return [
+        FunctionPatch("dspy.clients.lm", "_get_stream_completion_fn", _counting_stream, effect),
+        FunctionPatch(
+            "dspy.clients.engines.streaming",
+            "ListenerBridge.chunk",
+            _noting_chunk,
+            effect,
+            since=(3, 4),
+        ),
+    ]
+
+
+def _noting_chunk(_original: Any, runtime: Runtime, owner: Any) -> Any:
+    _note, _guarded, _hide = _note_chunk, guarded, hide_frame
+
+    def chunk(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        try:
+            _chunk = _original(self, *args, **kwargs)
+        except BaseException as _error:
+            _hide(_error)
+            raise
+        if _chunk is not None:
+            _guarded(_note)
+        return _chunk
+
+    return as_dspy_frame(chunk, _original)
+
+
+def _note_chunk() -> None:
+    record = _record()
+    if record is not None:
+        record.note_chunk()
+
+
+def _counting_stream(_original: Any, runtime: Runtime, owner: Any) -> Any:
+    _context, _hide = _counting_context, hide_frame
+
+    def get_stream_completion_fn(*args: Any, **kwargs: Any) -> Any:
+        try:
+            # The function that comes back holds on to the stream that it finds here.
+            with _context():
+                return _original(*args, **kwargs)
+        except BaseException as _error:
+            _hide(_error)
+            raise
+
+    return as_dspy_frame(get_stream_completion_fn, _original)
+
+
+class _Unchanged:
+    """The settings as they are."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _counting_context() -> Any:
+    """Settings in which the stream counts what is sent to it."""
+    stream = dspy.settings.send_stream
+    record = _record() if stream is not None else None
+    if record is None:
+        return _Unchanged()
+    return dspy.settings.context(send_stream=_CountedStream(stream, record))
+
+
+class _CountedStream:
+    """A stream that tells the record of a call what is sent; in all else it is the original."""
+
+    def __init__(self, stream: Any, record: LMRecord) -> None:
+        self._stream = stream
+        self._record = record
+
+    def send(self, item: Any) -> Any:
+        """What the original returns: an awaitable, so this frame is gone when it runs."""
+        self._record.note_chunk()
+        return self._stream.send(item)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _record() -> LMRecord | None:
+    call = current_call(Operations.LM)
+    return call.state if call is not None and isinstance(call.state, LMRecord) else None

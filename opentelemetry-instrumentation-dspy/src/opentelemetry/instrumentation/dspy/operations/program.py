@@ -1,0 +1,117 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""A program's compiled state in one short text, to tell which version of it made a trace."""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from operator import is_
+from typing import Any
+
+import dspy
+from opentelemetry.instrumentation.dspy.content import canonical_json
+from opentelemetry.instrumentation.dspy.operations.own_attributes import items_in, own_attributes
+from opentelemetry.instrumentation.dspy.operations.signature import describe_signature
+
+# What most attributes of a module hold, and no module can be in.
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+# Collections in collections; one may contain itself.
+_MAX_NESTING = 3
+
+
+def program_hash(program: Any) -> str | None:
+    """First 12 hex digits of a SHA-256 over each predictor's path, signature, demos and options.
+
+    It is the same in every process and for copies of the program, and changes whenever compiling,
+    loading or the user's code changes one of these. None for a program without predictors.
+    """
+    parts = sorted([(path, _digest(predictor)) for path, predictor in _predictors(program)])
+    if not parts:
+        return None
+    known = _hashes.get(program)
+    if known is None or known[0] != parts:
+        known = parts, hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+        _hashes[program] = known
+    return known[1]
+
+
+_hashes: weakref.WeakKeyDictionary[Any, tuple[list[tuple[str, str]], str]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _predictors(program: Any) -> Iterator[tuple[str, Any]]:
+    pending: list[tuple[str, Any]] = [("", program)]
+    seen: set[int] = set()
+    while pending:
+        path, module = pending.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        if isinstance(module, dspy.Predict):
+            yield path, module
+        else:
+            attributes = own_attributes(module).items()
+            items = [(f"{path}.{name}", value) for name, value in attributes]
+            pending.extend(_modules(items, _MAX_NESTING))
+
+
+def _modules(items: Iterable[tuple[str, Any]], depth: int) -> Iterator[tuple[str, Any]]:
+    """The modules among the items, and in the collections among them."""
+    for path, value in items:
+        if type(value) in _PLAIN:
+            continue
+        if isinstance(value, dspy.Module):
+            yield path, value
+        elif depth:
+            inner = [(path + place, item) for place, item in items_in(value)]
+            yield from _modules(inner, depth - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What the digest of a predictor was made from: the very objects, so that no id is reused."""
+
+    fingerprint: str
+    demos: tuple[Any, ...]
+    options: tuple[Any, ...]
+    digest: str
+
+
+_states: weakref.WeakKeyDictionary[Any, _State] = weakref.WeakKeyDictionary()
+
+
+def _digest(predictor: Any) -> str:
+    own = own_attributes(predictor)
+    facts = describe_signature(own.get("signature"))
+    fingerprint = facts.fingerprint if facts is not None else ""
+    demos = tuple(own.get("demos") or ())
+    options = _options(own)
+    state = _states.get(predictor)
+    if (
+        state is None
+        or state.fingerprint != fingerprint
+        or not _same(state.demos, demos)
+        or not _same(state.options, options)
+    ):
+        text = canonical_json([fingerprint, demos, own.get("config"), own.get("fields")])
+        state = _State(fingerprint, demos, options, hashlib.sha256(text).hexdigest()[:16])
+        _states[predictor] = state
+    return state.digest
+
+
+def _options(own: dict[str, Any]) -> tuple[Any, ...]:
+    # "fields" holds the criteria of decisions, from dspy 3.4 on.
+    config: dict[str, Any] = own.get("config") or {}
+    fields: dict[str, Any] = own.get("fields") or {}
+    if not config and not fields:
+        return ()
+    items = [*config.items(), *fields.items()]
+    return tuple(part for item in items for part in item)
+
+
+def _same(known: tuple[Any, ...], given: tuple[Any, ...]) -> bool:
+    return len(known) == len(given) and all(map(is_, known, given))

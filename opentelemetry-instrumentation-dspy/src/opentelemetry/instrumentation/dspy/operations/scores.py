@@ -1,0 +1,41 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What metrics return, and what they are called."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import dspy
+
+
+def name_of(metric: Any) -> str:
+    """A metric's name: of the function, or of the class of a callable object."""
+    inner = getattr(metric, "func", metric)  # functools.partial
+    name = getattr(inner, "__name__", None)
+    return name if isinstance(name, str) else type(inner).__name__
+
+
+def score_of(outcome: Any) -> float | None:
+    """The score in what a metric returned: a number, or a Prediction with a score."""
+    if isinstance(outcome, dspy.Prediction):
+        outcome = outcome.get("score")
+    return as_number(outcome)
+
+
+def feedback_of(outcome: Any) -> str | None:
+    """The feedback in what a metric returned, where there is one."""
+    feedback = outcome.get("feedback") if isinstance(outcome, dspy.Prediction) else None
+    return feedback if isinstance(feedback, str) else None
+
+
+def as_number(value: Any) -> float | None:
+    """A finite number as float (numpy's included); None for anything else."""
+    if isinstance(value, (bool, int, float)):
+        number = float(value)
+    elif type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+        number = float(value.item())
+    else:
+        return None
+    return number if math.isfinite(number) else None

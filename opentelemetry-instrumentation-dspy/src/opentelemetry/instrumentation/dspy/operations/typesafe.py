@@ -1,0 +1,110 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Calls of ``dspy.experimental.TypeSafe``: a model that decides, and is not a ``BaseLM``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from opentelemetry.trace import SpanKind
+
+from opentelemetry.instrumentation.dspy.content import to_json
+from opentelemetry.instrumentation.dspy.operations.endpoint import server_attributes
+from opentelemetry.instrumentation.dspy.operations.language_model import count_in_modules
+from opentelemetry.instrumentation.dspy.operations.lm_record import LMRecord, noting
+from opentelemetry.instrumentation.dspy.patching import FunctionPatch, PatchPoint, method_patch
+from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_LM_CACHE_ENABLED,
+    DSPY_LM_TYPE,
+    DSPY_OPERATION,
+    GEN_AI_INPUT_MESSAGES,
+    GEN_AI_OPERATION_NAME,
+    GEN_AI_OUTPUT_MESSAGES,
+    GEN_AI_PROVIDER_NAME,
+    GEN_AI_REQUEST_MODEL,
+    GenAIOperations,
+    Operations,
+)
+from opentelemetry.instrumentation.dspy.tracing import Attributes, Call, Runtime, SpanStart
+
+_MODULE = "dspy.clients.typesafe"
+_PARAMETERS = ("state", "questions")
+
+
+def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
+    """The patch points of TypeSafe calls, which dspy has from 3.4 on."""
+    operation = TypeSafeOperation(runtime)
+    effect = "TypeSafe calls get no span"
+    return [
+        method_patch(_MODULE, "TypeSafe.__call__", operation, effect, since=(3, 4)),
+        method_patch(_MODULE, "TypeSafe.acall", operation, effect, since=(3, 4)),
+        FunctionPatch(
+            _MODULE,
+            "TypeSafe._finish",
+            noting(_note_answers),
+            "TypeSafe calls have no token usage and do not say whether the cache answered",
+            since=(3, 4),
+        ),
+    ]
+
+
+class TypeSafeOperation:
+    """One request for decisions, from the cache or from the service."""
+
+    name = Operations.LM
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._content = runtime.content
+        self._settings = runtime.settings
+
+    def start(self, call: Call) -> SpanStart:
+        client = call.instance
+        call.state = LMRecord()
+        attributes: Attributes = {
+            DSPY_OPERATION: self.name,
+            GEN_AI_OPERATION_NAME: GenAIOperations.CHAT,
+            GEN_AI_PROVIDER_NAME: "typesafe",
+            GEN_AI_REQUEST_MODEL: client.model,
+            DSPY_LM_TYPE: type(client).__name__,
+        }
+        return SpanStart(f"{GenAIOperations.CHAT} {client.model}", attributes, SpanKind.CLIENT)
+
+    def inputs(self, call: Call) -> Attributes:
+        client = call.instance
+        self._content.secrets.learn("api_key", client.api_key)
+        self._content.secrets.learn("base_url", client.base_url)
+        attributes: Attributes = {DSPY_LM_CACHE_ENABLED: bool(client.cache)}
+        attributes.update(server_attributes(client.base_url))
+        if self._settings.records_inputs:
+            given = {**dict(zip(_PARAMETERS, call.args, strict=False)), **call.kwargs}
+            self._content.put(
+                attributes, GEN_AI_INPUT_MESSAGES, self.name, [_message("user", given)]
+            )
+        return attributes
+
+    def outputs(self, call: Call, result: Any) -> Attributes:
+        attributes: Attributes = {}
+        if self._settings.records_outputs:
+            self._content.put(
+                attributes, GEN_AI_OUTPUT_MESSAGES, self.name, [_message("assistant", result)]
+            )
+        return attributes
+
+    def ended(self, call: Call, error: BaseException | None) -> Attributes:
+        count_in_modules(call)
+        record: LMRecord = call.state
+        return record.attributes()
+
+
+def _message(role: str, data: Any) -> dict[str, Any]:
+    # The service has no messages: this is how DSPy's own history shows its calls.
+    return {"role": role, "parts": [{"type": "text", "content": to_json(data)}]}
+
+
+def _note_answers(record: LMRecord, arguments: tuple[Any, ...]) -> None:
+    """``client._finish(request, response, cache_hit)``."""
+    _, response, cache_hit = arguments
+    record.cache_hit = bool(cache_hit)
+    record.usage = response.get("usage")
+    record.response_model = response.get("model")

@@ -1,0 +1,7 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the zero-code loader asks of an instrumentation package."""
+
+_instruments = ("dspy >= 3.0, < 4",)
+_supports_metrics = True
+_semconv_status = "development"

@@ -1,0 +1,316 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The table of patch points: install them, take them away again, say what became of each.
+
+wrapt resolves the targets; what is installed is never a wrapt proxy, because DSPy compares
+methods by identity (``type(lm).forward is LM.forward``) and programs that hold a bound method are
+copied and pickled:
+
+- on an attribute that DSPy owns, a plain closure (`FunctionPatch`, `method_patch`);
+- on a tree of classes that users extend, a descriptor that gives the original on class access and
+  the traced method on instance access (`ClassTreePatch`).
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import wrapt
+
+from opentelemetry.instrumentation.dspy.traced_methods import traced
+from opentelemetry.instrumentation.dspy.tracing import Operation, Runtime, guarded
+
+logger = logging.getLogger(__name__)
+
+Version = tuple[int, ...]
+_ABSENT: Any = object()
+
+
+@dataclass(frozen=True, slots=True)
+class PatchStatus:
+    """What became of one patch point.
+
+    Attributes:
+        point: The target, as ``module:attribute``.
+        state: ``installed``, ``missing`` (DSPy has no such target) or ``not_applicable`` (this
+            DSPy version works without it).
+        detail: Why, and what is not recorded because of it; empty when installed.
+    """
+
+    point: str
+    state: str
+    detail: str = ""
+
+
+class PatchPoint(Protocol):
+    """One target in DSPy that is replaced while instrumented."""
+
+    effect: str
+    since: Version
+    until: Version | None
+
+    @property
+    def point(self) -> str:
+        """The target, as ``module:attribute``."""
+        ...
+
+    def install(self, runtime: Runtime) -> None:
+        """Replace the target. Raises AttributeError or ImportError where there is none."""
+        ...
+
+    def remove(self) -> bool:
+        """Put the very original back; False where somebody else has since patched over us."""
+        ...
+
+
+@dataclass(slots=True)
+class FunctionPatch:
+    """Replaces one attribute by what ``make(original, runtime, owner)`` returns."""
+
+    module: str
+    path: str
+    make: Callable[[Any, Runtime, Any], Any]
+    effect: str
+    since: Version = (0,)
+    until: Version | None = None
+    _installed: tuple[Any, str, Any, Any] | None = None
+
+    @property
+    def point(self) -> str:
+        return f"{self.module}:{self.path}"
+
+    def install(self, runtime: Runtime) -> None:
+        owner, name, original = wrapt.resolve_path(self.module, self.path)  # type: ignore[reportUnknownMemberType]
+        _require_own_or_inherited(owner, name)
+        replacement = self.make(original, runtime, owner)
+        # An inherited name must leave no attribute behind when it is removed.
+        own = _own_attributes(owner).get(name, _ABSENT)
+        setattr(owner, name, replacement)
+        self._installed = (owner, name, own, replacement)
+
+    def remove(self) -> bool:
+        if self._installed is None:
+            return True
+        owner, name, own, replacement = self._installed
+        self._installed = None
+        return _put_back(owner, name, own, replacement)
+
+
+def method_patch(
+    module: str, path: str, operation: Operation, effect: str, since: Version = (0,)
+) -> FunctionPatch:
+    """Replaces a method of a DSPy class by its traced closure."""
+
+    def make(original: Any, runtime: Runtime, owner: Any) -> Any:
+        return traced(original, operation, runtime, owner)
+
+    return FunctionPatch(module, path, make, effect, since)
+
+
+class TracedMethod:
+    """A method that is itself on the class and traced on instances.
+
+    Reading it from the class gives the original, so subclasses, decorators, ``inspect`` and
+    pickling by value see the user's own function.
+    """
+
+    def __init__(self, original: Any, replacement: Any) -> None:
+        self.original = original
+        self._replacement = replacement
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self.original
+        return types.MethodType(self._replacement, instance)
+
+    def __reduce__(self) -> Any:
+        return copy.copy, (self.original,)
+
+    @property
+    def __isabstractmethod__(self) -> bool:
+        return getattr(self.original, "__isabstractmethod__", False)
+
+
+class ClassTreePatch:
+    """Traces methods on every class of a tree, also on those defined later."""
+
+    def __init__(
+        self,
+        module: str,
+        root: str,
+        methods: dict[str, Operation],
+        effect: str,
+        *,
+        closure_on_root: bool,
+        skip: frozenset[str] = frozenset(),
+        users_only: bool = False,
+    ) -> None:
+        self.module = module
+        self.root = root
+        self.methods = methods
+        self.effect = effect
+        self.since: Version = (0,)
+        self.until: Version | None = None
+        self._closure_on_root = closure_on_root
+        self._skip = skip
+        self._users_only = users_only
+        self._runtime: Runtime | None = None
+        self._root: type | None = None
+        self._on_root: list[tuple[Any, str, Any, Any]] = []
+
+    @property
+    def point(self) -> str:
+        return f"{self.module}:{self.root}.{{{','.join(self.methods)}}}"
+
+    def install(self, runtime: Runtime) -> None:
+        root: Any = wrapt.resolve_path(self.module, self.root)[2]  # type: ignore[reportUnknownMemberType]
+        for name in self.methods:
+            _require_own_or_inherited(root, name)
+        self._runtime = runtime
+        self._root = root
+        if self._closure_on_root:
+            for name, operation in self.methods.items():
+                original = _own_attributes(root)[name]
+                self._replace_on_root(name, traced(original, operation, runtime, root))
+        else:
+            self._trace_class(root)
+        self._replace_on_root("__init_subclass__", self._subclass_hook(root))
+        for cls in _subclasses(root):
+            self._trace_class(cls)
+
+    def remove(self) -> bool:
+        root, self._root = self._root, None
+        if root is None:
+            return True
+        for cls in (*_subclasses(root), root):
+            for name in self.methods:
+                method = vars(cls).get(name)
+                if isinstance(method, TracedMethod):
+                    setattr(cls, name, method.original)
+        replaced, self._on_root = self._on_root, []
+        return all([_put_back(*entry) for entry in reversed(replaced)])
+
+    def _replace_on_root(self, name: str, replacement: Any) -> None:
+        own = vars(self._root).get(name, _ABSENT)
+        setattr(self._root, name, replacement)
+        # A classmethod is another object each time it is read: remember what stands in __dict__.
+        self._on_root.append((self._root, name, own, vars(self._root)[name]))
+
+    def _trace_class(self, cls: type) -> None:
+        if self._runtime is None or cls.__name__ in self._skip:
+            return
+        if self._users_only and cls.__module__.partition(".")[0] == "dspy":
+            return
+        for name, operation in self.methods.items():
+            method = vars(cls).get(name)
+            if inspect.isfunction(method):
+                replacement = traced(method, operation, self._runtime, cls)
+                setattr(cls, name, TracedMethod(method, replacement))
+
+    def _subclass_hook(self, root: type) -> Any:
+        original = vars(root).get("__init_subclass__")
+
+        def __init_subclass__(cls: Any, **kwargs: Any) -> None:
+            if original is not None:
+                original.__func__(cls, **kwargs)
+            else:
+                super(root, cls).__init_subclass__(**kwargs)
+            guarded(self._trace_class, cls)
+
+        return classmethod(__init_subclass__)
+
+
+class Patches:
+    """The patch points that are installed, and their status."""
+
+    def __init__(self) -> None:
+        self._installed: list[PatchPoint] = []
+        self._status: list[PatchStatus] = []
+
+    def install(self, points: Sequence[PatchPoint], runtime: Runtime, version: str) -> None:
+        """Install every point that exists; a missing one disables only itself, with a warning."""
+        self._status = [self._install(point, runtime, version) for point in points]
+
+    def _install(self, point: PatchPoint, runtime: Runtime, version: str) -> PatchStatus:
+        numbers = parse_version(version)
+        if numbers < point.since or (point.until is not None and numbers >= point.until):
+            return PatchStatus(point.point, "not_applicable", f"dspy {version} has another way")
+        try:
+            point.install(runtime)
+        except Exception as error:
+            guarded(point.remove)
+            detail = f"{type(error).__name__}: {error}; {point.effect}"
+            logger.warning(
+                "dspy %s has no %s that can be traced: %s. Everything else is traced.",
+                version,
+                point.point,
+                point.effect,
+                exc_info=logger.isEnabledFor(logging.DEBUG),
+            )
+            return PatchStatus(point.point, "missing", detail)
+        self._installed.append(point)
+        return PatchStatus(point.point, "installed")
+
+    def remove(self) -> None:
+        """Take all points away, the last installed first."""
+        while self._installed:
+            point = self._installed.pop()
+            if not point.remove():
+                logger.warning(
+                    "%s was patched by somebody else after us and is left as it is; "
+                    "our part of it does nothing any more.",
+                    point.point,
+                )
+        self._status = []
+
+    def status(self) -> tuple[PatchStatus, ...]:
+        """The status of each point; empty while nothing is installed."""
+        return tuple(self._status)
+
+
+def parse_version(text: str) -> Version:
+    """The numbers of a release, ``"3.4.1rc2"`` -> ``(3, 4, 1)``."""
+    numbers: list[int] = []
+    for part in text.split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
+
+
+def _subclasses(root: type) -> Iterator[type]:
+    seen: set[type] = set()
+    pending: list[type] = type.__subclasses__(root)
+    while pending:
+        cls = pending.pop()
+        if cls not in seen:
+            seen.add(cls)
+            yield cls
+            pending.extend(type.__subclasses__(cls))
+
+
+def _require_own_or_inherited(owner: Any, name: str) -> None:
+    # Every class can be read a __call__ from: where it has none, its metaclass's.
+    if isinstance(owner, type) and not any(name in vars(cls) for cls in owner.__mro__):
+        raise AttributeError(f"{owner.__qualname__} has no {name}")
+
+
+def _own_attributes(owner: object) -> Mapping[str, Any]:
+    return vars(owner)
+
+
+def _put_back(owner: Any, name: str, own: Any, replacement: Any) -> bool:
+    if _own_attributes(owner).get(name) is not replacement:
+        return False
+    if own is _ABSENT:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, own)
+    return True

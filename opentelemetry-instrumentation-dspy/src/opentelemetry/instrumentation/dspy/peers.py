@@ -1,0 +1,67 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Other instrumentations of DSPy that are active in the same process: every call would be traced
+twice, and tokens counted twice. Nothing is changed about them; one warning says what to do."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+_INSTRUMENTORS = {
+    "openinference.instrumentation.dspy": "openinference-instrumentation-dspy",
+    "opentelemetry.instrumentation.genai.dspy": "opentelemetry-instrumentation-genai-dspy",
+}
+_MLFLOW_CALLBACK = "mlflow.dspy.callback"
+
+
+class PeerCheck:
+    """Looks for peers until it has found one, since they may come after us.
+
+    Called at the outermost calls of programs, so it is a few look-ups and imports nothing.
+    """
+
+    def __init__(self) -> None:
+        self._warned = False
+
+    def __call__(self) -> None:
+        if self._warned:
+            return
+        found = list(_active_peers())
+        if not found:
+            return
+        self._warned = True
+        logger.warning(
+            "DSPy is also traced by %s: every call is traced twice. Switch one of them off: "
+            "uninstrument() it, mlflow.dspy.autolog(disable=True), or under "
+            "opentelemetry-instrument OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=dspy "
+            "(this one is called dspy_otel).",
+            " and ".join(found),
+        )
+
+
+def _active_peers() -> Iterator[str]:
+    for module_name, distribution in _INSTRUMENTORS.items():
+        instrumentor = getattr(sys.modules.get(module_name), "DSPyInstrumentor", None)
+        if instrumentor is not None and _is_active(instrumentor):
+            yield distribution
+    if _MLFLOW_CALLBACK in sys.modules and any(map(_is_mlflows, _callbacks())):
+        yield "mlflow.dspy.autolog()"
+
+
+def _is_active(instrumentor: Callable[[], Any]) -> bool:
+    # A singleton: calling the class makes nothing new where it was ever made.
+    return bool(getattr(instrumentor(), "is_instrumented_by_opentelemetry", False))
+
+
+def _callbacks() -> list[Any]:
+    dspy = sys.modules["dspy"]
+    return list(dspy.settings.get("callbacks") or ())
+
+
+def _is_mlflows(callback: Any) -> bool:
+    return type(callback).__module__ == _MLFLOW_CALLBACK

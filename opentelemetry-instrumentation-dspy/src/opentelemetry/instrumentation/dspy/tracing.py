@@ -1,0 +1,394 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The traced call: one span around one DSPy operation.
+
+A replacement function opens a `Call` by `begin`, runs the original outside of any handler of ours
+that could change its outcome, and closes the call with its result or its exception. Whatever goes
+wrong in telemetry is caught here, logged once per kind, and never reaches the program.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from opentelemetry import context as context_api
+from opentelemetry.context import Context
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.trace import Span, SpanKind, Tracer, get_current_span, set_span_in_context
+
+from opentelemetry.instrumentation.dspy import inference_data
+from opentelemetry.instrumentation.dspy.content import ContentEncoder
+from opentelemetry.instrumentation.dspy.failures import error_type, identity_of, record_failure
+from opentelemetry.instrumentation.dspy.frames import as_dspy_frame, hide_frame
+from opentelemetry.instrumentation.dspy.metrics import MEASURED, Metrics
+from opentelemetry.instrumentation.dspy.operation import Attributes, Operation, SpanStart
+from opentelemetry.instrumentation.dspy.propagation import restore_context
+from opentelemetry.instrumentation.dspy.semconv import DSPY_OPERATION, DSPY_TRUNCATED
+from opentelemetry.instrumentation.dspy.settings import Settings
+
+__all__ = [
+    "CALL_KEY",
+    "Attributes",
+    "Call",
+    "Operation",
+    "Runtime",
+    "SpanStart",
+    "as_dspy_frame",
+    "begin",
+    "current_call",
+    "guarded",
+    "hide_frame",
+    "restore_context",
+]
+
+logger = logging.getLogger(__name__)
+
+CALL_KEY = context_api.create_key("dspy-call")
+"""Key of the OTel Context under which the DSPy call in progress stands, a `Call`.
+
+Samplers and ``SpanProcessor.on_start`` are given a context in which it is the call whose span is
+being started (`Call.span` is still None for a sampler), so they can look at the raw instance and
+arguments with nothing serialised. To them it is what hooks are shown: a `DSPyCall`.
+"""
+
+
+class Runtime:
+    """What all operations of one ``instrument()`` share."""
+
+    def __init__(self, tracer: Tracer, settings: Settings, metrics: Metrics | None = None) -> None:
+        self.tracer = tracer
+        self.settings = settings
+        self.metrics = metrics or Metrics(NoOpMeterProvider(), "")
+        # Where a provider was given limits of its own, the SDK's tracer has them.
+        limits = getattr(tracer, "_span_limits", None)
+        self.content = ContentEncoder(settings, getattr(limits, "max_span_attribute_length", None))
+        # Turned off by uninstrument(), for patches that somebody else holds on to.
+        self.active = True
+
+
+class Call:
+    """One DSPy operation in progress; `DSPyCall` is the part of it that others may rely on.
+
+    Attributes:
+        operation: The kind of operation.
+        instance: The DSPy object that was called.
+        args: Positional arguments, without the instance. Emptied at the end of the call.
+        kwargs: Keyword arguments, live objects of the program: read, never change.
+        parent: The enclosing DSPy call, also across threads; None for the outermost.
+        context: The OTel context that the call made current; None before and after it.
+        span: The span; None until it is started. Below an unsampled call, that call's span.
+        recording: Whether the span records.
+        path: Dotted path of a module inside its program, where known.
+        state: Facts that operations collect while the call runs.
+        lm_calls: How many LM calls ended inside a module call so far.
+    """
+
+    __slots__ = (
+        "_runtime",
+        "_shared",
+        "_started_ns",
+        "_token",
+        "_truncated",
+        "_unset",
+        "args",
+        "asynchronous",
+        "context",
+        "error_identity",
+        "instance",
+        "kwargs",
+        "lm_calls",
+        "operation",
+        "owner",
+        "parent",
+        "path",
+        "recording",
+        "span",
+        "start_attributes",
+        "state",
+    )
+
+    def __init__(
+        self,
+        operation: Operation,
+        instance: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        parent: Call | None,
+    ) -> None:
+        self.operation = operation
+        self.instance: Any = instance
+        self.args: tuple[Any, ...] = args
+        self.kwargs: Mapping[str, Any] = kwargs
+        self.parent = parent
+        self.context: Context | None = None
+        self.span: Span | None = None
+        self.recording = False
+        self.path: str | None = None
+        self.state: Any = None
+        self.lm_calls = 0
+        self.start_attributes: Attributes = {}
+        self.owner: type | None = None
+        self.asynchronous = False
+        self.error_identity: tuple[int, ...] = ()
+        self._truncated: tuple[str, ...] = ()
+        self._unset: Attributes = {}
+        self._shared: tuple[Any, Attributes] | None = None
+
+    @property
+    def operation_name(self) -> str:
+        """The value of ``dspy.operation``."""
+        return self.start_attributes.get(DSPY_OPERATION, self.operation.name)
+
+    def open(self, runtime: Runtime, context: Context, *, unrecorded: bool) -> bool:
+        """Start the span and make it current; False where the operation wants none.
+
+        Below an ``unrecorded`` parent no span is made: the call is there for metrics only.
+        """
+        start = self.operation.start(self)
+        if start is None:
+            return False
+        self._runtime = runtime
+        self.start_attributes = start.attributes
+        start_context = context_api.set_value(CALL_KEY, self, context)
+        if unrecorded and self.parent is not None:
+            self.span, current = self.parent.span, start_context
+        else:
+            self.span = span = runtime.tracer.start_span(
+                start.name,
+                start_context,
+                start.kind,
+                start.attributes,
+                record_exception=False,
+                set_status_on_exception=False,
+            )
+            self.recording = span.is_recording()
+            current = set_span_in_context(span, start_context)
+        if self.recording:
+            try:
+                self._unset = self.operation.inputs(self)
+            except Exception as error:
+                _log_once(error)
+        if start.kind is SpanKind.CLIENT:
+            current = self._announce(current)
+        self.context = current
+        self._token = context_api.attach(current)
+        self._started_ns = time.perf_counter_ns()
+        hook = runtime.settings.request_hook
+        if hook is not None and self.recording:
+            self._set({})  # so that the hook can replace the inputs
+            self._run_hook(hook)
+            self._started_ns = time.perf_counter_ns()
+        return True
+
+    def _announce(self, context: Context) -> Context:
+        announcement = inference_data.announcement(self.start_attributes)
+        if announcement is None:
+            return context
+        key, data = announcement
+        self._shared = (data, self._unset)
+        return context_api.set_value(key, data, context)
+
+    def _run_hook(self, hook: Callable[..., None], *result: Any) -> None:
+        try:
+            hook(self.span, self, *result)
+        except Exception as error:
+            _log_once(error)
+        except BaseException as error:
+            self.fail(error)  # the program is being stopped, and nobody else will close the call
+            raise
+
+    def leave(self) -> None:
+        """Stop being current; the span stays open until `succeed` or `fail`."""
+        restore_context(self._token)
+
+    def resume(self) -> None:
+        """Be current again, in the context of whoever calls this."""
+        if self.context is not None:
+            self._token = context_api.attach(self.context)
+
+    def succeed(self, result: Any) -> None:
+        """Close with the result; never raises."""
+        ended_ns = time.perf_counter_ns()
+        outputs: Attributes = {}
+        if self.recording:
+            try:
+                outputs = self.operation.outputs(self, result)
+            except Exception as error:
+                _log_once(error)
+            hook = self._runtime.settings.response_hook
+            if hook is not None:
+                self._set(outputs)
+                outputs = {}
+                self._run_hook(hook, result)
+        self._close(ended_ns, None, outputs)
+
+    def fail(self, error: BaseException) -> None:
+        """Close with what the operation raised; never raises."""
+        ended_ns = time.perf_counter_ns()
+        if self.recording:
+            guarded(self._set_error, error)
+        self._close(ended_ns, error, {})
+
+    def _close(self, ended_ns: int, error: BaseException | None, outputs: Attributes) -> None:
+        ended: Attributes = {}
+        try:
+            ended = self._ended(error)
+        except Exception as fault:
+            _log_once(fault)
+        if self.recording:
+            self._set(outputs, ended)
+        metrics = self._runtime.metrics
+        if metrics.enabled:
+            seconds = (ended_ns - self._started_ns) / 1e9
+            kind = None if error is None else error_type(error)
+            guarded(metrics.call_ended, self.start_attributes, ended, self.state, seconds, kind)
+        restore_context(self._token)
+        span = self.span
+        if span is not None and (self.parent is None or span is not self.parent.span):
+            guarded(span.end)
+        # A context that outlives the call (a background task's) must not keep the inputs alive.
+        self.args = ()
+        self.kwargs = {}
+        self.state = None
+        self.context = None
+        self._shared = None
+        self._unset = {}
+
+    def _ended(self, error: BaseException | None) -> Attributes:
+        attributes = self.operation.ended(self, error)
+        if self._shared is None:
+            return attributes
+        data, inputs = self._shared
+        return {**inference_data.reported(data, {**inputs, **attributes}), **attributes}
+
+    def _set(self, *parts: Attributes) -> None:
+        # Each call of the SDK costs as much as three attributes, so the inputs wait for the rest.
+        attributes, self._unset = dict(self._unset), {}
+        try:
+            for part in (attributes, *parts):
+                if DSPY_TRUNCATED in part:
+                    self._truncated += tuple(part[DSPY_TRUNCATED])
+                attributes.update(part)
+            if self._truncated:
+                attributes[DSPY_TRUNCATED] = self._truncated
+            if attributes and self.span is not None:
+                self.span.set_attributes(attributes)
+        except Exception as error:
+            _log_once(error)
+
+    def _set_error(self, error: BaseException) -> None:
+        assert self.span is not None
+        identity = identity_of(error)
+        innermost = self.error_identity != identity
+        if self.parent is not None:
+            self.parent.error_identity = identity
+        runtime = self._runtime
+        content = runtime.content if runtime.settings.content_mode.in_spans else None
+        # The innermost span has the stack; repeating it up the tree says nothing new.
+        record_failure(self.span, error, content, with_stack=innermost)
+
+
+def current_call(operation: str | None = None, instance: Any = None) -> Call | None:
+    """The innermost DSPy call in progress, optionally the nearest of a kind and an instance."""
+    call = context_api.get_current().get(CALL_KEY)
+    while isinstance(call, Call):
+        wanted = operation is None or call.operation.name == operation
+        if wanted and (instance is None or call.instance is instance):
+            return call
+        call = call.parent
+    return None
+
+
+def begin(
+    operation: Operation,
+    runtime: Runtime,
+    owner: type,
+    asynchronous: bool,
+    instance: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Call | None:
+    """Open the call that a traced function is about to make; None where there is nothing to do.
+
+    Raises nothing but what stops the program while a hook runs.
+    """
+    try:
+        context = context_api.get_current()
+        parent: Any = context.get(CALL_KEY)
+        unrecorded = parent is not None and _is_unrecorded(parent, context)
+        metrics = runtime.metrics
+        if unrecorded and not (metrics.enabled and operation.name in MEASURED):
+            return None
+        # Whether it is suppressed stands in the context, and was seen when the parent attached it.
+        unchanged = parent is not None and parent.context is context
+        if not runtime.active or not (unchanged or is_instrumentation_enabled()):
+            return None
+        if parent is None:
+            metrics.look_for_provider()
+        elif _is_covered(parent, operation, owner, asynchronous, instance):
+            return None
+        call = Call(operation, instance, args, kwargs, parent)
+        call.owner = owner
+        call.asynchronous = asynchronous
+        return call if call.open(runtime, context, unrecorded=unrecorded) else None
+    except Exception as error:
+        _log_once(error)
+        return None
+
+
+def _is_unrecorded(parent: Call, context: Context) -> bool:
+    """Whether nothing below the enclosing call is recorded: it is not, and is still current."""
+    if parent.recording:
+        return False
+    # The context the call attached says so by itself; any other may have a span of the program's.
+    return parent.context is context or get_current_span(context) is parent.span
+
+
+def _is_covered(
+    parent: Call, operation: Operation, owner: type, asynchronous: bool, instance: Any
+) -> bool:
+    """Whether the enclosing call already stands for this one."""
+    if parent.instance is not instance or parent.operation is not operation:
+        return False
+    if parent.asynchronous and not asynchronous:
+        return True  # an async method that delegates to the sync one of the same object
+    mro = type(instance).__mro__
+    if parent.owner is None or mro.index(owner) <= mro.index(parent.owner):
+        return False  # the object calls itself anew: a recursion
+    parent.owner = owner  # super(): the same call, one class further up
+    return True
+
+
+def guarded(action: Callable[..., Any], *arguments: Any) -> None:
+    """Run telemetry code; what it raises is logged once per kind and goes no further."""
+    try:
+        action(*arguments)
+    except Exception as error:
+        _log_once(error)
+
+
+_logged: set[tuple[type, str]] = set()
+_logged_lock = threading.Lock()
+
+
+def _log_once(error: Exception) -> None:
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    kind = (type(error), place)
+    with _logged_lock:
+        if kind in _logged:
+            return
+        _logged.add(kind)
+    # Without the message, which may well be made of the program's data.
+    logger.warning(
+        "Tracing of a DSPy call is incomplete; the call itself is not affected. "
+        "This is reported once per cause. %s raised at:\n%s",
+        type(error).__name__,
+        "".join(traceback.format_list(frames)),
+    )

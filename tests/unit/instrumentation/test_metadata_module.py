@@ -1,0 +1,443 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a module's span tells of the program: its hash, its fields, its inputs, its CPU time."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import dspy
+import pydantic
+import pytest
+
+from tests.support.prompt_lm import PromptLM
+from tests.unit.instrumentation.conftest import TraceWith
+from tests.unit.instrumentation.lms import DSPY, EchoLM, Version
+from tests.unit.instrumentation.traced import Traced
+
+QA = "question -> answer"
+# Before, a field of a string signature that names no type looks like one of type str.
+KNOWS_UNDEFINED_TYPES = Version("3.2") <= DSPY
+
+
+class Program(dspy.Module):
+    """Predictors as attributes, in a list, in a dict, and inside of another module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = dspy.Predict(QA)
+        self.more = [dspy.Predict(QA), dspy.ChainOfThought(QA)]
+        self.named = {"judge": dspy.Predict("answer -> verdict")}
+
+    def forward(self, question: str) -> Any:
+        return self.first(question=question)
+
+    async def aforward(self, question: str) -> Any:
+        return await self.first.acall(question=question)
+
+
+def hash_of(traced: Traced, program: dspy.Module) -> str:
+    traced.clear()
+    with dspy.context(lm=PromptLM()):
+        program(question="?")
+    roots = [span for span in traced.spans if span.parent is None]
+    return str((roots[0].attributes or {})["dspy.program.hash"])
+
+
+def demo(answer: str) -> dspy.Example:
+    return dspy.Example(question="q", answer=answer).with_inputs("question")
+
+
+# --- dspy.program.hash ------------------------------------------------------------------------
+
+
+async def test_the_hash_stands_on_the_outermost_module_only(traced: Traced) -> None:
+    with dspy.context(lm=PromptLM()):
+        Program()(question="?")
+        await Program().acall(question="?")
+    hashed = [span for span in traced.spans if "dspy.program.hash" in (span.attributes or {})]
+    assert [span.name for span in hashed] == ["invoke_workflow Program"] * 2
+    values = {(span.attributes or {})["dspy.program.hash"] for span in hashed}
+    assert len(values) == 1
+    assert len(str(values.pop())) == 12
+
+
+def test_the_hash_of_an_unchanged_program_and_of_its_copies(traced: Traced) -> None:
+    program = Program()
+    known = hash_of(traced, program)
+    assert hash_of(traced, program) == known
+    assert hash_of(traced, program.deepcopy()) == known
+    assert hash_of(traced, copy.deepcopy(program)) == known
+    assert hash_of(traced, Program()) == known
+
+
+def _add_demo(program: Program) -> None:
+    program.first.demos = [demo("a")]
+
+
+def _add_demo_in_place(program: Program) -> None:
+    program.more[0].demos.append(demo("a"))
+
+
+def _add_instructions(program: Program) -> None:
+    predict = program.named["judge"]
+    predict.signature = predict.signature.with_instructions("Be strict.")
+
+
+def _change_instructions_in_place(program: Program) -> None:
+    program.first.signature = dspy.Signature(QA, "One.")
+    hash_before = program.first.signature
+    hash_before.instructions = "Two."
+
+
+def _set_option(program: Program) -> None:
+    program.first.config["temperature"] = 0.7
+
+
+def _replace_predictor(program: Program) -> None:
+    program.first = dspy.ChainOfThought(QA)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _add_demo,
+        _add_demo_in_place,
+        _add_instructions,
+        _change_instructions_in_place,
+        _set_option,
+        _replace_predictor,
+    ],
+)
+def test_a_change_makes_another_hash(traced: Traced, change: Any) -> None:
+    program = Program()
+    before = hash_of(traced, program)
+    change(program)
+    after = hash_of(traced, program)
+    assert after != before
+    assert hash_of(traced, program) == after
+
+
+def test_demos_that_come_and_go_at_one_address(traced: Traced) -> None:
+    program, seen = Program(), set[str]()
+    for number in range(20):
+        # The list, and what is in it, is often made where the one before was.
+        program.first.demos = [demo(f"answer {number}")]
+        seen.add(hash_of(traced, program))
+    assert len(seen) == 20
+
+
+def test_compiling_changes_the_hash(traced: Traced) -> None:
+    student = Program()
+    with dspy.context(lm=PromptLM()):
+        compiled = dspy.LabeledFewShot(k=1).compile(student, trainset=[demo("a"), demo("b")])
+    assert hash_of(traced, compiled) != hash_of(traced, student)
+
+
+def test_a_loaded_program_has_the_hash_of_the_saved_one(traced: Traced, tmp_path: Path) -> None:
+    saved, file = Program(), tmp_path / "program.json"
+    saved.first.demos = [demo("a"), demo("b")]
+    saved.first.signature = saved.first.signature.with_instructions("Answer briefly.")
+    known = hash_of(traced, saved)
+    saved.save(str(file))
+    loaded = Program()
+    assert hash_of(traced, loaded) != known
+    loaded.load(str(file))
+    assert hash_of(traced, loaded) == known
+
+
+_IN_ANOTHER_PROCESS = """
+import dspy
+from opentelemetry.instrumentation.dspy.operations.program import program_hash
+predict = dspy.Predict("question -> answer", tools={"b", "a", "c"}, other=object())
+predict.demos = [dspy.Example(question="q", answer={"x", "y", "z"}, note=lambda: 1)]
+print(program_hash(predict))
+"""
+
+
+def test_the_hash_is_the_same_in_every_process() -> None:
+    hashes = set[str]()
+    for seed in ("1", "2", "3"):
+        run = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", _IN_ANOTHER_PROCESS],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        hashes.add(run.stdout.strip().splitlines()[-1])
+    assert len(hashes) == 1
+
+
+def test_a_program_without_predictors_has_no_hash(traced: Traced) -> None:
+    class Plain(dspy.Module):
+        def forward(self) -> str:
+            return "done"
+
+    Plain()()
+    assert "dspy.program.hash" not in traced.attributes("invoke_workflow Plain")
+
+
+def test_a_program_that_holds_itself(traced: Traced) -> None:
+    program = Program()
+    loop: list[Any] = [program]
+    loop.append(loop)
+    program.loop = loop
+    assert len(hash_of(traced, program)) == 12
+
+
+def test_no_option_is_told_by_the_hash(traced: Traced) -> None:
+    one, other = dspy.Predict(QA, api_key="sk-one-one-one"), dspy.Predict(QA, api_key="sk-two-two")
+    assert hash_of(traced, one) == hash_of(traced, other)
+
+
+# --- inputs -----------------------------------------------------------------------------------
+
+
+class Typed(dspy.Signature):
+    """Everything that a field can be."""
+
+    text: str = dspy.InputField()
+    count: int = dspy.InputField()
+    share: float = dspy.InputField()
+    names: list[str] = dspy.InputField()
+    options: dict[str, Any] = dspy.InputField()
+    kind: Literal["a", "b"] = dspy.InputField()
+    maybe: int | None = dspy.InputField()
+    anything: Any = dspy.InputField()
+    given: str = dspy.InputField(default="by default")
+    answer: str = dspy.OutputField()
+
+
+RIGHT: dict[str, Any] = {
+    "text": "t",
+    "count": 1,
+    "share": 1,
+    "names": ["n"],
+    "options": {},
+    "kind": "a",
+    "anything": object(),
+}
+FAULTS = ("missing_inputs", "extra_inputs", "mistyped_inputs")
+
+
+def faults(traced: Traced) -> dict[str, Any]:
+    attributes = traced.attributes("invoke_workflow Predict")
+    return {name: attributes.get(f"dspy.module.{name}") for name in FAULTS}
+
+
+def _without(**wrong: Any) -> dict[str, Any]:
+    return {**dict.fromkeys(FAULTS), **wrong}
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_right_inputs(traced: Traced, mode: str) -> None:
+    predict = dspy.Predict(Typed)
+    with dspy.context(lm=PromptLM()):
+        predict(**RIGHT) if mode == "sync" else await predict.acall(**RIGHT)
+    assert faults(traced) == _without()
+
+
+def test_options_of_the_call_are_no_inputs(traced: Traced) -> None:
+    options = {"config": {"temperature": 0.5}, "lm": PromptLM(), "demos": []}
+    dspy.Predict(QA)(question="?", **options)
+    assert faults(traced) == _without()
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_missing_and_extra_inputs(traced: Traced, mode: str) -> None:
+    given = {name: value for name, value in RIGHT.items() if name not in ("text", "kind")}
+    predict = dspy.Predict(Typed)
+    with dspy.context(lm=EchoLM()):
+        if mode == "sync":
+            predict(**given, txt="t")
+        else:
+            await predict.acall(**given, txt="t")
+    assert faults(traced) == _without(missing_inputs=("text", "kind"), extra_inputs=("txt",))
+
+
+def test_mistyped_inputs(traced: Traced) -> None:
+    wrong = {**RIGHT, "count": "1", "share": "x", "names": "n", "options": [], "maybe": "m"}
+    with dspy.context(lm=EchoLM()):
+        dspy.Predict(Typed)(**wrong)
+    assert faults(traced) == _without(
+        mistyped_inputs=("count", "share", "names", "options", "maybe")
+    )
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, 5, None, ["x"]])
+def test_a_field_without_a_type_takes_anything(traced: Traced, value: Any) -> None:
+    with dspy.context(lm=EchoLM()):
+        dspy.Predict(QA)(question=value)
+    assert faults(traced) == _without()
+
+
+@pytest.mark.skipif(not KNOWS_UNDEFINED_TYPES, reason="this dspy does not tell")
+def test_a_text_that_is_none(traced: Traced) -> None:
+    with dspy.context(lm=EchoLM()):
+        dspy.Predict(Typed)(**{**RIGHT, "text": {"not": "text"}})
+        traced_faults = faults(traced)
+        traced.clear()
+        # DSPy itself takes a list of texts for a text.
+        dspy.Predict(Typed)(**{**RIGHT, "text": ["a", "b"]})
+    assert traced_faults == _without(mistyped_inputs=("text",))
+    assert faults(traced) == _without()
+
+
+def test_a_signature_given_with_the_call(traced: Traced) -> None:
+    with dspy.context(lm=EchoLM()):
+        dspy.Predict(Typed)(question="?", signature=dspy.Signature(QA))
+    assert faults(traced) == _without()
+    attributes = traced.attributes("invoke_workflow Predict")
+    assert attributes["dspy.module.signature"] == "question -> answer"
+
+
+def test_names_only_without_content(trace_with: TraceWith) -> None:
+    traced = trace_with(capture_content=False)
+    with dspy.context(lm=EchoLM()):
+        dspy.Predict(Typed)(**{**RIGHT, "count": "canary"}, other="canary")
+    assert faults(traced) == _without(extra_inputs=("other",), mistyped_inputs=("count",))
+
+
+# --- signature fields -------------------------------------------------------------------------
+
+
+class Point(pydantic.BaseModel):
+    x: int
+
+
+class Described(dspy.Signature):
+    """Find it."""
+
+    query: str = dspy.InputField(desc="what to look for")
+    points: list[Point] = dspy.InputField(min_length=1)
+    limit: int = dspy.InputField(default=3)
+    found: Literal["yes", "no"] | None = dspy.OutputField()
+
+
+def test_the_fields_of_a_signature(traced: Traced) -> None:
+    with dspy.context(lm=EchoLM("[[ ## found ## ]]\nyes")):
+        dspy.Predict(Described)(query="q", points=[Point(x=1)])
+    fields = traced.content("invoke_workflow Predict", "dspy.signature.fields")
+    points = fields[1].pop("type")
+    found = fields[3].pop("type")
+    assert fields == [
+        {
+            "name": "query",
+            "role": "input",
+            "type": "str",
+            "description": "what to look for",
+            "required": True,
+        },
+        {
+            "name": "points",
+            "role": "input",
+            "constraints": "minimum length: 1",
+            "required": True,
+        },
+        {"name": "limit", "role": "input", "type": "int", "required": False, "default": 3},
+        {"name": "found", "role": "output", "required": True},
+    ]
+    assert "Point" in points
+    assert "yes" in found
+    assert list(fields[0]) == ["name", "role", "type", "description", "required"]
+
+
+@pytest.mark.parametrize("settings", [{"capture_content": False}, {"capture_signatures": False}])
+def test_no_fields_where_they_are_not_wanted(trace_with: TraceWith, settings: Any) -> None:
+    traced = trace_with(**settings)
+    with dspy.context(lm=EchoLM("[[ ## found ## ]]\nyes")):
+        dspy.Predict(Described)(query="q", points=[Point(x=1)])
+    assert "dspy.signature.fields" not in traced.attributes("invoke_workflow Predict")
+
+
+def test_many_fields_are_cut_and_stay_json(trace_with: TraceWith) -> None:
+    traced = trace_with(max_content_length=1_000)
+    inputs = ", ".join(f"input_number_{number}" for number in range(100))
+    with dspy.context(lm=EchoLM()):
+        dspy.Predict(f"{inputs} -> answer")(input_number_0="x")
+    attributes = traced.attributes("invoke_workflow Predict")
+    assert json.loads(attributes["dspy.signature.fields"])
+    assert "dspy.signature.fields" in attributes["dspy.truncated"]
+
+
+# --- CPU time and completions -----------------------------------------------------------------
+
+
+class Busy(dspy.Module):
+    def forward(self, seconds: float) -> str:
+        end = time.thread_time() + seconds
+        while time.thread_time() < end:
+            pass
+        time.sleep(0.05)  # costs no CPU time
+        return "done"
+
+    async def aforward(self, seconds: float) -> str:
+        return "done"
+
+
+def test_the_cpu_time_of_a_synchronous_call(traced: Traced) -> None:
+    Busy()(seconds=0.02)
+    used = traced.attributes("invoke_workflow Busy")["dspy.module.cpu_time"]
+    assert isinstance(used, float)
+    assert used >= 0.02
+
+
+def test_the_cpu_time_of_a_call_that_fails(traced: Traced) -> None:
+    with pytest.raises(TypeError):
+        Busy()(seconds="x")
+    assert traced.attributes("invoke_workflow Busy")["dspy.module.cpu_time"] >= 0
+
+
+async def test_no_cpu_time_of_an_asynchronous_call(traced: Traced) -> None:
+    await Busy().acall(seconds=0)
+    assert "dspy.module.cpu_time" not in traced.attributes("invoke_workflow Busy")
+
+
+def test_the_cpu_time_is_that_of_one_thread(traced: Traced) -> None:
+    class Delegating(dspy.Module):
+        def forward(self) -> None:
+            worker = threading.Thread(target=lambda: Busy()(seconds=0.03))
+            worker.start()
+            worker.join()
+
+    Delegating()()
+    delegating = traced.attributes("invoke_workflow Delegating")["dspy.module.cpu_time"]
+    assert traced.attributes("invoke_workflow Busy")["dspy.module.cpu_time"] >= 0.03 > delegating
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_completions_are_counted(traced: Traced, count: int, mode: str) -> None:
+    predict = dspy.Predict(QA, n=count)
+
+    class Many(EchoLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            response = super().forward(prompt, messages)
+            response.choices *= kwargs.get("n", 1)
+            return response
+
+        async def aforward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            return Many.forward(self, prompt, messages, **kwargs)
+
+    with dspy.context(lm=Many()):
+        predict(question="?") if mode == "sync" else await predict.acall(question="?")
+    attributes = traced.attributes("invoke_workflow Predict")
+    assert attributes["dspy.prediction.completion.count"] == count
+
+
+def test_a_prediction_made_by_hand_has_no_completions(traced: Traced) -> None:
+    class ByHand(dspy.Module):
+        def forward(self) -> Any:
+            return dspy.Prediction(answer="x")
+
+    ByHand()()
+    assert "dspy.prediction.completion.count" not in traced.attributes("invoke_workflow ByHand")

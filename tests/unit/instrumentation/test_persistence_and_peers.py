@@ -1,0 +1,85 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Events of saved and loaded programs; the warning about other instrumentations of DSPy."""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from opentelemetry import trace
+
+from opentelemetry.instrumentation.dspy import DSPyInstrumentor
+from opentelemetry.instrumentation.dspy.peers import PeerCheck
+from tests.support.memory import span_memory
+from tests.unit.instrumentation.conftest import TelemetryLog
+
+
+def test_saving_and_loading_are_events_of_the_current_span(tmp_path: Path) -> None:
+    provider, exporter = span_memory()
+    DSPyInstrumentor().instrument(tracer_provider=provider, skip_dep_check=True)
+    path = tmp_path / "program.json"
+    try:
+        tracer = trace.get_tracer("test", tracer_provider=provider)
+        with tracer.start_as_current_span("deploy"):
+            dspy.ChainOfThought("question -> answer").save(path)
+            dspy.ChainOfThought("question -> answer").load(path)
+        dspy.ChainOfThought("question -> answer").load(path)  # no span: nothing happens
+    finally:
+        DSPyInstrumentor().uninstrument()
+    (span,) = exporter.get_finished_spans()
+    assert [(event.name, dict(event.attributes or {})) for event in span.events] == [
+        ("dspy.program.saved", {"dspy.module.type": "ChainOfThought"}),
+        ("dspy.program.loaded", {"dspy.module.type": "ChainOfThought"}),
+    ]
+
+
+def test_a_failed_load_leaves_no_event_and_raises_the_same(tmp_path: Path) -> None:
+    provider, exporter = span_memory()
+    DSPyInstrumentor().instrument(tracer_provider=provider, skip_dep_check=True)
+    try:
+        tracer = trace.get_tracer("test", tracer_provider=provider)
+        with tracer.start_as_current_span("deploy"), pytest.raises(FileNotFoundError):
+            dspy.Predict("question -> answer").load(tmp_path / "absent.json")
+    finally:
+        DSPyInstrumentor().uninstrument()
+    (span,) = exporter.get_finished_spans()
+    assert [event.name for event in span.events] == []
+
+
+def fake_peer(active: bool) -> Any:
+    instrumentor = type("DSPyInstrumentor", (), {"is_instrumented_by_opentelemetry": active})
+    module = types.ModuleType("openinference.instrumentation.dspy")
+    module.DSPyInstrumentor = instrumentor  # type: ignore[attr-defined]
+    return module
+
+
+def test_an_active_peer_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, telemetry_log: TelemetryLog
+) -> None:
+    check = PeerCheck()
+    monkeypatch.setitem(sys.modules, "openinference.instrumentation.dspy", fake_peer(False))
+    check()
+    assert telemetry_log.take() == []
+    monkeypatch.setitem(sys.modules, "openinference.instrumentation.dspy", fake_peer(True))
+    check()
+    check()
+    (message,) = telemetry_log.take()
+    assert "openinference-instrumentation-dspy" in message
+    assert "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=dspy" in message
+
+
+def test_mlflows_own_autolog_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, telemetry_log: TelemetryLog
+) -> None:
+    callback_module = types.ModuleType("mlflow.dspy.callback")
+    monkeypatch.setitem(sys.modules, "mlflow.dspy.callback", callback_module)
+    callback = type("MlflowCallback", (), {"__module__": "mlflow.dspy.callback"})()
+    with dspy.context(callbacks=[callback]):
+        PeerCheck()()
+    (message,) = telemetry_log.take()
+    assert "mlflow.dspy.autolog()" in message

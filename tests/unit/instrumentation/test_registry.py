@@ -1,0 +1,109 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The registry, the constants and what is written are one and the same set of names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import dspy
+import pytest
+
+from opentelemetry.instrumentation.dspy import semconv
+from tests.unit.instrumentation.lms import answering
+from tests.unit.instrumentation.registry import ENTRIES, REGISTRY, faults_of
+from tests.unit.instrumentation.traced import Traced
+
+_VALUE_SETS = {
+    "dspy.operation": semconv.Operations,
+}
+
+
+def _constants() -> dict[str, str]:
+    return {
+        name: value
+        for name, value in vars(semconv).items()
+        if name.isupper() and isinstance(value, str) and name != "SCHEMA_URL"
+    }
+
+
+def _values(holder: type) -> set[str]:
+    return {value for name, value in vars(holder).items() if name.isupper()}
+
+
+def test_every_constant_is_registered() -> None:
+    assert set(_constants().values()) - set(REGISTRY) == set()
+
+
+def test_every_registered_name_has_a_constant() -> None:
+    assert set(REGISTRY) - set(_constants().values()) == set()
+
+
+def test_a_constant_is_named_like_its_value() -> None:
+    assert {name: value for name, value in _constants().items() if name != _upper(value)} == {}
+
+
+def _upper(value: str) -> str:
+    return value.upper().replace(".", "_")
+
+
+def test_no_name_is_registered_twice() -> None:
+    counts = Counter(entry.name for entry in ENTRIES)
+    assert [name for name, count in counts.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("name", _VALUE_SETS)
+def test_values_agree_with_the_registry(name: str) -> None:
+    assert _values(_VALUE_SETS[name]) == REGISTRY[name].members
+
+
+def test_types_are_those_that_a_span_can_have() -> None:
+    assert {entry.type for entry in ENTRIES} == {"string", "int", "double", "boolean", "string[]"}
+
+
+def test_the_exception_event_is_registered(traced: Traced) -> None:
+    def fail() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        dspy.Tool(fail)()
+    (event,) = traced.span("execute_tool fail").events
+    assert set(event.attributes or {}) - set(REGISTRY) == set()
+
+
+def test_the_scope_says_which_versions_are_at_work(traced: Traced) -> None:
+    with dspy.context(lm=answering()):
+        dspy.Predict("question -> answer")(question="?")
+    (scope,) = {span.instrumentation_scope for span in traced.spans}
+    assert scope is not None
+    assert scope.name == "opentelemetry.instrumentation.dspy"
+    assert scope.schema_url == semconv.SCHEMA_URL
+    assert scope.version
+    assert dict(scope.attributes or {}) == {"dspy.version": dspy.__version__}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "fault"),
+    [
+        ({}, "dspy.operation is missing"),
+        ({"dspy.operation": "made up"}, "registered are"),
+        ({"dspy.operation": "lm", "dspy.invented": 1}, "is not registered"),
+        ({"dspy.operation": "lm", "dspy.lm.call.count": True}, "registered as int"),
+        ({"dspy.operation": "lm", "dspy.lm.cost.total": 1}, "registered as double"),
+        ({"dspy.operation": "lm", "dspy.truncated": ["x"]}, "registered as string"),
+        ({"dspy.operation": "lm", "dspy.module.input": '{"a": NaN}'}, "is not JSON"),
+        ({"dspy.operation": "lm", "dspy.module.input": '{"a": '}, "is not JSON"),
+        ({"dspy.operation": "lm", "gen_ai.tool.name": "\ud800"}, "cannot be encoded"),
+    ],
+)
+def test_the_check_itself_finds(attributes: dict[str, Any], fault: str) -> None:
+    span = SimpleNamespace(
+        name="x",
+        attributes=attributes,
+        events=(),
+        status=SimpleNamespace(description=None),
+        instrumentation_scope=SimpleNamespace(attributes={}),
+    )
+    assert any(fault in found for found in faults_of(span))

@@ -1,0 +1,203 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Settings: what is accepted, what wins, and what is said of a mistake."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from opentelemetry.instrumentation.dspy import ContentMode, DSPyInstrumentor
+from opentelemetry.instrumentation.dspy import environment_variables as env
+from opentelemetry.instrumentation.dspy.settings import (
+    Settings,
+    load_settings,
+    set_default_content_mode,
+)
+from tests.unit.instrumentation.conftest import TelemetryLog
+from tests.unit.instrumentation.traced import uninstrument
+
+GENAI = env.OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT
+OWN_LENGTH = env.OTEL_INSTRUMENTATION_DSPY_MAX_CONTENT_LENGTH
+SWITCHES = {
+    "capture_inputs": env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_INPUTS,
+    "capture_outputs": env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_OUTPUTS,
+    "capture_signatures": env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_SIGNATURES,
+    "capture_intermediate_steps": env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_INTERMEDIATE_STEPS,
+}
+MODES = {
+    "NO_CONTENT": ContentMode.NO_CONTENT,
+    "SPAN_ONLY": ContentMode.SPAN_ONLY,
+    "EVENT_ONLY": ContentMode.EVENT_ONLY,
+    "SPAN_AND_EVENT": ContentMode.SPAN_AND_EVENT,
+    "span_only": ContentMode.SPAN_ONLY,
+    " True ": ContentMode.SPAN_ONLY,
+    "1": ContentMode.SPAN_ONLY,
+    "FALSE": ContentMode.NO_CONTENT,
+    "0": ContentMode.NO_CONTENT,
+}
+
+
+def test_defaults() -> None:
+    assert load_settings() == Settings(
+        content_mode=ContentMode.NO_CONTENT,
+        capture_inputs=True,
+        capture_outputs=True,
+        capture_signatures=True,
+        capture_intermediate_steps=True,
+        max_content_length=262_144,
+        redact=None,
+    )
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_settings().capture_inputs = False  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("text", "mode"), MODES.items())
+def test_modes(monkeypatch: pytest.MonkeyPatch, text: str, mode: ContentMode) -> None:
+    assert load_settings(capture_content=text).content_mode is mode
+    monkeypatch.setenv(GENAI, text)
+    assert load_settings().content_mode is mode
+
+
+@pytest.mark.parametrize(
+    ("argument", "mode"),
+    [
+        (True, ContentMode.SPAN_ONLY),
+        (False, ContentMode.NO_CONTENT),
+        (ContentMode.EVENT_ONLY, ContentMode.EVENT_ONLY),
+    ],
+)
+def test_modes_as_values(monkeypatch: pytest.MonkeyPatch, argument: Any, mode: ContentMode) -> None:
+    monkeypatch.setenv(GENAI, "SPAN_AND_EVENT")
+    assert load_settings(capture_content=argument).content_mode is mode
+
+
+@pytest.mark.parametrize(
+    ("mode", "in_spans"),
+    [("NO_CONTENT", False), ("SPAN_ONLY", True), ("EVENT_ONLY", False), ("SPAN_AND_EVENT", True)],
+)
+def test_what_a_mode_puts_on_spans(mode: str, in_spans: bool) -> None:
+    settings = load_settings(capture_content=mode)
+    assert (settings.records_inputs, settings.records_outputs) == (in_spans, in_spans)
+    settings = load_settings(capture_content=mode, capture_inputs=False, capture_outputs=False)
+    assert (settings.records_inputs, settings.records_outputs) == (False, False)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"capture_content": "some"},
+        {"capture_content": ""},
+        {"capture_content": 2},
+        {"max_content_length": 0},
+        {"max_content_length": 63},
+        {"max_content_length": -1},
+    ],
+)
+def test_wrong_arguments_are_errors(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="accepted: ") as caught:
+        load_settings(**arguments)
+    ((name, value),) = arguments.items()
+    assert name in str(caught.value)
+    assert repr(value) in str(caught.value)
+
+
+def test_a_wrong_argument_leaves_dspy_uninstrumented() -> None:
+    uninstrument()
+    with pytest.raises(ValueError, match="capture_content"):
+        DSPyInstrumentor().instrument(capture_content="some")
+    with pytest.raises(TypeError, match="capture_everything"):
+        DSPyInstrumentor().instrument(capture_everything=True)
+    assert not DSPyInstrumentor().is_instrumented_by_opentelemetry
+    assert DSPyInstrumentor().status() == ()
+
+
+def test_a_wrong_mode_in_the_environment_means_less_content(
+    monkeypatch: pytest.MonkeyPatch, telemetry_log: TelemetryLog
+) -> None:
+    monkeypatch.setenv(GENAI, "SPANONLY")
+    set_default_content_mode(ContentMode.SPAN_ONLY)
+    try:
+        assert load_settings().content_mode is ContentMode.NO_CONTENT
+    finally:
+        set_default_content_mode(None)
+    (warning,) = telemetry_log.take()
+    assert GENAI in warning
+    assert "SPANONLY" in warning
+
+
+@pytest.mark.parametrize(("name", "variable"), SWITCHES.items())
+@pytest.mark.parametrize(
+    ("text", "value"), [("true", True), ("1", True), ("False", False), ("0", False), (" ", True)]
+)
+def test_switches(
+    monkeypatch: pytest.MonkeyPatch, name: str, variable: str, text: str, value: bool
+) -> None:
+    monkeypatch.setenv(variable, text)
+    assert getattr(load_settings(), name) is value
+    assert getattr(load_settings(**{name: not value}), name) is not value
+
+
+@pytest.mark.parametrize(("name", "variable"), SWITCHES.items())
+def test_a_wrong_switch_is_off_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, telemetry_log: TelemetryLog, name: str, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "maybe")
+    assert getattr(load_settings(), name) is False
+    (warning,) = telemetry_log.take()
+    assert variable in warning
+
+
+@pytest.mark.parametrize(
+    ("environment", "length"),
+    [
+        ({OWN_LENGTH: "1000"}, 1_000),
+        ({OWN_LENGTH: "1"}, 64),
+        ({OWN_LENGTH: ""}, 262_144),
+        ({OWN_LENGTH: "1000000"}, 1_000_000),
+        ({"OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "2000"}, 2_000),
+        ({"OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "3000"}, 3_000),
+        ({"OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "3000", OWN_LENGTH: "1000"}, 1_000),
+        ({"OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "2000", OWN_LENGTH: "9000"}, 2_000),
+    ],
+)
+def test_lengths(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], length: int) -> None:
+    for name, text in environment.items():
+        monkeypatch.setenv(name, text)
+    assert load_settings().max_content_length == length
+
+
+@pytest.mark.parametrize("text", ["many", "-5", "1e6", "0x10"])
+def test_a_wrong_length_is_the_default_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, telemetry_log: TelemetryLog, text: str
+) -> None:
+    monkeypatch.setenv(OWN_LENGTH, text)
+    assert load_settings().max_content_length == 262_144
+    (warning,) = telemetry_log.take()
+    assert OWN_LENGTH in warning
+
+
+@pytest.mark.parametrize("environment", ["", "NO_CONTENT", "SPAN_ONLY"])
+def test_a_default_of_another_package_holds_while_nothing_else_does(
+    monkeypatch: pytest.MonkeyPatch, environment: str
+) -> None:
+    monkeypatch.setenv(GENAI, environment)
+    set_default_content_mode(ContentMode.SPAN_AND_EVENT)
+    try:
+        expected = environment or "SPAN_AND_EVENT"
+        assert load_settings().content_mode.value == expected
+        assert load_settings(capture_content=False).content_mode is ContentMode.NO_CONTENT
+    finally:
+        set_default_content_mode(None)
+    assert load_settings().content_mode.value == (environment or "NO_CONTENT")
+
+
+def test_variables_are_named_like_their_values() -> None:
+    names = {name: value for name, value in vars(env).items() if name.startswith("OTEL_")}
+    assert len(names) == 6
+    assert all(name == value for name, value in names.items())

@@ -1,0 +1,209 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""``dspy.streamify``: one span for each stream, never current in the consumer, always ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import inspect
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import dspy
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from opentelemetry.instrumentation.dspy import DSPyInstrumentor
+from tests.support.fake_openai import FakeOpenAI
+from tests.support.memory import span_memory
+from tests.support.prompt_lm import PromptLM
+from tests.support.span_tree import assert_one_tree, only_span, span_tree
+
+TREE = """\
+stream Predict [INTERNAL]
+└─ invoke_workflow Predict [INTERNAL]
+   └─ ChatAdapter [INTERNAL]
+      ├─ ChatAdapter.format [INTERNAL]
+      ├─ chat prompt-lm [CLIENT]
+      └─ ChatAdapter.parse [INTERNAL]"""
+
+
+@pytest.fixture
+def spans() -> Iterator[InMemorySpanExporter]:
+    provider, exporter = span_memory()
+    DSPyInstrumentor().instrument(
+        tracer_provider=provider, capture_content=True, skip_dep_check=True
+    )
+    exporter.tracer = trace.get_tracer("test", tracer_provider=provider)  # type: ignore[attr-defined]
+    try:
+        with dspy.context(lm=PromptLM(answers=["a"])):
+            yield exporter
+    finally:
+        DSPyInstrumentor().uninstrument()
+
+
+@pytest.fixture(autouse=True)
+def quiet_context_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    with caplog.at_level(logging.DEBUG, logger="opentelemetry.context"):
+        yield
+    assert [r for r in caplog.records if r.name.startswith("opentelemetry.context")] == []
+
+
+class Failing(dspy.Module):
+    def forward(self, question: str) -> Any:
+        raise LookupError("no answer")
+
+
+class Talking(dspy.Module):
+    """Sends chunks of its own, as fast as they are taken."""
+
+    async def aforward(self, question: str) -> Any:
+        for number in range(50):
+            message = dspy.streaming.StatusMessage(f"chunk {number}")
+            await dspy.settings.send_stream.send(message)
+        return dspy.Prediction(answer="done")
+
+
+def predict() -> Any:
+    return dspy.Predict("question -> answer")
+
+
+async def test_an_exhausted_stream_is_one_tree(spans: InMemorySpanExporter) -> None:
+    stream = dspy.streamify(predict())
+    assert inspect.isasyncgenfunction(stream)
+
+    values = [value async for value in stream(question="q")]
+
+    assert [type(value).__name__ for value in values] == ["Prediction"]
+    assert span_tree(spans.get_finished_spans()) == TREE
+    span = only_span(spans.get_finished_spans(), "stream Predict")
+    assert dict(span.attributes) == {
+        "dspy.operation": "stream",
+        "dspy.module.type": "Predict",
+        "dspy.stream.chunk.count": 1,
+    }
+
+
+def test_a_sync_stream_is_the_same_tree(spans: InMemorySpanExporter) -> None:
+    stream = dspy.streamify(predict(), async_streaming=False)
+    chunks = stream(question="q")
+    assert inspect.isgenerator(chunks)
+    assert len(list(chunks)) == 1
+    assert span_tree(spans.get_finished_spans()) == TREE
+
+
+def test_a_sync_stream_belongs_to_the_span_in_which_it_was_made(
+    spans: InMemorySpanExporter,
+) -> None:
+    tracer = spans.tracer  # type: ignore[attr-defined]
+    with tracer.start_as_current_span("request"):
+        chunks = dspy.streamify(predict(), async_streaming=False)(question="q")
+    list(chunks)
+    assert assert_one_tree(spans.get_finished_spans()).name == "request"
+
+
+async def test_the_consumer_is_never_inside_the_stream(spans: InMemorySpanExporter) -> None:
+    tracer = spans.tracer  # type: ignore[attr-defined]
+    stream = dspy.streamify(Talking(), is_async_program=True)
+    with tracer.start_as_current_span("request") as request:
+        async for _ in stream(question="q"):
+            assert trace.get_current_span() is request
+    span = only_span(spans.get_finished_spans(), "stream Talking")
+    assert span.parent.span_id == request.get_span_context().span_id
+    assert span.attributes["dspy.stream.chunk.count"] == 51
+
+
+async def test_a_failing_program_fails_its_stream_with_its_own_exception(
+    spans: InMemorySpanExporter,
+) -> None:
+    with pytest.raises(Exception) as raised:
+        async for _ in dspy.streamify(Failing())(question="q"):
+            pass
+    plain = await _outcome_without_us(Failing())
+    assert type(raised.value) is type(plain)
+    span = only_span(spans.get_finished_spans(), "stream Failing")
+    assert span.status.status_code.name == "ERROR"
+    assert_one_tree(spans.get_finished_spans())
+
+
+async def test_a_stream_that_is_closed_early_ends_as_an_error(
+    spans: InMemorySpanExporter,
+) -> None:
+    chunks = dspy.streamify(Talking(), is_async_program=True)(question="q")
+    assert (await chunks.__anext__()).message == "chunk 0"
+    with contextlib.suppress(RuntimeError):  # DSPy's own, with and without us
+        await chunks.aclose()
+    await asyncio.sleep(0)
+    span = only_span(spans.get_finished_spans(), "stream Talking")
+    assert span.status.status_code.name == "ERROR"  # by release a cancellation or its own error
+    assert span.attributes["dspy.stream.chunk.count"] == 1
+    assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+def test_a_stream_that_is_collected_half_way_ends(spans: InMemorySpanExporter) -> None:
+    chunks = dspy.streamify(predict(), async_streaming=False)(question="q")
+    next(chunks)
+    del chunks
+    gc.collect()
+    span = only_span(spans.get_finished_spans(), "stream Predict")
+    assert span.attributes["error.type"] == "GeneratorExit"
+
+
+async def test_a_stream_that_is_never_begun_makes_no_span(spans: InMemorySpanExporter) -> None:
+    chunks = dspy.streamify(predict())(question="q")
+    await chunks.aclose()
+    assert spans.get_finished_spans() == ()
+
+
+async def test_two_streams_in_turns_stay_apart(spans: InMemorySpanExporter) -> None:
+    stream = dspy.streamify(Talking(), is_async_program=True)
+
+    async def consume() -> int:
+        return len([value async for value in stream(question="q")])
+
+    assert await asyncio.gather(consume(), consume()) == [51, 51]
+    roots = [span for span in spans.get_finished_spans() if span.parent is None]
+    assert [span.name for span in roots] == ["stream Talking"] * 2
+    assert len({span.get_span_context().trace_id for span in roots}) == 2
+
+
+async def test_tokens_of_a_real_endpoint_arrive_through_the_span(
+    spans: InMemorySpanExporter,
+) -> None:
+    with FakeOpenAI() as server:
+        lm = dspy.LM("openai/gpt-4o-mini", api_base=server.base_url, api_key="test", cache=False)
+        listener = dspy.streaming.StreamListener(signature_field_name="answer")
+        program = predict()
+        program.set_lm(lm)
+        stream = dspy.streamify(program, stream_listeners=[listener])
+        # Until 3.3 DSPy asks for the usage of a stream only where it tracks it.
+        with dspy.context(track_usage=True):
+            values = [value async for value in stream(question="q")]
+    root = assert_one_tree(spans.get_finished_spans())
+    assert root.attributes["dspy.stream.chunk.count"] == len(values) > 1
+    chat = only_span(spans.get_finished_spans(), "chat gpt-4o-mini")
+    assert chat.attributes["gen_ai.usage.output_tokens"] > 0
+
+
+def test_uninstrumented_streamify_is_the_very_same_function() -> None:
+    names = [(dspy, "streamify"), (dspy.streaming, "streamify")]
+    before = [getattr(owner, name) for owner, name in names]
+    provider, _ = span_memory()
+    DSPyInstrumentor().instrument(tracer_provider=provider, skip_dep_check=True)
+    assert inspect.signature(dspy.streamify) == inspect.signature(before[0])
+    DSPyInstrumentor().uninstrument()
+    assert [getattr(owner, name) for owner, name in names] == before
+
+
+async def _outcome_without_us(program: Any) -> BaseException:
+    DSPyInstrumentor().uninstrument()
+    try:
+        async for _ in dspy.streamify(program)(question="q"):
+            pass
+    except Exception as error:
+        return error
+    raise AssertionError("the program did not fail")
