@@ -1,0 +1,68 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Delivers OpenTelemetry traces, above all those of DSPy programs, to MLflow.
+
+One call in a program of your own::
+
+    import mlflow_bridge
+
+    mlflow_bridge.autolog()
+
+or nothing at all in a program that is started by ``opentelemetry-instrument`` with
+``OTEL_TRACES_EXPORTER=mlflow``. Where traces go is read from ``MLFLOW_TRACKING_URI`` and
+``MLFLOW_EXPERIMENT_NAME``.
+
+Importing this package imports neither MLflow nor DSPy nor the OpenTelemetry SDK: what needs them
+is loaded at its first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+# Not lazy, because the function has the name of its module: were the module imported later, the
+# import system would put it in the function's place.
+from mlflow_bridge.autolog import autolog, disable_autolog
+from mlflow_bridge.version import __version__
+
+if TYPE_CHECKING:
+    from mlflow_bridge.config import ConfigurationError, MLflowDSPyConfig
+    from mlflow_bridge.export.exporter import MLflowSpanExporter
+    from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
+    from mlflow_bridge.processing.enrichment import MLflowEnrichmentProcessor
+    from mlflow_bridge.processing.trace_context import trace_context
+
+__all__ = [
+    "ConfigurationError",
+    "MLflowBatchSpanProcessor",
+    "MLflowDSPyConfig",
+    "MLflowEnrichmentProcessor",
+    "MLflowSpanExporter",
+    "__version__",
+    "autolog",
+    "disable_autolog",
+    "trace_context",
+]
+
+_HOMES: Final = {
+    "ConfigurationError": "mlflow_bridge.config",
+    "MLflowBatchSpanProcessor": "mlflow_bridge.processing.batch",
+    "MLflowDSPyConfig": "mlflow_bridge.config",
+    "MLflowEnrichmentProcessor": "mlflow_bridge.processing.enrichment",
+    "MLflowSpanExporter": "mlflow_bridge.export.exporter",
+    "trace_context": "mlflow_bridge.processing.trace_context",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

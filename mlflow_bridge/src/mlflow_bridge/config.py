@@ -1,0 +1,334 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The settings of the bridge: from arguments, then the environment, then defaults.
+
+Where MLflow has a variable for something, that variable is read, so that a program which already
+talks to MLflow needs no second configuration. What only the bridge knows has the prefix
+``MLFLOW_BRIDGE_``.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+
+from mlflow_bridge.export.tracking_uri import (
+    InvalidTrackingURI,
+    checked_tracking_uri,
+    described_uri,
+)
+
+logger = logging.getLogger(__name__)
+
+ENVIRONMENT_PREFIX: Final = "MLFLOW_BRIDGE_"
+DEFAULT_EXPERIMENT_NAME: Final = "Default"
+
+
+class ConfigurationError(ValueError):
+    """A setting has a value that cannot be used; the message names the setting."""
+
+
+def _mlflow(variable: str, default: Any, description: str, **constraints: Any) -> Any:
+    """A field that MLflow's own environment variable sets."""
+    return Field(
+        default=default,
+        validation_alias=AliasChoices(variable),
+        description=description,
+        **constraints,
+    )
+
+
+class MLflowDSPyConfig(BaseSettings):
+    """Where spans go and how; immutable.
+
+    Every field can be given as an argument or by the environment variable in parentheses; the
+    argument wins.
+
+    Raises:
+        ConfigurationError: A value is not accepted. The message names the environment variable,
+            the argument and what is accepted.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        populate_by_name=True,
+        hide_input_in_errors=True,
+    )
+
+    tracking_uri: str = _mlflow(
+        "MLFLOW_TRACKING_URI",
+        "sqlite:///mlflow.db",
+        "A SQL store (sqlite:///file.db, postgresql://..., mysql://..., mssql://...) or a "
+        "tracking server (http://..., https://...). A relative SQLite path is taken from the "
+        "working directory at construction.",
+        repr=False,
+    )
+    experiment_name: str | None = _mlflow(
+        "MLFLOW_EXPERIMENT_NAME",
+        None,
+        'The experiment by name, created if absent; "Default" when no id is given either.',
+        min_length=1,
+        max_length=500,
+    )
+    experiment_id: str | None = _mlflow(
+        "MLFLOW_EXPERIMENT_ID",
+        None,
+        "The experiment by its id, a number. It must exist, and wins over a name.",
+        pattern=r"^[0-9]{1,32}$",
+    )
+
+    tracking_username: str | None = _mlflow(
+        "MLFLOW_TRACKING_USERNAME", None, "User name for basic authentication."
+    )
+    tracking_password: SecretStr | None = _mlflow(
+        "MLFLOW_TRACKING_PASSWORD", None, "Password for basic authentication."
+    )
+    tracking_token: SecretStr | None = _mlflow(
+        "MLFLOW_TRACKING_TOKEN", None, "Bearer token; user name and password win over it."
+    )
+    tracking_auth: str | None = _mlflow(
+        "MLFLOW_TRACKING_AUTH",
+        None,
+        "Name of an MLflow request_auth_provider plugin that authenticates every request.",
+    )
+    insecure_tls: bool = _mlflow(
+        "MLFLOW_TRACKING_INSECURE_TLS", False, "true or false: whether to skip TLS verification."
+    )
+    server_cert_path: Path | None = _mlflow(
+        "MLFLOW_TRACKING_SERVER_CERT_PATH", None, "CA bundle (PEM) to verify the server with."
+    )
+    client_cert_path: Path | None = _mlflow(
+        "MLFLOW_TRACKING_CLIENT_CERT_PATH", None, "Client certificate (PEM) with its key."
+    )
+    workspace: str | None = _mlflow(
+        "MLFLOW_WORKSPACE", None, "Workspace of the tracking server, when it has workspaces."
+    )
+
+    headers: Annotated[dict[str, SecretStr], NoDecode] = Field(
+        default={},
+        description="More HTTP headers for the tracking server: name=value,name2=value2.",
+    )
+    compression: Literal["gzip", "none"] = Field(
+        default="gzip", description="Encoding of requests to the tracking server: gzip or none."
+    )
+    request_timeout_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="Longest wait for one answer of the tracking server, above 0 to 3600 seconds; "
+        "a server that has just started needs more than 10 for its first write.",
+    )
+    retry_deadline_seconds: float = Field(
+        default=60.0,
+        ge=0,
+        le=86_400,
+        description="How long a batch that MLflow cannot take now is tried again before it is "
+        "counted as abandoned, 0 to 86400 seconds.",
+    )
+    exit_timeout_seconds: float = Field(
+        default=5.0,
+        ge=0,
+        le=3600,
+        description="Longest delay of the program's exit, 0 to 3600 seconds.",
+    )
+    max_queue_size: int = Field(
+        default=20_000, ge=1, le=10_000_000, description="Spans held in memory, 1 to 10000000."
+    )
+    max_batch_size: int = Field(
+        default=512, ge=1, le=100_000, description="Spans in one write to MLflow, 1 to 100000."
+    )
+    max_batch_bytes: int = Field(
+        default=16_777_216,
+        ge=65_536,
+        le=1_073_741_824,
+        description="About how many bytes of attributes go into one write, 64 KiB to 1 GiB.",
+    )
+    schedule_delay_seconds: float = Field(
+        default=2.0,
+        gt=0,
+        le=3600,
+        description="How long an ended span waits for company at most, above 0 to 3600 seconds.",
+    )
+    max_attribute_bytes: int = Field(
+        default=1_048_576,
+        ge=1024,
+        le=268_435_456,
+        description="Longest attribute value stored in MLflow, 1 KiB to 256 MiB; longer text is "
+        "cut, and JSON stays JSON.",
+    )
+
+    spool: bool = Field(
+        default=True,
+        description="true or false: whether spans that MLflow cannot take now are kept on disk, "
+        "and delivered later or by the next process. Needs the file locks of a POSIX system.",
+    )
+    spool_directory: Path | None = Field(
+        default=None,
+        description="Where they are kept, each destination in a directory of its own; by default "
+        "mlflow-bridge/spool in $XDG_STATE_HOME or ~/.local/state. A local disk that several "
+        "processes may share.",
+    )
+    spool_max_bytes: int = Field(
+        default=536_870_912,
+        ge=65_536,
+        le=1_099_511_627_776,
+        description="The most that the spool of a destination takes, 64 KiB to 1 TiB; at it, the "
+        "oldest file is dropped, and counted.",
+    )
+    spool_max_age_seconds: float = Field(
+        default=604_800.0,
+        gt=0,
+        le=31_536_000,
+        description="How old spans in the spool may become before they are dropped, and counted; "
+        "above 0 to 31536000 seconds.",
+    )
+    spool_fsync: Literal["never", "batch"] = Field(
+        default="never",
+        description="What spans in the spool survive: never, the end of the process in any way; "
+        "batch, also that of the machine, for a wait of some milliseconds per batch.",
+    )
+    write_ahead: bool = Field(
+        default=False,
+        description="true or false: whether every span is on disk before it is sent, so that "
+        "SIGKILL loses none that had ended. The thread that ends a span writes it. Needs the "
+        "spool.",
+    )
+
+    if not TYPE_CHECKING:  # type checkers shall see the fields as arguments
+
+        def __init__(self, **values):
+            if "experiment_name" in values and "experiment_id" not in values:
+                # An explicit name must not lose against an id from the environment.
+                values["experiment_id"] = None
+            # Under the name that the environment has for a setting: in older pydantic-settings, an
+            # argument by the name of the field does not replace the variable, but collides with it.
+            aliases = {name: _variable_of(name, field) for name, field in _aliased_fields(self)}
+            try:
+                super().__init__(**{aliases.get(key, key): values[key] for key in values})
+            except (ValidationError, SettingsError) as error:
+                raise _as_configuration_error(type(self), error) from None
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _check_tracking_uri(cls, value: str) -> str:
+        try:
+            return checked_tracking_uri(value)
+        except InvalidTrackingURI as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("headers", mode="before")
+    @classmethod
+    def _parse_headers(cls, value: Any) -> Any:
+        return _headers_from_text(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> MLflowDSPyConfig:
+        if self.insecure_tls and self.server_cert_path is not None:
+            raise ValueError(
+                "MLFLOW_TRACKING_INSECURE_TLS (argument insecure_tls) and "
+                "MLFLOW_TRACKING_SERVER_CERT_PATH (argument server_cert_path) exclude each other"
+            )
+        if self.write_ahead and not self.spool:
+            raise ValueError(
+                "MLFLOW_BRIDGE_WRITE_AHEAD (argument write_ahead) needs "
+                "MLFLOW_BRIDGE_SPOOL (argument spool)"
+            )
+        if self.experiment_id is not None and self.experiment_name is not None:
+            logger.warning(
+                "Both MLFLOW_EXPERIMENT_ID (%s) and MLFLOW_EXPERIMENT_NAME (%s) are set: traces "
+                "go to the experiment with the id.",
+                self.experiment_id,
+                self.experiment_name,
+            )
+        return self
+
+    @property
+    def effective_experiment_name(self) -> str | None:
+        """The experiment's name, or ``None`` when it is chosen by id."""
+        if self.experiment_id is not None:
+            return None
+        return self.experiment_name or DEFAULT_EXPERIMENT_NAME
+
+    @property
+    def is_server(self) -> bool:
+        """Whether spans go to a tracking server and not into a SQL store."""
+        return self.tracking_uri.startswith(("http://", "https://"))
+
+    @property
+    def destination_description(self) -> str:
+        """Where spans go, for people; without credentials."""
+        if self.experiment_id is not None:
+            return f"{described_uri(self.tracking_uri)}, experiment id {self.experiment_id}"
+        name = self.effective_experiment_name
+        return f"{described_uri(self.tracking_uri)}, experiment {name!r}"
+
+
+def environment_variable(field_name: str) -> str:
+    """The environment variable that sets a field of `MLflowDSPyConfig`."""
+    return _variable_of(field_name, MLflowDSPyConfig.model_fields[field_name])
+
+
+def _variable_of(name: str, field: FieldInfo) -> str:
+    if isinstance(field.validation_alias, AliasChoices):
+        return str(field.validation_alias.choices[0])
+    return f"{ENVIRONMENT_PREFIX}{name}".upper()
+
+
+def _aliased_fields(config: MLflowDSPyConfig) -> list[tuple[str, FieldInfo]]:
+    fields = type(config).model_fields.items()
+    return [(name, field) for name, field in fields if field.validation_alias is not None]
+
+
+def _headers_from_text(text: str) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, separator, value = item.partition("=")
+        if not separator or not name.strip():
+            raise ValueError("not of the form name=value,name2=value2")
+        headers[name.strip()] = value.strip()
+    return headers
+
+
+def _as_configuration_error(
+    model: type[MLflowDSPyConfig], error: ValidationError | SettingsError
+) -> ConfigurationError:
+    if isinstance(error, SettingsError):
+        return ConfigurationError(str(error))
+    problems = [
+        _described_problem(model, tuple(detail["loc"]), detail["type"], detail["msg"])
+        for detail in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    return ConfigurationError("; ".join(problems))
+
+
+def _described_problem(
+    model: type[MLflowDSPyConfig], location: tuple[int | str, ...], kind: str, message: str
+) -> str:
+    # Pydantic puts this in front of what a validator said.
+    message = message.removeprefix("Value error, ")
+    if not location:
+        return message
+    given = str(location[0])
+    if kind == "extra_forbidden":
+        return f"there is no setting {given!r}"
+    for name, field in model.model_fields.items():
+        variable = _variable_of(name, field)
+        if given in (name, variable):
+            accepted = (field.description or "").rstrip(".")
+            return f"{variable} (argument {name}): {message}. Accepted: {accepted}"
+    return f"{given}: {message}"

@@ -1,0 +1,257 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Into MLflow's SQL store, in this process.
+
+The only file that imports mlflow. ``TracingClient`` is not documented, but its ``log_spans`` has
+been the same from MLflow 3.4 to 3.18, called with positional arguments; there is no other way to
+store the spans of many traces in one transaction.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Final
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import format_trace_id
+
+from mlflow_bridge.config import ConfigurationError, MLflowDSPyConfig
+from mlflow_bridge.export.batches import Batch
+from mlflow_bridge.export.destinations.store_creation import create_if_absent
+from mlflow_bridge.export.destinations.store_errors import failure_of, opening_failure_of
+from mlflow_bridge.export.destinations.store_probe import probe
+from mlflow_bridge.export.mapping import context_of
+from mlflow_bridge.export.model_call import COST, TOKEN_USAGE
+from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
+from mlflow_bridge.export.storable import JsonText
+from mlflow_bridge.processing.notices import Notices
+
+logger = logging.getLogger(__name__)
+
+_PRICED_BY: Final = frozenset({TOKEN_USAGE, "llm.token_count.prompt", "llm.token_count.total"})
+_LITELLM_LOCAL: Final = "LITELLM_LOCAL_MODEL_COST_MAP"
+_TRACE_ID: Final = "mlflow.traceRequestId"
+_OLDEST: Final = (3, 15)  # before, a batch that is sent again doubles its tokens and cost
+_INSTALL: Final = "pip install 'mlflow-bridge[mlflow]' (mlflow >= 3.15, < 4)"
+
+
+class StoreDestination:
+    """Writes spans into a SQL store. Used by one thread at a time, after construction.
+
+    Args:
+        config: Names the store and the experiment.
+
+    Raises:
+        ConfigurationError: MLflow is not installed, or not in a version that can be used.
+    """
+
+    def __init__(self, config: MLflowDSPyConfig) -> None:
+        self._config = config
+        # Here, on the caller's thread: an import on the worker's thread fails once the interpreter
+        # has begun to exit, and a short program sends its first span then.
+        self._mlflow = _import_mlflow()
+        self._tracing: Any = None
+        self._client: Any = None
+        self._experiment_id: str | None = None
+        self._process = os.getpid()
+        self._notices = Notices(logger)
+
+    def warm_up(self) -> Retry | Rejected | None:
+        """Open the store and look up the experiment."""
+        found = self._open()
+        if found is None:
+            found = self._resolve_experiment()
+        return found if isinstance(found, (Retry, Rejected)) else None
+
+    def send(self, batch: Batch) -> Outcome:
+        """Write the batch in one transaction, then link its traces to its run."""
+        failure = self._open()
+        if failure is not None:
+            return failure
+        experiment = batch.experiment_id or self._resolve_experiment()
+        if not isinstance(experiment, str):
+            return experiment
+        spans = [self._mlflow.entities.Span(_encoded(item.span)) for item in batch.spans]
+        try:
+            with _quick_pricing() if _may_be_priced(batch) else nullcontext():
+                self._tracing.log_spans(experiment, spans)
+        except Exception as error:
+            self._experiment_id = None  # It may have been deleted: look it up again.
+            return failure_of(error)
+        failure = self._link(batch)
+        return Sent(len(spans)) if failure is None else failure
+
+    def close(self) -> None:
+        """Forget the store. MLflow keeps its connections for others in this process."""
+        self._tracing = self._client = None
+
+    def _open(self) -> Retry | Rejected | None:
+        self._leave_connections_to_parent()
+        if self._tracing is not None:
+            return None
+        try:
+            uri = self._config.tracking_uri
+            tracing_client = self._mlflow.tracing.client.TracingClient
+            probe(uri)
+            create_if_absent(uri, tracing_client)
+            self._tracing = tracing_client(uri)
+            self._client = self._mlflow.MlflowClient(tracking_uri=uri)
+        except Exception as error:
+            self._tracing = self._client = None
+            return opening_failure_of(error)
+        return None
+
+    def _leave_connections_to_parent(self) -> None:
+        """After a fork, open connections anew: two processes cannot share one."""
+        if self._process == os.getpid():
+            return
+        self._process = os.getpid()
+        engine = getattr(getattr(self._tracing, "store", None), "engine", None)
+        if engine is not None:
+            engine.dispose(close=False)
+
+    def _resolve_experiment(self) -> str | Retry | Rejected:
+        if self._experiment_id is not None:
+            return self._experiment_id
+        try:
+            experiment = self._find_or_create_experiment()
+        except Exception as error:
+            return failure_of(error)
+        if isinstance(experiment, Rejected):
+            return experiment
+        if experiment.lifecycle_stage != "active":
+            # MLflow would take the spans, and nobody would ever see them.
+            return Rejected(
+                "the experiment is deleted (MLFLOW_EXPERIMENT_NAME, MLFLOW_EXPERIMENT_ID): "
+                f"{experiment.name!r}, id {experiment.experiment_id}; restore it or choose another",
+                divisible=False,
+            )
+        self._experiment_id = str(experiment.experiment_id)
+        return self._experiment_id
+
+    def _find_or_create_experiment(self) -> Any:
+        name = self._config.effective_experiment_name
+        if name is None:
+            return self._experiment_with_id(str(self._config.experiment_id))
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return found
+        try:
+            self._client.create_experiment(name)
+        except self._mlflow.exceptions.MlflowException as error:
+            # Another process was faster.
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        return self._client.get_experiment_by_name(name)
+
+    def _experiment_with_id(self, experiment_id: str) -> Any:
+        try:
+            return self._client.get_experiment(experiment_id)
+        except self._mlflow.exceptions.MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return Rejected(
+                f"there is no such experiment (MLFLOW_EXPERIMENT_ID): id {experiment_id}",
+                divisible=False,
+            )
+
+    def _link(self, batch: Batch) -> Retry | None:
+        trace_ids = [_trace_id(item.span) for item in batch.spans if item.is_root]
+        if batch.run_id is None or not trace_ids:
+            return None
+        try:
+            self._client.link_traces_to_run(trace_ids, batch.run_id)
+        except Exception as error:
+            failure = failure_of(error)
+            if isinstance(failure, Retry):
+                return failure  # all of it again: what is stored already does no harm
+            self._notices.warn(
+                f"run {batch.run_id}",
+                "Traces are stored, but could not be linked to run %s: %s",
+                batch.run_id,
+                failure.reason,
+            )
+        return None
+
+
+def _may_be_priced(batch: Batch) -> bool:
+    """Whether MLflow will work out the cost of a span of the batch."""
+    return any(
+        COST not in attributes and not _PRICED_BY.isdisjoint(attributes)
+        for attributes in (item.span.attributes or {} for item in batch.spans)
+    )
+
+
+@contextmanager
+def _quick_pricing() -> Generator[None, None, None]:
+    """Keep litellm off the network if this write is what imports it.
+
+    MLflow imports it to price a call whose cost is not known. litellm then fetches its price list,
+    which takes long where there is no network, and can lock up with MLflow's import hooks.
+    """
+    if "litellm" in sys.modules or _LITELLM_LOCAL in os.environ:
+        yield
+        return
+    os.environ[_LITELLM_LOCAL] = "True"
+    try:
+        yield
+    finally:
+        os.environ.pop(_LITELLM_LOCAL, None)
+
+
+def _import_mlflow() -> Any:
+    try:
+        mlflow = importlib.import_module("mlflow")
+        for name in ("entities", "exceptions", "tracing.client", "store.tracking.sqlalchemy_store"):
+            importlib.import_module(f"mlflow.{name}")
+    except ImportError as error:
+        raise ConfigurationError(
+            "MLFLOW_TRACKING_URI (argument tracking_uri) names a SQL store, which needs MLflow in "
+            f"this environment, but it cannot be imported ({error}). Install it with {_INSTALL}, "
+            "or name a tracking server (http://... or https://...), which needs none."
+        ) from error
+    numbers = re.match(r"(\d+)\.(\d+)", mlflow.__version__)
+    version = tuple(int(number) for number in numbers.groups()) if numbers else _OLDEST
+    if version < _OLDEST:
+        raise ConfigurationError(
+            f"MLflow {mlflow.__version__} is too old for traces in a SQL store. "
+            f"Install it with {_INSTALL}."
+        )
+    return mlflow
+
+
+def _trace_id(span: ReadableSpan) -> str:
+    return f"tr-{format_trace_id(context_of(span).trace_id)}"
+
+
+def _encoded(span: ReadableSpan) -> ReadableSpan:
+    """The span with every attribute JSON-encoded exactly once, as the store keeps them."""
+    attributes = {key: _json(value) for key, value in (span.attributes or {}).items()}
+    attributes[_TRACE_ID] = _json(_trace_id(span))
+    return ReadableSpan(
+        name=span.name,
+        context=span.context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes=attributes,
+        events=span.events,
+        links=span.links,
+        kind=span.kind,
+        instrumentation_scope=span.instrumentation_scope,
+        status=span.status,
+        start_time=span.start_time,
+        end_time=span.end_time,
+    )
+
+
+def _json(value: Any) -> str:
+    if isinstance(value, JsonText):
+        return str(value)
+    return json.dumps(value, ensure_ascii=False)

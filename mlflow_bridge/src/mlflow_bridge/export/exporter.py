@@ -1,0 +1,300 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The span exporter: OpenTelemetry's contract on one side, MLflow on the other."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any, Final
+from weakref import WeakSet
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from mlflow_bridge.config import ConfigurationError, MLflowDSPyConfig
+from mlflow_bridge.export.delivery import Delivery, ExporterStats
+from mlflow_bridge.export.destinations import Destination, UnusableDestination, make_destination
+from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, kind_of
+from mlflow_bridge.processing.backoff import Backoff
+from mlflow_bridge.processing.notices import Notices
+
+logger = logging.getLogger(__name__)
+
+_EXIT_CHECK_SECONDS: Final = 0.2
+
+
+class MLflowSpanExporter(SpanExporter):
+    """Stores ended spans in MLflow: in a SQL store in this process, or on a tracking server.
+
+    Under a stock ``BatchSpanProcessor`` it is a complete exporter with retries of its own. An
+    `MLflowBatchSpanProcessor`, which keeps what cannot be delivered now, calls ``deliver`` and
+    ``close`` instead. Every method may be called from any thread.
+
+    Neither disk nor network is touched before the first span is delivered. For a SQL store,
+    ``mlflow`` is imported at construction.
+
+    Args:
+        tracking_uri: Overrides MLFLOW_TRACKING_URI (default ``sqlite:///mlflow.db``).
+        experiment_name: Overrides MLFLOW_EXPERIMENT_NAME and MLFLOW_EXPERIMENT_ID.
+        experiment: The same as ``experiment_name``, as declarative configuration files call it.
+        experiment_id: Overrides MLFLOW_EXPERIMENT_ID and MLFLOW_EXPERIMENT_NAME.
+        config: All settings; excludes the other arguments.
+
+    Raises:
+        ConfigurationError: Arguments are given and cannot be used. Without any argument, nothing
+            is raised: zero-code instrumentation would lose every other signal by it. One error is
+            logged that names the setting, and all spans are refused and counted.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str | None = None,
+        experiment_name: str | None = None,
+        *,
+        experiment: str | None = None,
+        experiment_id: str | None = None,
+        config: MLflowDSPyConfig | None = None,
+    ) -> None:
+        given = _given(
+            tracking_uri=tracking_uri,
+            experiment_name=_same(experiment_name, experiment),
+            experiment_id=experiment_id,
+        )
+        if config is not None and given:
+            raise ConfigurationError(f"config excludes {', '.join(sorted(given))}")
+        if config is not None or given:
+            self._config = config or MLflowDSPyConfig(**given)
+            self._set_up(make_destination(self._config), self._config.destination_description)
+        else:
+            self._set_up_from_environment()
+        _live_exporters.add(self)
+
+    def _set_up_from_environment(self) -> None:
+        try:
+            self._config = MLflowDSPyConfig()
+            destination = make_destination(self._config)
+        # Not only ConfigurationError: an installed MLflow may break in any way while imported.
+        except Exception as error:
+            reason = str(error) if isinstance(error, ConfigurationError) else repr(error)
+            logger.error("No trace will reach MLflow: %s", reason)
+            self._config = MLflowDSPyConfig.model_construct()
+            self._set_up(UnusableDestination(reason), "nowhere (bad settings)")
+            return
+        self._set_up(destination, self._config.destination_description)
+
+    def _set_up(self, destination: Destination, description: str) -> None:
+        self._description = description
+        self._delivery = Delivery(
+            destination,
+            max_attribute_bytes=self._config.max_attribute_bytes,
+            max_batch_bytes=self._config.max_batch_bytes,
+        )
+        self._adopted_at_ns: int | None = None
+        self._notices = Notices(logger)
+        self._backoff = Backoff()
+
+    @property
+    def config(self) -> MLflowDSPyConfig:
+        """The settings in use."""
+        return self._config
+
+    @property
+    def destination_description(self) -> str:
+        """Where spans go, in words for a log line; without credentials."""
+        return self._description
+
+    @property
+    def adopted(self) -> bool:
+        """Whether a processor of ours has taken over the delivery."""
+        return self._adopted_at_ns is not None
+
+    def adopt(self) -> MLflowSpanExporter:
+        """Hand the delivery over to the caller, who delivers by ``deliver`` and ``close``.
+
+        From now on ``export`` acknowledges spans without sending them, and ``shutdown`` does
+        nothing: this is for the owner of a processor that gets the same spans, while the stock
+        processor around this exporter cannot be taken away. Add that processor first: spans that
+        ended before this call are still sent by ``export``, and sending one twice does no harm.
+
+        Returns:
+            This exporter.
+        """
+        if self._adopted_at_ns is None:
+            self._adopted_at_ns = time.time_ns()
+        return self
+
+    def stats(self) -> ExporterStats:
+        """What has been delivered so far, and what not."""
+        return self._delivery.stats
+
+    def warm_up(self) -> Retry | Rejected | None:
+        """Open the store or meet the server now, and look up or create the experiment.
+
+        Returns:
+            What is in the way, if anything. The first delivery would meet the same.
+        """
+        return self._delivery.warm_up()
+
+    def deliver(self, spans: Sequence[ReadableSpan]) -> Outcome:
+        """Make one attempt at storing these spans, each group for one experiment in one write.
+
+        What MLflow refuses is divided until the span that it refuses stands alone; that one is
+        counted, and reported once per kind with its name. After a `Retry` the same spans can be
+        given again: those that are settled by then are not sent twice.
+
+        Returns:
+            `Sent` when all are settled and some are stored, `Rejected` when all are refused, or
+            `Retry` when some could not be settled now.
+        """
+        return self._delivery.attempt(spans)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Store these spans, trying again for up to ``retry_deadline_seconds``.
+
+        The time is shortened to ``exit_timeout_seconds`` when the interpreter exits, and to none by
+        ``shutdown``. Never raises.
+
+        Returns:
+            FAILURE if spans were given up or none of them was accepted.
+        """
+        owed = self._owed(spans)
+        if not owed:
+            return SpanExportResult.SUCCESS
+        try:
+            return self._export(owed)
+        except Exception:
+            logger.exception("Exporting %d spans to MLflow failed", len(owed))
+            return SpanExportResult.FAILURE
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Nothing waits in the exporter: True at once."""
+        return True
+
+    def shutdown(self, timeout_millis: float = 30_000) -> None:
+        """End the delivery as ``close`` does, unless the exporter is adopted. May be repeated."""
+        if not self.adopted:
+            self.close(timeout_millis)
+
+    def close(self, timeout_millis: float = 5_000) -> bool:
+        """Try nothing again, refuse what comes from now on, and free connections. May be repeated.
+
+        Returns:
+            False if an attempt was still running after ``timeout_millis``.
+        """
+        return self._delivery.close(timeout_millis / 1000)
+
+    def _owed(self, spans: Sequence[ReadableSpan]) -> Sequence[ReadableSpan]:
+        """Those spans that nobody else delivers."""
+        adopted_at = self._adopted_at_ns
+        if adopted_at is None:
+            return spans
+        return [span for span in spans if span.end_time is None or span.end_time <= adopted_at]
+
+    def _export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        patience = _Patience(self._config.retry_deadline_seconds, self._config.exit_timeout_seconds)
+        for attempt in count(1):
+            outcome = self.deliver(spans)
+            if isinstance(outcome, Rejected):
+                self._notices.warn(
+                    kind_of(outcome.reason),
+                    "%s refused %d spans for good: %s. They are lost.",
+                    self._description,
+                    len(spans),
+                    outcome.reason,
+                )
+                return SpanExportResult.FAILURE
+            if not isinstance(outcome, Retry):
+                return SpanExportResult.SUCCESS
+            delay = self._backoff.delay(attempt, outcome.after)
+            if not patience.wait(delay, self._delivery.closing):
+                return self._abandon(spans, outcome.reason)
+            self._report_outage(attempt, outcome.reason)
+        raise AssertionError("unreachable")
+
+    def _report_outage(self, attempt: int, reason: str) -> None:
+        # One failure may be a hiccup.
+        if attempt > 1:
+            self._notices.warn(
+                kind_of(reason),
+                "%s does not accept spans: %s. It is tried again for up to %g s.",
+                self._description,
+                reason,
+                self._config.retry_deadline_seconds,
+            )
+
+    def _abandon(self, spans: Sequence[ReadableSpan], reason: str) -> SpanExportResult:
+        self._delivery.count(abandoned=len(spans), error=reason)
+        self._notices.warn(
+            "abandoned",
+            "%d spans are lost: %s did not accept them in time: %s",
+            len(spans),
+            self._description,
+            reason,
+        )
+        return SpanExportResult.FAILURE
+
+
+class _Patience:
+    """How long one export may go on; less once the interpreter exits. Times are in seconds."""
+
+    def __init__(
+        self,
+        total: float,
+        at_exit: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        exiting: Callable[[], bool] | None = None,
+    ) -> None:
+        self._clock = clock
+        self._exiting = exiting or _interpreter_exits
+        self._at_exit = at_exit
+        self._deadline = clock() + total
+        self._noticed_exit = False
+
+    def wait(self, seconds: float, interrupted: threading.Event) -> bool:
+        """Wait. False, sooner, if the time for the export does not suffice or it is interrupted."""
+        until = self._clock() + seconds
+        while True:
+            self._notice_exit()
+            if until > self._deadline:
+                return False
+            left = until - self._clock()
+            if left <= 0:
+                return not interrupted.is_set()
+            if interrupted.wait(min(left, _EXIT_CHECK_SECONDS)):
+                return False
+
+    def _notice_exit(self) -> None:
+        if not self._noticed_exit and self._exiting():
+            self._noticed_exit = True
+            self._deadline = min(self._deadline, self._clock() + self._at_exit)
+
+
+def _interpreter_exits() -> bool:
+    # Python marks the main thread as ended before it calls the functions registered with atexit,
+    # from where a TracerProvider shuts its processors down.
+    return not threading.main_thread().is_alive()
+
+
+def live_exporters() -> list[MLflowSpanExporter]:
+    """Every exporter in this process that is still referenced, in no particular order."""
+    return list(_live_exporters)
+
+
+_live_exporters: WeakSet[MLflowSpanExporter] = WeakSet()
+
+
+def _given(**values: str | None) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _same(experiment_name: str | None, experiment: str | None) -> str | None:
+    if None not in (experiment_name, experiment) and experiment_name != experiment:
+        raise ConfigurationError(
+            f"experiment_name {experiment_name!r} and experiment {experiment!r} differ"
+        )
+    return experiment_name if experiment is None else experiment

@@ -1,0 +1,127 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a model call used and cost, as MLflow adds it up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from mlflow_bridge.export.storable import Storable, json_text
+from opentelemetry.instrumentation.dspy import semconv
+
+TOKEN_USAGE: Final = "mlflow.chat.tokenUsage"
+COST: Final = "mlflow.llm.cost"
+MODEL: Final = "mlflow.llm.model"
+PROVIDER: Final = "mlflow.llm.provider"
+
+_MODEL_OPERATIONS: Final = frozenset(
+    {"chat", "text_completion", "generate_content", "response", "embeddings"}
+)
+_DSPY_MODEL_OPERATIONS: Final = frozenset({"lm", "embedding"})
+# Names of earlier versions of the GenAI conventions.
+_PROMPT_TOKENS: Final = "gen_ai.usage.prompt_tokens"
+_COMPLETION_TOKENS: Final = "gen_ai.usage.completion_tokens"
+_CACHE_WRITE_TOKENS: Final = "gen_ai.usage.cache_write.input_tokens"
+_SYSTEM: Final = "gen_ai.system"
+
+_MAX_COUNT: Final = 2**53
+_USAGE_PREFIX: Final = "gen_ai.usage."
+
+
+def model_call_fields(source: Mapping[str, Any], limit: int) -> dict[str, Storable]:
+    """Usage, cost, model and provider of the span with these attributes.
+
+    An answer from a cache used and cost nothing. MLflow works out a cost itself where a model and
+    a usage stand without one.
+    """
+    fields = _model(source)
+    if is_cache_hit(source):
+        return fields
+    usage = _usage(source)
+    if usage is not None:
+        fields[TOKEN_USAGE] = json_text(usage, limit)
+    cost = _cost(source, usage or {})
+    if cost is not None:
+        fields[COST] = json_text(cost, limit)
+    return fields
+
+
+def is_cache_hit(source: Mapping[str, Any]) -> bool:
+    """Whether the span's LM call was answered from DSPy's cache."""
+    return source.get(semconv.DSPY_LM_CACHE_HIT) is True
+
+
+def is_spent_attribute(key: str) -> bool:
+    """Whether the attribute tells a usage or cost, which a span answered from a cache has not."""
+    return key.startswith(_USAGE_PREFIX) or key in (TOKEN_USAGE, COST, semconv.DSPY_LM_COST_TOTAL)
+
+
+def _usage(source: Mapping[str, Any]) -> dict[str, int] | None:
+    used = _count(source, semconv.GEN_AI_USAGE_INPUT_TOKENS, _PROMPT_TOKENS)
+    made = _count(source, semconv.GEN_AI_USAGE_OUTPUT_TOKENS, _COMPLETION_TOKENS)
+    if used is None and made is None:
+        return None
+    usage = {
+        "input_tokens": used or 0,
+        "output_tokens": made or 0,
+        "total_tokens": (used or 0) + (made or 0),
+    }
+    read = _count(source, semconv.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS)
+    written = _count(source, semconv.GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, _CACHE_WRITE_TOKENS)
+    if read is not None:
+        usage["cache_read_input_tokens"] = read
+    if written is not None:
+        usage["cache_creation_input_tokens"] = written
+    return usage
+
+
+def _count(source: Mapping[str, Any], *keys: str) -> int | None:
+    for key in keys:
+        value = source.get(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        # Not more than a browser can count. Also false for NaN.
+        if 0 <= value < _MAX_COUNT:
+            return int(value)
+    return None
+
+
+def _cost(source: Mapping[str, Any], usage: Mapping[str, int]) -> dict[str, float] | None:
+    """The known total. MLflow's UI shows no cost unless all three parts stand there.
+
+    How a total divides is only known where one side used nothing; otherwise both parts are 0,
+    which is also what MLflow makes of them in the sum for the trace.
+    """
+    total = source.get(semconv.DSPY_LM_COST_TOTAL)
+    if not isinstance(total, (int, float)) or not math.isfinite(total) or total < 0:
+        return None
+    used, made = usage.get("input_tokens", 0), usage.get("output_tokens", 0)
+    return {
+        "input_cost": float(total) if used and not made else 0.0,
+        "output_cost": float(total) if made and not used else 0.0,
+        "total_cost": float(total),
+    }
+
+
+def _model(source: Mapping[str, Any]) -> dict[str, Storable]:
+    if (
+        source.get(semconv.DSPY_OPERATION) not in _DSPY_MODEL_OPERATIONS
+        and source.get(semconv.GEN_AI_OPERATION_NAME) not in _MODEL_OPERATIONS
+    ):
+        return {}
+    provider = _name(source, semconv.GEN_AI_PROVIDER_NAME, _SYSTEM)
+    model = _name(source, semconv.GEN_AI_RESPONSE_MODEL, semconv.GEN_AI_REQUEST_MODEL)
+    fields: dict[str, Storable] = {}
+    if model:
+        # litellm's way of naming the provider; price lists know the model alone.
+        fields[MODEL] = model.removeprefix(f"{provider}/")
+    if provider:
+        fields[PROVIDER] = provider
+    return fields
+
+
+def _name(source: Mapping[str, Any], *keys: str) -> str:
+    names = (source.get(key) for key in keys)
+    return next((name for name in names if isinstance(name, str) and name), "")

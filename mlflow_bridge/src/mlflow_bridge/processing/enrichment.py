@@ -1,0 +1,107 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is known at a span's start, on the caller's thread, and nowhere later."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from opentelemetry import baggage
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Span, SpanProcessor
+
+from mlflow_bridge.processing.trace_context import TraceContext, current_trace_context
+
+_logger = logging.getLogger(__name__)
+
+SOURCE_RUN: Final = "mlflow.sourceRun"
+TRACE_TAG_PREFIX: Final = "mlflow.traceTag."
+SESSION_ID: Final = "session.id"
+USER_ID: Final = "user.id"
+CONVERSATION_ID: Final = "gen_ai.conversation.id"
+
+_FROM_BAGGAGE: Final = (SESSION_ID, USER_ID, CONVERSATION_ID)
+
+
+class MLflowEnrichmentProcessor(SpanProcessor):
+    """Writes MLflow's active run, session, user and tags on the first span of a trace here.
+
+    That is a span without a parent in this process: a root, or the child of a remote span. Values
+    come from `mlflow_bridge.trace_context` and, where it is silent, from the baggage entries
+    ``session.id``, ``user.id`` and ``gen_ai.conversation.id``. An attribute that the span was
+    started with is left alone. Session, user and conversation of a ``trace_context`` inside of a
+    running trace go on the spans directly below it: MLflow takes them from any span.
+
+    ``on_start`` is called by the thread that starts the span and never raises. ``mlflow`` is asked
+    for its run only if the program has imported it.
+    """
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        parent = span.parent
+        if parent is None or parent.is_remote:
+            _guarded(_enrich_root, span, parent_context)
+            return
+        values = current_trace_context(parent_context)
+        if values is not None and values.entered_in == parent.span_id:
+            _guarded(_enrich_nested, span, values)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """True: nothing waits here. The base class of older SDKs says None, read as False."""
+        return True
+
+
+def _guarded(enrich: Callable[[Span, Any], None], span: Span, source: object) -> None:
+    try:
+        enrich(span, source)
+    except Exception:
+        _logger.debug("A span could not be enriched", exc_info=True)
+
+
+def _enrich_root(span: Span, context: Context | None) -> None:
+    attributes: dict[str, str] = {}
+    for key in _FROM_BAGGAGE:
+        value = baggage.get_baggage(key, context)
+        if value is not None:
+            attributes[key] = str(value)
+    values = current_trace_context(context)
+    if values is not None:
+        attributes.update(_identity(values))
+        attributes.update({TRACE_TAG_PREFIX + key: tag for key, tag in values.tags.items()})
+    run_id = _active_run_id()
+    if run_id is not None:
+        attributes[SOURCE_RUN] = run_id
+    _set_missing(span, attributes)
+
+
+def _enrich_nested(span: Span, values: TraceContext) -> None:
+    _set_missing(span, _identity(values))
+
+
+def _identity(values: TraceContext) -> dict[str, str]:
+    found = {
+        SESSION_ID: values.session_id,
+        USER_ID: values.user_id,
+        CONVERSATION_ID: values.conversation_id,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _set_missing(span: Span, attributes: dict[str, str]) -> None:
+    present = span.attributes or {}
+    missing = {key: value for key, value in attributes.items() if key not in present}
+    if missing:
+        span.set_attributes(missing)
+
+
+def _active_run_id() -> str | None:
+    """Id of the run that is active in this thread, as ``mlflow.active_run`` knows it."""
+    mlflow = sys.modules.get("mlflow")
+    # Another thread may be in the middle of importing mlflow: the function is missing then.
+    active_run = getattr(mlflow, "active_run", None)
+    if active_run is None:
+        return None
+    run = active_run()
+    return None if run is None else cast("str", run.info.run_id)

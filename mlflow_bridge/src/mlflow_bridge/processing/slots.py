@@ -1,0 +1,66 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""How many spans may wait at once: one slot for each, taken before a span is queued."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from itertools import repeat
+
+
+class Slots:
+    """A fixed number of slots, taken by the threads of the program and given back by the sender.
+
+    Taking and giving back are single deque operations and take no lock: a span may end inside a
+    garbage collection or a signal handler that interrupted this very code in the same thread.
+    Only a thread that waits for a slot uses the condition.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._free: deque[None] = deque(repeat(None, capacity))
+        self._given_back = threading.Condition()
+        self._waiters = 0
+        self._stalled = False
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def used(self) -> int:
+        return self._capacity - len(self._free)
+
+    def try_take(self) -> bool:
+        """Take a slot if one is free."""
+        try:
+            self._free.pop()
+        except IndexError:
+            return False
+        return True
+
+    def take_within(self, seconds: float) -> bool:
+        """Take a slot, waiting for one at most this long.
+
+        After one wait in vain nobody waits again until slots have come back: a destination that
+        is gone must not slow every call of the program down.
+        """
+        with self._given_back:
+            if self._stalled:
+                return self.try_take()
+            self._waiters += 1
+            try:
+                taken = self._given_back.wait_for(self.try_take, seconds)
+            finally:
+                self._waiters -= 1
+            self._stalled = not taken
+            return taken
+
+    def give_back(self, count: int) -> None:
+        """Free this many slots."""
+        self._free.extend(repeat(None, count))
+        if self._waiters or self._stalled:
+            with self._given_back:
+                self._stalled = False
+                self._given_back.notify_all()

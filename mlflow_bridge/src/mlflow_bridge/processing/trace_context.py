@@ -1,0 +1,86 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the program knows about a trace and no span can tell: session, user, tags."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, cast
+
+from opentelemetry.context import Context, attach, create_key, detach, get_current, get_value
+from opentelemetry.context import set_value as with_value
+from opentelemetry.trace import get_current_span
+
+_KEY: Final = create_key("mlflow-bridge-trace-context")
+
+TRACE_NAME_TAG: Final = "mlflow.traceName"
+"""The tag in which MLflow keeps the name of a trace."""
+
+
+@dataclass(frozen=True)
+class TraceContext:
+    """The values of the innermost `trace_context`, with those of the outer ones merged in."""
+
+    session_id: str | None = None
+    user_id: str | None = None
+    conversation_id: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    entered_in: int = 0
+    """Id of the span that was current on entry; 0 if there was none."""
+
+
+@contextmanager
+def trace_context(
+    *,
+    session_id: str | None = None,
+    user_id: str | None = None,
+    conversation_id: str | None = None,
+    name: str | None = None,
+    tags: Mapping[str, object] | None = None,
+) -> Generator[None, None, None]:
+    """Say to which session, user and tags the traces belong that start in this block.
+
+    The values travel in the OpenTelemetry context, so they reach whatever threads and tasks the
+    trace itself reaches. Blocks may be nested; what an inner one leaves out is taken from the outer
+    one. In a block that is entered inside a running trace, session, user and conversation go on
+    the spans directly below and so still reach the trace; name and tags can only be given before
+    the trace's first span starts.
+
+    Args:
+        session_id: Groups traces into a session, at most 250 characters (``session.id``).
+        user_id: Who used the program (``user.id``).
+        conversation_id: ``gen_ai.conversation.id`` of the GenAI conventions.
+        name: Name of the trace in MLflow, instead of that of the program.
+        tags: Tags of the trace in MLflow. Values that are not strings become strings.
+
+    Example:
+        >>> with trace_context(session_id="chat-7", tags={"channel": "web"}):
+        ...     program(question="...")  # doctest: +SKIP
+    """
+    outer = current_trace_context() or TraceContext()
+    merged = {**outer.tags, **{str(key): str(value) for key, value in (tags or {}).items()}}
+    if name is not None:
+        merged[TRACE_NAME_TAG] = name
+    inner = TraceContext(
+        session_id=outer.session_id if session_id is None else session_id,
+        user_id=outer.user_id if user_id is None else user_id,
+        conversation_id=outer.conversation_id if conversation_id is None else conversation_id,
+        tags=merged,
+        entered_in=get_current_span().get_span_context().span_id,
+    )
+    entered = with_value(_KEY, inner)
+    token = attach(entered)
+    try:
+        yield
+    finally:
+        # A generator may be closed in another context than it was started in. There is nothing to
+        # restore then, and detaching would log an error.
+        if get_current() is entered:
+            detach(token)
+
+
+def current_trace_context(context: Context | None = None) -> TraceContext | None:
+    """The values of the innermost block around the current code, or in ``context``."""
+    return cast("TraceContext | None", get_value(_KEY, context))

@@ -1,0 +1,155 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The directory of the spool: what is in it, who may have it, and how much may be."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mlflow_bridge.spool.segment import NEW_SUFFIX, SUFFIX, Segment
+
+_PRIVATE: Final = 0o700
+_ABANDONED_SECONDS: Final = 3600.0
+
+
+class SpoolFullError(OSError):
+    """The spool has no room, and nothing in it that may be dropped."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file in the spool as the directory shows it."""
+
+    path: Path
+    bytes: int
+    modified: float
+    """Seconds since the epoch: when the newest span was written."""
+
+    @property
+    def begun(self) -> float:
+        """Seconds since the epoch: when the file was made, which is in its name."""
+        nanoseconds = self.path.name.partition("-")[0]
+        return int(nanoseconds) / 1e9 if nanoseconds.isdecimal() else self.modified
+
+
+def default_directory() -> Path:
+    """Where spools are, below the user's directory for state (XDG Base Directory Specification)."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    # By that specification, a relative path is to be ignored.
+    state = Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state"
+    return state / "mlflow-bridge" / "spool"
+
+
+def destination_key(description: str) -> str:
+    """A name for the directory of one destination, from its description without secrets."""
+    words = re.sub(r"[^A-Za-z0-9]+", "-", description).strip("-")[:40]
+    return f"{words}-{hashlib.sha256(description.encode()).hexdigest()[:12]}"
+
+
+class SpoolDirectory:
+    """The files of all processes that spool for one destination. Any thread may call it.
+
+    Args:
+        path: The directory; made when the first file is.
+        max_bytes: The most that all files together should take.
+        max_age_seconds: Files whose newest span is older are dropped.
+        on_drop: Told of every file that is dropped: why, and how many spans were in it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_bytes: int,
+        max_age_seconds: float,
+        on_drop: Callable[[str, Segment], None],
+    ) -> None:
+        self.path = path
+        self._max_bytes = max_bytes
+        self._max_age = max_age_seconds
+        self._on_drop = on_drop
+
+    def entries(self) -> list[Entry]:
+        """All files, the oldest first; none if there is no directory or it cannot be read."""
+        try:
+            with os.scandir(self.path) as found:
+                names = sorted(item.name for item in found if item.name.endswith(SUFFIX))
+        except OSError:
+            return []
+        entries = [self._entry(self.path / name) for name in names]
+        return [entry for entry in entries if entry is not None]
+
+    @staticmethod
+    def _entry(path: Path) -> Entry | None:
+        try:
+            found = path.stat()
+        except OSError:  # Gone by now.
+            return None
+        return Entry(path, found.st_size, found.st_mtime)
+
+    def create(self, needed: int, droppable: Callable[[Path], Segment | None]) -> Segment:
+        """A new file, after the oldest ones were dropped if there is no room for it.
+
+        Args:
+            needed: Bytes that will be written.
+            droppable: Gives up a file of this process, if it may be dropped.
+
+        Raises:
+            SpoolFullError: There is no room even so.
+            OSError: The directory or the file cannot be made.
+        """
+        self.path.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        entries = self.entries()
+        total = sum(entry.bytes for entry in entries)
+        for entry in entries:
+            if total + needed <= self._max_bytes:
+                break
+            # Not the newest line of a living process, nor what is being delivered.
+            segment = droppable(entry.path) or Segment.adopt(entry.path)
+            if segment is not None:
+                total -= entry.bytes
+                self._drop("there is no room (setting: spool_max_bytes)", segment)
+        if total + needed > self._max_bytes:
+            raise SpoolFullError(
+                f"{total} bytes are in it, of {self._max_bytes} (setting: spool_max_bytes)"
+            )
+        return Segment.create(self.path)
+
+    def adopt_oldest(self) -> Segment | None:
+        """The oldest file that has no owner. Too old ones are dropped, empty ones removed."""
+        for entry in self.entries():
+            segment = Segment.adopt(entry.path)
+            if segment is None:
+                continue
+            if not segment.size:
+                segment.delete()
+            elif not self.drop_if_expired(segment):
+                return segment
+        self._remove_unfinished()
+        return None
+
+    def drop_if_expired(self, segment: Segment) -> bool:
+        """Drop a file that this process owns, if its newest span is too old."""
+        entry = self._entry(segment.path)
+        if entry is None or time.time() - entry.modified <= self._max_age:
+            return False
+        self._drop("they are too old (setting: spool_max_age_seconds)", segment)
+        return True
+
+    def _drop(self, why: str, segment: Segment) -> None:
+        self._on_drop(why, segment)
+        segment.delete()
+
+    def _remove_unfinished(self) -> None:
+        """Remove what processes left that died while they made a file."""
+        for path in self.path.glob("*" + NEW_SUFFIX):
+            entry = self._entry(path)
+            if entry is not None and time.time() - entry.modified > _ABANDONED_SECONDS:
+                path.unlink(missing_ok=True)

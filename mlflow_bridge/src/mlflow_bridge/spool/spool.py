@@ -1,0 +1,342 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the program's processor knows of the spool."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from mlflow_bridge.processing.notices import Notices
+from mlflow_bridge.spool.directory import SpoolDirectory, default_directory, destination_key
+from mlflow_bridge.spool.journal import Journal
+from mlflow_bridge.spool.segment import Segment, locks_are_supported
+from mlflow_bridge.spool.writer import SegmentWriter
+
+if TYPE_CHECKING:
+    from mlflow_bridge.config import MLflowDSPyConfig
+
+_logger = logging.getLogger(__name__)
+
+_SEGMENT_BYTES: Final = 4_194_304
+_LINE_SPANS: Final = 128
+# A disk that is full or read-only must not be asked again at every span.
+_PAUSE_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolStatus:
+    """The spool in numbers: what this process did, and what is in the directory now."""
+
+    replayed: int = 0
+    """Spans from the spool that MLflow has confirmed, also those of other processes.
+
+    A span counts again if its file had to be begun again.
+    """
+    dropped: int = 0
+    """Spans lost from the spool: at its limits, unreadable, or refused by MLflow."""
+    stored_own: int = 0
+    """How many of the replayed ones this process had spilled itself."""
+    dropped_own: int = 0
+    """How many of the dropped ones this process had spilled itself."""
+    bytes: int = 0
+    """Size of all files, also those of other processes."""
+    oldest_seconds: float = 0.0
+    """How long ago the oldest file was begun; 0 if there is none."""
+    unjournaled: int = 0
+    """Spans that write-ahead could not write down before they were sent."""
+
+
+class Spool:
+    """Keeps spans in files, and gives them out again to be delivered: an `Overflow` and more.
+
+    ``accept`` and ``write_ahead`` are called by any thread of the program, and write to the disk
+    there. What they write survives the end of the process in any way; with ``fsync="batch"`` also
+    that of the machine, but for up to 512 spans that ended one by one. The methods for delivery are
+    called by the sender's thread only. Nothing here raises an OSError: what the disk does not take
+    is answered with False, and reported once per kind and minute.
+
+    Nothing is written, and no directory made, before there is a span to keep.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_bytes: int = 536_870_912,
+        max_age_seconds: float = 604_800.0,
+        fsync: Literal["never", "batch"] = "never",
+        write_ahead: bool = False,
+        segment_bytes: int = _SEGMENT_BYTES,
+    ) -> None:
+        """
+        Args:
+            path: The directory; other processes with the same destination may share it.
+            max_bytes: The most that all files take. At it, the oldest file is dropped that no
+                other living process owns; if there is none, ``accept`` refuses.
+            max_age_seconds: Files whose newest span is older are dropped.
+            fsync: Whether to wait for the disk.
+            write_ahead: Whether the processor writes down every span before it is sent.
+            segment_bytes: About the size of one file.
+        """
+        self._directory = SpoolDirectory(
+            path, max_bytes=max_bytes, max_age_seconds=max_age_seconds, on_drop=self._note_drop
+        )
+        self._spilled, files = (
+            SegmentWriter(
+                self._directory,
+                # So that the oldest part, which is dropped at the limit, is never all there is.
+                segment_bytes=min(segment_bytes, max(max_bytes // 4, 1)),
+                sync=fsync == "batch",
+                droppable=self._give_up,
+            )
+            for _ in range(2)
+        )
+        self._journal = Journal(files) if write_ahead else None
+        self._begin()
+
+    @classmethod
+    def from_config(cls, config: MLflowDSPyConfig) -> Spool | None:
+        """The spool of this destination, or None if there is to be none or cannot be."""
+        if not config.spool:
+            return None
+        try:
+            base = config.spool_directory or default_directory()
+        except RuntimeError as error:  # There is no home directory.
+            _logger.warning("Spans are kept in memory only: %s (setting: spool_directory).", error)
+            return None
+        if not locks_are_supported():
+            _logger.info("Spans are kept in memory only: no file locks on this platform.")
+            return None
+        destination = config.destination_description
+        if config.workspace is not None:
+            destination += f", workspace {config.workspace!r}"
+        return cls(
+            base.expanduser().absolute() / destination_key(destination),
+            max_bytes=config.spool_max_bytes,
+            max_age_seconds=config.spool_max_age_seconds,
+            fsync=config.spool_fsync,
+            write_ahead=config.write_ahead,
+        )
+
+    def _begin(self) -> None:
+        """What one process has for itself."""
+        self._notices = Notices(_logger)
+        self._counts = SpoolStatus()
+        self._counts_lock = threading.RLock()
+        self._refuses_until = 0.0
+        self._lent: Segment | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where the files are."""
+        return self._directory.path
+
+    def accept(self, spans: Sequence[ReadableSpan]) -> bool:
+        """Keep all of these spans, or none of them; see `Overflow`."""
+        return self.keep(spans, until=None) == len(spans)
+
+    def keep(self, spans: Sequence[ReadableSpan], *, until: float | None) -> int:
+        """Keep as many of these spans as there is time for, the first ones first.
+
+        Args:
+            spans: Those that write-ahead has on disk take no time.
+            until: A `time.monotonic` after which no more is written; None writes all.
+
+        Returns:
+            How many are on disk.
+        """
+        journal = self._journal
+        absent = [span for span in spans if journal is None or not journal.has(span)]
+        kept = len(spans) - len(absent)
+        for start in range(0, len(absent), _LINE_SPANS):
+            if until is not None and time.monotonic() > until:
+                return kept
+            some = absent[start : start + _LINE_SPANS]
+            if not self._write(some):
+                return kept
+            kept += len(some)
+        return kept
+
+    def spill(self, spans: Sequence[ReadableSpan]) -> bool:
+        """Take spans over that waited in memory, to give them out again later."""
+        if not self._write(spans):
+            return False
+        self.settled(spans)
+        return True
+
+    def _write(self, spans: Sequence[ReadableSpan]) -> bool:
+        if time.monotonic() < self._refuses_until:
+            return False
+        try:
+            self._spilled.write(spans)
+        except (OSError, ValueError, RecursionError) as error:
+            self._note_failure(error)
+            return False
+        return True
+
+    def write_ahead(self, span: ReadableSpan) -> None:
+        """Write a span down that is about to be queued, if that is wanted. Never raises."""
+        if self._journal is None:
+            return
+        try:
+            if time.monotonic() >= self._refuses_until:
+                self._journal.write(span)
+                return
+        except (OSError, ValueError, RecursionError) as error:
+            self._note_failure(error)
+        self._count(unjournaled=1)
+
+    def settled(self, spans: Sequence[ReadableSpan]) -> None:
+        """Forget what ``write_ahead`` wrote of spans that need it no longer. Never raises."""
+        if self._journal is None:
+            return
+        try:
+            self._journal.settled(spans)
+        except OSError as error:
+            self._note_failure(error)
+
+    def _note_failure(self, error: Exception) -> None:
+        if isinstance(error, OSError):
+            self._refuses_until = time.monotonic() + _PAUSE_SECONDS
+        self._notices.warn(
+            f"unwritable {type(error).__name__}",
+            "The spool %s cannot keep spans: %s (setting: spool_directory).",
+            self.path,
+            error,
+        )
+
+    @property
+    def has_own_backlog(self) -> bool:
+        """Whether spans that this process spilled wait for delivery."""
+        return any(segment.size for segment in self._spilled.segments())
+
+    def borrow(self, *, own_only: bool = False) -> Segment | None:
+        """The file to deliver next: the oldest of this process, else of a dead one.
+
+        Raises:
+            OSError: The directory cannot be used.
+        """
+        if not self._spilled.full:
+            self._spilled.seal()
+        segment = self._oldest_own()
+        if segment is None and not own_only:
+            segment = self._directory.adopt_oldest()
+        self._lent = segment
+        return segment
+
+    def _oldest_own(self) -> Segment | None:
+        while True:
+            try:
+                segment = self._spilled.full.popleft()
+            except IndexError:
+                return None
+            if not self._directory.drop_if_expired(segment):
+                return segment
+
+    def give_back(self, segment: Segment, *, done: bool) -> None:
+        """End the delivery of a file.
+
+        Args:
+            segment: The file.
+            done: Whether all of it is settled. If not, the next process begins it again.
+
+        Raises:
+            OSError: It cannot be removed.
+        """
+        self._lent = None
+        if done:
+            segment.delete()
+        else:
+            segment.close()
+
+    def note_replay(self, segment: Segment, *, stored: int = 0, lost: int = 0) -> None:
+        """Count spans that were given out and are settled."""
+        own = segment.own
+        self._count(stored, lost, stored_own=stored * own, dropped_own=lost * own)
+
+    def note_unreadable(self, segment: Segment) -> None:
+        """Count a line that is torn or is no OTLP, as one span."""
+        self.note_replay(segment, lost=1)
+        self._notices.warn(
+            "unreadable", "A line of the spool file %s is torn and was left out.", segment.path
+        )
+
+    def note_refusal(self, segment: Segment, spans: int, reason: str) -> None:
+        """Count spans that MLflow will never take."""
+        self.note_replay(segment, lost=spans)
+        self._notices.warn(
+            "refused", "%d spans from the spool were refused for good: %s.", spans, reason
+        )
+
+    def _note_drop(self, why: str, segment: Segment) -> None:
+        spans = segment.count_spans()
+        self.note_replay(segment, lost=spans)
+        self._notices.warn(
+            why, "The oldest %d spans of the spool %s are lost: %s.", spans, self.path, why
+        )
+
+    def _give_up(self, path: Path) -> Segment | None:
+        """One of our own full files, to be dropped, unless it is being delivered."""
+        for segment in tuple(self._spilled.full):
+            if segment.path == path:
+                try:
+                    self._spilled.full.remove(segment)
+                except ValueError:  # Borrowed in this moment.
+                    return None
+                return segment
+        return None
+
+    def _count(
+        self,
+        replayed: int = 0,
+        dropped: int = 0,
+        *,
+        stored_own: int = 0,
+        dropped_own: int = 0,
+        unjournaled: int = 0,
+    ) -> None:
+        with self._counts_lock:
+            before = self._counts
+            self._counts = SpoolStatus(
+                replayed=before.replayed + replayed,
+                dropped=before.dropped + dropped,
+                stored_own=before.stored_own + stored_own,
+                dropped_own=before.dropped_own + dropped_own,
+                unjournaled=before.unjournaled + unjournaled,
+            )
+
+    def status(self) -> SpoolStatus:
+        """The numbers now. Reads the directory."""
+        entries = [entry for entry in self._directory.entries() if entry.bytes]
+        begun = min((entry.begun for entry in entries), default=None)
+        return replace(
+            self._counts,
+            bytes=sum(entry.bytes for entry in entries),
+            oldest_seconds=0.0 if begun is None else max(time.time() - begun, 0.0),
+        )
+
+    def close(self) -> None:
+        """Leave all files to the next process. May be used again, and repeated."""
+        try:
+            self._spilled.close()
+            if self._journal is not None:
+                self._journal.close()
+        except OSError as error:
+            self._note_failure(error)
+
+    def after_fork(self) -> None:
+        """In a forked child: all files are the parent's."""
+        self._spilled.forget_parents()
+        if self._journal is not None:
+            self._journal.forget_parents()
+        if self._lent is not None:
+            self._lent.close()
+        self._begin()

@@ -1,0 +1,120 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""``mlflow_bridge.autolog()`` in real programs, with a real store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.integration.traced_program import (
+    run_program,
+    span_names,
+    stored_traces,
+)
+
+pytestmark = pytest.mark.integration
+
+
+def test_one_call_is_enough(tmp_path: Path) -> None:
+    source = """
+        import mlflow_bridge
+
+        mlflow_bridge.autolog()
+        mlflow_bridge.autolog()
+        work("only")
+    """
+    environment = {"MLFLOW_EXPERIMENT_NAME": "autolog"}
+    done = run_program(source, tmp_path, environment)
+    assert done.log_lines("Traceback") == done.log_lines("MLFLOW_") == []
+    [trace] = stored_traces(f"sqlite:///{tmp_path}/mlflow.db", "autolog")
+    assert span_names(trace) == {"only", "only step"}
+    assert trace.info.state.value == "OK"
+
+
+def test_moving_to_another_experiment_and_off(store_uri: str, tmp_path: Path) -> None:
+    source = """
+        from mlflow_bridge import autolog, disable_autolog
+
+        autolog(experiment_name="one")
+        work("first")
+        autolog(experiment_name="two")
+        work("second")
+        disable_autolog()
+        work("nobody's")
+    """
+    run_program(source, tmp_path, {"MLFLOW_TRACKING_URI": store_uri})
+    names = {
+        name: [span_names(t) for t in stored_traces(store_uri, name)] for name in ("one", "two")
+    }
+    assert names == {"one": [{"first", "first step"}], "two": [{"second", "second step"}]}
+
+
+def test_the_active_run_gets_the_trace(store_uri: str, tmp_path: Path) -> None:
+    source = """
+        import mlflow
+        from mlflow_bridge import autolog
+
+        autolog()
+        mlflow.set_experiment("Default")
+        with mlflow.start_run() as run:
+            work("in a run")
+            print(run.info.run_id)
+        work("outside")
+    """
+    done = run_program(source, tmp_path, {"MLFLOW_TRACKING_URI": store_uri})
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(store_uri)
+    [linked] = client.search_traces(locations=["0"], run_id=done.stdout.split()[-1])
+    assert "in a run" in span_names(linked)
+    assert len(stored_traces(store_uri)) == 2
+
+
+def test_under_opentelemetry_instrument_nothing_is_stored_twice(
+    store_uri: str, tmp_path: Path
+) -> None:
+    source = """
+        from importlib import import_module
+        from mlflow_bridge import autolog
+
+        autolog()
+        assert import_module("mlflow_bridge.autolog")._session.switch is None
+        work("only")
+    """
+    environment = {"OTEL_TRACES_EXPORTER": "mlflow", "MLFLOW_TRACKING_URI": store_uri}
+    run_program(source, tmp_path, environment, zero_code=True)
+    [trace] = stored_traces(store_uri)
+    assert span_names(trace) == {"only", "only step"}
+
+
+@pytest.mark.parametrize(
+    ("preparation", "bad_uri", "setting"),
+    [
+        pytest.param("", "ftp://nowhere", "MLFLOW_TRACKING_URI", id="wrong URI"),
+        pytest.param(
+            "import sys; sys.modules['mlflow'] = None",
+            "sqlite:///mlflow.db",
+            "mlflow-bridge[mlflow]",
+            id="no MLflow",
+        ),
+    ],
+)
+def test_what_cannot_work_is_one_warning(
+    preparation: str, bad_uri: str, setting: str, tmp_path: Path
+) -> None:
+    source = f"""
+        {preparation}
+        from mlflow_bridge import autolog
+        from opentelemetry.instrumentation.dspy import DSPyInstrumentor
+
+        autolog({bad_uri!r})
+        work("only")
+        print(DSPyInstrumentor().is_instrumented_by_opentelemetry)
+    """
+    done = run_program(source, tmp_path)
+    assert done.stdout.split() == ["True"]
+    assert len(done.log_lines(setting)) == 1, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr

@@ -1,0 +1,426 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The same spans, read back from a SQL store and from a tracking server: equal in every respect."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    TraceFlags,
+    set_span_in_context,
+)
+from packaging.version import Version
+
+from mlflow_bridge.config import MLflowDSPyConfig
+from mlflow_bridge.export.exporter import MLflowSpanExporter
+from mlflow_bridge.export.outcomes import Rejected, Sent
+from tests.support.mlflow_server import MLflowServer
+from tests.unit.bridge.export.dspy_spans import Recorder, json_of, lm_attributes, text_message
+
+pytest.importorskip("mlflow", reason="needs the extra mlflow")
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Span, SpanStatusCode, Trace, TraceInfo
+
+pytestmark = pytest.mark.integration
+
+
+@dataclass
+class Place:
+    """An experiment of a test's own."""
+
+    client: MlflowClient
+    config: MLflowDSPyConfig
+    recorder: Recorder
+
+    def exporter(self, **settings: Any) -> MLflowSpanExporter:
+        values = {**self.config.model_dump(), **settings}
+        return MLflowSpanExporter(config=MLflowDSPyConfig.model_validate(values))
+
+    def store(self, spans: list[ReadableSpan], **settings: Any) -> None:
+        exporter = self.exporter(**settings)
+        outcome = exporter.deliver(spans)
+        assert (type(outcome), exporter.stats().sent) == (Sent, len(spans)), outcome
+        exporter.close()
+
+    def traces(self, filter_string: str | None = None) -> list[Trace]:
+        experiment = self.client.get_experiment_by_name(str(self.config.experiment_name))
+        assert experiment is not None
+        return self.client.search_traces(
+            locations=[experiment.experiment_id], filter_string=filter_string
+        )
+
+    def trace(self) -> Trace:
+        [found] = self.traces()
+        return self.client.get_trace(found.info.trace_id)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
+    with MLflowServer(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture(params=["store", "server"])
+def place(request: pytest.FixtureRequest, empty_store: Path, tmp_path: Path) -> Place:
+    if request.param == "server":
+        uri = request.getfixturevalue("server").uri
+    else:
+        uri = request.getfixturevalue("store_uri")
+    name = f"export {uuid.uuid4().hex[:8]}"
+    config = MLflowDSPyConfig(tracking_uri=uri, experiment_name=name)
+    return Place(MlflowClient(uri), config, Recorder())
+
+
+def tokens_of(info: TraceInfo) -> int:
+    return (info.token_usage or {})["total_tokens"]
+
+
+def cost_of(info: TraceInfo) -> float:
+    return (info.cost or {})["total_cost"]
+
+
+def spans_by_name(trace: Trace) -> dict[str, Span]:
+    return {span.name: span for span in trace.data.spans}
+
+
+def test_a_program(place: Place) -> None:
+    place.store(
+        place.recorder.rag({"session.id": "s1", "user.id": "u1", "mlflow.traceTag.channel": "web"})
+    )
+    trace = place.trace()
+    info = trace.info
+    assert info.state.value == "OK"
+    assert info.request_preview == '{"question":"Capital of Japan?"}'
+    assert info.response_preview == '{"answer":"東京"}'
+    assert info.token_usage == {
+        "input_tokens": 100,
+        "output_tokens": 20,
+        "total_tokens": 120,
+        "cache_read_input_tokens": 10,
+    }
+    assert cost_of(info) == pytest.approx(0.0012)
+    assert info.trace_metadata["mlflow.trace.session"] == "s1"
+    assert info.trace_metadata["mlflow.trace.user"] == "u1"
+    assert info.tags["mlflow.traceName"] == "RAG"
+    assert info.tags["channel"] == "web"
+    assert info.tags["service.name"] == "test"
+    assert [(span.name, span.span_type) for span in trace.data.spans] == [
+        ("invoke_workflow RAG", "CHAIN"),
+        ("Predict generate", "LLM"),
+        ("ChatAdapter", "PARSER"),
+        ("chat gpt-4o-mini", "CHAT_MODEL"),
+        ("Predict check", "LLM"),
+        ("ChatAdapter", "PARSER"),
+        ("chat gpt-4o-mini", "CHAT_MODEL"),
+        ("execute_tool search", "TOOL"),
+    ]
+
+
+def test_spans_of_a_program(place: Place) -> None:
+    place.store(place.recorder.rag())
+    root, predict, _, asked, _, _, cached, tool = place.trace().data.spans
+    assert predict.parent_id == tool.parent_id == root.span_id
+    assert root.inputs == {"question": "Capital of Japan?"}
+    assert tool.outputs == "an island country"
+    assert asked.get_attribute("mlflow.message.format") == "dspy"
+    assert asked.inputs["messages"][0] == {"role": "system", "content": "Answer."}
+    assert asked.inputs["temperature"] == 0.7
+    assert asked.outputs == ["[[ ## answer ## ]]\n東京"]
+    assert asked.model_name == "gpt-4o-mini"
+    assert asked.get_attribute("mlflow.llm.provider") == "openai"
+    assert (asked.llm_cost or {})["total_cost"] == 0.0012
+    assert (asked.get_attribute("mlflow.chat.tokenUsage") or {})["total_tokens"] == 120
+    assert asked.get_attribute("otel.span.kind") == "CLIENT"
+    assert asked.get_attribute("gen_ai.response.finish_reasons") == ["stop"]
+    assert asked.get_attribute("gen_ai.input.messages") is None
+    assert cached.get_attribute("dspy.lm.cache.hit") is True
+    assert cached.llm_cost is None
+    assert cached.get_attribute("mlflow.chat.tokenUsage") is None
+
+
+def test_searches_that_find_a_program(place: Place) -> None:
+    place.store(place.recorder.rag({"session.id": "s1"}))
+    for query in (
+        "trace.name = 'RAG'",
+        "trace.status = 'OK'",
+        "span.type = 'CHAT_MODEL'",
+        "span.content LIKE '%Capital of Japan%'",
+        "span.name = 'execute_tool search'",
+        "metadata.`mlflow.trace.session` = 's1'",
+    ):
+        assert len(place.traces(query)) == 1, query
+
+
+@pytest.mark.skipif(
+    Version(mlflow.__version__) < Version("3.17"), reason="older stores keep text escaped"
+)
+def test_search_for_text_that_is_not_ascii(place: Place) -> None:
+    place.store(place.recorder.rag())
+    assert len(place.traces("span.content LIKE '%東京%'")) == 1
+
+
+def test_a_failure(place: Place) -> None:
+    place.store(place.recorder.failed())
+    trace = place.trace()
+    assert trace.info.state.value == "ERROR"
+    for span in trace.data.spans:
+        assert span.status.status_code is SpanStatusCode.ERROR
+        assert span.status.description == "no such field"
+        [event] = span.events
+        assert event.name == "exception"
+        assert event.attributes["exception.type"] == "ValueError"
+        assert "ValueError: no such field" in str(event.attributes["exception.stacktrace"])
+
+
+def test_sent_again_is_stored_once(place: Place) -> None:
+    spans = place.recorder.rag()
+    for part in (spans, spans[3:], spans):
+        place.store(part)
+    trace = place.trace()
+    assert len(trace.data.spans) == len(spans)
+    assert tokens_of(trace.info) == 120
+    assert cost_of(trace.info) == pytest.approx(0.0012)
+
+
+@pytest.mark.parametrize("order", ["root first", "root last", "shuffled", "one by one"])
+def test_totals_are_right_in_any_order(place: Place, order: str) -> None:
+    spans = place.recorder.rag({"session.id": "s1"})
+    if order == "root first":
+        spans.reverse()
+    if order == "shuffled":
+        random.Random(5).shuffle(spans)
+    middle = 1 if order == "one by one" else 4
+    for start in range(0, len(spans), middle):
+        place.store(spans[start : start + middle])
+    info = place.trace().info
+    assert info.state.value == "OK"
+    assert tokens_of(info) == 120
+    assert cost_of(info) == pytest.approx(0.0012)
+    assert info.tags["mlflow.traceName"] == "RAG"
+    assert info.trace_metadata["mlflow.trace.session"] == "s1"
+
+
+def test_many_traces_in_one_batch(place: Place) -> None:
+    spans: list[ReadableSpan] = []
+    for index in range(20):
+        spans += place.recorder.rag(
+            {"session.id": f"s{index}", "mlflow.traceTag.number": str(index)}
+        )
+    random.Random(5).shuffle(spans)
+    place.store(spans)
+    traces = place.traces()
+    assert len(traces) == 20
+    for trace in traces:
+        number = trace.info.tags["number"]
+        assert trace.info.trace_metadata["mlflow.trace.session"] == f"s{number}"
+        assert tokens_of(trace.info) == 120
+
+
+def test_traces_are_linked_to_their_run(place: Place) -> None:
+    place.store(place.recorder.many(1))  # so that there is an experiment
+    experiment = place.client.get_experiment_by_name(str(place.config.experiment_name))
+    assert experiment is not None
+    run = place.client.create_run(experiment.experiment_id).info.run_id
+    linked: list[ReadableSpan] = []
+    for _ in range(103):
+        linked.append(place.recorder.one("linked", {"mlflow.sourceRun": run}))
+    place.store([*linked, *place.recorder.many(2)])
+    found = place.client.search_traces(
+        locations=[experiment.experiment_id], run_id=run, max_results=500
+    )
+    assert {trace.data.spans[0].name for trace in found} == {"linked"}
+    assert len(found) == 103
+
+
+def test_run_that_does_not_exist_costs_no_trace(place: Place) -> None:
+    place.store([place.recorder.one("root", {"mlflow.sourceRun": "0" * 32})])
+    assert place.trace().info.state.value == "OK"
+
+
+def test_experiment_that_the_trace_names(place: Place) -> None:
+    other = place.client.create_experiment(f"other {uuid.uuid4().hex[:8]}")
+    place.store([*place.recorder.rag({"mlflow.experimentId": other}), *place.recorder.many(1)])
+    [trace] = place.client.search_traces(locations=[other])
+    assert len(trace.data.spans) == 8
+    assert len(place.trace().data.spans) == 1
+
+
+def test_experiment_by_id(place: Place) -> None:
+    identifier = place.client.create_experiment(str(place.config.experiment_name))
+    place.store(place.recorder.many(1), experiment_name=None, experiment_id=identifier)
+    assert len(place.traces()) == 1
+
+
+def test_deleted_experiment_is_refused(place: Place) -> None:
+    identifier = place.client.create_experiment(str(place.config.experiment_name))
+    place.client.delete_experiment(identifier)
+    for settings in ({}, {"experiment_name": None, "experiment_id": identifier}):
+        exporter = place.exporter(**settings)
+        outcome = exporter.deliver(place.recorder.many(3))
+        assert isinstance(outcome, Rejected)
+        assert "the experiment is deleted" in outcome.reason
+        assert exporter.stats().rejected == 3
+
+
+def test_experiment_id_that_does_not_exist(place: Place) -> None:
+    outcome = place.exporter(experiment_name=None, experiment_id="987654321").warm_up()
+    assert isinstance(outcome, Rejected)
+    assert "MLFLOW_EXPERIMENT_ID" in outcome.reason
+
+
+def test_child_of_a_remote_span_is_a_complete_trace(place: Place) -> None:
+    remote = SpanContext(random.getrandbits(128), 0xDEF, is_remote=True, trace_flags=TraceFlags(1))
+    context = set_span_in_context(NonRecordingSpan(remote))
+    with place.recorder.tracer.start_as_current_span("served", context=context):
+        place.recorder.tracer.start_span("step").end()
+    place.store(place.recorder.take())
+    trace = place.trace()
+    assert trace.info.state.value == "OK"
+    assert trace.info.trace_id == f"tr-{remote.trace_id:032x}"
+    assert trace.info.tags["mlflow.traceName"] == "served"
+
+
+def test_what_other_instrumentations_write(place: Place) -> None:
+    tracer = place.recorder.tracer
+    genai = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "gpt-4o-mini",
+        "gen_ai.usage.input_tokens": 10,
+        "gen_ai.usage.output_tokens": 5,
+        "gen_ai.input.messages": json_of([text_message("user", "Hi")]),
+        "gen_ai.output.messages": json_of([text_message("assistant", "Hello")]),
+    }
+    openinference = {
+        "openinference.span.kind": "RETRIEVER",
+        "input.value": "who",
+        "output.value": '["doc"]',
+        "output.mime_type": "application/json",
+    }
+    with tracer.start_as_current_span("GET /", attributes={"http.request.method": "GET"}):
+        tracer.start_span("chat", attributes=genai).end()
+        tracer.start_span("retrieve", attributes=openinference).end()
+    place.store(place.recorder.take())
+    trace = place.trace()
+    spans = spans_by_name(trace)
+    assert trace.info.tags["mlflow.traceName"] == "GET /"
+    assert tokens_of(trace.info) == 15
+    assert spans["chat"].inputs == {"messages": [{"role": "user", "content": "Hi"}]}
+    assert spans["chat"].outputs["choices"][0]["message"]["content"] == "Hello"
+    assert spans["retrieve"].span_type == "RETRIEVER"
+    assert spans["retrieve"].inputs == "who"
+    assert spans["retrieve"].outputs == ["doc"]
+    assert spans["GET /"].get_attribute("http.request.method") == "GET"
+
+
+HOSTILE: dict[str, Any] = {
+    "surrogate": "a\ud800b",
+    "nul": "a\x00b",
+    "escaped": r'{"a": "\ud800\u0000", "b": NaN}',
+    "nan": math.nan,
+    "infinite": math.inf,
+    "large": 2**70,
+    "bytes": b"\xff\x00",
+    "holes": [1, None],
+    "deep": "[" * 50_000,
+    "deep json": "[" * 900 + "]" * 900,
+    "deep objects": '{"a": ' * 90 + "1" + "}" * 90,
+    "digits": "[" + "9" * 5_000 + "]",
+    "long": "ä" * 3_000_000,
+    "nested": {"a": {"b": [math.nan, None]}},
+}
+
+
+@pytest.mark.parametrize("key", [*HOSTILE, "all"])
+def test_hostile_values_are_stored(place: Place, key: str) -> None:
+    attributes = HOSTILE if key == "all" else {"value": HOSTILE[key]}
+    good = place.recorder.rag()
+    span = hostile(place.recorder.one("hostile"), attributes)
+    place.store([*good, span], max_attribute_bytes=1_000_000)
+    assert len(place.traces()) == 2
+    [found] = place.traces("span.name = 'hostile'")
+    stored = found.data.spans[0].attributes
+    assert attributes.keys() <= stored.keys()
+
+
+def hostile(span: ReadableSpan, values: dict[str, Any]) -> ReadableSpan:
+    """The span with values wherever there can be some, past what the SDK would let in."""
+    texts = {key: value for key, value in values.items() if isinstance(value, str)}
+    text = next(iter(texts.values()), "text")
+    return ReadableSpan(
+        name=span.name,
+        context=span.context,
+        resource=span.resource,
+        attributes={
+            **values,
+            "session.id": text,
+            "user.id": text,
+            "mlflow.traceTag.tag": text,
+            "dspy.module.type": text,
+            "dspy.module.input": text,
+            "dspy.module.output": text,
+            "gen_ai.request.model": text,
+            "gen_ai.provider.name": text,
+            "gen_ai.operation.name": "chat",
+        },
+        events=[Event("event", values), Event(text, {})],
+        links=[Link(SpanContext(1, 2, is_remote=False), values)],
+        start_time=span.start_time,
+        end_time=span.end_time,
+    )
+
+
+def test_conversation_with_tools(place: Place) -> None:
+    call = {"type": "tool_call", "id": "c1", "name": "search", "arguments": {"q": "x"}}
+    answer = {"type": "tool_call_response", "id": "c1", "response": "found"}
+    tool = {"type": "function", "name": "search", "description": "d", "parameters": {}}
+    messages = [
+        text_message("user", "Hi"),
+        {"role": "assistant", "parts": [call]},
+        {"role": "tool", "parts": [answer]},
+    ]
+    attributes = lm_attributes(
+        gen_ai__input__messages=json_of(messages), gen_ai__tool__definitions=json_of([tool])
+    )
+    place.store([place.recorder.one("chat", attributes)])
+    [span] = place.trace().data.spans
+    assert span.get_attribute("mlflow.message.format") == "openai"
+    [shown_tool] = span.get_attribute("mlflow.chat.tools") or []
+    assert shown_tool["function"]["name"] == "search"
+    assert span.inputs["messages"][1]["tool_calls"][0]["function"]["name"] == "search"
+    assert span.inputs["messages"][2]["role"] == "tool"
+    assert place.trace().info.request_preview == "Hi"
+
+
+def test_nothing_is_logged_when_all_is_well(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "mlflow_bridge"):
+        place.store(place.recorder.rag())
+    assert [record for record in caplog.records if record.name.startswith("mlflow_bridge")] == []
+
+
+def test_forked_child_delivers_on_its_own(place: Place) -> None:
+    exporter = place.exporter()
+    assert isinstance(exporter.deliver(place.recorder.many(1)), Sent)
+    child = os.fork()
+    if child == 0:
+        outcome = exporter.deliver(Recorder().many(1))
+        os._exit(0 if isinstance(outcome, Sent) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert isinstance(exporter.deliver(place.recorder.many(1)), Sent)
+    assert len(place.traces()) == 3

@@ -1,0 +1,85 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""An MLflow tracking server as far as the bridge asks it anything; over real HTTP."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.support.loopback import HttpReply, HttpRequest, LoopbackServer
+
+API = "/api/2.0/mlflow/experiments"
+JSON = {"Content-Type": "application/json"}
+PROTOBUF = {"Content-Type": "application/x-protobuf"}
+
+
+def json_reply(status: int, body: Mapping[str, Any]) -> HttpReply:
+    return HttpReply(status, JSON, json.dumps(body).encode())
+
+
+class FakeTrackingServer:
+    """Use ``http`` as a context manager."""
+
+    def __init__(self) -> None:
+        self.requests: list[HttpRequest] = []
+        self.experiments: dict[str, dict[str, str]] = {}
+        self.blind_look_ups = 0
+        self.traces_reply = HttpReply(200, PROTOBUF, b"")
+        self.http = LoopbackServer(self._answer, received=self.requests.append)
+
+    def _answer(self, request: HttpRequest) -> HttpReply:
+        path, _, query = request.path.partition("?")
+        if path == "/v1/traces":
+            return self.traces_reply
+        if path == f"{API}/get-by-name":
+            return self._experiment(query.removeprefix("experiment_name="))
+        if path == f"{API}/get":
+            wanted = query.removeprefix("experiment_id=")
+            names = [name for name, e in self.experiments.items() if e["experiment_id"] == wanted]
+            return self._experiment(names[0] if names else "")
+        if path == f"{API}/create":
+            return self._create(json.loads(request.body)["name"])
+        return HttpReply(404, {"Content-Type": "text/html"}, b"<html>nothing here</html>")
+
+    def _experiment(self, name: str) -> HttpReply:
+        found = self.experiments.get(name)
+        self.blind_look_ups -= 1
+        if found is None or self.blind_look_ups >= 0:
+            return json_reply(404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "none"})
+        return json_reply(200, {"experiment": found})
+
+    def _create(self, name: str) -> HttpReply:
+        if name in self.experiments:
+            return json_reply(400, {"error_code": "RESOURCE_ALREADY_EXISTS", "message": "there"})
+        self.add_experiment(name)
+        return json_reply(200, {"experiment_id": self.experiments[name]["experiment_id"]})
+
+    def add_experiment(self, name: str, stage: str = "active") -> None:
+        identifier = str(len(self.experiments) + 1)
+        self.experiments[name] = {
+            "experiment_id": identifier,
+            "name": name,
+            "lifecycle_stage": stage,
+        }
+
+    @property
+    def trace_requests(self) -> list[HttpRequest]:
+        return [request for request in self.requests if request.path == "/v1/traces"]
+
+
+def spans_in(request: HttpRequest) -> list[str]:
+    body = request.body
+    if request.headers.get("content-encoding") == "gzip":
+        body = gzip.decompress(body)
+    message = ExportTraceServiceRequest.FromString(body)
+    return [
+        span.name
+        for resource in message.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]

@@ -1,0 +1,257 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The exporter keeps OpenTelemetry's contract, and never troubles the program."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
+
+from mlflow_bridge.config import ConfigurationError, MLflowDSPyConfig
+from mlflow_bridge.export import exporter as exporter_module
+from mlflow_bridge.export.exporter import MLflowSpanExporter, live_exporters
+from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
+from tests.unit.bridge.export.dspy_spans import Recorder, names
+from tests.unit.bridge.export.fake_destination import Answer, FakeDestination
+
+SERVER = "http://mlflow.invalid:5000"
+SUCCESS, FAILURE = SpanExportResult.SUCCESS, SpanExportResult.FAILURE
+
+
+class Exporters:
+    """Makes exporters to a destination in memory."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.destination = FakeDestination()
+        monkeypatch.setattr(exporter_module, "make_destination", lambda _: self.destination)
+
+    def make(self, *answers: Answer, **settings: float) -> MLflowSpanExporter:
+        self.destination.answers.extend(answers)
+        config = MLflowDSPyConfig.model_validate({"tracking_uri": SERVER, **settings})
+        return MLflowSpanExporter(config=config)
+
+
+@pytest.fixture
+def exporters(monkeypatch: pytest.MonkeyPatch) -> Exporters:
+    return Exporters(monkeypatch)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Immediately:
+        def delay(self, attempt: int, asked: float | None = None) -> float:
+            return 0.0
+
+    monkeypatch.setattr(exporter_module, "Backoff", Immediately)
+
+
+def test_exports_what_it_is_given(exporters: Exporters) -> None:
+    exporter = exporters.make()
+    spans = Recorder().many(3)
+    assert exporter.export(spans) is SUCCESS
+    assert exporters.destination.stored == names(spans)
+    assert exporter.stats().sent == 3
+
+
+@pytest.mark.usefixtures("quick")
+def test_retries_until_it_is_through(
+    exporters: Exporters, caplog: pytest.LogCaptureFixture
+) -> None:
+    exporter = exporters.make(*[Retry("busy: now")] * 5)
+    assert exporter.export(Recorder().many(3)) is SUCCESS
+    stats = exporter.stats()
+    assert (stats.sent, stats.retried, stats.abandoned) == (3, 5, 0)
+    assert len(caplog.records) == 1
+    assert SERVER in caplog.text
+    assert "busy: now" in caplog.text
+
+
+def test_gives_up_at_the_deadline(exporters: Exporters, caplog: pytest.LogCaptureFixture) -> None:
+    exporter = exporters.make(*[Retry("busy: now")] * 50, retry_deadline_seconds=0.0)
+    assert exporter.export(Recorder().many(3)) is FAILURE
+    assert exporter.stats().abandoned == 3
+    assert exporter.stats().last_error == "busy: now"
+    assert "3 spans are lost" in caplog.text
+
+
+def test_wait_that_the_server_asks_for_beyond_the_deadline_is_not_begun(
+    exporters: Exporters,
+) -> None:
+    exporter = exporters.make(Retry("busy", after=300.0), retry_deadline_seconds=30.0)
+    began = time.monotonic()
+    assert exporter.export(Recorder().many(1)) is FAILURE
+    assert time.monotonic() - began < 10
+
+
+def test_rejection_is_final(exporters: Exporters, caplog: pytest.LogCaptureFixture) -> None:
+    exporter = exporters.make(*[Rejected("wrong password: 401", divisible=False)] * 5)
+    for _ in range(5):
+        assert exporter.export(Recorder().many(2)) is FAILURE
+    assert exporter.stats().rejected == 10
+    assert len(caplog.records) == 1
+
+
+def test_export_never_raises(exporters: Exporters, monkeypatch: pytest.MonkeyPatch) -> None:
+    exporter = exporters.make()
+
+    def broken(_: object) -> Outcome:
+        raise RuntimeError("bug")
+
+    monkeypatch.setattr(exporter, "deliver", broken)
+    assert exporter.export(Recorder().many(1)) is FAILURE
+
+
+def test_shutdown_ends_retries(exporters: Exporters) -> None:
+    waiting = threading.Event()
+
+    def busy() -> Outcome:
+        waiting.set()
+        return Retry("busy")
+
+    exporter = exporters.make(*[busy] * 1000)
+    results: list[SpanExportResult] = []
+    spans = Recorder().many(2)
+    thread = threading.Thread(target=lambda: results.append(exporter.export(spans)))
+    thread.start()
+    assert waiting.wait(10)
+    exporter.shutdown()
+    thread.join(10)
+    assert results == [FAILURE]
+    assert exporter.stats().abandoned == 2
+
+
+def test_shutdown_may_be_repeated_from_many_threads(exporters: Exporters) -> None:
+    exporter = exporters.make()
+    threads = [threading.Thread(target=exporter.shutdown) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert exporter.export(Recorder().many(1)) is FAILURE
+    assert exporter.stats().rejected == 1
+
+
+def test_force_flush_has_nothing_to_do(exporters: Exporters) -> None:
+    assert exporters.make().force_flush() is True
+
+
+def test_under_a_stock_processor(exporters: Exporters) -> None:
+    exporter = exporters.make()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    for index in range(5):
+        provider.get_tracer("t").start_span(f"span {index}").end()
+    provider.shutdown()
+    assert exporters.destination.stored == [f"span {index}" for index in range(5)]
+    assert exporters.destination.closed == 1
+
+
+def test_adopted_exporter_acknowledges_without_sending(exporters: Exporters) -> None:
+    exporter = exporters.make()
+    before = Recorder().many(2)
+    assert exporter.adopt() is exporter
+    assert exporter.adopted
+    after = Recorder().many(3)
+    # Spans from before the hand-over are nobody else's.
+    assert exporter.export([*before, *after]) is SUCCESS
+    assert exporters.destination.stored == names(before)
+    exporter.shutdown()
+    assert exporter.deliver(after) == Sent(3)
+    assert exporters.destination.closed == 0
+    assert exporter.close()
+    assert exporters.destination.closed == 1
+    assert isinstance(exporter.deliver(after), Rejected)
+
+
+def test_live_exporters_are_found_and_not_kept_alive(exporters: Exporters) -> None:
+    exporter = exporters.make()
+    assert exporter in live_exporters()
+    identity = id(exporter)
+    del exporter
+    gc.collect()
+    assert identity not in [id(found) for found in live_exporters()]
+
+
+def test_description_has_no_credentials(exporters: Exporters) -> None:
+    exporter = MLflowSpanExporter("http://me:secret@host:5000", "mine")
+    assert exporter.destination_description == "http://host:5000, experiment 'mine'"
+
+
+@pytest.mark.parametrize("alias", ["experiment_name", "experiment"])
+def test_experiment_by_either_name(exporters: Exporters, alias: str) -> None:
+    arguments: dict[str, Any] = {alias: "mine"}
+    exporter = MLflowSpanExporter(SERVER, **arguments)
+    assert exporter.config.experiment_name == "mine"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"tracking_uri": "file:/tmp/mlruns"},
+        {"experiment_name": "a", "experiment": "b"},
+        {"experiment_id": "seven"},
+        {"config": MLflowDSPyConfig(tracking_uri=SERVER), "tracking_uri": SERVER},
+    ],
+)
+def test_bad_arguments_raise(exporters: Exporters, arguments: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        MLflowSpanExporter(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("MLFLOW_TRACKING_URI", "nonsense"),
+        ("MLFLOW_TRACKING_URI", "databricks"),
+        ("MLFLOW_EXPERIMENT_ID", "seven"),
+        ("MLFLOW_BRIDGE_MAX_BATCH_SIZE", "many"),
+        ("MLFLOW_TRACKING_INSECURE_TLS", "perhaps"),
+    ],
+)
+def test_bad_environment_is_one_error_that_names_the_setting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    exporter = MLflowSpanExporter()
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert variable in record.getMessage()
+    assert exporter.destination_description == "nowhere (bad settings)"
+    assert exporter.export(Recorder().many(2)) is FAILURE
+    assert exporter.stats().rejected == 2
+    exporter.shutdown()
+
+
+def test_broken_mlflow_does_not_reach_zero_code(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: object) -> None:
+        raise AttributeError("module 'mlflow' has no attribute 'x'")
+
+    monkeypatch.setattr(exporter_module, "make_destination", broken)
+    exporter = MLflowSpanExporter()
+    assert "module 'mlflow' has no attribute" in caplog.text
+    assert isinstance(exporter.warm_up(), Rejected)
+
+
+@pytest.fixture
+def interpreter_exits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(exporter_module, "_interpreter_exits", lambda: True)
+    yield
+
+
+@pytest.mark.usefixtures("interpreter_exits")
+def test_at_exit_the_shorter_deadline_holds(exporters: Exporters) -> None:
+    exporter = exporters.make(
+        *[Retry("busy")] * 1000, retry_deadline_seconds=3600, exit_timeout_seconds=0
+    )
+    assert exporter.export(Recorder().many(1)) is FAILURE
+    assert exporter.stats().abandoned == 1

@@ -1,0 +1,376 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""A span in MLflow's dialect: nothing lost, nothing twice, nothing unstorable."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    set_span_in_context,
+)
+
+from mlflow_bridge.export.mapping import MappedSpan, SpanMapper
+from tests.unit.bridge.export.dspy_spans import Recorder, json_of, lm_attributes, text_message
+
+LIMIT = 100_000
+
+
+def mapped(span: ReadableSpan) -> MappedSpan:
+    return SpanMapper(LIMIT).map(span)
+
+
+def attributes_of(span: ReadableSpan) -> dict[str, Any]:
+    """The mapped attributes as MLflow will read them: JSON parsed."""
+    return {key: parsed(value) for key, value in (mapped(span).span.attributes or {}).items()}
+
+
+def parsed(value: Any) -> Any:
+    if isinstance(value, str) and value[:1] in ("{", "[", '"'):
+        return json.loads(value)
+    return value
+
+
+def one(attributes: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+    return attributes_of(Recorder().one("span", attributes, **options))
+
+
+def test_lm_span() -> None:
+    attributes = one(lm_attributes(), kind=SpanKind.CLIENT)
+    fields = {key: value for key, value in attributes.items() if key.startswith(("mlflow", "otel"))}
+    assert fields == {
+        "mlflow.spanType": "CHAT_MODEL",
+        "mlflow.spanInputs": {
+            "messages": [
+                {"role": "system", "content": "Answer."},
+                {"role": "user", "content": "[[ ## question ## ]]\nCapital of Japan?"},
+            ],
+            "temperature": 0.7,
+        },
+        "mlflow.spanOutputs": ["[[ ## answer ## ]]\n東京"],
+        "mlflow.message.format": "dspy",
+        "mlflow.llm.model": "gpt-4o-mini",
+        "mlflow.llm.provider": "openai",
+        "mlflow.chat.tokenUsage": {
+            "input_tokens": 100,
+            "output_tokens": 20,
+            "total_tokens": 120,
+            "cache_read_input_tokens": 10,
+        },
+        "mlflow.llm.cost": {"input_cost": 0.0, "output_cost": 0.0, "total_cost": 0.0012},
+        "mlflow.traceTag.mlflow.traceName": "span",
+        "otel.span.kind": "CLIENT",
+        "otel.scope.name": "opentelemetry.instrumentation.dspy",
+        "otel.scope.version": "0.1",
+    }
+
+
+def test_content_is_kept_once() -> None:
+    attributes = one(lm_attributes())
+    assert "gen_ai.input.messages" not in attributes
+    assert "gen_ai.output.messages" not in attributes
+    assert attributes["gen_ai.response.finish_reasons"] == ["stop"]
+    assert attributes["gen_ai.usage.input_tokens"] == 100
+    assert attributes["dspy.operation"] == "lm"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "inputs", "outputs"),
+    [
+        (
+            {"dspy.module.input": '{"q": "x"}', "dspy.module.output": '{"a": 1}'},
+            {"q": "x"},
+            {"a": 1},
+        ),
+        ({"dspy.module.output": '"text"'}, None, "text"),
+        ({"dspy.module.output": "5"}, None, 5),
+        ({"dspy.module.output": "true"}, None, True),
+        ({"dspy.module.output": "null"}, None, None),
+        ({"dspy.module.output": r'"{\"a\": 1}"'}, None, '{"a": 1}'),
+        ({"dspy.adapter.input": "[1]", "dspy.adapter.output": "[]"}, [1], []),
+        (
+            {"gen_ai.tool.call.arguments": '{"x": 1}', "gen_ai.tool.call.result": '"ok"'},
+            {"x": 1},
+            "ok",
+        ),
+        ({"input.value": "5", "output.value": "text"}, "5", "text"),
+        (
+            {"input.value": '{"a": 1}', "input.mime_type": "application/json"},
+            {"a": 1},
+            None,
+        ),
+        ({"gen_ai.retrieval.query.text": "who"}, {"query": "who"}, None),
+        (
+            {"gen_ai.retrieval.documents": '[{"id": "d1", "score": 0.5, "content": "text"}, "x"]'},
+            None,
+            [
+                {"page_content": "text", "metadata": {"score": 0.5}, "id": "d1"},
+                {"page_content": "x", "metadata": {}},
+            ],
+        ),
+        ({"mlflow.spanInputs": '{"mine": 1}', "dspy.module.output": "5"}, {"mine": 1}, None),
+        ({}, None, None),
+    ],
+)
+def test_inputs_and_outputs(attributes: dict[str, Any], inputs: Any, outputs: Any) -> None:
+    stored = one(attributes)
+    assert stored.get("mlflow.spanInputs") == inputs
+    assert stored.get("mlflow.spanOutputs") == outputs
+    doubled = {"dspy.module.input", "gen_ai.tool.call.result", "input.value", "input.mime_type"}
+    assert "mlflow.spanInputs" in attributes or not doubled & stored.keys()
+
+
+def test_genai_span_of_another_instrumentation() -> None:
+    attributes = one(
+        {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.system": "anthropic",
+            "gen_ai.request.model": "claude",
+            "gen_ai.usage.prompt_tokens": 5,
+            "gen_ai.system_instructions": json_of([{"type": "text", "content": "Be brief."}]),
+            "gen_ai.input.messages": json_of([text_message("user", "Hi")]),
+            "gen_ai.output.messages": json_of([text_message("assistant", "Hello")]),
+        }
+    )
+    assert attributes["mlflow.spanType"] == "CHAT_MODEL"
+    assert attributes["mlflow.message.format"] == "openai"
+    assert attributes["mlflow.spanInputs"]["messages"][0]["role"] == "system"
+    assert attributes["mlflow.spanOutputs"]["choices"][0]["message"]["content"] == "Hello"
+    assert attributes["mlflow.llm.provider"] == "anthropic"
+    assert attributes["mlflow.chat.tokenUsage"]["total_tokens"] == 5
+    assert "gen_ai.system_instructions" not in attributes
+
+
+def test_plain_span_keeps_its_attributes() -> None:
+    attributes = one({"http.request.method": "GET", "http.response.status_code": 200})
+    assert attributes["http.request.method"] == "GET"
+    assert attributes["http.response.status_code"] == 200
+    assert attributes["mlflow.spanType"] == "UNKNOWN"
+    assert "mlflow.spanInputs" not in attributes
+
+
+def test_cache_hit_uses_and_costs_nothing() -> None:
+    attributes = one(lm_attributes(dspy__lm__cache__hit=True))
+    spent = [key for key in attributes if "usage" in key.lower() or "cost" in key]
+    assert spent == []
+    assert attributes["mlflow.llm.model"] == "gpt-4o-mini"
+    assert attributes["dspy.lm.cache.hit"] is True
+
+
+def test_tool_definitions() -> None:
+    tool = {"type": "function", "name": "search", "parameters": {"type": "object"}}
+    attributes = one({"gen_ai.tool.definitions": json_of([tool])})
+    assert attributes["mlflow.chat.tools"] == [
+        {"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}
+    ]
+    assert "gen_ai.tool.definitions" not in attributes
+
+
+def test_tool_definition_that_cannot_be_shown_is_kept() -> None:
+    definitions = [{"type": "function", "name": "search"}, {"type": "web_search"}]
+    attributes = one({"gen_ai.tool.definitions": json_of(definitions)})
+    assert attributes["gen_ai.tool.definitions"] == definitions
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cost"),
+    [
+        ({}, {"input_cost": 0.0, "output_cost": 0.0, "total_cost": 0.0012}),
+        (
+            {"gen_ai__usage__output_tokens": 0},
+            {"input_cost": 0.0012, "output_cost": 0.0, "total_cost": 0.0012},
+        ),
+        ({"dspy__lm__cost__total": None}, None),
+        ({"dspy__lm__cost__total": math.nan}, None),
+        ({"dspy__lm__cost__total": -1.0}, None),
+        ({"dspy__lm__cost__total": "much"}, None),
+        (
+            {"gen_ai__usage__input_tokens": None, "gen_ai__usage__output_tokens": None},
+            {"input_cost": 0.0, "output_cost": 0.0, "total_cost": 0.0012},
+        ),
+    ],
+)
+def test_cost(overrides: dict[str, Any], cost: dict[str, float] | None) -> None:
+    assert one(lm_attributes(**overrides)).get("mlflow.llm.cost") == cost
+
+
+@pytest.mark.parametrize("tokens", [-1, math.nan, "many", True, 2**70, None])
+def test_senseless_token_count_is_no_usage(tokens: Any) -> None:
+    counts = {"gen_ai.usage.input_tokens": tokens, "gen_ai.usage.output_tokens": tokens}
+    span = Recorder().one("span", {"gen_ai.operation.name": "chat"})
+    broken = replaced(span, attributes={**counts, "gen_ai.operation.name": "chat"})
+    assert "mlflow.chat.tokenUsage" not in attributes_of(broken)
+
+
+def test_values_in_mlflows_own_words_stand() -> None:
+    own = {"mlflow.spanType": '"MEMORY"', "mlflow.llm.cost": '{"total_cost": 5}'}
+    attributes = one(lm_attributes() | own)
+    assert attributes["mlflow.spanType"] == "MEMORY"
+    assert attributes["mlflow.llm.cost"] == {"total_cost": 5}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "name"),
+    [
+        ({"dspy.module.type": "RAG", "gen_ai.workflow.name": "flow"}, "RAG"),
+        ({"gen_ai.workflow.name": "flow"}, "flow"),
+        ({"gen_ai.agent.name": "agent"}, "agent"),
+        ({}, "span"),
+        ({"mlflow.traceTag.mlflow.traceName": "mine", "dspy.module.type": "RAG"}, "mine"),
+        ({"dspy.module.type": "x" * 9_000}, "x" * 4096),
+    ],
+)
+def test_trace_name(attributes: dict[str, Any], name: str) -> None:
+    assert one(attributes)["mlflow.traceTag.mlflow.traceName"] == name
+
+
+def test_only_the_root_names_the_trace() -> None:
+    spans = Recorder().rag()
+    named = [span for span in spans if "mlflow.traceTag.mlflow.traceName" in attributes_of(span)]
+    assert named == spans[-1:]
+
+
+@pytest.mark.parametrize("key", ["session.id", "user.id", "gen_ai.conversation.id"])
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        ("abc", "abc"),
+        ("x" * 300, "x" * 250),
+        ("a\x00\ud800", "a\ufffd\ufffd"),
+        (7, "7"),
+        ("", None),
+    ],
+)
+def test_identity(key: str, value: Any, stored: str | None) -> None:
+    span = replaced(Recorder().one(), attributes={key: value})
+    assert attributes_of(span).get(key) == stored
+
+
+def test_child_of_a_remote_span_becomes_the_root() -> None:
+    recorder = Recorder()
+    remote = SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=TraceFlags(1))
+    context = set_span_in_context(NonRecordingSpan(remote))
+    with recorder.tracer.start_as_current_span("local root", context=context):
+        recorder.tracer.start_span("child").end()
+    child, root = (mapped(span) for span in recorder.take())
+    assert root.is_root
+    assert root.span.attributes is not None
+    assert root.span.attributes["otel.remote_parent.span_id"] == "0000000000000def"
+    assert root.span.attributes["mlflow.traceTag.mlflow.traceName"] == "local root"
+    assert root.trace_id == 0xABC
+    assert not child.is_root
+
+
+def test_events_links_and_status_are_kept_and_cleaned() -> None:
+    recorder = Recorder()
+    context = SpanContext(1, 2, is_remote=False)
+    span = recorder.tracer.start_span("span", links=[Link(context, {"why": "a\x00"})])
+    span.add_event("scored", {"score": math.nan, "bad": "\ud800"}, timestamp=5)
+    span.set_status(Status(StatusCode.ERROR, "no\x00"))
+    span.end()
+    result = mapped(recorder.take()[0]).span
+    (event,) = result.events
+    assert (event.name, event.timestamp) == ("scored", 5)
+    assert dict(event.attributes or {}) == {"score": "NaN", "bad": "\ufffd"}
+    (link,) = result.links
+    assert link.context == context
+    assert dict(link.attributes or {}) == {"why": "a\ufffd"}
+    assert result.status.status_code is StatusCode.ERROR
+    assert result.status.description == "no\ufffd"
+
+
+def test_identity_and_times_are_those_of_the_span() -> None:
+    span = Recorder().one(kind=SpanKind.CLIENT)
+    result = mapped(span).span
+    assert result.context == span.context
+    assert (result.start_time, result.end_time) == (span.start_time, span.end_time)
+    assert result.kind is SpanKind.CLIENT
+    assert result.instrumentation_scope == span.instrumentation_scope
+
+
+def test_the_span_itself_is_not_changed() -> None:
+    span = Recorder().one("span", lm_attributes())
+    before = span.to_json()
+    mapped(span)
+    assert span.to_json() == before
+
+
+def test_resource_without_what_would_only_be_noise_in_tags() -> None:
+    resource = Resource(
+        {
+            "service.name": "app",
+            "service.instance.id": "1-2-3",
+            "telemetry.sdk.name": "opentelemetry",
+            "process.pid": 7,
+            "deployment.environment.name": "prod",
+            "size": math.nan,
+        }
+    )
+    span = replaced(Recorder().one(), resource=resource)
+    assert dict(mapped(span).span.resource.attributes) == {
+        "service.name": "app",
+        "deployment.environment.name": "prod",
+        "size": "NaN",
+    }
+
+
+def test_where_the_span_belongs() -> None:
+    span = Recorder().one("span", {"mlflow.experimentId": '"7"', "mlflow.sourceRun": "abc"})
+    result = mapped(span)
+    assert (result.experiment_id, result.run_id) == ("7", "abc")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [2**80, b"\xff", math.inf, "\ud800", {"nested": [1]}, [None, 1], "[" * 100_000, object()],
+    ids=lambda value: type(value).__name__,
+)
+def test_hostile_value_is_stored_as_something(value: Any) -> None:
+    span = replaced(Recorder().one(), attributes={"key": value, "k\x00ey": 1, "": 2})
+    attributes = mapped(span).span.attributes or {}
+    assert attributes["key"] is not None
+    assert attributes["k\ufffdey"] == 1
+    assert "" not in attributes
+
+
+def test_size_is_bounded_whatever_comes_in() -> None:
+    huge = "x" * 10_000_000
+    span = Recorder().one("n" * 10_000_000, {"dspy.module.input": json_of({"q": huge}), "y": huge})
+    result = mapped(span)
+    assert result.size < 3 * LIMIT
+    assert len(result.span.name) <= 4096
+    assert attributes_of(span)["mlflow.spanInputs"]["q"].endswith("more characters]")
+
+
+def replaced(span: ReadableSpan, **changes: Any) -> ReadableSpan:
+    """The span with parts that the SDK would not have let in."""
+    parts: dict[str, Any] = {
+        "name": span.name,
+        "context": span.context,
+        "parent": span.parent,
+        "resource": span.resource,
+        "attributes": span.attributes,
+        "events": span.events,
+        "start_time": span.start_time,
+        "end_time": span.end_time,
+        "status": span.status,
+    }
+    return ReadableSpan(**{**parts, **changes})
+
+
+def test_span_that_never_ended_is_not_stored_as_running() -> None:
+    span = replaced(Recorder().one(), end_time=None, events=[Event("e", None, 1)])
+    assert mapped(span).span.end_time == span.start_time

@@ -1,0 +1,98 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Stands in for the exporter's module where a test is about who gets spans, not about MLflow."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider
+from opentelemetry.trace import TracerProvider as APITracerProvider
+
+from mlflow_bridge.config import MLflowDSPyConfig
+from mlflow_bridge.export.outcomes import Outcome, Sent
+
+EXPORTER_MODULE = "mlflow_bridge.export.exporter"
+
+
+class FakeExporter:
+    def __init__(
+        self,
+        tracking_uri: str | None = None,
+        experiment_name: str | None = None,
+        *,
+        config: MLflowDSPyConfig | None = None,
+    ) -> None:
+        given: dict[str, Any] = {"tracking_uri": tracking_uri, "experiment_name": experiment_name}
+        self.config = config or MLflowDSPyConfig(**{k: v for k, v in given.items() if v})
+        self.adopted = False
+        self.closed = False
+        self.names: list[str] = []
+        self.attributes: list[dict[str, object]] = []
+
+    @property
+    def destination_description(self) -> str:
+        return self.config.destination_description
+
+    def adopt(self) -> None:
+        self.adopted = True
+
+    def warm_up(self) -> None: ...
+
+    def deliver(self, spans: Sequence[ReadableSpan]) -> Outcome:
+        self.names.extend(span.name for span in spans)
+        self.attributes.extend(dict(span.attributes or {}) for span in spans)
+        return Sent(len(spans))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeExporterModule(ModuleType):
+    """Remembers the exporters that were made."""
+
+    def __init__(self) -> None:
+        super().__init__(EXPORTER_MODULE)
+        self.made: list[FakeExporter] = []
+
+    def MLflowSpanExporter(self, *args: str | None, **options: MLflowDSPyConfig) -> FakeExporter:
+        exporter = FakeExporter(*args, **options)
+        self.made.append(exporter)
+        return exporter
+
+    def live_exporters(self) -> tuple[FakeExporter, ...]:
+        return tuple(self.made)
+
+
+def install_fake_exporter(monkeypatch: pytest.MonkeyPatch) -> FakeExporterModule:
+    module = FakeExporterModule()
+    monkeypatch.setitem(sys.modules, EXPORTER_MODULE, module)
+    return module
+
+
+class GlobalProvider:
+    """A global tracer provider for one test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.current: APITracerProvider = ProxyTracerProvider()
+        monkeypatch.setattr("opentelemetry.trace.get_tracer_provider", lambda: self.current)
+        monkeypatch.setattr("opentelemetry.trace.set_tracer_provider", self._set)
+
+    def _set(self, provider: APITracerProvider) -> None:
+        if isinstance(self.current, ProxyTracerProvider):
+            self.current = provider
+
+    def use_sdk(self) -> TracerProvider:
+        self.current = provider = TracerProvider(shutdown_on_exit=False)
+        return provider
+
+    def use_another_implementation(self) -> None:
+        self.current = NoOpTracerProvider()
+
+    def record(self, name: str) -> None:
+        self.current.get_tracer("test").start_span(name).end()

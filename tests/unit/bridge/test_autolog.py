@@ -1,0 +1,325 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from importlib import import_module
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+
+from mlflow_bridge import autolog, disable_autolog, zero_code
+from opentelemetry.instrumentation.dspy.settings import load_settings, set_default_content_mode
+from tests.unit.bridge.fake_exporter import (
+    FakeExporterModule,
+    GlobalProvider,
+    install_fake_exporter,
+)
+
+
+class FakeInstrumentor:
+    """Counts; like the real one, a singleton."""
+
+    is_instrumented_by_opentelemetry = False
+    providers: list[object]
+    uninstrumented = 0
+
+    def __call__(self) -> FakeInstrumentor:
+        return self
+
+    def __init__(self) -> None:
+        self.providers = []
+
+    def instrument(self, *, tracer_provider: object) -> None:
+        self.providers.append(tracer_provider)
+        self.is_instrumented_by_opentelemetry = True
+
+    def uninstrument(self) -> None:
+        self.uninstrumented += 1
+        self.is_instrumented_by_opentelemetry = False
+
+
+@pytest.fixture(autouse=True)
+def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if autolog() had never been called here."""
+    module = import_module("mlflow_bridge.autolog")
+    monkeypatch.setattr(module, "_session", type(module._session)())
+    monkeypatch.setattr(zero_code, "_adopted", [])
+    for name in (
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_EXPERIMENT_NAME",
+        "MLFLOW_EXPERIMENT_ID",
+        "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
+        "OTEL_SDK_DISABLED",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    disable_autolog()
+    set_default_content_mode(None)
+
+
+@pytest.fixture
+def exporters(monkeypatch: pytest.MonkeyPatch) -> FakeExporterModule:
+    return install_fake_exporter(monkeypatch)
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> GlobalProvider:
+    return GlobalProvider(monkeypatch)
+
+
+@pytest.fixture
+def dspy(monkeypatch: pytest.MonkeyPatch) -> FakeInstrumentor:
+    instrumentor = FakeInstrumentor()
+    monkeypatch.setattr("opentelemetry.instrumentation.dspy.DSPyInstrumentor", instrumentor)
+    return instrumentor
+
+
+def flush(provider: GlobalProvider) -> None:
+    assert isinstance(provider.current, TracerProvider)
+    assert provider.current.force_flush()
+
+
+def test_makes_a_provider_where_there_is_none(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    autolog()
+    provider.record("span")
+    flush(provider)
+    assert [exporter.names for exporter in exporters.made] == [["span"]]
+    assert dspy.providers == [provider.current]
+
+
+def test_joins_the_provider_that_is_there(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    sdk = provider.use_sdk()
+    autolog()
+    assert provider.current is sdk
+    provider.record("span")
+    flush(provider)
+    assert exporters.made[0].names == ["span"]
+
+
+def test_spans_are_enriched(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    from mlflow_bridge import trace_context
+
+    autolog()
+    with trace_context(session_id="s"):
+        provider.record("span")
+    flush(provider)
+    assert exporters.made[0].attributes == [{"session.id": "s"}]
+
+
+def test_leaves_a_provider_of_another_kind_alone(
+    exporters: FakeExporterModule,
+    provider: GlobalProvider,
+    dspy: FakeInstrumentor,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    provider.use_another_implementation()
+    autolog()
+    [own] = dspy.providers
+    assert isinstance(own, TracerProvider)
+    own.get_tracer("dspy").start_span("span").end()
+    assert own.force_flush()
+    assert exporters.made[0].names == ["span"]
+    assert "NoOpTracerProvider" in caplog.text
+
+
+def test_the_same_settings_again_do_nothing(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    autolog("sqlite:///a.db", "e")
+    autolog("sqlite:///a.db", "e")
+    provider.record("span")
+    flush(provider)
+    assert [exporter.names for exporter in exporters.made] == [["span"]]
+    assert len(dspy.providers) == 1
+
+
+def test_many_threads_at_once_set_up_one_delivery(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    threads = [threading.Thread(target=autolog) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    provider.record("span")
+    flush(provider)
+    assert [exporter.names for exporter in exporters.made] == [["span"]]
+    assert len(dspy.providers) == 1
+
+
+def test_other_settings_move_on_to_the_new_destination(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    autolog("sqlite:///a.db")
+    provider.record("first")
+    autolog("sqlite:///b.db")
+    provider.record("second")
+    flush(provider)
+    old, new = exporters.made
+    assert (old.names, new.names) == (["first"], ["second"])
+    assert (old.closed, new.closed) == (True, False)
+    assert len(dspy.providers) == 1
+
+
+def test_settings_come_from_the_environment(
+    exporters: FakeExporterModule,
+    provider: GlobalProvider,
+    dspy: FakeInstrumentor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "from the environment")
+    autolog()
+    [line] = [r.message for r in caplog.records if r.name == "mlflow_bridge.autolog"]
+    assert "http://127.0.0.1:5000" in line
+    assert "from the environment" in line
+    assert "SPAN_ONLY" in line
+
+
+def test_a_wrong_uri_is_one_warning_and_dspy_is_instrumented(
+    exporters: FakeExporterModule,
+    provider: GlobalProvider,
+    dspy: FakeInstrumentor,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    autolog("ftp://nowhere")
+    [line] = [record.message for record in caplog.records]
+    assert "MLFLOW_TRACKING_URI" in line
+    assert "do not go to MLflow" in line
+    assert len(dspy.providers) == 1
+    assert exporters.made == []
+
+
+def test_after_a_wrong_uri_the_earlier_destination_stays(
+    exporters: FakeExporterModule,
+    provider: GlobalProvider,
+    dspy: FakeInstrumentor,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    autolog("sqlite:///a.db")
+    autolog("ftp://nowhere")
+    provider.record("span")
+    flush(provider)
+    assert exporters.made[0].names == ["span"]
+    assert "still go to" in caplog.text
+
+
+def test_an_exporter_that_cannot_be_made_is_one_warning(
+    exporters: FakeExporterModule,
+    provider: GlobalProvider,
+    dspy: FakeInstrumentor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(**_: object) -> None:
+        raise RuntimeError("no exporter today")
+
+    monkeypatch.setattr(exporters, "MLflowSpanExporter", broken)
+    autolog()
+    assert len(caplog.records) == 1
+    assert "no exporter today" in caplog.text
+    assert len(dspy.providers) == 1
+
+
+def test_an_instrumentation_that_fails_is_a_warning(
+    exporters: FakeExporterModule,
+    provider: GlobalProvider,
+    dspy: FakeInstrumentor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(**_: object) -> None:
+        raise RuntimeError("not today")
+
+    monkeypatch.setattr(dspy, "instrument", broken)
+    autolog()
+    assert "DSPy could not be instrumented" in caplog.text
+
+
+def test_what_zero_code_has_set_up_is_not_set_up_again(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    sdk = provider.use_sdk()
+    exporters.MLflowSpanExporter("sqlite:///a.db")
+    zero_code.adopt_exporters()
+    autolog("sqlite:///a.db")
+    provider.record("span")
+    flush(provider)
+    assert [exporter.names for exporter in exporters.made] == [["span"]]
+    disable_autolog()
+    provider.record("after")
+    sdk.shutdown()
+    assert exporters.made[0].names == ["span", "after"]
+    assert load_settings().content_mode.name == "SPAN_ONLY"
+
+
+def test_the_zero_code_hook_does_not_adopt_what_autolog_made(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    autolog()
+    zero_code.adopt_exporters()
+    assert zero_code.adopted_exporters() == ()
+
+
+def test_disable_delivers_what_waits_and_sends_nothing_more(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    autolog()
+    provider.record("before")
+    disable_autolog()
+    provider.record("after")
+    flush(provider)
+    assert exporters.made[0].names == ["before"]
+    assert exporters.made[0].closed
+    assert dspy.uninstrumented == 1
+    assert load_settings().content_mode.name == "NO_CONTENT"
+
+
+def test_disable_without_autolog_does_nothing(dspy: FakeInstrumentor) -> None:
+    disable_autolog()
+    assert dspy.uninstrumented == 0
+
+
+def test_an_instrumentation_by_the_program_itself_stays(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    dspy.instrument(tracer_provider=None)
+    autolog()
+    disable_autolog()
+    assert (len(dspy.providers), dspy.uninstrumented) == (1, 0)
+
+
+def test_autolog_after_disable_starts_again(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    autolog()
+    provider.record("one")
+    disable_autolog()
+    autolog()
+    provider.record("two")
+    flush(provider)
+    assert [exporter.names for exporter in exporters.made] == [["one"], ["two"]]
+    assert len(dspy.providers) == 2
+
+
+def test_a_disabled_sdk_disables_autolog(
+    exporters: FakeExporterModule,
+    provider: GlobalProvider,
+    dspy: FakeInstrumentor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "True")
+    autolog()
+    assert exporters.made == []
+    assert dspy.providers == []

@@ -1,0 +1,136 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from mlflow_bridge import zero_code
+from opentelemetry.instrumentation.dspy.settings import load_settings, set_default_content_mode
+from tests.unit.bridge.fake_exporter import (
+    EXPORTER_MODULE,
+    FakeExporter,
+    FakeExporterModule,
+    GlobalProvider,
+    install_fake_exporter,
+)
+
+CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+
+
+@pytest.fixture(autouse=True)
+def no_exporter_adopted_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(zero_code, "_adopted", [])
+    monkeypatch.delenv(CAPTURE, raising=False)
+    yield
+    set_default_content_mode(None)
+
+
+@pytest.fixture
+def exporters(monkeypatch: pytest.MonkeyPatch) -> FakeExporterModule:
+    return install_fake_exporter(monkeypatch)
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> GlobalProvider:
+    return GlobalProvider(monkeypatch)
+
+
+def test_without_our_exporter_nothing_happens(
+    monkeypatch: pytest.MonkeyPatch, provider: GlobalProvider
+) -> None:
+    monkeypatch.delitem(sys.modules, EXPORTER_MODULE, raising=False)
+    zero_code.adopt_exporters()
+    assert EXPORTER_MODULE not in sys.modules
+    assert load_settings().content_mode.name == "NO_CONTENT"
+
+
+def test_an_exporter_gets_our_processors_and_is_adopted(
+    exporters: FakeExporterModule, provider: GlobalProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    sdk = provider.use_sdk()
+    exporter = exporters.MLflowSpanExporter()
+    zero_code.adopt_exporters()
+    provider.record("span")
+    assert sdk.force_flush()
+    sdk.shutdown()
+    assert exporter.names == ["span"]
+    assert exporter.adopted
+    assert exporter.closed
+    assert zero_code.adopted_exporters() == (exporter,)
+    [line] = [record.message for record in caplog.records]
+    assert exporter.destination_description in line
+    assert "SPAN_ONLY" in line
+
+
+def test_a_second_run_of_the_hook_adopts_nothing_twice(
+    exporters: FakeExporterModule, provider: GlobalProvider
+) -> None:
+    sdk = provider.use_sdk()
+    exporter = exporters.MLflowSpanExporter()
+    zero_code.adopt_exporters()
+    zero_code.adopt_exporters()
+    provider.record("span")
+    sdk.shutdown()
+    assert exporter.names == ["span"]
+
+
+def test_several_exporters_get_every_span_each(
+    exporters: FakeExporterModule, provider: GlobalProvider
+) -> None:
+    sdk = provider.use_sdk()
+    made = [exporters.MLflowSpanExporter(None, name) for name in ("one", "two")]
+    zero_code.adopt_exporters()
+    provider.record("span")
+    sdk.shutdown()
+    assert [exporter.names for exporter in made] == [["span"], ["span"]]
+
+
+def test_content_is_recorded_unless_the_environment_says_otherwise(
+    exporters: FakeExporterModule, provider: GlobalProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sdk = provider.use_sdk()
+    exporters.MLflowSpanExporter()
+    zero_code.adopt_exporters()
+    assert load_settings().content_mode.name == "SPAN_ONLY"
+    monkeypatch.setenv(CAPTURE, "NO_CONTENT")
+    assert load_settings().content_mode.name == "NO_CONTENT"
+    sdk.shutdown()
+
+
+def test_a_provider_without_processors_leaves_the_exporter_as_it_is(
+    exporters: FakeExporterModule, provider: GlobalProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    exporter = exporters.MLflowSpanExporter()
+    zero_code.adopt_exporters()
+    assert not exporter.adopted
+    assert "ProxyTracerProvider" in caplog.text
+
+
+def test_an_exporter_with_bad_settings_costs_the_program_nothing(
+    exporters: FakeExporterModule, provider: GlobalProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sdk = provider.use_sdk()
+    exporter = exporters.MLflowSpanExporter()
+    monkeypatch.setattr(FakeExporter, "destination_description", "nowhere")
+    zero_code.adopt_exporters()
+    provider.record("span")
+    sdk.shutdown()
+    assert exporter.adopted
+    assert exporter.names == []
+    assert zero_code.adopted_exporters() == ()
+
+
+def test_a_failure_is_a_warning(
+    exporters: FakeExporterModule, provider: GlobalProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider.use_sdk()
+    exporter = exporters.MLflowSpanExporter()
+    del exporter.config
+    zero_code.adopt_exporters()
+    assert not exporter.adopted
+    assert "OTEL_TRACES_EXPORTER" in caplog.text
