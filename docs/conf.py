@@ -1,0 +1,45 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Sphinx configuration. The page of conventions is written from the registry before each build."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+# Before autodoc imports mlflow: see the page on troubleshooting.
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+sys.path.insert(0, os.path.dirname(__file__))
+
+from render_registry import render
+
+from opentelemetry.instrumentation.dspy.version import __version__
+
+HERE = Path(__file__).parent
+REGISTRY = HERE.parent / "opentelemetry-instrumentation-dspy" / "semconv" / "registry"
+
+project = "opentelemetry-instrumentation-dspy"
+author = "The opentelemetry-instrumentation-dspy Authors"
+copyright = author
+version = release = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build", "_generated"]
+html_theme = "furo"
+html_title = "OpenTelemetry for DSPy, delivered to MLflow"
+
+myst_heading_anchors = 3
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"
+
+
+def _write_registry(_app: Any) -> None:
+    target = HERE / "_generated" / "registry.md"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(render(REGISTRY), "utf-8")
+
+
+def setup(app: Any) -> None:
+    app.connect("builder-inited", _write_registry)
