@@ -19,12 +19,13 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export LITELLM_LOCAL_MODEL_COST_MAP := True
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help demo test lint typecheck unit integration docs bench clean
+.PHONY: help demo test lint typecheck unit integration browser docs bench clean
 
 help:
 	@echo "make demo         run a small RAG program and show its trace (ARGS=... for its options)"
 	@echo "make test         lint, type check, unit and integration tests: all of what CI runs"
 	@echo "make lint | typecheck | unit | integration    one part of it"
+	@echo "make browser      look at MLflow's pages in Chromium (on Debian: chromium, chromium-driver)"
 	@echo "make docs         build the documentation into docs/_build/html"
 	@echo "make bench        measure what instrumentation costs on this machine"
 	@echo "make clean        remove the environment and everything that was built"
@@ -95,7 +96,11 @@ unit: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/unit -n auto --dist loadfile
 
 integration: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/integration -m "not browser" -n auto --dist loadfile
+	$(BIN)/python -m pytest tests/integration -n auto --dist loadfile
+
+# Not a part of "make test": it needs Chromium and its driver, which no package index has.
+browser: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/browser
 
 # --- the rest -------------------------------------------------------------------------------
 
