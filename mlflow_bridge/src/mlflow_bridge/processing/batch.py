@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from mlflow_bridge.processing.backoff import Backoff
 from mlflow_bridge.processing.notices import Notices
 from mlflow_bridge.processing.overflow import Overflow
-from mlflow_bridge.processing.process_end import watch_process
+from mlflow_bridge.processing.process_end import may_be_killed_at_any_time, watch_process
 from mlflow_bridge.processing.sender import Sender
 from mlflow_bridge.processing.slots import Slots
 from mlflow_bridge.processing.span_delivery import SpanDelivery
@@ -142,7 +142,7 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         self._slots = Slots(self._max_queue_size)
         # Reentrant for a signal handler that shuts down what it interrupted in shutting down.
         self._closing = threading.RLock()
-        self._announced = False
+        self._begun = False
         if self._closed:
             return
         self._sender = Sender(
@@ -159,12 +159,18 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Have the destination opened while the first span is still under way. Never raises."""
-        if not self._announced and span.get_span_context().trace_flags.sampled:
-            self.warm_up()
+        if not self._begun and span.get_span_context().trace_flags.sampled:
+            self._begin()
+
+    def _begin(self) -> None:
+        """What is done at the first span, and not where it would be known only later."""
+        self._begun = True
+        if self._spool is not None and may_be_killed_at_any_time():
+            self._spool.begin_write_ahead()
+        self.warm_up()
 
     def warm_up(self) -> None:
         """Have the destination opened by the sender's thread, now; returns at once."""
-        self._announced = True
         self._sender.announce()
 
     def on_end(self, span: ReadableSpan) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import weakref
 from typing import Protocol
 
@@ -57,9 +58,25 @@ def _watch_multiprocessing(processor: EndsWithProcess) -> None:
         return
     # A child forgets all finalizers when it starts, with every start method, and then runs what is
     # registered here: so the finalizer has to be set up in the child.
+    # billiard, from which Celery forks, runs what is registered with multiprocessing.
     util.register_after_fork(processor, _set_finalizer)
     if parent_process() is not None:
         _set_finalizer(processor)
+
+
+def may_be_killed_at_any_time() -> bool:
+    """Whether this is a daemonic child of multiprocessing or billiard.
+
+    Such are the workers of a ``multiprocessing.Pool``, which are killed where the pool ends as a
+    context manager, and those of Celery, which leave by ``os._exit``. A spawned child knows it
+    only after it has imported the program.
+    """
+    for name in ("multiprocessing", "billiard"):
+        # None while another thread imports the package.
+        current_process = getattr(sys.modules.get(name), "current_process", None)
+        if current_process is not None and current_process().daemon:
+            return True
+    return False
 
 
 def _set_finalizer(processor: EndsWithProcess) -> None:

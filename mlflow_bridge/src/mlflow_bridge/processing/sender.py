@@ -184,6 +184,7 @@ class Sender:
                     self._take_turn_at_spool()
             if self._replay is not None:
                 self._replay.drain_own(lambda: not self._given_up)
+                self._replay.drain_children(lambda: not self._given_up)
                 self._replay.close()
             self._close_delivery()
 

@@ -122,9 +122,15 @@ class SpoolDirectory:
             )
         return Segment.create(self.path)
 
-    def adopt_oldest(self) -> Segment | None:
-        """The oldest file that has no owner. Too old ones are dropped, empty ones removed."""
+    def adopt_oldest(self, begun_after: float = 0.0) -> Segment | None:
+        """The oldest file that has no owner. Too old ones are dropped, empty ones removed.
+
+        Args:
+            begun_after: Older files are left alone; in seconds since the epoch.
+        """
         for entry in self.entries():
+            if entry.begun < begun_after:
+                continue
             segment = Segment.adopt(entry.path)
             if segment is None:
                 continue

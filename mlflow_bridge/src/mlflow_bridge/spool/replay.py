@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -80,6 +81,7 @@ class Replay:
         self._crashes = 0
         self._next_at = 0.0
         self._last_turn = 0.0
+        self._made_at = time.time()
 
     def seconds_until_due(self) -> float:
         """How long an idle sender may wait before the next turn."""
@@ -105,24 +107,37 @@ class Replay:
         if self._file is not None and not self._file.segment.own:
             self.close()
         while go_on() and (self._file is not None or self._spool.has_own_backlog):
-            if not self.turn(own_only=True):
+            if not self.turn(begun_after=math.inf):
                 return
 
-    def turn(self, *, own_only: bool = False) -> bool:
-        """Make one attempt at the next spans. False if there are none, or they were not taken."""
+    def drain_children(self, go_on: Callable[[], bool]) -> None:
+        """Deliver what dead processes left that are younger than this one, as long as that works.
+
+        Those are its children above all, such as the workers of a pool. What is older may be a lot,
+        and did not need this process to be kept.
+        """
+        while not self._failures and go_on() and self.turn(begun_after=self._made_at):
+            pass
+
+    def turn(self, *, begun_after: float = 0.0) -> bool:
+        """Make one attempt at the next spans. False if there are none, or they were not taken.
+
+        Args:
+            begun_after: As in `Spool.borrow`.
+        """
         self._last_turn = time.monotonic()
         try:
-            return self._turn(own_only)
+            return self._turn(begun_after)
         except OSError as error:
             _logger.debug("The spool could not be read", exc_info=True)
             self._put_off(str(error))
             self.close()
             return False
 
-    def _turn(self, own_only: bool) -> bool:
+    def _turn(self, begun_after: float) -> bool:
         file = self._file
         if file is None:
-            segment = self._spool.borrow(own_only=own_only)
+            segment = self._spool.borrow(begun_after=begun_after)
             if segment is None:
                 self._next_at = time.monotonic() + _SCAN_SECONDS
                 return False

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -89,18 +90,20 @@ class Spool:
         self._directory = SpoolDirectory(
             path, max_bytes=max_bytes, max_age_seconds=max_age_seconds, on_drop=self._note_drop
         )
-        self._spilled, files = (
-            SegmentWriter(
-                self._directory,
-                # So that the oldest part, which is dropped at the limit, is never all there is.
-                segment_bytes=min(segment_bytes, max(max_bytes // 4, 1)),
-                sync=fsync == "batch",
-                droppable=self._give_up,
-            )
-            for _ in range(2)
-        )
-        self._journal = Journal(files) if write_ahead else None
+        # So that the oldest part, which is dropped at the limit, is never all there is.
+        self._segment_bytes = min(segment_bytes, max(max_bytes // 4, 1))
+        self._sync = fsync == "batch"
+        self._spilled = self._new_writer()
+        self._journal = Journal(self._new_writer()) if write_ahead else None
         self._begin()
+
+    def _new_writer(self) -> SegmentWriter:
+        return SegmentWriter(
+            self._directory,
+            segment_bytes=self._segment_bytes,
+            sync=self._sync,
+            droppable=self._give_up,
+        )
 
     @classmethod
     def from_config(cls, config: MLflowDSPyConfig) -> Spool | None:
@@ -182,6 +185,11 @@ class Spool:
             return False
         return True
 
+    def begin_write_ahead(self) -> None:
+        """Write every span down before it is sent, from now on in this process."""
+        if self._journal is None:
+            self._journal = Journal(self._new_writer())
+
     def write_ahead(self, span: ReadableSpan) -> None:
         """Write a span down that is about to be queued, if that is wanted. Never raises."""
         if self._journal is None:
@@ -218,8 +226,12 @@ class Spool:
         """Whether spans that this process spilled wait for delivery."""
         return any(segment.size for segment in self._spilled.segments())
 
-    def borrow(self, *, own_only: bool = False) -> Segment | None:
+    def borrow(self, *, begun_after: float = 0.0) -> Segment | None:
         """The file to deliver next: the oldest of this process, else of a dead one.
+
+        Args:
+            begun_after: Files of dead processes only if they are not older than this, in seconds
+                since the epoch; infinity for none of them.
 
         Raises:
             OSError: The directory cannot be used.
@@ -227,8 +239,8 @@ class Spool:
         if not self._spilled.full:
             self._spilled.seal()
         segment = self._oldest_own()
-        if segment is None and not own_only:
-            segment = self._directory.adopt_oldest()
+        if segment is None and begun_after < math.inf:
+            segment = self._directory.adopt_oldest(begun_after)
         self._lent = segment
         return segment
 
