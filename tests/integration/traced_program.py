@@ -40,6 +40,21 @@ class Finished:
         return [line for line in self.stderr.splitlines() if text in line]
 
 
+def program_environment(directory: Path) -> dict[str, str]:
+    """What a traced program finds in its environment; its home is ``directory``."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(_CLEARED)}
+    return {
+        **inherited,
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_LOGS_EXPORTER": "none",
+        "HOME": str(directory),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Making the tables of a new store takes seconds, and many where machines are busy.
+        "MLFLOW_BRIDGE_EXIT_TIMEOUT_SECONDS": "100",
+    }
+
+
 def run_program(
     source: str,
     directory: Path,
@@ -56,20 +71,10 @@ def run_program(
     command = [sys.executable, str(script)]
     if zero_code:
         command.insert(0, str(Path(sys.executable).with_name("opentelemetry-instrument")))
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(_CLEARED)}
-    quiet = {
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "OTEL_METRICS_EXPORTER": "none",
-        "OTEL_LOGS_EXPORTER": "none",
-        "HOME": str(directory),
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        # Making the tables of a new store takes seconds, and many where machines are busy.
-        "MLFLOW_BRIDGE_EXIT_TIMEOUT_SECONDS": "100",
-    }
     done = subprocess.run(
         command,
         cwd=directory,
-        env={**inherited, **quiet, **(environment or {})},
+        env={**program_environment(directory), **(environment or {})},
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
