@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
     from mlflow_bridge.processing.enrichment import MLflowEnrichmentProcessor
     from mlflow_bridge.processing.trace_context import trace_context
+    from mlflow_bridge.spool.delivery import SpoolDelivery, deliver_spool
 
 __all__ = [
     "ConfigurationError",
@@ -39,8 +40,10 @@ __all__ = [
     "MLflowDSPyConfig",
     "MLflowEnrichmentProcessor",
     "MLflowSpanExporter",
+    "SpoolDelivery",
     "__version__",
     "autolog",
+    "deliver_spool",
     "disable_autolog",
     "trace_context",
 ]
@@ -51,6 +54,8 @@ _HOMES: Final = {
     "MLflowDSPyConfig": "mlflow_bridge.config",
     "MLflowEnrichmentProcessor": "mlflow_bridge.processing.enrichment",
     "MLflowSpanExporter": "mlflow_bridge.export.exporter",
+    "SpoolDelivery": "mlflow_bridge.spool.delivery",
+    "deliver_spool": "mlflow_bridge.spool.delivery",
     "trace_context": "mlflow_bridge.processing.trace_context",
 }
 

@@ -16,6 +16,7 @@ from typing import Final
 from mlflow_bridge.spool.segment import NEW_SUFFIX, SUFFIX, Segment
 
 _PRIVATE: Final = 0o700
+_DESTINATION: Final = "destination.txt"
 _ABANDONED_SECONDS: Final = 3600.0
 
 
@@ -53,11 +54,43 @@ def destination_key(description: str) -> str:
     return f"{words}-{hashlib.sha256(description.encode()).hexdigest()[:12]}"
 
 
+def files_in(path: Path) -> list[Entry]:
+    """All files of a spool that hold anything, the oldest first; none if there is no directory."""
+    return [entry for entry in _entries(path) if entry.bytes]
+
+
+def destination_of(path: Path) -> str:
+    """For which destination a directory keeps spans, in words; empty if that is not known."""
+    try:
+        return (path / _DESTINATION).read_text("utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _entries(path: Path) -> list[Entry]:
+    try:
+        with os.scandir(path) as found:
+            names = sorted(item.name for item in found if item.name.endswith(SUFFIX))
+    except OSError:
+        return []
+    entries = [_entry(path / name) for name in names]
+    return [entry for entry in entries if entry is not None]
+
+
+def _entry(path: Path) -> Entry | None:
+    try:
+        found = path.stat()
+    except OSError:  # Gone by now.
+        return None
+    return Entry(path, found.st_size, found.st_mtime)
+
+
 class SpoolDirectory:
     """The files of all processes that spool for one destination. Any thread may call it.
 
     Args:
         path: The directory; made when the first file is.
+        destination: Where its spans are to go, in words, for who finds the directory.
         max_bytes: The most that all files together should take.
         max_age_seconds: Files whose newest span is older are dropped.
         on_drop: Told of every file that is dropped: why, and how many spans were in it.
@@ -67,32 +100,20 @@ class SpoolDirectory:
         self,
         path: Path,
         *,
+        destination: str = "",
         max_bytes: int,
         max_age_seconds: float,
         on_drop: Callable[[str, Segment], None],
     ) -> None:
         self.path = path
+        self._destination = destination
         self._max_bytes = max_bytes
         self._max_age = max_age_seconds
         self._on_drop = on_drop
 
     def entries(self) -> list[Entry]:
         """All files, the oldest first; none if there is no directory or it cannot be read."""
-        try:
-            with os.scandir(self.path) as found:
-                names = sorted(item.name for item in found if item.name.endswith(SUFFIX))
-        except OSError:
-            return []
-        entries = [self._entry(self.path / name) for name in names]
-        return [entry for entry in entries if entry is not None]
-
-    @staticmethod
-    def _entry(path: Path) -> Entry | None:
-        try:
-            found = path.stat()
-        except OSError:  # Gone by now.
-            return None
-        return Entry(path, found.st_size, found.st_mtime)
+        return _entries(self.path)
 
     def create(self, needed: int, droppable: Callable[[Path], Segment | None]) -> Segment:
         """A new file, after the oldest ones were dropped if there is no room for it.
@@ -105,7 +126,7 @@ class SpoolDirectory:
             SpoolFullError: There is no room even so.
             OSError: The directory or the file cannot be made.
         """
-        self.path.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        self._make()
         entries = self.entries()
         total = sum(entry.bytes for entry in entries)
         for entry in entries:
@@ -121,6 +142,13 @@ class SpoolDirectory:
                 f"{total} bytes are in it, of {self._max_bytes} (setting: spool_max_bytes)"
             )
         return Segment.create(self.path)
+
+    def _make(self) -> None:
+        self.path.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        file = self.path / _DESTINATION
+        if self._destination and not file.exists():
+            with os.fdopen(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as note:
+                note.write(f"{self._destination}\n".encode("utf-8", "replace"))
 
     def adopt_oldest(self, begun_after: float = 0.0) -> Segment | None:
         """The oldest file that has no owner. Too old ones are dropped, empty ones removed.
@@ -143,7 +171,7 @@ class SpoolDirectory:
 
     def drop_if_expired(self, segment: Segment) -> bool:
         """Drop a file that this process owns, if its newest span is too old."""
-        entry = self._entry(segment.path)
+        entry = _entry(segment.path)
         if entry is None or time.time() - entry.modified <= self._max_age:
             return False
         self._drop("they are too old (setting: spool_max_age_seconds)", segment)
@@ -156,6 +184,6 @@ class SpoolDirectory:
     def _remove_unfinished(self) -> None:
         """Remove what processes left that died while they made a file."""
         for path in self.path.glob("*" + NEW_SUFFIX):
-            entry = self._entry(path)
+            entry = _entry(path)
             if entry is not None and time.time() - entry.modified > _ABANDONED_SECONDS:
                 path.unlink(missing_ok=True)

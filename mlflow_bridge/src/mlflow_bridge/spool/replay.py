@@ -78,6 +78,7 @@ class Replay:
         self._backoff = backoff
         self._file: _OpenFile | None = None
         self._failures = 0
+        self._obstacle = ""
         self._crashes = 0
         self._next_at = 0.0
         self._last_turn = 0.0
@@ -89,6 +90,11 @@ class Replay:
         if not self._failures and self._spool.has_own_backlog:
             return 0.0
         return max(self._next_at - time.monotonic(), 0.0)
+
+    @property
+    def obstacle(self) -> str:
+        """Why the latest attempt failed; empty if it did not."""
+        return self._obstacle if self._failures else ""
 
     def is_overdue(self) -> bool:
         """Whether it is the spool's turn although live spans wait."""
@@ -188,6 +194,7 @@ class Replay:
 
     def _put_off(self, reason: str, after: float | None = None) -> None:
         self._failures += 1
+        self._obstacle = reason
         self._next_at = time.monotonic() + self._backoff.delay(self._failures, after)
         _logger.debug("The spool is put off: %s", reason)
 

@@ -55,6 +55,22 @@ class SpoolStatus:
     """Spans that write-ahead could not write down before they were sent."""
 
 
+def directory_for(config: MLflowDSPyConfig) -> Path:
+    """Where the spool of this destination is.
+
+    Raises:
+        RuntimeError: There is no home directory.
+    """
+    base = config.spool_directory or default_directory()
+    return base.expanduser().absolute() / destination_key(_destination_of(config))
+
+
+def _destination_of(config: MLflowDSPyConfig) -> str:
+    if config.workspace is None:
+        return config.destination_description
+    return f"{config.destination_description}, workspace {config.workspace!r}"
+
+
 class Spool:
     """Keeps spans in files, and gives them out again to be delivered: an `Overflow` and more.
 
@@ -71,6 +87,7 @@ class Spool:
         self,
         path: Path,
         *,
+        destination: str = "",
         max_bytes: int = 536_870_912,
         max_age_seconds: float = 604_800.0,
         fsync: Literal["never", "batch"] = "never",
@@ -80,6 +97,7 @@ class Spool:
         """
         Args:
             path: The directory; other processes with the same destination may share it.
+            destination: Where its spans are to go, in words, for who finds the directory.
             max_bytes: The most that all files take. At it, the oldest file is dropped that no
                 other living process owns; if there is none, ``accept`` refuses.
             max_age_seconds: Files whose newest span is older are dropped.
@@ -88,7 +106,11 @@ class Spool:
             segment_bytes: About the size of one file.
         """
         self._directory = SpoolDirectory(
-            path, max_bytes=max_bytes, max_age_seconds=max_age_seconds, on_drop=self._note_drop
+            path,
+            destination=destination,
+            max_bytes=max_bytes,
+            max_age_seconds=max_age_seconds,
+            on_drop=self._note_drop,
         )
         # So that the oldest part, which is dropped at the limit, is never all there is.
         self._segment_bytes = min(segment_bytes, max(max_bytes // 4, 1))
@@ -111,18 +133,16 @@ class Spool:
         if not config.spool:
             return None
         try:
-            base = config.spool_directory or default_directory()
+            path = directory_for(config)
         except RuntimeError as error:  # There is no home directory.
             _logger.warning("Spans are kept in memory only: %s (setting: spool_directory).", error)
             return None
         if not locks_are_supported():
             _logger.info("Spans are kept in memory only: no file locks on this platform.")
             return None
-        destination = config.destination_description
-        if config.workspace is not None:
-            destination += f", workspace {config.workspace!r}"
         return cls(
-            base.expanduser().absolute() / destination_key(destination),
+            path,
+            destination=_destination_of(config),
             max_bytes=config.spool_max_bytes,
             max_age_seconds=config.spool_max_age_seconds,
             fsync=config.spool_fsync,
