@@ -7,15 +7,15 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 from weakref import WeakSet
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
 
+from mlflow_bridge.export.attempt import Attempt, Evidence
 from mlflow_bridge.export.batches import Batch, batches_of
 from mlflow_bridge.export.destinations.base import Destination
 from mlflow_bridge.export.mapping import MappedSpan, SpanMapper
@@ -28,6 +28,10 @@ _CLOSED: Final = Rejected("the exporter is shut down", divisible=False)
 _INTERRUPTED: Final = Retry("the exporter is being shut down")
 # What a mistake of ours or MLflow's over the value of one span looks like.
 _ABOUT_VALUES: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+
+# Below these sizes nothing is divided or cut any further.
+_MIN_BATCH_BYTES: Final = 65_536
+_MIN_ATTRIBUTE_BYTES: Final = 1024
 
 _SpanKey = tuple[int, int]
 
@@ -68,7 +72,9 @@ class Delivery:
     ) -> None:
         self._destination = destination
         self._mapper = SpanMapper(max_attribute_bytes)
+        self._max_attribute_bytes = max_attribute_bytes
         self._max_batch_bytes = max_batch_bytes
+        self._evidence = Evidence()
         self._notices = Notices(logger)
         self._stats = ExporterStats()
         # Spans of the last attempt that were settled before it met a Retry, and whether stored.
@@ -133,31 +139,53 @@ class Delivery:
     def _attempt(self, spans: Sequence[ReadableSpan]) -> Outcome:
         refusals: list[tuple[str, Rejected]] = []
         mapped = self._map(self._unsettled(spans), refusals)
-        queue = deque(batches_of(mapped, self._max_batch_bytes))
-        while queue:
-            batch = queue.popleft()
-            outcome = _INTERRUPTED if self.closing.is_set() else self._send(batch)
-            if isinstance(outcome, Retry):
-                self._add(retried=1, error=outcome.reason)
-                self._report(refusals)
-                return outcome
-            if isinstance(outcome, Sent):
-                self._settle_sent(batch, outcome, refusals)
-            elif outcome.divisible and len(batch.spans) > 1:
-                queue.extendleft(reversed(batch.halves()))
-            else:
-                self._settle_refused(batch, outcome, refusals)
-        return self._conclusion(spans, refusals)
+        self._evidence.begin(_key(mapped[0].source)[1] if mapped else None)
+        attempt = Attempt(
+            self._send, _Entries(self._settle, refusals), self._evidence, self._smaller
+        )
+        retry = attempt.run(batches_of(mapped, self._max_batch_bytes))
+        if attempt.refused_bytes is not None:
+            self._max_batch_bytes = max(attempt.refused_bytes // 2, _MIN_BATCH_BYTES)
+        if retry is None:
+            return self._conclusion(spans, refusals)
+        self._add(retried=1, error=retry.reason)
+        self._report(refusals)
+        return retry
+
+    def _smaller(self, batch: Batch) -> Batch | None:
+        """A batch of one span whose values are cut, for a server that takes no larger requests."""
+        [span] = batch.spans
+        limit = min(self._max_attribute_bytes, span.size)
+        while (limit := limit // 4) >= _MIN_ATTRIBUTE_BYTES:
+            shorter = SpanMapper(limit).map(span.source)
+            if shorter.size < span.size:
+                self._notices.warn(
+                    "cut",
+                    "%s was too large for MLflow: values longer than %d bytes were cut "
+                    "(setting: max_attribute_bytes).",
+                    _shown_name(span.source),
+                    limit,
+                )
+                return replace(batch, spans=(shorter,))
+        return None
 
     def _send(self, batch: Batch) -> Outcome:
+        if self.closing.is_set():
+            return _INTERRUPTED
         try:
-            return self._destination.send(batch)
+            outcome = self._destination.send(batch)
         except _ABOUT_VALUES as error:
             logger.debug("A batch could not be sent", exc_info=True)
             return Rejected(f"the spans could not be converted: {type(error).__name__} {error}")
         except Exception as error:
             logger.debug("A batch could not be sent", exc_info=True)
-            return Retry(f"an unexpected failure: {type(error).__name__} {error}")
+            reason = f"an unexpected failure: {type(error).__name__} {error}"
+            return Retry(reason, about_spans=True)
+        if isinstance(outcome, Sent) and outcome.reason and not outcome.rejected:
+            self._notices.warn(
+                kind_of(outcome.reason), "MLflow took all spans, but %s", outcome.reason
+            )
+        return outcome
 
     def _map(
         self, spans: Iterable[ReadableSpan], refusals: list[tuple[str, Rejected]]
@@ -172,23 +200,6 @@ class Delivery:
                 self._settle([span], stored=False, error=reason)
                 refusals.append((_shown_name(span), Rejected(reason)))
         return mapped
-
-    def _settle_sent(self, batch: Batch, sent: Sent, refusals: list[tuple[str, Rejected]]) -> None:
-        sources = [item.source for item in batch.spans]
-        # Which ones were left out is not said; the numbers are right all the same.
-        self._settle(sources[: sent.spans], stored=True)
-        left_out = sources[sent.spans :]
-        if left_out:
-            self._settle(left_out, stored=False, error=sent.reason)
-            refusals.append((f"{len(left_out)} spans", Rejected(sent.reason)))
-
-    def _settle_refused(
-        self, batch: Batch, outcome: Rejected, refusals: list[tuple[str, Rejected]]
-    ) -> None:
-        sources = [item.source for item in batch.spans]
-        self._settle(sources, stored=False, error=outcome.reason)
-        names = _shown_name(sources[0]) if len(sources) == 1 else f"{len(sources)} spans"
-        refusals.append((names, outcome))
 
     def _conclusion(
         self, spans: Sequence[ReadableSpan], refusals: list[tuple[str, Rejected]]
@@ -251,6 +262,38 @@ class Delivery:
                 retried=before.retried + retried,
                 last_error=error or before.last_error,
             )
+
+
+class _Entries:
+    """The ledger of one attempt.
+
+    Args:
+        settle: Counts spans.
+        refusals: What is to be reported, added to.
+    """
+
+    def __init__(self, settle: _Settle, refusals: list[tuple[str, Rejected]]) -> None:
+        self._settle = settle
+        self._refusals = refusals
+
+    def stored(self, batch: Batch, sent: Sent) -> None:
+        sources = [item.source for item in batch.spans]
+        # Which ones were left out is not said; the numbers are right all the same.
+        self._settle(sources[: sent.spans], stored=True)
+        left_out = sources[sent.spans :]
+        if left_out:
+            self._settle(left_out, stored=False, error=sent.reason)
+            self._refusals.append((f"{len(left_out)} spans", Rejected(sent.reason)))
+
+    def refused(self, batch: Batch, reason: str) -> None:
+        sources = [item.source for item in batch.spans]
+        self._settle(sources, stored=False, error=reason)
+        names = _shown_name(sources[0]) if len(sources) == 1 else f"{len(sources)} spans"
+        self._refusals.append((names, Rejected(reason, divisible=len(sources) == 1)))
+
+
+class _Settle(Protocol):
+    def __call__(self, spans: Sequence[ReadableSpan], *, stored: bool, error: str = "") -> None: ...
 
 
 def _key(span: ReadableSpan) -> _SpanKey:

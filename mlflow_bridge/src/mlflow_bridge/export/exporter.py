@@ -209,6 +209,8 @@ class MLflowSpanExporter(SpanExporter):
                 return SpanExportResult.FAILURE
             if not isinstance(outcome, Retry):
                 return SpanExportResult.SUCCESS
+            if outcome.lasting:  # There is nowhere to keep the spans for as long.
+                return self._abandon(spans, outcome.reason)
             delay = self._backoff.delay(attempt, outcome.after)
             if not patience.wait(delay, self._delivery.closing):
                 return self._abandon(spans, outcome.reason)

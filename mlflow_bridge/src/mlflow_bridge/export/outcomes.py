@@ -32,10 +32,16 @@ class Retry:
         reason: What happened. The part before the first ``": "`` is the kind of the failure and
             is the same for every failure of that kind.
         after: Seconds that MLflow asked to wait, or ``None`` when the sender may choose.
+        lasting: Whether it stays so until somebody does something about it: credentials, an
+            address, an experiment. The spans are worth keeping, but not worth waiting for.
+        about_spans: Whether the reason may lie in the spans after all, as it may behind a server's
+            unexplained failure. The delivery finds out.
     """
 
     reason: str
     after: float | None = None
+    lasting: bool = False
+    about_spans: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +51,13 @@ class Rejected:
     Attributes:
         reason: Why, in the form of `Retry.reason`.
         divisible: Whether a part of the spans might be taken on its own. Not so where the reason
-            lies in the request and not in the spans, such as wrong credentials.
+            is the same for all of them, such as an experiment that they name and that is gone.
+        too_large: Whether size is the reason.
     """
 
     reason: str
     divisible: bool = True
+    too_large: bool = False
 
 
 Outcome = Sent | Retry | Rejected

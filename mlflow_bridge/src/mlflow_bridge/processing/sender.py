@@ -261,8 +261,8 @@ class Sender:
             if not isinstance(outcome, Retry):
                 self._settle(batch, outcome)
                 return
-            self._note_failure(outcome.reason)
-            if self._is_long_outage:
+            self._note_failure(outcome)
+            if self._is_worth_spilling(outcome):
                 batch = self._spill_all(batch)
                 if not batch:
                     self._hold_back(outcome.after)
@@ -270,16 +270,17 @@ class Sender:
             if not self._pause(self._failures, outcome.after):
                 return
 
-    def _note_failure(self, reason: str) -> None:
+    def _note_failure(self, failure: Retry) -> None:
         if not self._failures:
             self._failing_since = time.monotonic()
         self._failures += 1
-        self._report_failed_attempt(self._failures, reason)
+        self._report_failed_attempt(self._failures, failure)
 
-    @property
-    def _is_long_outage(self) -> bool:
+    def _is_worth_spilling(self, failure: Retry) -> bool:
+        if self._spool is None or failure.lasting:
+            return self._spool is not None
         # At exit there is hope until the last moment, and the processor spills what is left then.
-        if self._spool is None or self._ending:
+        if self._ending:
             return False
         return time.monotonic() - self._failing_since >= self._spill_after
 
@@ -343,10 +344,10 @@ class Sender:
             self._outage_reported = False
             _logger.info("%s accepts spans again.", self._delivery.destination_description)
 
-    def _report_failed_attempt(self, attempt: int, reason: str) -> None:
-        self._counters.failed_attempt(reason)
+    def _report_failed_attempt(self, attempt: int, failure: Retry) -> None:
+        self._counters.failed_attempt(failure.reason)
         # One failure may be a hiccup; and at exit, the summary says it.
-        if attempt == 1 or self._ending:
+        if (attempt == 1 and not failure.lasting) or self._ending:
             return
         self._outage_reported = self._has_warned = True
         self._notices.warn(
@@ -354,7 +355,7 @@ class Sender:
             "%s does not accept spans: %s. It is tried again; %d spans wait for it, and %s "
             "(settings: MLFLOW_TRACKING_URI, max_queue_size).",
             self._delivery.destination_description,
-            reason,
+            failure.reason,
             self._slots.used,
             self._consolation,
         )

@@ -35,7 +35,7 @@ class FakeTrackingServer:
     def _answer(self, request: HttpRequest) -> HttpReply:
         path, _, query = request.path.partition("?")
         if path == "/v1/traces":
-            return self.traces_reply
+            return self._take(request)
         if path == f"{API}/get-by-name":
             return self._experiment(query.removeprefix("experiment_name="))
         if path == f"{API}/get":
@@ -45,6 +45,12 @@ class FakeTrackingServer:
         if path == f"{API}/create":
             return self._create(json.loads(request.body)["name"])
         return HttpReply(404, {"Content-Type": "text/html"}, b"<html>nothing here</html>")
+
+    def _take(self, request: HttpRequest) -> HttpReply:
+        known = {experiment["experiment_id"] for experiment in self.experiments.values()}
+        if request.headers["x-mlflow-experiment-id"] not in known:
+            return json_reply(404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "none"})
+        return self.traces_reply
 
     def _experiment(self, name: str) -> HttpReply:
         found = self.experiments.get(name)

@@ -12,6 +12,7 @@ import pytest
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.sdk.trace import ReadableSpan
 
+from mlflow_bridge.export.batches import Batch
 from mlflow_bridge.export.delivery import Delivery, ExporterStats
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
 from tests.unit.bridge.export.dspy_spans import Recorder, names
@@ -78,9 +79,140 @@ def test_one_kind_of_rejection_is_reported_once(caplog: pytest.LogCaptureFixture
     assert delivery.stats.rejected == 15
 
 
-def test_only_poison_is_rejected_by_name() -> None:
-    outcome = delivery_to(FakeDestination()).attempt(spans_with_poison(1, 0))
+def test_lone_poison_is_rejected_by_name_when_others_are_taken() -> None:
+    destination = FakeDestination()
+    delivery = delivery_to(destination)
+    assert delivery.attempt(Recorder().many(1)) == Sent(1)
+    outcome = delivery.attempt(spans_with_poison(1, 0))
     assert outcome == Rejected("unstorable: a value (span 'poison 0')")
+    # The span of the first attempt was sent again to tell poison from a broken destination.
+    assert destination.stored == ["span 0", "span 0"]
+    assert delivery.stats == ExporterStats(1, 1, 0, 0, "unstorable: a value")
+
+
+def test_lone_poison_with_nothing_to_compare_it_with_is_rejected_after_a_while() -> None:
+    delivery = delivery_to(FakeDestination())
+    spans = spans_with_poison(1, 0)
+    for _ in range(2):
+        assert delivery.attempt(spans) == Retry("unstorable: a value", lasting=True)
+    assert isinstance(delivery.attempt(spans), Rejected)
+    assert (delivery.stats.rejected, delivery.stats.retried) == (1, 2)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_destination_that_refuses_everything_loses_nothing(before: int) -> None:
+    destination = FakeDestination()
+    delivery = delivery_to(destination)
+    delivery.attempt(Recorder().many(before))
+    spans = Recorder().many(64)
+    for _ in range(10):
+        destination.answers.extend([Rejected("422: failed")] * 100)
+        assert delivery.attempt(spans) == Retry("422: failed", lasting=True)
+        destination.answers.clear()
+    assert delivery.stats.rejected == 0
+    assert delivery.attempt(spans) == Sent(64)
+
+
+class Stumbling(FakeDestination):
+    """Answers like a server that fails without an explanation over one span."""
+
+    def __init__(self, failure: Retry) -> None:
+        super().__init__()
+        self._failure = failure
+
+    def send(self, batch: Batch) -> Outcome:
+        names = [item.source.name for item in batch.spans]
+        if any(name.startswith("poison") for name in names):
+            self.attempts.append(len(names))
+            return self._failure
+        return super().send(batch)
+
+
+def test_span_that_a_server_stumbles_over_is_found_after_a_few_attempts() -> None:
+    busy = Retry("HTTP 500", about_spans=True)
+    delivery = delivery_to(Stumbling(busy))
+    assert delivery.attempt(Recorder().many(3)) == Sent(3)
+    spans = spans_with_poison(512, 100)
+    assert delivery.attempt(spans) == busy
+    assert delivery.attempt(spans) == busy
+    outcome = delivery.attempt(spans)
+    assert isinstance(outcome, Sent)
+    assert (outcome.spans, outcome.rejected) == (511, 1)
+
+
+def test_span_that_a_firewall_forbids_is_found_at_once() -> None:
+    delivery = delivery_to(Stumbling(Retry("HTTP 403", lasting=True, about_spans=True)))
+    assert delivery.attempt(Recorder().many(3)) == Sent(3)
+    outcome = delivery.attempt(spans_with_poison(64, 5))
+    assert isinstance(outcome, Sent)
+    assert (outcome.spans, outcome.rejected) == (63, 1)
+
+
+def test_outage_costs_one_request_more_at_most() -> None:
+    busy = Retry("HTTP 500", about_spans=True)
+    destination = FakeDestination()
+    delivery = delivery_to(destination)
+    delivery.attempt(Recorder().many(3))
+    destination.attempts.clear()
+    spans = Recorder().many(64)
+    for _ in range(5):
+        destination.answers.extend([busy] * 10)
+        assert delivery.attempt(spans) == busy
+        destination.answers.clear()
+    assert destination.attempts == [64, 64, *[64, 1] * 3]
+    assert delivery.attempt(spans) == Sent(64)
+
+
+class Small(FakeDestination):
+    """Takes requests up to a size."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+        self.sizes: list[int] = []
+
+    def send(self, batch: Batch) -> Outcome:
+        self.sizes.append(sum(item.size for item in batch.spans))
+        if self.sizes[-1] > self._limit:
+            return Rejected("HTTP 413", too_large=True)
+        return super().send(batch)
+
+
+def test_too_large_a_batch_is_divided_and_later_ones_are_made_smaller() -> None:
+    destination = Small(200_000)
+    delivery = delivery_to(destination)
+    recorder = Recorder()
+    spans = [recorder.one("span", {"text": "x" * 9_000}) for _ in range(64)]
+    assert delivery.attempt(spans) == Sent(64)
+    refused = sum(size > 200_000 for size in destination.sizes)
+    assert refused > 0
+    destination.sizes.clear()
+    assert delivery.attempt(spans) == Sent(64)
+    assert max(destination.sizes) <= 200_000
+
+
+def test_too_large_a_span_is_cut_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    destination = Small(5_000)
+    delivery = delivery_to(destination)
+    span = Recorder().one("huge", {"text": "x" * 9_900})
+    assert delivery.attempt([span]) == Sent(1)
+    assert "'huge' was too large" in caplog.text
+    assert "max_attribute_bytes" in caplog.text
+
+
+def test_span_that_cannot_be_cut_small_enough_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    delivery = delivery_to(Small(500))
+    spans = [Recorder().one("small"), Recorder().one("huge", {f"k{i}": "x" for i in range(100)})]
+    outcome = delivery.attempt(spans)
+    assert isinstance(outcome, Sent)
+    assert (outcome.spans, outcome.rejected) == (1, 1)
+    assert "'huge'" in caplog.text
+
+
+def test_warning_of_the_server_is_passed_on(caplog: pytest.LogCaptureFixture) -> None:
+    delivery = delivery_to(FakeDestination([Sent(2, reason="the server warns: slow down")]))
+    assert delivery.attempt(Recorder().many(2)) == Sent(2)
+    assert "slow down" in caplog.text
 
 
 def test_what_lies_in_the_request_is_not_divided() -> None:
@@ -151,7 +283,7 @@ def test_mistake_over_a_value_is_narrowed_down(error: Exception) -> None:
 
 def test_other_exception_is_tried_again() -> None:
     outcome = delivery_to(FakeDestination([OSError("gone")])).attempt(Recorder().many(4))
-    assert outcome == Retry("an unexpected failure: OSError gone")
+    assert outcome == Retry("an unexpected failure: OSError gone", about_spans=True)
 
 
 def test_span_that_cannot_be_mapped_is_left_out() -> None:

@@ -99,6 +99,17 @@ def test_rejection_is_final(exporters: Exporters, caplog: pytest.LogCaptureFixtu
     assert len(caplog.records) == 1
 
 
+def test_nothing_is_tried_again_that_somebody_has_to_put_right(
+    exporters: Exporters, caplog: pytest.LogCaptureFixture
+) -> None:
+    exporter = exporters.make(*[Retry("wrong password: 401", lasting=True)] * 5)
+    for _ in range(5):
+        assert exporter.export(Recorder().many(2)) is FAILURE
+    assert exporter.stats().abandoned == 10
+    assert len(caplog.records) == 1
+    assert "wrong password" in caplog.text
+
+
 def test_export_never_raises(exporters: Exporters, monkeypatch: pytest.MonkeyPatch) -> None:
     exporter = exporters.make()
 

@@ -8,6 +8,7 @@ import base64
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from typing import Any
@@ -21,7 +22,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from mlflow_bridge.config import ConfigurationError, MLflowDSPyConfig
 from mlflow_bridge.export.batches import Batch
-from mlflow_bridge.export.destinations.server import ServerDestination
+from mlflow_bridge.export.destinations.experiments import Experiments
+from mlflow_bridge.export.destinations.http import TrackingServer
+from mlflow_bridge.export.destinations.server import ServerDestination, ServerExperiments
 from mlflow_bridge.export.mapping import SpanMapper
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
 from tests.support.faults import Fault, HalfBody, Hang, Reset, Status
@@ -118,46 +121,81 @@ def test_experiment_by_id(server: FakeTrackingServer) -> None:
     assert destination.send(batch_of()) == Sent(3)
 
 
-def test_experiment_that_the_spans_name_needs_no_look_up(server: FakeTrackingServer) -> None:
-    assert destination_at(server).send(batch_of(3, experiment_id="42")) == Sent(3)
-    assert server.requests[0].headers["x-mlflow-experiment-id"] == "42"
+def test_experiment_that_the_spans_name(server: FakeTrackingServer) -> None:
+    for name in ("one", "two"):
+        server.add_experiment(name)
+    destination = destination_at(server)
+    for _ in range(3):
+        assert destination.send(batch_of(3, experiment_id="2")) == Sent(3)
+    assert {request.headers["x-mlflow-experiment-id"] for request in server.trace_requests} == {"2"}
+    assert len(server.requests) == 1 + 3
+
+
+@pytest.mark.parametrize(("identifier", "problem"), [("1", "deleted"), ("42", "does not exist")])
+def test_experiment_that_the_spans_name_and_that_is_gone(
+    server: FakeTrackingServer, identifier: str, problem: str
+) -> None:
+    server.add_experiment("old", "deleted")
+    outcome = destination_at(server).send(batch_of(3, experiment_id=identifier))
+    assert isinstance(outcome, Rejected)
+    assert not outcome.divisible
+    assert problem in outcome.reason
+    assert f"id {identifier}" in outcome.reason
+    assert server.trace_requests == []
 
 
 def test_unknown_experiment_id(server: FakeTrackingServer) -> None:
     destination = destination_at(server, experiment_name=None, experiment_id="99")
     outcome = destination.send(batch_of())
-    assert isinstance(outcome, Rejected)
-    assert not outcome.divisible
+    assert isinstance(outcome, Retry)
+    assert outcome.lasting
     assert "MLFLOW_EXPERIMENT_ID" in outcome.reason
     assert destination.warm_up() == outcome
 
 
-def test_deleted_experiment_is_refused(server: FakeTrackingServer) -> None:
+def test_deleted_experiment_is_not_written_to(server: FakeTrackingServer) -> None:
     server.add_experiment("mine", "deleted")
-    outcome = destination_at(server).send(batch_of())
-    assert isinstance(outcome, Rejected)
-    assert not outcome.divisible
+    destination = destination_at(server)
+    outcome = destination.send(batch_of())
+    assert isinstance(outcome, Retry)
+    assert outcome.lasting
     assert "deleted" in outcome.reason
     assert server.trace_requests == []
+    server.experiments["mine"]["lifecycle_stage"] = "active"
+    assert destination.send(batch_of()) == Sent(3)
 
 
-def test_experiment_that_disappears_is_looked_up_again(server: FakeTrackingServer) -> None:
+def test_experiment_that_is_deleted_meanwhile_is_noticed(server: FakeTrackingServer) -> None:
+    server.add_experiment("mine")
+    now = [0.0]
+    config = MLflowDSPyConfig(tracking_uri=server.http.url, experiment_name="mine")
+    experiments = Experiments(config, ServerExperiments(TrackingServer(config)), lambda: now[0])
+    assert experiments.resolve(None) == "1"
+    server.experiments["mine"]["lifecycle_stage"] = "deleted"
+    assert experiments.resolve(None) == "1"
+    now[0] = 61.0
+    assert isinstance(experiments.resolve(None), Retry)
+
+
+def test_server_with_a_new_database_gets_the_experiment_again(server: FakeTrackingServer) -> None:
     destination = destination_at(server)
     assert destination.send(batch_of()) == Sent(3)
-    server.experiments["mine"]["lifecycle_stage"] = "deleted"
-    server.traces_reply = json_reply(
-        404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "No Experiment"}
-    )
-    outcome = destination.send(batch_of())
-    assert isinstance(outcome, Rejected)
-    assert not outcome.divisible
-    assert "deleted" in str(destination.send(batch_of()))
+    server.experiments.clear()
+    for name in ("other", "another"):
+        server.add_experiment(name)
+    server.experiments["other"]["experiment_id"] = "17"
+    assert destination.send(batch_of()) == Sent(3)
+    assert [request.headers["x-mlflow-experiment-id"] for request in server.trace_requests] == [
+        "1",
+        "1",
+        "3",
+    ]
 
 
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
-        (Status(500), Retry("", None)),
+        (Status(500), Retry("", None, about_spans=True)),
         (Status(502), Retry("", None)),
         (Status(503, retry_after=7), Retry("", 7.0)),
         (Status(503, retry_after="soon"), Retry("", None)),
@@ -169,17 +207,17 @@ def test_experiment_that_disappears_is_looked_up_again(server: FakeTrackingServe
         (HalfBody(), Retry("", None)),
         (Hang(30), Retry("", None)),
         (Status(400), Rejected("")),
-        (Status(413), Rejected("")),
+        (Status(413), Rejected("", too_large=True)),
         (Status(422), Rejected("")),
-        (Status(401), Rejected("", divisible=False)),
-        (Status(403), Rejected("", divisible=False)),
-        (Status(404), Rejected("", divisible=False)),
-        (Status(501), Rejected("", divisible=False)),
-        (Status(302, headers={"Location": "/login"}), Rejected("", divisible=False)),
-        (Status(308, headers={"Location": "/"}), Rejected("", divisible=False)),
+        (Status(401), Retry("", None, lasting=True)),
+        (Status(403), Retry("", None, lasting=True, about_spans=True)),
+        (Status(404), Retry("", None, lasting=True)),
+        (Status(501), Retry("", None, lasting=True)),
+        (Status(302, headers={"Location": "/login"}), Retry("", None, lasting=True)),
+        (Status(308, headers={"Location": "/"}), Retry("", None, lasting=True)),
         (
             Status(200, body="<html>", headers={"Content-Type": "text/html"}),
-            Rejected("", divisible=False),
+            Retry("", None, lasting=True),
         ),
         (Status(200, body="\x05", headers=PROTOBUF), Retry("", None)),
     ],
@@ -202,11 +240,7 @@ def test_answer(server: FakeTrackingServer, fault: Fault, expected: Outcome) -> 
 
 
 def without_reason(outcome: Outcome) -> Outcome:
-    if isinstance(outcome, Retry):
-        return Retry("", outcome.after)
-    if isinstance(outcome, Rejected):
-        return Rejected("", outcome.divisible)
-    return outcome
+    return outcome if isinstance(outcome, Sent) else replace(outcome, reason="")
 
 
 def test_retry_after_a_date(server: FakeTrackingServer) -> None:
@@ -217,6 +251,17 @@ def test_retry_after_a_date(server: FakeTrackingServer) -> None:
     assert isinstance(outcome, Retry)
     assert outcome.after is not None
     assert 50 < outcome.after <= 100
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_warning_with_a_success(server: FakeTrackingServer, as_json: bool) -> None:
+    partial = ExportTracePartialSuccess(error_message="slow down")
+    body = ExportTraceServiceResponse(partial_success=partial).SerializeToString()
+    server.traces_reply = HttpReply(200, PROTOBUF, body)
+    if as_json:
+        server.traces_reply = json_reply(200, {"partialSuccess": {"errorMessage": "slow down"}})
+    outcome = destination_at(server).send(batch_of(5))
+    assert outcome == Sent(5, 0, "the tracking server warns: slow down")
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -248,7 +293,8 @@ def test_server_that_is_not_mlflow(server: FakeTrackingServer) -> None:
         MLflowDSPyConfig(tracking_uri=f"{server.http.url}/wiki", experiment_name="mine")
     )
     outcome = destination.warm_up()
-    assert isinstance(outcome, Rejected)
+    assert isinstance(outcome, Retry)
+    assert outcome.lasting
     assert "no MLflow tracking server" in outcome.reason
     assert "MLFLOW_TRACKING_URI" in outcome.reason
 

@@ -75,8 +75,8 @@ def test_about_the_spans(error: Exception) -> None:
 
 def test_missing_experiment_is_not_about_the_spans() -> None:
     failure = failure_of(MlflowException("No Experiment", codes.RESOURCE_DOES_NOT_EXIST))
-    assert isinstance(failure, Rejected)
-    assert not failure.divisible
+    assert isinstance(failure, Retry)
+    assert failure.lasting
 
 
 def test_context_that_was_hidden_does_not_count() -> None:
@@ -98,17 +98,16 @@ def test_statement_and_values_are_not_repeated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"),
+    ("error", "lasting"),
     [
-        (StoreUnavailable("the directory /x is not writable"), Retry),
-        (MlflowException("Detected out-of-date database schema", codes.INTERNAL_ERROR), Retry),
-        (database_error(exc.OperationalError), Retry),
-        (ModuleNotFoundError("No module named 'psycopg2'"), Rejected),
+        (StoreUnavailable("the directory /x is not writable"), True),
+        (MlflowException("Detected out-of-date database schema", codes.INTERNAL_ERROR), False),
+        (database_error(exc.OperationalError), False),
+        (ModuleNotFoundError("No module named 'psycopg2'"), True),
     ],
     ids=repr,
 )
-def test_opening(error: Exception, kind: type) -> None:
+def test_opening(error: Exception, lasting: bool) -> None:
     failure = opening_failure_of(error)
-    assert isinstance(failure, kind)
+    assert failure.lasting is lasting
     assert "MLFLOW_TRACKING_URI" in failure.reason
-    assert not getattr(failure, "divisible", False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -44,6 +45,9 @@ _PASSING_STATUSES: Final = frozenset({408, 425, 429})
 _LASTING_STATUSES: Final = frozenset({501, 505})
 # About the request's content: a part of it may be taken. 422 is MLflow's answer to a bad span.
 _DIVISIBLE_STATUSES: Final = frozenset({400, 413, 422})
+_FORBIDDEN: Final = 403
+_TOO_LARGE: Final = 413
+_UNEXPLAINED: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +76,16 @@ class Answer:
         """MLflow's name for what went wrong, such as RESOURCE_DOES_NOT_EXIST."""
         return str(self.json.get("error_code", ""))
 
-    def as_failure(self) -> Rejected:
+    def as_failure(self) -> Retry | Rejected:
         """What an answer that is not ``ok`` means."""
         said = self.json.get("message") or self.json.get("detail") or ""
         detail = f"HTTP {self.status} {said}".strip()[:_MAX_DETAIL]
+        if self.status in _DIVISIBLE_STATUSES:
+            return Rejected(
+                f"the tracking server refused the request: {detail}",
+                too_large=self.status == _TOO_LARGE,
+            )
+        # What is left is for somebody to put right: the spans are good, and are kept for then.
         if self.status in (401, 403, 407):
             kind = f"the tracking server refused the credentials ({_CREDENTIALS})"
         elif self.status in (404, 405) and not self.error_code:
@@ -83,8 +93,9 @@ class Answer:
         elif self.status in _LASTING_STATUSES:
             kind = f"the tracking server cannot store traces ({_SETTING})"
         else:
-            kind = "the tracking server refused the request"
-        return Rejected(f"{kind}: {detail}", divisible=self.status in _DIVISIBLE_STATUSES)
+            kind = f"the tracking server refused the request ({_SETTING})"
+        # A firewall that dislikes the content of a span says 403 as well.
+        return Retry(f"{kind}: {detail}", lasting=True, about_spans=self.status == _FORBIDDEN)
 
 
 class TrackingServer:
@@ -126,7 +137,7 @@ class TrackingServer:
         payload: Any = None,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Answer | Retry | Rejected:
+    ) -> Answer | Retry:
         """Make one request below the server's address and read the whole answer."""
         try:
             response = self._open_session().request(
@@ -142,11 +153,15 @@ class TrackingServer:
                 cert=self._certificate,
             )
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader) as error:
-            return Rejected(f"the request cannot be made: {_detail(error)}", divisible=False)
+            return Retry(
+                f"the request cannot be made ({_SETTING}, {_CREDENTIALS}): {_detail(error)}",
+                lasting=True,
+            )
         except requests.exceptions.SSLError as error:
             return Retry(
                 "no trusted connection to the tracking server "
-                f"({_SETTING}, MLFLOW_TRACKING_SERVER_CERT_PATH): {_detail(error)}"
+                f"({_SETTING}, MLFLOW_TRACKING_SERVER_CERT_PATH): {_detail(error)}",
+                lasting=isinstance(_first_cause(error), ssl.SSLCertVerificationError),
             )
         except requests.exceptions.Timeout as error:
             return Retry(
@@ -176,19 +191,20 @@ class TrackingServer:
         return self._session
 
 
-def _understood(response: requests.Response) -> Answer | Retry | Rejected:
+def _understood(response: requests.Response) -> Answer | Retry:
     status = response.status_code
     if status in _REDIRECT:
         target = response.headers.get("Location", "elsewhere")
-        return Rejected(
-            f"the tracking server redirects ({_SETTING}): HTTP {status} to {target}; "
-            "give the address that it redirects to",
-            divisible=False,
+        return Retry(
+            f"the tracking server redirects ({_SETTING}): HTTP {status} to {target[:_MAX_DETAIL]}; "
+            "give the address of the server itself",
+            lasting=True,
         )
     if status in _PASSING_STATUSES or (status in _SERVER_ERROR and status not in _LASTING_STATUSES):
         return Retry(
             f"the tracking server cannot take spans now ({_SETTING}): HTTP {status}",
             after=_retry_after(response.headers.get("Retry-After")),
+            about_spans=status == _UNEXPLAINED,
         )
     content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     body = response.content
@@ -267,8 +283,13 @@ def _plugin_auth(name: str) -> AuthBase:
     )
 
 
-def _detail(error: BaseException) -> str:
-    """The first cause: requests and urllib3 put two more around it that only repeat the address."""
+def _first_cause(error: BaseException) -> BaseException:
     while error.__context__ is not None:
         error = error.__context__
-    return f"{type(error).__name__} {error}"[:_MAX_DETAIL]
+    return error
+
+
+def _detail(error: BaseException) -> str:
+    """The first cause: requests and urllib3 put two more around it that only repeat the address."""
+    cause = _first_cause(error)
+    return f"{type(cause).__name__} {cause}"[:_MAX_DETAIL]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gzip
 import logging
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from google.protobuf.message import DecodeError
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -19,6 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from mlflow_bridge.config import MLflowDSPyConfig
 from mlflow_bridge.export.batches import Batch
+from mlflow_bridge.export.destinations.experiments import Experiment, Experiments, Found
 from mlflow_bridge.export.destinations.http import Answer, TrackingServer
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
 
@@ -50,16 +51,33 @@ class ServerDestination:
     def __init__(self, config: MLflowDSPyConfig) -> None:
         self._config = config
         self._server = TrackingServer(config)
-        self._experiment_id: str | None = None
+        self._experiments = Experiments(config, ServerExperiments(self._server))
 
     def warm_up(self) -> Retry | Rejected | None:
         """Look up the experiment."""
-        found = self._resolve_experiment()
+        found = self._experiments.resolve(None)
         return None if isinstance(found, str) else found
 
     def send(self, batch: Batch) -> Outcome:
         """Make one request with the batch."""
-        experiment = batch.experiment_id or self._resolve_experiment()
+        answer = self._post(batch)
+        if isinstance(answer, Answer) and answer.error_code == _MISSING:
+            # Its id is no longer what it was: the server may have a new database.
+            self._experiments.forget()
+            answer = self._post(batch)
+        if not isinstance(answer, Answer):
+            return answer
+        outcome = _outcome(answer, len(batch.spans))
+        if not isinstance(outcome, Sent):
+            self._experiments.forget()
+        return outcome
+
+    def close(self) -> None:
+        """Close kept connections."""
+        self._server.close()
+
+    def _post(self, batch: Batch) -> Answer | Retry | Rejected:
+        experiment = self._experiments.resolve(batch.experiment_id)
         if not isinstance(experiment, str):
             return experiment
         headers = {"Content-Type": _PROTOBUF, _EXPERIMENT_HEADER: experiment}
@@ -69,86 +87,60 @@ class ServerDestination:
         if self._config.compression == "gzip" and len(body) >= _MIN_COMPRESSED:
             headers["Content-Encoding"] = "gzip"
             body = gzip.compress(body, compresslevel=1)
-        answer = self._server.request("POST", _TRACES_PATH, body=body, headers=headers)
-        outcome = _outcome(answer, len(batch.spans))
-        if isinstance(outcome, Rejected):
-            self._experiment_id = None  # It may have been deleted: look it up again.
-        return outcome
+        return self._server.request("POST", _TRACES_PATH, body=body, headers=headers)
 
-    def close(self) -> None:
-        """Close kept connections."""
-        self._server.close()
 
-    def _resolve_experiment(self) -> str | Retry | Rejected:
-        if self._experiment_id is not None:
-            return self._experiment_id
-        found = self._find_or_create_experiment()
-        if isinstance(found, (Retry, Rejected)):
-            return found
-        identifier, name = str(found.get("experiment_id", "")), found.get("name")
-        if found.get("lifecycle_stage", "active") != "active":
-            # MLflow would take the spans, and nobody would ever see them.
-            return Rejected(
-                "the experiment is deleted (MLFLOW_EXPERIMENT_NAME, MLFLOW_EXPERIMENT_ID): "
-                f"{name!r}, id {identifier}; restore it or choose another",
-                divisible=False,
-            )
-        self._experiment_id = identifier
-        return identifier
+class ServerExperiments:
+    """Experiments by MLflow's REST API."""
 
-    def _find_or_create_experiment(self) -> dict[str, Any] | Retry | Rejected:
-        name = self._config.effective_experiment_name
-        if name is None:
-            identifier = str(self._config.experiment_id)
-            return self._lookup("get", experiment_id=identifier) or _no_experiment(identifier)
-        found = self._lookup("get-by-name", experiment_name=name)
-        if found is not None:
-            return found
-        created = self._server.request(
-            "POST", f"{_EXPERIMENTS_PATH}/create", payload={"name": name}
-        )
-        if isinstance(created, (Retry, Rejected)):
-            return created
-        # Also when another process was faster.
-        if created.ok or created.error_code == "RESOURCE_ALREADY_EXISTS":
-            return self._lookup("get-by-name", experiment_name=name) or _no_experiment(name)
-        return _about_request(created)
+    def __init__(self, server: TrackingServer) -> None:
+        self._server = server
 
-    def _lookup(self, operation: str, **query: str) -> dict[str, Any] | Retry | Rejected | None:
-        """The experiment; ``None`` if there is none."""
-        answer = self._server.request("GET", f"{_EXPERIMENTS_PATH}/{operation}", query=query)
-        if isinstance(answer, (Retry, Rejected)):
+    def by_id(self, experiment_id: str) -> Found:
+        return self._lookup("get", experiment_id=experiment_id)
+
+    def by_name(self, name: str) -> Found:
+        return self._lookup("get-by-name", experiment_name=name)
+
+    def create(self, name: str) -> Found:
+        answer = self._server.request("POST", f"{_EXPERIMENTS_PATH}/create", payload={"name": name})
+        if isinstance(answer, Retry):
             return answer
-        if answer.ok:
-            return answer.json.get("experiment") or _no_tracking_server(
-                "its answer is no experiment"
-            )
-        return None if answer.error_code == _MISSING else _about_request(answer)
+        # Also when another process was faster.
+        if answer.ok or answer.error_code == "RESOURCE_ALREADY_EXISTS":
+            return self.by_name(name)
+        return _about_request(answer)
+
+    def _lookup(self, operation: str, **query: str) -> Found:
+        answer = self._server.request("GET", f"{_EXPERIMENTS_PATH}/{operation}", query=query)
+        if isinstance(answer, Retry):
+            return answer
+        if not answer.ok:
+            return None if answer.error_code == _MISSING else _about_request(answer)
+        found: Any = answer.json.get("experiment")
+        if not isinstance(found, dict):
+            return _no_tracking_server("its answer is no experiment")
+        described = cast("dict[str, Any]", found)
+        return Experiment(
+            str(described.get("experiment_id", "")),
+            str(described.get("name", "")),
+            active=described.get("lifecycle_stage", "active") == "active",
+        )
 
 
-def _no_experiment(which: str) -> Rejected:
-    return Rejected(
-        "there is no such experiment on the tracking server "
-        f"(MLFLOW_EXPERIMENT_ID, MLFLOW_EXPERIMENT_NAME): {which}",
-        divisible=False,
-    )
-
-
-def _no_tracking_server(detail: str) -> Rejected:
-    return Rejected(
+def _no_tracking_server(detail: str) -> Retry:
+    return Retry(
         f"there is no MLflow tracking server at this address (MLFLOW_TRACKING_URI): {detail}",
-        divisible=False,
+        lasting=True,
     )
 
 
-def _about_request(answer: Answer) -> Rejected:
-    """The failure of a request that carried no spans: there is nothing to divide."""
-    return Rejected(answer.as_failure().reason, divisible=False)
+def _about_request(answer: Answer) -> Retry:
+    """The failure of a request that carried no spans: no span is to blame."""
+    return Retry(answer.as_failure().reason, lasting=True)
 
 
-def _outcome(answer: Answer | Retry | Rejected, spans: int) -> Outcome:
-    if isinstance(answer, (Retry, Rejected)):
-        return answer
+def _outcome(answer: Answer, spans: int) -> Outcome:
     if not answer.ok:
         return _about_request(answer) if answer.error_code == _MISSING else answer.as_failure()
     if answer.content_type not in _UNDERSTOOD_TYPES:
@@ -170,7 +162,8 @@ def _accepted(answer: Answer, spans: int) -> Outcome:
         rejected = response.partial_success.rejected_spans
         message = response.partial_success.error_message
     if rejected <= 0:
-        return Sent(spans)
+        # OTLP: a message without a number is a warning.
+        return Sent(spans, reason=f"the tracking server warns: {message}" if message else "")
     rejected = min(rejected, spans)
     # OTLP forbids to send a partly accepted request again.
     return Sent(spans - rejected, rejected, f"the tracking server left spans out: {message}")

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
@@ -24,8 +24,14 @@ from opentelemetry.trace import format_trace_id
 
 from mlflow_bridge.config import ConfigurationError, MLflowDSPyConfig
 from mlflow_bridge.export.batches import Batch
+from mlflow_bridge.export.destinations.experiments import Experiment, Experiments, Found
 from mlflow_bridge.export.destinations.store_creation import create_if_absent
-from mlflow_bridge.export.destinations.store_errors import failure_of, opening_failure_of
+from mlflow_bridge.export.destinations.store_errors import (
+    failure_of,
+    is_missing,
+    opening_failure_of,
+    request_failure_of,
+)
 from mlflow_bridge.export.destinations.store_probe import probe
 from mlflow_bridge.export.mapping import context_of
 from mlflow_bridge.export.model_call import COST, TOKEN_USAGE
@@ -59,7 +65,7 @@ class StoreDestination:
         self._mlflow = _import_mlflow()
         self._tracing: Any = None
         self._client: Any = None
-        self._experiment_id: str | None = None
+        self._experiments = Experiments(config, _StoreExperiments(lambda: self._client))
         self._process = os.getpid()
         self._notices = Notices(logger)
 
@@ -67,7 +73,7 @@ class StoreDestination:
         """Open the store and look up the experiment."""
         found = self._open()
         if found is None:
-            found = self._resolve_experiment()
+            found = self._experiments.resolve(None)
         return found if isinstance(found, (Retry, Rejected)) else None
 
     def send(self, batch: Batch) -> Outcome:
@@ -75,7 +81,7 @@ class StoreDestination:
         failure = self._open()
         if failure is not None:
             return failure
-        experiment = batch.experiment_id or self._resolve_experiment()
+        experiment = self._experiments.resolve(batch.experiment_id)
         if not isinstance(experiment, str):
             return experiment
         spans = [self._mlflow.entities.Span(_encoded(item.span)) for item in batch.spans]
@@ -83,7 +89,7 @@ class StoreDestination:
             with _quick_pricing() if _may_be_priced(batch) else nullcontext():
                 self._tracing.log_spans(experiment, spans)
         except Exception as error:
-            self._experiment_id = None  # It may have been deleted: look it up again.
+            self._experiments.forget()  # It may have been deleted: look it up again.
             return failure_of(error)
         failure = self._link(batch)
         return Sent(len(spans)) if failure is None else failure
@@ -117,51 +123,6 @@ class StoreDestination:
         if engine is not None:
             engine.dispose(close=False)
 
-    def _resolve_experiment(self) -> str | Retry | Rejected:
-        if self._experiment_id is not None:
-            return self._experiment_id
-        try:
-            experiment = self._find_or_create_experiment()
-        except Exception as error:
-            return failure_of(error)
-        if isinstance(experiment, Rejected):
-            return experiment
-        if experiment.lifecycle_stage != "active":
-            # MLflow would take the spans, and nobody would ever see them.
-            return Rejected(
-                "the experiment is deleted (MLFLOW_EXPERIMENT_NAME, MLFLOW_EXPERIMENT_ID): "
-                f"{experiment.name!r}, id {experiment.experiment_id}; restore it or choose another",
-                divisible=False,
-            )
-        self._experiment_id = str(experiment.experiment_id)
-        return self._experiment_id
-
-    def _find_or_create_experiment(self) -> Any:
-        name = self._config.effective_experiment_name
-        if name is None:
-            return self._experiment_with_id(str(self._config.experiment_id))
-        found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            return found
-        try:
-            self._client.create_experiment(name)
-        except self._mlflow.exceptions.MlflowException as error:
-            # Another process was faster.
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        return self._client.get_experiment_by_name(name)
-
-    def _experiment_with_id(self, experiment_id: str) -> Any:
-        try:
-            return self._client.get_experiment(experiment_id)
-        except self._mlflow.exceptions.MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return Rejected(
-                f"there is no such experiment (MLFLOW_EXPERIMENT_ID): id {experiment_id}",
-                divisible=False,
-            )
-
     def _link(self, batch: Batch) -> Retry | None:
         trace_ids = [_trace_id(item.span) for item in batch.spans if item.is_root]
         if batch.run_id is None or not trace_ids:
@@ -179,6 +140,38 @@ class StoreDestination:
                 failure.reason,
             )
         return None
+
+
+class _StoreExperiments:
+    """Experiments by MLflow's client, which exists once the store is open."""
+
+    def __init__(self, client: Callable[[], Any]) -> None:
+        self._client = client
+
+    def by_id(self, experiment_id: str) -> Found:
+        return self._found(lambda: self._client().get_experiment(experiment_id))
+
+    def by_name(self, name: str) -> Found:
+        return self._found(lambda: self._client().get_experiment_by_name(name))
+
+    def create(self, name: str) -> Found:
+        try:
+            self._client().create_experiment(name)
+        except Exception as error:
+            # Else another process was faster.
+            if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
+                return request_failure_of(error)
+        return self.by_name(name)
+
+    def _found(self, look_up: Callable[[], Any]) -> Found:
+        try:
+            found = look_up()
+        except Exception as error:
+            return None if is_missing(error) else request_failure_of(error)
+        if found is None:
+            return None
+        active = found.lifecycle_stage == "active"
+        return Experiment(str(found.experiment_id), str(found.name), active=active)
 
 
 def _may_be_priced(batch: Batch) -> bool:

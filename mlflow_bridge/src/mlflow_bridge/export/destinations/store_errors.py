@@ -11,6 +11,7 @@ from mlflow_bridge.export.destinations.store_probe import StoreUnavailable
 from mlflow_bridge.export.outcomes import Rejected, Retry
 
 _SETTING: Final = "MLFLOW_TRACKING_URI"
+_PASSING: Final = "the store cannot take spans now"
 _MAX_DETAIL: Final = 300
 
 # Error codes of MlflowException (mlflow.protos.databricks_pb2) that say "not now".
@@ -30,25 +31,44 @@ _PASSING_TYPES: Final = (OSError, MemoryError, RuntimeError)
 
 
 def failure_of(error: Exception) -> Retry | Rejected:
-    """The outcome of a write that raised this."""
+    """The outcome of a write of spans that raised this."""
     if _is_passing(error):
-        return Retry(f"the store cannot take spans now ({_SETTING}): {_detail(error)}")
-    if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":
-        return Rejected(f"there is no such experiment or run: {_detail(error)}", divisible=False)
+        # Not every one of these is the machine's: some code raises RuntimeError over a value.
+        return Retry(f"{_PASSING} ({_SETTING}): {_detail(error)}", about_spans=_is_vague(error))
+    if is_missing(error):
+        return Retry(f"there is no such experiment or run: {_detail(error)}", lasting=True)
     return Rejected(f"the store refused the spans: {_detail(error)}")
 
 
-def opening_failure_of(error: Exception) -> Retry | Rejected:
+def request_failure_of(error: Exception) -> Retry:
+    """The outcome of a request without spans that raised this."""
+    if _is_passing(error):
+        return Retry(f"{_PASSING} ({_SETTING}): {_detail(error)}")
+    return Retry(f"the store refused the request ({_SETTING}): {_detail(error)}", lasting=True)
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether MLflow says that there is no such thing."""
+    return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
+
+
+def opening_failure_of(error: Exception) -> Retry:
     """The outcome of a write for which the store could not even be opened."""
     if isinstance(error, ImportError):
-        return Rejected(
+        return Retry(
             f"the driver of the database is not installed ({_SETTING}): {_detail(error)}",
-            divisible=False,
+            lasting=True,
         )
     if isinstance(error, StoreUnavailable):
-        return Retry(f"the store cannot be written ({_SETTING}): {_detail(error)}")
+        return Retry(f"the store cannot be written ({_SETTING}): {_detail(error)}", lasting=True)
     # Whatever it is, it may be repaired while the program runs, by "mlflow db upgrade" even.
     return Retry(f"the store cannot be opened ({_SETTING}): {_detail(error)}")
+
+
+def _is_vague(error: Exception) -> bool:
+    return not isinstance(error, (OSError, MemoryError)) and not any(
+        _is_lost_connection(cause) for cause in _causes(error)
+    )
 
 
 def _is_passing(error: Exception) -> bool:
