@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import subprocess
 import sys
 import traceback
@@ -28,10 +29,18 @@ NAME = "embeddings text-embedding-3-small"
 Run = Callable[..., Any]
 
 
-def served(server: FakeOpenAI, **options: Any) -> dspy.Embedder:
+def served(
+    server: FakeOpenAI, model: str = "openai/text-embedding-3-small", **options: Any
+) -> dspy.Embedder:
     """An embedder that talks to the fake server; uncached unless told otherwise."""
     defaults = {"api_base": server.base_url, "api_key": KEY, "caching": False}
-    return dspy.Embedder("openai/text-embedding-3-small", **{**defaults, **options})
+    return dspy.Embedder(model, **{**defaults, **options})
+
+
+def price() -> float:
+    """What LiteLLM says that one token costs, in US dollars."""
+    litellm = importlib.import_module("litellm")
+    return litellm.model_cost["text-embedding-3-small"]["input_cost_per_token"]
 
 
 def each(traced: Traced, name: str) -> list[Any]:
@@ -63,7 +72,9 @@ async def test_a_hosted_model(traced: Traced, server: FakeOpenAI, run: Run) -> N
     assert traced.kinds() == f"{NAME} [CLIENT]"
     attributes = traced.attributes(NAME)
     assert isinstance(attributes.pop("server.port"), int)
+    assert attributes.pop("dspy.lm.cost.total") == pytest.approx(3 * price())
     assert attributes == {
+        "dspy.lm.cost.source": "litellm",
         "dspy.operation": "embedding",
         "gen_ai.operation.name": "embeddings",
         "gen_ai.provider.name": "openai",
@@ -85,8 +96,16 @@ async def test_the_cache(traced: Traced, server: FakeOpenAI, run: Run) -> None:
     assert each(traced, "dspy.embedder.cache.hit") == [False, True, False]
     # What the cache gave cost nothing, so tokens are those of the second text alone.
     assert each(traced, "gen_ai.usage.input_tokens") == [1, None, 1]
+    assert each(traced, "dspy.lm.cost.total") == [price(), None, price()]
     model = "text-embedding-3-small"
     assert each(traced, "gen_ai.response.model") == [model, None, model]
+
+
+async def test_a_model_without_a_price(traced: Traced, server: FakeOpenAI, run: Run) -> None:
+    await run(served(server, model="openai/my-own-embeddings"), ["a"])
+    attributes = traced.attributes("embeddings my-own-embeddings")
+    assert attributes["gen_ai.usage.input_tokens"] == 1
+    assert not [name for name in attributes if name.startswith("dspy.lm.cost")]
 
 
 async def test_one_text_and_arguments_of_the_call(

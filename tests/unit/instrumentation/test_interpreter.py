@@ -19,12 +19,15 @@ from tests.support.span_tree import assert_one_tree
 from tests.unit.instrumentation.lms import DSPY
 from tests.unit.instrumentation.traced import Traced, everything_in, uninstrument
 
-HAS_TOOLS = Version("3.3.1") <= DSPY
+HAS_TOOLS = Version("3.1.2") <= DSPY
+HAS_INVOKE_TOOL = Version("3.3.1") <= DSPY
+HAS_ASYNC_TOOLS = Version("3.3") <= DSPY
 HAS_LOCAL = Version("3.4") <= DSPY
 HAS_SUBMIT = Version("3.1.2") <= DSPY
 
-needs_tools = pytest.mark.skipif(not HAS_TOOLS, reason="no invoke_tool in this dspy")
-needs_local = pytest.mark.skipif(not HAS_LOCAL, reason="no LocalInterpreter in this dspy")
+needs_tools = pytest.mark.skipif(not HAS_TOOLS, reason="dspy < 3.1.2: no tools in the sandbox")
+needs_local = pytest.mark.skipif(not HAS_LOCAL, reason="dspy < 3.4: no LocalInterpreter")
+needs_rlm = pytest.mark.skipif(Version("3.1.2") > DSPY, reason="dspy < 3.1.2: no RLM")
 
 
 def weather(city: str) -> str:
@@ -104,7 +107,7 @@ def test_code_that_is_no_python(traced: Traced, kind: str) -> None:
     assert traced.attributes(f"run_code {kind}")["error.type"] == "SyntaxError"
 
 
-@pytest.mark.skipif(not HAS_SUBMIT, reason="no SUBMIT in this dspy")
+@pytest.mark.skipif(not HAS_SUBMIT, reason="dspy < 3.1.2: no SUBMIT")
 def test_submitting_is_said_without_content(trace_with: Any, kind: str) -> None:
     for content in (True, False):
         traced = trace_with(capture_content=content)
@@ -144,7 +147,7 @@ def test_positional_arguments_of_a_tool(traced: Traced) -> None:
     }
 
 
-@needs_tools
+@pytest.mark.skipif(not HAS_ASYNC_TOOLS, reason="dspy < 3.3: no async tools in the sandbox")
 def test_an_async_tool(traced: Traced, kind: str) -> None:
     async def weather(city: str) -> str:
         return f"sun in {city}"
@@ -174,11 +177,60 @@ def test_a_dspy_tool_has_one_span(traced: Traced, kind: str) -> None:
 
 
 @needs_tools
+def test_a_tool_that_is_gone(traced: Traced) -> None:
+    code = "try:\n    weather(city='Oslo')\nexcept Exception as error:\n    print(error)"
+    with make("PythonInterpreter", tools={"weather": weather}) as interpreter:
+        interpreter.execute("print(weather(city='Oslo'))")
+        del interpreter.tools["weather"]
+        result = interpreter.execute(code)
+    assert "Unknown tool: weather" in result
+    unknown = traced.attributes("execute_tool unknown")
+    assert unknown["error.type"].endswith(".CodeInterpreterError")
+
+
+@needs_tools
+def test_the_interpreter_is_the_tools_own(traced: Traced) -> None:
+    """A tool that looks at its interpreter, and puts another tool in its place, sees no other."""
+    seen: list[Any] = []
+
+    def replacing() -> str:
+        seen.append((type(interpreter.tools), interpreter.tools["replacing"] is replacing))
+        interpreter.tools["replacing"] = lambda: "another"
+        return "first"
+
+    tools = {"replacing": replacing}
+    with make("PythonInterpreter", tools=tools) as interpreter:
+        assert interpreter.execute("print(replacing(), replacing())").strip() == "first another"
+    assert seen == [(dict, True)]
+    assert traced.names()[:2] == ["execute_tool replacing"] * 2
+
+
+@pytest.mark.skipif(not HAS_INVOKE_TOOL, reason="dspy < 3.3.1: no invoke_tool")
 def test_a_tool_that_is_not_there(traced: Traced, kind: str) -> None:
     arguments = [{}] if kind == "PythonInterpreter" else [[], {}]
     with make(kind) as interpreter, pytest.raises(RuntimeError, match="Unknown tool"):
         interpreter.invoke_tool("made_up_by_the_code", *arguments)
     assert traced.names() == ["execute_tool unknown"]
+
+
+@needs_rlm
+def test_the_tools_of_an_agent_in_the_sandbox(traced: Traced) -> None:
+    code = "found = weather(city='Oslo')\nSUBMIT(answer=found + ', ' + llm_query(prompt='sure?'))"
+    lm = DummyLM([{"reasoning": "Look it up.", "code": code}, {"answer": "yes"}])
+    sandbox = {"interpreter": make("PythonInterpreter")}
+    if Version("3.3") <= DSPY:
+        sandbox = {"interpreter_factory": lambda: make("PythonInterpreter")}
+    with dspy.context(lm=lm):
+        rlm = dspy.RLM("question -> answer", tools=[weather], **sandbox)
+        answer = rlm(question="How is the weather in Oslo?").answer
+    assert answer.startswith("rain in Oslo, ")
+    assert assert_one_tree(traced.spans).name == "invoke_agent RLM"
+    tools = [name for name in traced.names() if name.startswith("execute_tool")]
+    assert tools == ["execute_tool weather", "execute_tool llm_query"]
+    weathers = traced.attributes("execute_tool weather")
+    assert weathers["gen_ai.tool.call.arguments"] == '{"city":"Oslo"}'
+    assert weathers["gen_ai.tool.call.result"] == '"rain in Oslo"'
+    assert weathers["dspy.agent.step.index"] == 0
 
 
 @needs_local

@@ -12,7 +12,7 @@ import dspy
 import pytest
 
 from tests.support.fake_openai import FakeOpenAI, Reply, Usage
-from tests.unit.instrumentation.lms import EchoLM, served
+from tests.unit.instrumentation.lms import EchoLM, answering, completion, served
 from tests.unit.instrumentation.traced import Traced
 
 CHAT = "chat gpt-4o-mini"
@@ -128,6 +128,60 @@ def test_an_lm_that_dspy_does_not_cache(traced: Traced, fresh_cache: Any) -> Non
     lm("hello")
     assert [cache_facts(span)["hit"] for span in traced.spans] == [False, False]
     assert "gen_ai.usage.input_tokens" in counted(traced.spans[1])
+
+
+def test_answers_of_the_cache_among_others(
+    traced: Traced, server: FakeOpenAI, fresh_cache: Any
+) -> None:
+    class Twice(dspy.LM):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return [*super().__call__(*args, **kwargs), *super().__call__(*args, **kwargs)]
+
+    lm = Twice("openai/gpt-4o-mini", api_base=server.base_url, api_key="x", cache=True)
+    server.reply_with(Reply("hi", usage=Usage(10, 2)))
+    assert lm("hello") == ["hi", "hi"]
+    attributes = traced.attributes(CHAT)
+    assert attributes["dspy.lm.cache.hit"] is False
+    assert attributes["gen_ai.usage.input_tokens"] == 10
+    traced.clear()
+    assert lm("hello") == ["hi", "hi"]
+    assert cache_facts(traced.span(CHAT))["hit"] is True
+    assert counted(traced.span(CHAT)) == []
+
+
+async def test_lms_that_dspy_never_caches_say_nothing_of_it(traced: Traced) -> None:
+    for lm in (EchoLM(cache=True), answering()):
+        lm("hello")
+        await lm.acall("hello")
+    assert [cache_facts(span).get("enabled") for span in traced.spans] == [None] * 4
+
+
+async def test_an_lm_with_a_forward_of_its_own(traced: Traced, fresh_cache: Any) -> None:
+    class Own(dspy.LM):
+        """Goes by DSPy's cache, which is asked further down."""
+
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            return completion("mine")
+
+        async def aforward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            return completion("mine")
+
+    lm = Own("openai/gpt-4o-mini", api_key="x", cache=True)
+    for options in ({}, {"cache": False}):
+        lm("hello", **options)
+        await lm.acall("hello", **options)
+    assert [cache_facts(span).get("enabled") for span in traced.spans] == [None, None, False, False]
+
+
+async def test_a_cache_that_is_switched_off(
+    traced: Traced, server: FakeOpenAI, fresh_cache: Any
+) -> None:
+    lm = served(server, cache=True)
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+    for mode in ("sync", "async"):
+        await call(lm, mode, "hello")
+        await call(lm, mode, "hello")
+    assert [cache_facts(span) for span in traced.spans] == [{"enabled": False, "hit": False}] * 4
 
 
 def test_a_hit_after_a_failure(traced: Traced, server: FakeOpenAI, fresh_cache: Any) -> None:

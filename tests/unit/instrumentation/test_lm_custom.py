@@ -168,9 +168,48 @@ def test_tokens_are_right_where_an_override_calls_super_twice(traced: Traced) ->
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             return [*super().__call__(*args, **kwargs), *super().__call__(*args, **kwargs)]
 
-    assert Voting("yes")("hello") == ["yes", "yes"]
-    total = sum((span.attributes or {}).get(USAGE[0], 0) for span in traced.spans)
-    assert total == 6, traced.tree(USAGE[0])
+    lm = Voting("yes")
+    for _ in range(2):
+        assert lm("hello") == ["yes", "yes"]
+        assert traced.tree(*USAGE) == (
+            "chat echo {gen_ai.usage.input_tokens=6, gen_ai.usage.output_tokens=4}"
+        )
+        reasons = traced.attributes("chat echo")["gen_ai.response.finish_reasons"]
+        assert reasons == ("stop", "stop")
+        traced.clear()
+
+
+async def test_tokens_are_right_where_an_override_asks_until_it_is_content(traced: Traced) -> None:
+    class Checking(EchoLM):
+        """Asks until the answer is long enough, and returns the last one."""
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            while len((result := super().__call__(*args, **kwargs))[0]) < 3:
+                self.reply = str(self.reply) + "!"
+            return result
+
+        async def acall(self, *args: Any, **kwargs: Any) -> Any:
+            while len((result := await super().acall(*args, **kwargs))[0]) < 3:
+                self.reply = str(self.reply) + "!"
+            return result
+
+    assert Checking("y")("hello") == ["y!!"]
+    assert await Checking("y").acall("hello") == ["y!!"]
+    assert traced.tree(*USAGE) == "\n".join(
+        ["chat echo {gen_ai.usage.input_tokens=9, gen_ai.usage.output_tokens=6}"] * 2
+    )
+
+
+def test_super_and_a_recursion(traced: Traced) -> None:
+    class Thinking(EchoLM):
+        def __call__(self, prompt: str, **kwargs: Any) -> Any:
+            first = super().__call__(prompt)
+            return [*first, *self(prompt[1:]), *super().__call__(prompt)] if prompt else first
+
+    assert Thinking("hm")("a") == ["hm"] * 3
+    assert traced.tree(USAGE[0]) == (
+        "chat echo {gen_ai.usage.input_tokens=6}\n└─ chat echo {gen_ai.usage.input_tokens=3}"
+    )
 
 
 def test_an_lm_that_hands_over_to_another(traced: Traced) -> None:

@@ -149,13 +149,13 @@ def test_everything_else_is_traced(trace_with: TraceWith, telemetry_log: Telemet
 def test_without_the_facts_an_lm_call_is_still_a_span(
     trace_with: TraceWith, telemetry_log: TelemetryLog, name: str, monkeypatch: Any
 ) -> None:
-    from opentelemetry.instrumentation.dspy.operations import lm_record
+    from opentelemetry.instrumentation.dspy.operations import lm_facts
 
     def elsewhere() -> list[Any]:
         return [point for point in points() if point.point != name]
 
-    points = lm_record.patch_points
-    monkeypatch.setattr(lm_record, "patch_points", elsewhere)
+    points = lm_facts.patch_points
+    monkeypatch.setattr(lm_facts, "patch_points", elsewhere)
     traced = trace_with()
     EchoLM("hi")("hello")
     attributes = traced.attributes("chat echo")
@@ -168,13 +168,13 @@ def test_a_signature_that_has_changed_costs_the_facts_only(
     trace_with: TraceWith, telemetry_log: TelemetryLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if DSPy passed by keyword what it passes by position today."""
-    from opentelemetry.instrumentation.dspy.operations import lm_record
+    from opentelemetry.instrumentation.dspy.operations import lm_facts
 
     def note(record: Any, arguments: Any) -> None:
         raise IndexError("no such argument")
 
-    monkeypatch.setattr(lm_record, "_note_result", note)
-    monkeypatch.setattr(lm_record, "_note_provider_response", note)
+    monkeypatch.setattr(lm_facts, "_note_result", note)
+    monkeypatch.setattr(lm_facts, "_note_provider_response", note)
     traced = trace_with()
     for _ in range(3):
         assert EchoLM("hi")("hello") == ["hi"]

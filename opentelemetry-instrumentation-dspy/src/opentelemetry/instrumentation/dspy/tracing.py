@@ -359,10 +359,9 @@ def _is_covered(
     if parent.asynchronous and not asynchronous:
         return True  # an async method that delegates to the sync one of the same object
     mro = type(instance).__mro__
-    if parent.owner is None or mro.index(owner) <= mro.index(parent.owner):
-        return False  # the object calls itself anew: a recursion
-    parent.owner = owner  # super(): the same call, one class further up
-    return True
+    # A class further up is reached by super(): the same call, how often ever it is made. Where the
+    # call came in, the object calls itself anew: a recursion.
+    return parent.owner is not None and mro.index(owner) > mro.index(parent.owner)
 
 
 def guarded(action: Callable[..., Any], *arguments: Any) -> None:

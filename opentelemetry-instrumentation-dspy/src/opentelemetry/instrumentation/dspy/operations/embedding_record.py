@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The facts of one embedder call that its return value does not have: tokens, model, cache.
+"""The facts of one embedder call that its return value does not have: tokens, model, cost, cache.
 
 They are noted while the call runs, by patches at the places where DSPy has them in hand, into the
 record of the call in progress.
@@ -12,9 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from opentelemetry.instrumentation.dspy.operations.cost import COST_FROM_LITELLM, litellm_cost
 from opentelemetry.instrumentation.dspy.operations.messages import value
 from opentelemetry.instrumentation.dspy.patching import FunctionPatch, PatchPoint
 from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_LM_COST_SOURCE,
+    DSPY_LM_COST_TOTAL,
     GEN_AI_RESPONSE_MODEL,
     GEN_AI_USAGE_INPUT_TOKENS,
     Operations,
@@ -38,7 +41,7 @@ _COUNTED = {
 _WATCHED = frozenset({"embedding", "aembedding"})
 
 _NO_HIT = "embedder calls do not say whether DSPy's cache answered"
-_NO_USAGE = "embedder calls have no token usage"
+_NO_USAGE = "embedder calls have no token usage and no cost"
 
 
 @dataclass(slots=True)
@@ -49,12 +52,14 @@ class EmbeddingRecord:
         looked_up: Batches that DSPy's cache was asked for.
         computed: Batches that the model was asked for.
         input_tokens: Tokens of the batches that the model was asked for; None while unknown.
+        cost: US dollars for those batches; None while unknown.
         response_model: The model that answered.
     """
 
     looked_up: int = 0
     computed: int = 0
     input_tokens: int | None = None
+    cost: float | None = None
     response_model: str | None = None
 
     @property
@@ -69,6 +74,9 @@ class EmbeddingRecord:
             attributes[GEN_AI_RESPONSE_MODEL] = self.response_model
         if self.input_tokens is not None:
             attributes[GEN_AI_USAGE_INPUT_TOKENS] = self.input_tokens
+        if self.cost is not None:
+            attributes[DSPY_LM_COST_TOTAL] = self.cost
+            attributes[DSPY_LM_COST_SOURCE] = COST_FROM_LITELLM
         return attributes
 
 
@@ -145,6 +153,9 @@ def _note_response(record: EmbeddingRecord, response: Any) -> None:
     tokens = value(value(response, "usage"), "prompt_tokens")
     if isinstance(tokens, int) and not isinstance(tokens, bool):
         record.input_tokens = (record.input_tokens or 0) + tokens
+    cost = litellm_cost(response)
+    if cost is not None:
+        record.cost = (record.cost or 0.0) + cost
     model = value(response, "model")
     if isinstance(model, str) and model:
         record.response_model = model

@@ -11,6 +11,7 @@ from typing import Any
 
 import dspy
 from opentelemetry.instrumentation.dspy.operations.module_record import enclosing_agent
+from opentelemetry.instrumentation.dspy.operations.sandbox_tools import tool_calls_patch
 from opentelemetry.instrumentation.dspy.patching import ClassTreePatch, PatchPoint, Version
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_AGENT_STEP_INDEX,
@@ -45,6 +46,7 @@ _NO_TOOLS = "tools called from code get no span, unless they are dspy.Tool"
 # The names under which DSPy lets sandboxed code make and call modules, which have their own spans.
 _PLUMBING_PREFIX = "__dspy_"
 _CLOSURE_DEPTH = 3
+_BOTH = ("tool_name", "args", "kwargs")
 
 
 def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
@@ -52,6 +54,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
     run, tool = InterpreterOperation(runtime), InterpreterToolOperation(runtime)
     return [
         _point(_SANDBOX, "execute", run, "code run by PythonInterpreter gets no span"),
+        tool_calls_patch(tool, _NO_TOOLS),
         _point(_SANDBOX, "invoke_tool", tool, _NO_TOOLS, since=(3, 3, 1)),
         _point(_LOCAL, "execute", run, "code run by LocalInterpreter gets no span", since=(3, 4)),
         _point(_LOCAL, "invoke_tool", tool, _NO_TOOLS, since=(3, 4)),
@@ -83,10 +86,8 @@ class InterpreterOperation:
             DSPY_OPERATION: self.name,
             DSPY_INTERPRETER_TYPE: kind,
             DSPY_INTERPRETER_LANGUAGE: "python",
+            **_step(call),
         }
-        agent = enclosing_agent(call)
-        if agent is not None and agent.step_index is not None:
-            attributes[DSPY_AGENT_STEP_INDEX] = agent.step_index
         return SpanStart(f"run_code {kind}", attributes)
 
     def inputs(self, call: Call) -> Attributes:
@@ -132,6 +133,7 @@ class InterpreterToolOperation:
             GEN_AI_TOOL_NAME: name,
             GEN_AI_TOOL_TYPE: "function",
             DSPY_TOOL_SOURCE: "function",
+            **_step(call),
         }
         return SpanStart(f"execute_tool {name}", attributes)
 
@@ -153,6 +155,14 @@ class InterpreterToolOperation:
         return {}
 
 
+def _step(call: Call) -> Attributes:
+    """Which step of an agent runs the code."""
+    agent = enclosing_agent(call)
+    if agent is None or agent.step_index is None:
+        return {}
+    return {DSPY_AGENT_STEP_INDEX: agent.step_index}
+
+
 def _arguments(call: Call, *names: str) -> list[Any]:
     """The arguments of these names, which are the first ones of the signature; None if absent."""
     given = dict(zip(names, call.args, strict=False))
@@ -161,7 +171,9 @@ def _arguments(call: Call, *names: str) -> list[Any]:
 
 def _tool_arguments(call: Call) -> dict[str, Any]:
     """Of ``(tool_name, kwargs)`` in the sandbox, ``(tool_name, args, kwargs)`` in the local one."""
-    names = tuple(inspect.signature(call.instance.invoke_tool).parameters)
+    invoke_tool = getattr(call.instance, "invoke_tool", None)
+    # Where there is no such method, the sandbox has both.
+    names = tuple(inspect.signature(invoke_tool).parameters) if invoke_tool else _BOTH
     given = dict(zip(names, _arguments(call, *names), strict=True))
     named: dict[str, Any] = given["kwargs"] or {}
     positional = given.get("args")

@@ -11,7 +11,7 @@ from typing import Any
 from opentelemetry.trace import SpanKind
 
 import dspy
-from opentelemetry.instrumentation.dspy.operations import lm_record, lm_stream
+from opentelemetry.instrumentation.dspy.operations import lm_facts, lm_stream
 from opentelemetry.instrumentation.dspy.operations.lm_record import LMRecord
 from opentelemetry.instrumentation.dspy.operations.lm_request import (
     LMRequestFacts,
@@ -40,6 +40,8 @@ from opentelemetry.instrumentation.dspy.semconv import (
 from opentelemetry.instrumentation.dspy.tracing import Attributes, Call, Runtime, SpanStart
 
 _count_lock = threading.Lock()
+# An LM with one of its own, such as DummyLM up to 3.1, may go by the cache.
+_CACHING = ("__call__", "acall", "forward", "aforward")
 
 
 def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
@@ -54,7 +56,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
         # A proxy that calls the host's LM, which has its own span.
         skip=frozenset({"SandboxLM"}),
     )
-    return [tree, *lm_record.patch_points(), *lm_stream.patch_points()]
+    return [tree, *lm_facts.patch_points(), *lm_stream.patch_points()]
 
 
 class LMOperation:
@@ -89,9 +91,9 @@ class LMOperation:
         lm = call.instance
         request = read_request(lm, call.args, call.kwargs, self._content.secrets)
         attributes = request.attributes
-        attributes[DSPY_LM_CACHE_ENABLED] = bool(
-            call.kwargs.get("cache", getattr(lm, "cache", False))
-        )
+        cached = _is_cached(call)
+        if cached is not None:
+            attributes[DSPY_LM_CACHE_ENABLED] = cached
         retries = getattr(lm, "num_retries", None)
         if isinstance(lm, dspy.LM) and isinstance(retries, int):
             attributes[DSPY_LM_RETRY_MAX] = retries
@@ -119,6 +121,20 @@ class LMOperation:
         count_in_modules(call)
         record: LMRecord = call.state
         return record.attributes()
+
+
+def _is_cached(call: Call) -> bool | None:
+    """Whether DSPy's cache is asked for this call; None where that is not known."""
+    lm = call.instance
+    if not isinstance(lm, dspy.LM):
+        return None  # DSPy caches the calls of its own LM alone, whatever another's ``cache`` says
+    if not call.kwargs.get("cache", lm.cache):
+        return False
+    if any(getattr(type(lm), name) is not getattr(dspy.LM, name) for name in _CACHING):
+        return None
+    cache = dspy.cache
+    tiers = (getattr(cache, f"enable_{tier}_cache", True) for tier in ("memory", "disk"))
+    return any(tiers)
 
 
 def split_model(lm: Any) -> tuple[str | None, str]:

@@ -56,10 +56,13 @@ def input_messages(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Mes
 def output_messages(result: Any, finish_reasons: tuple[str, ...]) -> list[Message]:
     """What an LM call returned, one message for each choice."""
     messages: list[Message] = []
-    for index, output in enumerate(_outputs(result)):
+    outputs = list(_outputs(result))
+    # Of several answers, an LM may have returned the last one alone.
+    reasons = finish_reasons[-len(outputs) :]
+    for index, output in enumerate(outputs):
         message: Message = {"role": "assistant", "parts": _output_parts(output)}
-        if index < len(finish_reasons):
-            message["finish_reason"] = finish_reasons[index]
+        if index < len(reasons):
+            message["finish_reason"] = reasons[index]
         messages.append(message)
     return messages
 

@@ -12,7 +12,8 @@ from opentelemetry.trace import SpanKind
 from opentelemetry.instrumentation.dspy.content import to_json
 from opentelemetry.instrumentation.dspy.operations.endpoint import server_attributes
 from opentelemetry.instrumentation.dspy.operations.language_model import count_in_modules
-from opentelemetry.instrumentation.dspy.operations.lm_record import LMRecord, noting
+from opentelemetry.instrumentation.dspy.operations.lm_facts import noting
+from opentelemetry.instrumentation.dspy.operations.lm_record import LMAnswer, LMRecord
 from opentelemetry.instrumentation.dspy.patching import FunctionPatch, PatchPoint, method_patch
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_LM_CACHE_ENABLED,
@@ -105,6 +106,7 @@ def _message(role: str, data: Any) -> dict[str, Any]:
 def _note_answers(record: LMRecord, arguments: tuple[Any, ...]) -> None:
     """``client._finish(request, response, cache_hit)``."""
     _, response, cache_hit = arguments
-    record.cache_hit = bool(cache_hit)
-    record.usage = response.get("usage")
-    record.response_model = response.get("model")
+    answer = LMAnswer(
+        bool(cache_hit), usage=response.get("usage"), response_model=response.get("model")
+    )
+    record.answers.append(answer)

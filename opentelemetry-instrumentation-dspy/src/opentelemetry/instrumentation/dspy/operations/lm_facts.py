@@ -1,0 +1,235 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where DSPy has the facts of an LM call in hand: patches that note them in the call's record.
+
+The LM's history is never read: under concurrency its last entry belongs to another call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from opentelemetry.instrumentation.dspy.operations.cost import (
+    COST_FROM_DSPY,
+    COST_FROM_LITELLM,
+    as_cost,
+    litellm_cost,
+)
+from opentelemetry.instrumentation.dspy.operations.lm_record import LMAnswer, LMRecord
+from opentelemetry.instrumentation.dspy.operations.messages import value
+from opentelemetry.instrumentation.dspy.patching import FunctionPatch, PatchPoint
+from opentelemetry.instrumentation.dspy.semconv import Operations
+from opentelemetry.instrumentation.dspy.tracing import (
+    Runtime,
+    as_dspy_frame,
+    current_call,
+    guarded,
+    hide_frame,
+)
+
+_NO_FACTS = "LM calls have no token usage, response id, finish reasons or cost"
+
+
+def patch_points() -> list[PatchPoint]:
+    """Where DSPy has these facts in hand, release by release."""
+    base_lm = "dspy.clients.base_lm"
+    return [
+        FunctionPatch(
+            "dspy.clients.execution", "finalize", noting(_note_result), _NO_FACTS, since=(3, 4)
+        ),
+        FunctionPatch(
+            base_lm,
+            "BaseLM._process_lm_response",
+            noting(_note_provider_response),
+            _NO_FACTS,
+            until=(3, 4),
+        ),
+        FunctionPatch(
+            base_lm,
+            "BaseLM._finalize_lm_response",
+            noting(_note_typed_response),
+            "typed LM calls have no token usage, response id, finish reasons or cost",
+            since=(3, 3),
+            until=(3, 4),
+        ),
+        FunctionPatch(
+            "dspy.clients.cache",
+            "Cache.cache_key",
+            _noting_tier,
+            "cache hits do not say which tier answered",
+        ),
+        FunctionPatch(
+            "dspy.clients.cache",
+            "Cache.get",
+            _noting_hit,
+            "answers from the cache are not told from those of the provider",
+            # Later releases mark the answer; the first ones of 3.0 do not.
+            until=(3, 1),
+        ),
+        FunctionPatch(
+            "dspy.clients.execution",
+            "_delay",
+            _noting_retry,
+            "LM calls do not say how often DSPy tried again",
+            # Before, LiteLLM retries where DSPy cannot see it.
+            since=(3, 4),
+        ),
+    ]
+
+
+def noting(note: Callable[[LMRecord, tuple[Any, ...]], None]) -> Any:
+    """Makes the replacement of a function whose first argument is the LM."""
+
+    def take(lm: Any, arguments: tuple[Any, ...]) -> None:
+        call = current_call(Operations.LM, lm)
+        if call is not None and isinstance(call.state, LMRecord):
+            note(call.state, arguments)
+
+    def make(_original: Any, runtime: Runtime, owner: Any) -> Any:
+        _take, _guarded, _hide = take, guarded, hide_frame
+
+        def noting(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+            _guarded(_take, self, args)
+            try:
+                return _original(self, *args, **kwargs)
+            except BaseException as _error:
+                _hide(_error)
+                raise
+
+        return as_dspy_frame(noting, _original)
+
+    return make
+
+
+def _noting_hit(_original: Any, runtime: Runtime, owner: Any) -> Any:
+    _take, _guarded, _hide = _note_hit, guarded, hide_frame
+
+    def get(*args: Any, **kwargs: Any) -> Any:
+        try:
+            _answer = _original(*args, **kwargs)
+        except BaseException as _error:
+            _hide(_error)
+            raise
+        if _answer is not None:
+            _guarded(_take)
+        return _answer
+
+    return as_dspy_frame(get, _original)
+
+
+def _note_hit() -> None:
+    call = current_call(Operations.LM)
+    if call is not None and isinstance(call.state, LMRecord):
+        call.state.cache_answered = True
+
+
+def _noting_retry(_original: Any, runtime: Runtime, owner: Any) -> Any:
+    _take, _guarded, _hide = _note_retry, guarded, hide_frame
+
+    def delay(*args: Any, **kwargs: Any) -> Any:
+        _guarded(_take)
+        try:
+            return _original(*args, **kwargs)
+        except BaseException as _error:
+            _hide(_error)
+            raise
+
+    return as_dspy_frame(delay, _original)
+
+
+def _note_retry() -> None:
+    # Asked for once before each new try: how long to wait.
+    call = current_call(Operations.LM)
+    if call is not None and isinstance(call.state, LMRecord):
+        call.state.retries += 1
+
+
+def _noting_tier(_original: Any, runtime: Runtime, owner: Any) -> Any:
+    _take, _guarded, _hide = _note_tier, guarded, hide_frame
+
+    def cache_key(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        try:
+            _key = _original(self, *args, **kwargs)
+        except BaseException as _error:
+            _hide(_error)
+            raise
+        _guarded(_take, self, _key)
+        return _key
+
+    return as_dspy_frame(cache_key, _original)
+
+
+def _note_tier(cache: Any, key: str) -> None:
+    call = current_call(Operations.LM)
+    # The look-up comes first and asks memory before disk; a later store asks for the key again.
+    if call is not None and isinstance(call.state, LMRecord) and call.state.cache_tier is None:
+        memory = getattr(cache, "memory_cache", None)  # a cache of somebody else's has no tiers
+        if memory is not None:
+            call.state.cache_tier = "memory" if key in memory else "disk"
+
+
+def _note_result(record: LMRecord, arguments: tuple[Any, ...]) -> None:
+    """dspy >= 3.4: ``finalize(lm, call, result)``."""
+    result = arguments[1]
+    answer = LMAnswer(
+        cache_hit=bool(result.cache_hit),
+        usage=result.usage,
+        cost=as_cost(result.cost),
+        cost_source=COST_FROM_DSPY if result.cost_details else COST_FROM_LITELLM,
+        response_model=_text(result.response_model),
+    )
+    responses = result.responses
+    if responses:
+        answer.response_id = next((r.id for r in responses if r.id), None)
+        answer.finish_reasons = _texts(r.finish_reason for r in responses)
+    elif result.raw is not None:
+        _note_ids(answer, result.raw)
+    record.answers.append(answer)
+
+
+def _note_provider_response(record: LMRecord, arguments: tuple[Any, ...]) -> None:
+    """dspy < 3.4: ``lm._process_lm_response(response, prompt, messages, **kwargs)``."""
+    response = arguments[0]
+    answer = LMAnswer(
+        cache_hit=bool(record.cache_answered or value(response, "cache_hit", False)),
+        usage=value(response, "usage"),
+        cost=litellm_cost(response),
+        cost_source=COST_FROM_LITELLM,
+        response_model=_text(value(response, "model")),
+    )
+    _note_ids(answer, response)
+    record.cache_answered = False
+    record.answers.append(answer)
+
+
+def _note_typed_response(record: LMRecord, arguments: tuple[Any, ...]) -> None:
+    """dspy 3.3: ``lm._finalize_lm_response(request, response)``, maybe after the one above."""
+    response = arguments[1]
+    if not record.answers or record.answers[-1].typed:
+        record.answers.append(LMAnswer(cost_source=COST_FROM_LITELLM))
+    answer = record.answers[-1]
+    answer.typed = True
+    answer.cache_hit = bool(response.cache_hit)
+    answer.usage = response.usage or answer.usage
+    answer.response_id = response.response_id or answer.response_id
+    answer.response_model = _text(response.model) or answer.response_model
+    answer.finish_reasons = (
+        _texts(output.finish_reason for output in response.outputs) or answer.finish_reasons
+    )
+    cost = as_cost(response.cost)
+    answer.cost = answer.cost if cost is None else cost
+
+
+def _note_ids(answer: LMAnswer, response: Any) -> None:
+    answer.response_id = _text(value(response, "id"))
+    choices: Any = value(response, "choices") or ()
+    answer.finish_reasons = _texts(value(choice, "finish_reason") for choice in choices)
+
+
+def _text(candidate: Any) -> str | None:
+    return candidate if isinstance(candidate, str) and candidate else None
+
+
+def _texts(candidates: Iterable[Any]) -> tuple[str, ...]:
+    return tuple(text for text in candidates if isinstance(text, str))
