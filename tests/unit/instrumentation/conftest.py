@@ -11,6 +11,7 @@ import pytest
 
 from opentelemetry.instrumentation.dspy import tracing
 from tests.support.fake_openai import FakeOpenAI
+from tests.support.memory import watched_spans
 from tests.unit.instrumentation.registry import faults_of
 from tests.unit.instrumentation.traced import Traced, uninstrument
 
@@ -62,27 +63,29 @@ def telemetry_log() -> Iterator[TelemetryLog]:
     assert log.left() == ""
 
 
+@pytest.fixture(autouse=True)
+def every_span() -> Iterator[None]:
+    """Every span has ended at the end of its test, and has what the registry allows and no more."""
+    with watched_spans() as watch:
+        yield
+    # A test's own spans and those of the fake server's clients are not ours to judge.
+    ours = [span for span in watch.ended() if _is_ours(span)]
+    assert {f"{span.name}: {fault}" for span in ours for fault in faults_of(span)} == set()
+
+
 @pytest.fixture
 def trace_with() -> Iterator[TraceWith]:
     """Makes an instrumented `Traced`; a second one takes the place of the first.
 
-    In the end DSPy is uninstrumented, and every span that was made is held against the registry.
+    In the end DSPy is uninstrumented.
     """
-    made: list[Traced] = []
 
     def make(**settings: Any) -> Traced:
         uninstrument()
-        made.append(Traced(**settings))
-        return made[-1]
+        return Traced(**settings)
 
     yield make
     uninstrument()
-    faults: set[str] = set()
-    for traced in made:
-        # A test's own spans and those of the fake server's clients are not ours to judge.
-        ours = [span for span in traced.all_spans if _is_ours(span)]
-        faults.update(f"{span.name}: {fault}" for span in ours for fault in faults_of(span))
-    assert faults == set()
 
 
 def _is_ours(span: Any) -> bool:

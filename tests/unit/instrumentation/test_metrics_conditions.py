@@ -158,6 +158,36 @@ def test_a_score(measured: Measured) -> None:
     assert dict(point.attributes) == {"gen_ai.evaluation.name": "exact"}
 
 
+@pytest.mark.parametrize("inside", [False, True], ids=["the outermost", "inside of a span"])
+@pytest.mark.parametrize("sampler", [ALWAYS_ON, ALWAYS_OFF], ids=["on", "off"])
+def test_the_scores_of_an_evaluation(
+    trace_with: TraceWith, measured: Measured, sampler: Sampler, inside: bool
+) -> None:
+    class Comparing(dspy.Module):
+        """An evaluation as a part of a program, as it is of an optimizer's."""
+
+        def forward(self) -> Any:
+            return evaluate(dspy.Predict("question -> answer"))
+
+    def exact(example: Any, prediction: Any, trace: Any = None) -> float:
+        if example.question == "2":
+            raise ZeroDivisionError
+        return 0.25 * int(example.question)
+
+    examples = [dspy.Example(question=str(number)).with_inputs("question") for number in range(4)]
+    evaluate = dspy.Evaluate(devset=examples, metric=exact, num_threads=2)
+    traced = trace_with(sampler=sampler, meter_provider=measured.provider)
+    with dspy.context(lm=answering()):
+        score = (
+            Comparing()().score if inside else evaluate(dspy.Predict("question -> answer")).score
+        )
+    assert score == 25.0
+    assert bool(traced.spans) == (sampler is ALWAYS_ON)
+    (point,) = measured.points("dspy.evaluate.score")
+    assert dict(point.attributes) == {"gen_ai.evaluation.name": "exact"}
+    assert (point.count, point.sum) == (3, 1.0)  # the one without a score has none here, either
+
+
 class TestNoProvider:
     """What costs nothing and does nothing while there is nothing to record with."""
 

@@ -27,7 +27,6 @@ class Traced:
     def __init__(self, *, sampler: Sampler = ALWAYS_ON, **settings: Any) -> None:
         self.provider, self._exporter = span_memory(sampler)
         self._settings = {"capture_content": True, **settings}
-        self._earlier: list[ReadableSpan] = []
         self.instrument()
 
     def instrument(self) -> None:
@@ -44,13 +43,7 @@ class Traced:
         """The spans ended since the last `clear`, those of the test itself included."""
         return list(self._exporter.get_finished_spans())
 
-    @property
-    def all_spans(self) -> list[ReadableSpan]:
-        """Every span that was ever ended here."""
-        return [*self._earlier, *self.spans]
-
     def clear(self) -> None:
-        self._earlier += self.spans
         self._exporter.clear()
 
     def tree(self, *attributes: str) -> str:

@@ -45,7 +45,13 @@ from opentelemetry.instrumentation.dspy.semconv import (
 from opentelemetry.instrumentation.dspy.version import __version__
 
 MEASURED: Final = frozenset(
-    {Operations.LM, Operations.EMBEDDING, Operations.TOOL, Operations.MODULE}
+    {
+        Operations.LM,
+        Operations.EMBEDDING,
+        Operations.TOOL,
+        Operations.MODULE,
+        Operations.EVALUATE,  # the scores of its examples
+    }
 )
 """The operations (`Operation.name`) that are measured, whether or not their span is sampled."""
 

@@ -11,8 +11,10 @@ import threading
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from opentelemetry.instrumentation.dspy.metrics import Metrics
 from opentelemetry.instrumentation.dspy.operations.optimizer import note_trial
 from opentelemetry.instrumentation.dspy.operations.scores import (
     as_number,
@@ -45,7 +47,10 @@ from opentelemetry.instrumentation.dspy.tracing import (
     Call,
     Runtime,
     SpanStart,
+    as_dspy_frame,
     current_call,
+    guarded,
+    hide_frame,
 )
 
 _PARAMETERS = ("program", "metric", "devset", "num_threads")
@@ -140,8 +145,7 @@ class ExampleOperation:
         record = _evaluation_record()
         if record is not None:
             event[GEN_AI_EVALUATION_NAME] = record.metric_name
-            name = {GEN_AI_EVALUATION_NAME: record.metric_name}
-            self._metrics.record_score(score, name)
+            record_score(self._metrics, record.metric_name, result)
         feedback = feedback_of(outcome)
         if feedback is not None and self._settings.records_outputs:
             self._content.put_text(event, GEN_AI_EVALUATION_EXPLANATION, self.name, feedback)
@@ -188,8 +192,10 @@ class ExampleSpans:
     def around(self, function: Callable[[Any], Any], data: Any) -> Callable[[Any], Any]:
         """The executor's function with spans; the same function outside of an evaluation."""
         call = current_call()
-        if call is None or call.operation.name != Operations.EVALUATE or not call.recording:
+        if call is None or call.operation.name != Operations.EVALUATE:
             return function
+        if not call.recording:
+            return self._measured(function, call.state.metric_name)
         indices = {id(item): index for index, item in enumerate(data)}
 
         def describe(item: Any) -> tuple[Any, dict[str, Any]]:
@@ -198,6 +204,24 @@ class ExampleSpans:
         return traced_function(
             self._with_metric_spans(function), self._example, self._runtime, describe
         )
+
+    def _measured(self, _function: Callable[[Any], Any], metric_name: str) -> Callable[[Any], Any]:
+        """The executor's function without spans, its scores measured all the same."""
+        if not self._runtime.metrics.enabled:
+            return _function
+        _guarded, _hide = guarded, hide_frame
+        _note = partial(record_score, self._runtime.metrics, metric_name)
+
+        def measured(item: Any, /) -> Any:
+            try:
+                _result = _function(item)
+            except BaseException as _error:
+                _hide(_error)
+                raise
+            _guarded(_note, _result)
+            return _result
+
+        return as_dspy_frame(measured, _function)
 
     def _with_metric_spans(self, function: Any) -> Any:
         # Evaluate hands its metric to nobody but a closure of its own. A copy of the closure with
@@ -221,6 +245,13 @@ class ExampleSpans:
             function.__defaults__,
             tuple(cells),
         )
+
+
+def record_score(metrics: Metrics, metric_name: str, result: Any) -> None:
+    """Measure the score in what one example of an evaluation came to."""
+    score = score_of(result[-1])
+    if score is not None:
+        metrics.record_score(score, {GEN_AI_EVALUATION_NAME: metric_name})
 
 
 def _evaluation_record() -> EvaluationRecord | None:
