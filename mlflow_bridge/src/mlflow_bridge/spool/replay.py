@@ -200,8 +200,9 @@ class Replay:
 
     def hold_back(self, until: float) -> None:
         """Live spans were not taken: leave the destination alone until this `time.monotonic`."""
+        # Without a failure of its own, the next turn is no more than the next look for files.
+        self._next_at = max(self._next_at, until) if self._failures else until
         self._failures += 1
-        self._next_at = max(self._next_at, until)
 
     def _end(self, file: _OpenFile) -> None:
         self._file = None

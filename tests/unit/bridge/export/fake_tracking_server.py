@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -30,9 +31,16 @@ class FakeTrackingServer:
         self.experiments: dict[str, dict[str, str]] = {}
         self.blind_look_ups = 0
         self.traces_reply = HttpReply(200, PROTOBUF, b"")
+        self.stored: Counter[str] = Counter()
+        """How often each span was stored, by its name."""
+        self.refuse: Callable[[HttpRequest], HttpReply | None] = lambda request: None
+        """Looks at a request before it is answered; what it returns is the answer."""
         self.http = LoopbackServer(self._answer, received=self.requests.append)
 
     def _answer(self, request: HttpRequest) -> HttpReply:
+        refusal = self.refuse(request)
+        if refusal is not None:
+            return refusal
         path, _, query = request.path.partition("?")
         if path == "/v1/traces":
             return self._take(request)
@@ -50,6 +58,8 @@ class FakeTrackingServer:
         known = {experiment["experiment_id"] for experiment in self.experiments.values()}
         if request.headers["x-mlflow-experiment-id"] not in known:
             return json_reply(404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "none"})
+        if self.traces_reply.status == 200:
+            self.stored.update(spans_in(request))
         return self.traces_reply
 
     def _experiment(self, name: str) -> HttpReply:
