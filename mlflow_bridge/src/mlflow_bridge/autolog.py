@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import SpanProcessor
-
     from mlflow_bridge.config import MLflowDSPyConfig
+    from mlflow_bridge.processing.pipeline import Pipeline
     from mlflow_bridge.processing.providers import AcceptsProcessors
     from mlflow_bridge.processing.switch import SwitchableSpanProcessor
 
@@ -31,6 +30,8 @@ class _Session:
     provider: AcceptsProcessors | None = None
     switch: SwitchableSpanProcessor | None = None
     """Added to ``provider`` once, and never taken away again, since a provider offers no way to."""
+    pipeline: Pipeline | None = None
+    """What is behind the switch."""
     config: MLflowDSPyConfig | None = None
     """Where spans go now; None while nothing is sent."""
     chose_content: bool = False
@@ -87,7 +88,9 @@ def disable_autolog() -> None:
         _withdraw_content()
         _session.config = None
         if _session.switch is not None:
-            _retire(_session.switch.switch(None))
+            _session.switch.switch(None)
+        before, _session.pipeline = _session.pipeline, None
+        _retire(before, None)
 
 
 def _send_to_mlflow(tracking_uri: str | None, experiment_name: str | None) -> None:
@@ -102,10 +105,10 @@ def _send_to_mlflow(tracking_uri: str | None, experiment_name: str | None) -> No
     if config == _session.config or _is_adopted(config):
         return
     processors = _processors_for(config)
-    switch = _switch_in_provider()
-    before = switch.switch(processors)
+    before, _session.pipeline = _session.pipeline, processors
+    _switch_in_provider().switch(processors)
     _session.config = config
-    _retire(before)
+    _retire(before, processors)
     _logger.info("Traces go to %s (content: %s).", config.destination_description, mode)
 
 
@@ -122,12 +125,10 @@ def _destination(config: MLflowDSPyConfig) -> tuple[str, str | None, str | None]
     return config.tracking_uri, config.experiment_id, config.effective_experiment_name
 
 
-def _processors_for(config: MLflowDSPyConfig) -> SpanProcessor:
-    from opentelemetry.sdk.trace import SynchronousMultiSpanProcessor
-
+def _processors_for(config: MLflowDSPyConfig) -> Pipeline:
     from mlflow_bridge.export.exporter import MLflowSpanExporter
     from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
-    from mlflow_bridge.processing.enrichment import MLflowEnrichmentProcessor
+    from mlflow_bridge.processing.pipeline import Pipeline
 
     exporter = MLflowSpanExporter(config=config)
     # A hook of opentelemetry-instrument that runs later must not adopt this one as well.
@@ -135,10 +136,7 @@ def _processors_for(config: MLflowDSPyConfig) -> SpanProcessor:
     batch = MLflowBatchSpanProcessor.from_config(exporter, config)
     # The program has said that it will be traced, so there is no need to wait for its first span.
     batch.warm_up()
-    processors = SynchronousMultiSpanProcessor()
-    processors.add_span_processor(MLflowEnrichmentProcessor())
-    processors.add_span_processor(batch)
-    return processors
+    return Pipeline(batch)
 
 
 def _switch_in_provider() -> SwitchableSpanProcessor:
@@ -153,10 +151,13 @@ def _switch_in_provider() -> SwitchableSpanProcessor:
     return _session.switch
 
 
-def _retire(processors: SpanProcessor | None) -> None:
-    """Deliver what these processors still hold, for a bounded time, and close them."""
+def _retire(processors: Pipeline | None, successor: Pipeline | None) -> None:
+    """Deliver what these processors still hold, for a bounded time, and close them.
+
+    Spans that are open go on, and belong to the successor if there is one.
+    """
     if processors is not None:
-        processors.shutdown()
+        processors.retire(successor)
 
 
 def _instrument_dspy() -> None:

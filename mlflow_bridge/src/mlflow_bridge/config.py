@@ -149,6 +149,31 @@ class MLflowDSPyConfig(BaseSettings):
     max_queue_size: int = Field(
         default=20_000, ge=1, le=10_000_000, description="Spans held in memory, 1 to 10000000."
     )
+    overflow: Literal["spill", "block"] = Field(
+        default="spill",
+        description="What happens when max_queue_size spans wait: spill writes further ones to the "
+        "spool; block has the thread that ends a span wait for room first, unless it runs an event "
+        "loop.",
+    )
+    block_seconds: float = Field(
+        default=1.0,
+        ge=0,
+        le=3600,
+        description="Longest wait for room, 0 to 3600 seconds, with overflow=block or without a "
+        "spool; 0 never waits.",
+    )
+    max_spill_queue_size: int = Field(
+        default=100_000,
+        ge=1,
+        le=10_000_000,
+        description="Spans held in memory while they wait to be written to the spool, 1 to "
+        "10000000, on top of max_queue_size.",
+    )
+    traces: Literal["genai", "all"] = Field(
+        default="genai",
+        description="Which traces go to MLflow: genai, those with a DSPy or GenAI span in them; "
+        "all, every sampled trace.",
+    )
     max_batch_size: int = Field(
         default=512, ge=1, le=100_000, description="Spans in one write to MLflow, 1 to 100000."
     )

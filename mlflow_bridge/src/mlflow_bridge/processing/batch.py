@@ -5,24 +5,30 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+from weakref import ref
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+from mlflow_bridge.processing.admission import Admission
 from mlflow_bridge.processing.backoff import Backoff
+from mlflow_bridge.processing.exit_summary import exit_summary
+from mlflow_bridge.processing.exit_time import ExitTime, seconds_until
+from mlflow_bridge.processing.handover import Handover
 from mlflow_bridge.processing.notices import Notices
-from mlflow_bridge.processing.overflow import Overflow
+from mlflow_bridge.processing.open_spans import OpenSpans
+from mlflow_bridge.processing.overflow import Overflow, kept_by
 from mlflow_bridge.processing.process_end import may_be_killed_at_any_time, watch_process
 from mlflow_bridge.processing.sender import Sender
 from mlflow_bridge.processing.slots import Slots
 from mlflow_bridge.processing.span_delivery import SpanDelivery
+from mlflow_bridge.processing.spill_writer import SpillWriter
 from mlflow_bridge.processing.status import Counters, DeliveryStatus
+from mlflow_bridge.processing.trace_filter import TraceFilter
 from mlflow_bridge.spool.spool import Spool
 
 if TYPE_CHECKING:
@@ -33,37 +39,29 @@ _logger = logging.getLogger(__name__)
 _FLUSH_SECONDS = 30.0
 """How long a flush without a time-out of its own waits; OpenTelemetry's default."""
 
-_DELIVERY_SHARE = 0.9
-"""The share of the time at exit that delivery gets; the rest is for giving up in good order."""
-
-_SPOOLING_SECONDS = 0.00006
-"""About the time that it takes to write one span to the spool."""
-
-_SHORTEST_SPOOLING_SECONDS = 0.25
-"""Time for the spool that even a shutdown without any time grants."""
-
 
 class MLflowBatchSpanProcessor(BatchSpanProcessor):
     """Batches sampled spans that ended and has them delivered, with retries, in order.
 
-    The base class collects spans into batches. Two things are different around it:
+    The base class collects spans into batches. What is different around it:
 
     - A span takes one of ``max_queue_size`` slots before the base class gets it, and the slot comes
       back when the span is settled. So the base class, which drops at its limit, never reaches it.
-      Where no slot is free the span goes to the ``overflow``. Without one the thread waits for a
-      slot for at most ``block_seconds``, unless it runs an asyncio event loop; what finds no slot
-      then is lost, counted and logged. With a `Spool` as the overflow, spans are on disk then, and
-      are delivered from there when the destination has time; so is what waits while a destination
-      is away for more than ``spill_after_seconds``, and what is left at shutdown.
+      Where there is none, see `Admission`: the span goes to the ``overflow``, or its thread waits;
+      what has no place then is lost, counted and logged. With a `Spool` as the overflow, spans are
+      on disk then, and are delivered from there when the destination has time; so is what waits for
+      a destination that is away for more than ``spill_after_seconds``, and what is left at the end.
+    - With ``traces="genai"``, a `TraceFilter` keeps back traces without a DSPy or GenAI span.
     - The base class hands its batches to a `Sender`, which alone talks to the exporter.
+    - Spans that are still open at the end are ended, marked and delivered; see `OpenSpans`.
 
     Threads: ``on_start`` and ``on_end`` are called by any thread of the program; they never raise
-    and never touch exporter or network. ``on_end`` writes to the disk only where there is no slot,
-    or where the spool is to have every span before it is sent (``write_ahead``). ``force_flush``
+    and never touch exporter or network. ``on_end`` writes to the disk only where the spool is to
+    have every span before it is sent (``write_ahead``), and after the shutdown. ``force_flush``
     and ``shutdown`` may be called from any thread and keep to their time-outs. The exporter's
     ``deliver`` and ``close`` are called by the sender's thread only.
 
-    After a fork the child has an empty queue, its own sender and its own counters: every span is
+    After a fork the child has an empty queue, its own threads and its own counters: every span is
     delivered by the process in which it ended.
     """
 
@@ -77,8 +75,11 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         exit_timeout_seconds: float = 5.0,
         block_seconds: float = 1.0,
         overflow: Overflow | None = None,
+        overflow_policy: Literal["spill", "block"] = "spill",
+        max_spill_queue_size: int = 100_000,
         backoff: Backoff | None = None,
         spill_after_seconds: float = 5.0,
+        traces: Literal["genai", "all"] = "all",
     ) -> None:
         """
         Args:
@@ -90,27 +91,33 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
             block_seconds: The longest that a thread waits for a slot; 0 never waits.
             overflow: Takes the spans for which there is no slot, or no time at exit. A `Spool`
                 belongs to this processor alone from now on, and is delivered from.
+            overflow_policy: Whether a span without a slot is spilled at once, or only after its
+                thread has waited for a slot.
+            max_spill_queue_size: Spans that may wait in memory for the overflow.
             backoff: How long to wait between attempts.
             spill_after_seconds: How long a destination may be away before what waits for it in
                 memory goes to the spool.
+            traces: Whether traces without a DSPy or GenAI span are delivered.
 
         Raises:
             ValueError: If a size or the schedule delay is not positive.
         """
         self._delivery = exporter
         self._max_queue_size = max_queue_size
+        self._max_spill_queue_size = max_spill_queue_size
         self._max_batch_size = min(max_batch_size, max_queue_size)
         self._exit_timeout = exit_timeout_seconds
         self._block_seconds = block_seconds
         self._overflow = overflow
+        self._overflow_policy = overflow_policy
         self._spool = overflow if isinstance(overflow, Spool) else None
         self._spill_after = spill_after_seconds
-        self._spooling_seconds = 0.0
         self._backoff = backoff or Backoff()
+        self._filters = traces == "genai"
         self._exit_deadline: float | None = None
         self._closed = False
         self._complete = False
-        self._handover = _Handover()
+        self._handover = Handover()
         super().__init__(
             self._handover,
             max_queue_size=max_queue_size,
@@ -125,21 +132,26 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
     def from_config(
         cls, exporter: SpanDelivery, config: MLflowDSPyConfig
     ) -> MLflowBatchSpanProcessor:
-        """A processor with the sizes, the times and the spool of the configuration."""
+        """A processor with the sizes, the times, the policies and the spool of the settings."""
         return cls(
             exporter,
             max_queue_size=config.max_queue_size,
             max_batch_size=config.max_batch_size,
             schedule_delay_seconds=config.schedule_delay_seconds,
             exit_timeout_seconds=config.exit_timeout_seconds,
+            block_seconds=config.block_seconds,
             overflow=Spool.from_config(config),
+            overflow_policy=config.overflow,
+            max_spill_queue_size=config.max_spill_queue_size,
+            traces=config.traces,
         )
 
     def _set_up(self) -> None:
-        """Make all that belongs to one process: counters, slots, locks, sender."""
+        """Make all that belongs to one process: counters, slots, locks, threads."""
         self._notices = Notices(_logger)
         self._counters = Counters()
         self._slots = Slots(self._max_queue_size)
+        self._open = OpenSpans()
         # Reentrant for a signal handler that shuts down what it interrupted in shutting down.
         self._closing = threading.RLock()
         self._begun = False
@@ -155,10 +167,44 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
             spool=self._spool,
             spill_after_seconds=self._spill_after,
         )
-        self._handover.sender = self._sender
+        self._handover.begin(
+            self._sender, self._slots, self._counters, self._spool, self._trace_filter()
+        )
+        self._spill = self._spill_writer()
+        self._admission = Admission(
+            self._enqueue,
+            slots=self._slots,
+            counters=self._counters,
+            notices=self._notices,
+            destination=self._delivery.destination_description,
+            spill=self._spill,
+            overflow=self._overflow,
+            blocks=self._overflow_policy == "block",
+            block_seconds=self._block_seconds,
+            sender=self._sender,
+        )
+
+    def _trace_filter(self) -> TraceFilter | None:
+        if not self._filters:
+            return None
+        # The other half of the queue is left for traces that are known to be wanted.
+        return TraceFilter(max_spans=self._max_queue_size // 2, open_traces=self._open.trace_ids)
+
+    def _spill_writer(self) -> SpillWriter | None:
+        if self._overflow is None:
+            return None
+        counters, this = self._counters, ref(self)
+        return SpillWriter(
+            self._overflow,
+            # The thread must not keep a processor alive that nobody has any more.
+            requeue=lambda span: (it := this()) is not None and it._admission.requeue(span),
+            spilled=lambda count: counters.given_up(count, spilled=True),
+            capacity=self._max_spill_queue_size,
+        )
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Have the destination opened while the first span is still under way. Never raises."""
+        """Remember the span, and have the destination opened meanwhile. Never raises."""
+        self._open.started(span)
         if not self._begun and span.get_span_context().trace_flags.sampled:
             self._begin()
 
@@ -177,61 +223,33 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         """Queue the span if it is sampled. Never raises."""
         try:
             context = span.context
-            if context is None or not context.trace_flags.sampled:
+            if context is None:
                 return
-            if self._closed or not self._slots.try_take():
-                self._admit_in_need(span)
+            self._open.ended(context.span_id)
+            if not context.trace_flags.sampled:
+                return
+            if self._closed:
+                self._admission.admit_late(span)
             else:
-                self._queue(span)
+                self._admission.admit(span)
         except Exception as error:
-            self._lose(f"{type(error).__name__} at the end of the span")
+            self._admission.lose(f"{type(error).__name__} at the end of the span")
 
-    def _queue(self, span: ReadableSpan) -> None:
+    def take_over_open_spans(self, other: MLflowBatchSpanProcessor) -> None:
+        """Answer for the spans that are open at another processor, which does so no longer."""
+        other._open.move_to(self._open)
+
+    def _enqueue(self, span: ReadableSpan) -> None:
         """Give a span that has a slot to the base class."""
-        try:
-            if self._spool is not None:
-                self._spool.write_ahead(span)
-            super().on_end(span)
-        except BaseException:
-            self._slots.give_back(1)
-            raise
-
-    def _admit_in_need(self, span: ReadableSpan) -> None:
-        """Find a place for a span when there is no free slot, or no queue any more."""
-        if self._overflow is not None and self._overflow.accept((span,)):
-            self._counters.not_admitted(spilled=True)
-        elif self._closed:
-            self._lose("it ended after the shutdown of the tracer provider")
-        elif self._may_wait() and self._slots.take_within(self._block_seconds):
-            self._queue(span)
-        else:
-            self._lose(f"{self._max_queue_size} spans wait already (setting: max_queue_size)")
-
-    def _may_wait(self) -> bool:
-        if self._block_seconds <= 0 or self._sender.is_current_thread:
-            return False
-        # Where asyncio was never imported no loop can run, and importing it takes a while.
-        asyncio = sys.modules.get("asyncio")
-        if asyncio is None:
-            return True
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return True
-        return False
-
-    def _lose(self, reason: str) -> None:
-        self._counters.not_admitted(spilled=False)
-        self._counters.error(reason)
-        self._notices.warn(
-            "lost",
-            "A span was lost on its way to %s: %s.",
-            self._delivery.destination_description,
-            reason,
-        )
+        if self._spool is not None:
+            self._spool.write_ahead(span)
+        super().on_end(span)
 
     def force_flush(self, timeout_millis: float | None = None) -> bool:
         """Wait until the spans that ended before this call are stored, or in the spool.
+
+        Spans of traces of which it is not known yet whether they are wanted (``traces``) are not
+        waited for.
 
         Args:
             timeout_millis: The longest to wait, in milliseconds; 30,000 if None.
@@ -242,9 +260,13 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         if self._closed:
             return self._complete
         seconds = _FLUSH_SECONDS if timeout_millis is None else timeout_millis / 1000
+        return self._flush(time.monotonic() + seconds)
+
+    def _flush(self, deadline: float, *, ending: bool = False) -> bool:
+        spilled = self._spill is None or self._spill.flush(seconds_until(deadline))
         # Only moves spans over to the sender, so it returns at once.
         super().force_flush()
-        return self._sender.flush(max(seconds, 0.0))
+        return self._sender.flush(seconds_until(deadline), ending=ending) and spilled
 
     def shutdown(self, timeout_millis: float | None = None) -> None:
         """Deliver what waits, then stop; see `close`.
@@ -255,49 +277,62 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         """
         self.close(None if timeout_millis is None else timeout_millis / 1000)
 
-    def close(self, timeout_seconds: float | None = None) -> bool:
+    def close(self, timeout_seconds: float | None = None, *, end_open_spans: bool = True) -> bool:
         """Deliver what waits for at most ``exit_timeout_seconds``, then stop. Idempotent.
 
         What is not delivered in time goes to the overflow; without one it is lost, and counted.
         One line in the log says so.
 
+        Args:
+            timeout_seconds: The longest to wait, if that is less than ``exit_timeout_seconds``.
+            end_open_spans: Whether spans that are open are ended and delivered, too. Not so where
+                the program goes on, and somebody else will deliver them.
+
         Returns:
             True if every span that was still on its way is stored or with the overflow.
         """
         deadline = self._deadline(timeout_seconds)
-        if not self._closing.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
+        if not self._closing.acquire(timeout=seconds_until(deadline)):
             return False  # Another thread is at it and takes its time.
         try:
             if not self._closed:
+                if end_open_spans:
+                    self._end_open_spans()
                 self._closed = True
                 self._complete = self._stop(deadline)
             return self._complete
         finally:
             self._closing.release()
 
-    def _deadline(self, timeout_seconds: float | None) -> float:
-        allowed = self._exit_timeout
-        if timeout_seconds is not None:
-            allowed = min(allowed, timeout_seconds)
-        self._spooling_seconds = self._time_for_spooling(allowed)
-        deadline = time.monotonic() + allowed * _DELIVERY_SHARE
-        if self._spool is not None:
-            deadline = time.monotonic() + max(allowed - self._spooling_seconds, 0.0)
-        return deadline if self._exit_deadline is None else min(deadline, self._exit_deadline)
+    def _end_open_spans(self) -> None:
+        try:
+            self._open.finish()
+        except Exception:  # Of another span processor, for instance.
+            _logger.warning("Spans that are still open could not be ended", exc_info=True)
 
-    def _time_for_spooling(self, allowed: float) -> float:
-        usual = allowed * (1 - _DELIVERY_SHARE) + self._slots.used * _SPOOLING_SECONDS
-        return max(min(usual, allowed / 2), _SHORTEST_SPOOLING_SECONDS)
+    def _deadline(self, timeout_seconds: float | None) -> float:
+        """Until when spans may be delivered, from now on."""
+        self._time = ExitTime.within(
+            self._exit_timeout,
+            timeout_seconds,
+            queued=self._queued if self._overflow is not None else 0,
+        )
+        return self._time.delivery_until(self._exit_deadline)
 
     def _stop(self, deadline: float) -> bool:
+        # First, for the sender also delivers at its end what this process has spilled.
+        left = self._spill.close(seconds_until(deadline) / 2) if self._spill is not None else []
         # Drained here first, so that the base class has nothing left that could keep it waiting.
         super().force_flush()
         super().shutdown()
-        left = self._sender.close(deadline - time.monotonic())
-        kept = self._keep(left, deadline)
+        self._handover.end()
+        left = [*self._sender.close(seconds_until(deadline)), *left]
+        # The time for this begins when it was planned to; a delivery that ended early leaves more.
+        until = max(deadline, time.monotonic()) + self._time.spooling_seconds
+        kept = kept_by(self._overflow, left, until=until)
         # A span whose on_end overlapped with this call was dropped by the base class.
-        late = self._slots.used
-        self._slots.give_back(late)
+        late = self._queued
+        self._slots.give_back(self._slots.used)
         self._counters.given_up(kept, spilled=True)
         self._counters.given_up(len(left) - kept + late, spilled=False)
         self._report_what_is_missing()
@@ -305,49 +340,29 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
             self._spool.close()
         return late == 0 and kept == len(left)
 
-    def _keep(self, left: Sequence[ReadableSpan], deadline: float) -> int:
-        """Have the overflow take what is left; how many it took."""
-        if not left or self._overflow is None:
-            return 0
-        if self._spool is None:
-            return len(left) if self._overflow.accept(left) else 0
-        # The time for this begins when it was planned to; a delivery that ended early leaves more.
-        return self._spool.keep(
-            left, until=max(deadline, time.monotonic()) + self._spooling_seconds
-        )
-
     def _report_what_is_missing(self) -> None:
-        status = self.status()
-        if status.missing == 0:
-            return
-        reason = "the warnings before this one say why"
-        if not self._sender.has_warned:
-            reason = (
-                f"last error: {status.last_error or 'not delivered in time'} "
-                f"(settings: MLFLOW_TRACKING_URI, exit_timeout_seconds={self._exit_timeout:g})"
-            )
-        _logger.warning(
-            "%d of %d spans are not in %s: %d lost, %d refused, %d kept %s; %s.",
-            status.missing,
-            status.missing + status.stored + status.recovered,
-            self._delivery.destination_description,
-            status.missing - status.rejected - status.kept,
-            status.rejected,
-            status.kept,
-            self._where_spans_are_kept,
-            reason,
+        line = exit_summary(
+            self.status(),
+            spool=self._spool and self._spool.path,
+            known=self._sender.has_warned,
+            exit_timeout=self._exit_timeout,
         )
+        if line is not None:
+            _logger.warning("%s", line)
 
     @property
-    def _where_spans_are_kept(self) -> str:
-        if self._spool is None:
-            return "for later"
-        return f"in {self._spool.path}, delivered by the next process"
+    def _queued(self) -> int:
+        return self._slots.used + (self._spill.waiting if self._spill is not None else 0)
 
     def status(self) -> DeliveryStatus:
         """What became of the spans of this process so far, and what is in the spool."""
         spool = self._spool.status() if self._spool is not None else None
-        return self._counters.status(self._slots.used, spool)
+        return self._counters.status(
+            self._queued,
+            spool,
+            held=self._handover.held,
+            destination=self._delivery.destination_description,
+        )
 
     def after_fork(self) -> None:
         """Start anew in a forked child. Called by the interpreter."""
@@ -364,21 +379,11 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         """
         if self._closed:
             return
+        self._end_open_spans()
         self._exit_deadline = self._deadline(None)
-        super().force_flush()
-        if not self._sender.flush(self._exit_deadline - time.monotonic(), ending=True):
+        if not self._flush(self._exit_deadline, ending=True):
             self.close()
 
     def before_child_exit(self) -> None:
         """Deliver what waits, and stop. Called at the end of a multiprocessing child."""
         self.close()
-
-
-class _Handover(SpanExporter):
-    """What the base class takes for its exporter: passes batches on to the sender, at once."""
-
-    sender: Sender
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        self.sender.put(spans)
-        return SpanExportResult.SUCCESS

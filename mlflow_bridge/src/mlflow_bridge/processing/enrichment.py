@@ -17,6 +17,7 @@ from mlflow_bridge.processing.trace_context import TraceContext, current_trace_c
 
 _logger = logging.getLogger(__name__)
 
+EXPERIMENT_ID: Final = "mlflow.experimentId"
 SOURCE_RUN: Final = "mlflow.sourceRun"
 TRACE_TAG_PREFIX: Final = "mlflow.traceTag."
 SESSION_ID: Final = "session.id"

@@ -9,15 +9,17 @@ from typing import Protocol
 
 from opentelemetry.sdk.trace import ReadableSpan
 
+from mlflow_bridge.spool.spool import Spool
+
 
 class Overflow(Protocol):
     """A place that keeps spans which the queue cannot keep.
 
     A `mlflow_bridge.spool.spool.Spool` is one, and does more: the processor delivers from it.
 
-    ``accept`` is called from any thread of the program when a span ends while the queue is full,
-    also from one that runs an event loop, and from the thread that shuts the processor down. It
-    must be quick, must not wait for a network and must not call back into the processor.
+    ``accept`` is called by a thread of the processor for spans that ended while the queue was full,
+    and by the thread that shuts the processor down; for a span that ends after that, by the thread
+    that ends it. It must not wait for a network and must not call back into the processor.
     """
 
     def accept(self, spans: Sequence[ReadableSpan]) -> bool:
@@ -27,3 +29,15 @@ class Overflow(Protocol):
             True if they will be delivered from here on without the processor.
         """
         ...
+
+
+def kept_by(overflow: Overflow | None, spans: Sequence[ReadableSpan], *, until: float) -> int:
+    """Have the overflow take what is left at the end; how many it took, the first ones first.
+
+    A spool stops at this `time.monotonic`.
+    """
+    if not spans or overflow is None:
+        return 0
+    if isinstance(overflow, Spool):
+        return overflow.keep(spans, until=until)
+    return len(spans) if overflow.accept(spans) else 0

@@ -14,12 +14,12 @@ from mlflow_bridge.spool.spool import SpoolStatus
 class DeliveryStatus:
     """Counters of one processor in this process; a forked child starts from zero.
 
-    ``accepted`` is always the sum of ``stored``, ``rejected``, ``queued`` and the accepted ones
-    among ``spilled`` and ``dropped``.
+    ``accepted`` is always the sum of ``stored``, ``rejected``, ``filtered``, ``queued`` and the
+    accepted ones among ``spilled`` and ``dropped``.
     """
 
     accepted: int
-    """Sampled spans that were admitted to the queue."""
+    """Sampled spans that were taken."""
     stored: int
     """Spans that MLflow has confirmed."""
     retried: int
@@ -48,6 +48,12 @@ class DeliveryStatus:
     """How long ago the oldest file of the spool was begun; 0 if it is empty."""
     not_written_ahead: int = 0
     """Spans that were to be on disk before they were sent, and were not."""
+    filtered: int = 0
+    """Spans of traces that are not for MLflow, since nothing of DSPy or GenAI is in them."""
+    held: int = 0
+    """Queued spans of traces of which it is not known yet whether they are for MLflow."""
+    destination: str = ""
+    """Where the spans go, in words; without secrets."""
 
     @property
     def missing(self) -> int:
@@ -70,7 +76,12 @@ class Counters:
         self._abandoned = 0
         self._spilled_at_the_door = 0
         self._spilled_from_queue = 0
+        self._filtered = 0
         self._last_error: str | None = None
+
+    def filtered(self, count: int) -> None:
+        with self._lock:
+            self._filtered += count
 
     def delivered(self, *, stored: int, rejected: int) -> None:
         with self._lock:
@@ -105,11 +116,14 @@ class Counters:
         with self._lock:
             return self._rejected + self._abandoned
 
-    def status(self, queued: int, spool: SpoolStatus | None = None) -> DeliveryStatus:
+    def status(
+        self, queued: int, spool: SpoolStatus | None, *, held: int, destination: str
+    ) -> DeliveryStatus:
         spool = spool or SpoolStatus()
         with self._lock:
             spilled = self._spilled_at_the_door + self._spilled_from_queue
-            settled = self._stored + self._rejected + self._abandoned + self._spilled_from_queue
+            settled = self._stored + self._rejected + self._filtered
+            settled += self._abandoned + self._spilled_from_queue
             return DeliveryStatus(
                 accepted=settled + queued,
                 stored=self._stored,
@@ -126,4 +140,7 @@ class Counters:
                 spool_bytes=spool.bytes,
                 spool_oldest_seconds=spool.oldest_seconds,
                 not_written_ahead=spool.unjournaled,
+                filtered=self._filtered,
+                held=held,
+                destination=destination,
             )

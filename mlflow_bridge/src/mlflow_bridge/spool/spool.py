@@ -162,6 +162,11 @@ class Spool:
         """Where the files are."""
         return self._directory.path
 
+    @property
+    def writes_ahead(self) -> bool:
+        """Whether every span is to be on disk before it is sent."""
+        return self._journal is not None
+
     def accept(self, spans: Sequence[ReadableSpan]) -> bool:
         """Keep all of these spans, or none of them; see `Overflow`."""
         return self.keep(spans, until=None) == len(spans)

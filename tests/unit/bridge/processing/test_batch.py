@@ -23,10 +23,12 @@ from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
 from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
 from tests.unit.bridge.processing.fakes import (
     FAST,
+    PATIENCE,
     FakeDelivery,
     HangingDelivery,
     ListOverflow,
     closing,
+    tracer_for,
     wait_until,
 )
 
@@ -139,19 +141,76 @@ def test_a_burst_beyond_the_queue_loses_nothing_with_a_slow_destination(threads:
     assert len(set(delivery.names)) == 4_000
 
 
-def test_a_full_queue_goes_to_the_overflow_first() -> None:
-    delivery, overflow = HangingDelivery(), ListOverflow()
+def test_a_full_queue_goes_to_the_overflow_by_a_thread_of_ours() -> None:
+    threads: set[str] = set()
+
+    class Watched(ListOverflow):
+        def accept(self, spans: Sequence[ReadableSpan]) -> bool:
+            threads.add(threading.current_thread().name)
+            return super().accept(spans)
+
+    delivery, overflow = HangingDelivery(), Watched()
     processor = MLflowBatchSpanProcessor(
         delivery, max_queue_size=4, block_seconds=LONG, overflow=overflow
     )
     with closing(processor) as tracer:
         names = end_spans(tracer, 10)
-        assert overflow.names == names[4:]
-        assert processor.status().spilled == 6
-        assert processor.status().dropped == 0
+        wait_until(lambda: overflow.names == names[4:])
+        wait_until(lambda: processor.status().spilled == 6)
+        assert threads == {"mlflow-bridge-spill"}
+        status = processor.status()
+        assert (status.accepted, status.queued, status.dropped) == (10, 4, 0)
         delivery.release.set()
         assert processor.force_flush(10_000)
     assert delivery.names == names[:4]
+
+
+def test_the_policy_to_block_waits_for_a_slot_and_spills_nothing() -> None:
+    delivery, overflow = FakeDelivery(seconds=0.0005), ListOverflow()
+    processor = MLflowBatchSpanProcessor(
+        delivery,
+        max_queue_size=10,
+        block_seconds=LONG,
+        overflow=overflow,
+        overflow_policy="block",
+        schedule_delay_seconds=0.001,
+    )
+    with closing(processor) as tracer:
+        names = end_spans(tracer, 500)
+        assert processor.force_flush(60_000)
+        assert (processor.status().stored, processor.status().spilled) == (500, 0)
+    assert sorted(delivery.names) == sorted(names)
+
+
+async def test_the_policy_to_block_spills_on_the_thread_of_an_event_loop() -> None:
+    delivery, overflow = HangingDelivery(), ListOverflow()
+    processor = MLflowBatchSpanProcessor(
+        delivery,
+        max_queue_size=2,
+        block_seconds=LONG,
+        overflow=overflow,
+        overflow_policy="block",
+    )
+    with closing(processor) as tracer:
+        names = end_spans(tracer, 5)
+        wait_until(lambda: overflow.names == names[2:])
+        delivery.release.set()
+
+
+def test_after_a_wait_in_vain_the_policy_to_block_spills() -> None:
+    delivery, overflow = HangingDelivery(), ListOverflow()
+    processor = MLflowBatchSpanProcessor(
+        delivery,
+        max_queue_size=2,
+        block_seconds=0.01,
+        overflow=overflow,
+        overflow_policy="block",
+    )
+    with closing(processor) as tracer:
+        names = end_spans(tracer, 5)
+        wait_until(lambda: overflow.names == names[2:])
+        assert processor.status().dropped == 0
+        delivery.release.set()
 
 
 def test_without_room_anywhere_spans_are_lost_counted_and_said_once(
@@ -159,16 +218,73 @@ def test_without_room_anywhere_spans_are_lost_counted_and_said_once(
 ) -> None:
     delivery = HangingDelivery()
     processor = MLflowBatchSpanProcessor(
-        delivery, max_queue_size=4, block_seconds=0.0, overflow=ListOverflow(room=2)
+        delivery,
+        max_queue_size=4,
+        block_seconds=0.0,
+        overflow=ListOverflow(room=0),
+        max_spill_queue_size=2,
     )
     with closing(processor) as tracer:
         end_spans(tracer, 10)
         status = processor.status()
-        assert (status.accepted, status.queued, status.spilled, status.dropped) == (4, 4, 2, 4)
+        assert (status.accepted, status.queued, status.spilled, status.dropped) == (6, 6, 0, 4)
         warnings = [record for record in caplog.records if "lost" in record.message]
         assert len(warnings) == 1
         assert "the fake store" in warnings[0].message
         assert "max_queue_size" in warnings[0].message
+        assert "max_spill_queue_size" in warnings[0].message
+        delivery.release.set()
+
+
+def test_what_the_overflow_refuses_is_queued_again_when_there_is_room() -> None:
+    delivery = HangingDelivery()
+    processor = MLflowBatchSpanProcessor(delivery, max_queue_size=2, overflow=ListOverflow(room=0))
+    with closing(processor) as tracer:
+        names = end_spans(tracer, 10)
+        assert processor.status().queued == 10
+        delivery.release.set()
+        wait_until(lambda: processor.force_flush(1_000))
+        status = processor.status()
+        assert (status.stored, status.spilled, status.dropped) == (10, 0, 0)
+    assert sorted(delivery.names) == sorted(names)
+
+
+def test_what_neither_destination_nor_overflow_took_is_counted_at_the_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    delivery = HangingDelivery()
+    processor = MLflowBatchSpanProcessor(
+        delivery, max_queue_size=2, overflow=ListOverflow(room=0), exit_timeout_seconds=0.05
+    )
+    with closing(processor) as tracer:
+        end_spans(tracer, 100)
+        assert processor.close() is False
+        status = processor.status()
+        assert (status.accepted, status.queued, status.dropped) == (100, 0, 100)
+        assert "100 of 100 spans are not in the fake store: 100 lost" in caplog.text
+        delivery.release.set()
+
+
+def test_an_overflow_that_hangs_does_not_hold_up_the_end() -> None:
+    class Hanging(ListOverflow):
+        release = threading.Event()
+
+        def accept(self, spans: Sequence[ReadableSpan]) -> bool:
+            if threading.current_thread().name == "mlflow-bridge-spill":
+                self.release.wait(PATIENCE)
+            return super().accept(spans)
+
+    delivery, overflow = HangingDelivery(), Hanging()
+    processor = MLflowBatchSpanProcessor(
+        delivery, max_queue_size=1, overflow=overflow, exit_timeout_seconds=0.05
+    )
+    with closing(processor) as tracer:
+        names = end_spans(tracer, 100)
+        assert processor.close() is True
+        assert sorted(overflow.names) == sorted(names)
+        status = processor.status()
+        assert (status.accepted, status.spilled, status.dropped) == (100, 100, 0)
+        Hanging.release.set()
         delivery.release.set()
 
 
@@ -419,6 +535,30 @@ def test_what_is_left_at_shutdown_goes_to_the_overflow(caplog: pytest.LogCapture
         delivery.release.set()
 
 
+def test_a_span_that_is_open_at_the_end_is_ended_marked_and_delivered() -> None:
+    ended: list[ReadableSpan] = []
+    delivery = FakeDelivery(lambda spans: (ended.extend(spans), Sent(len(spans)))[1])
+    processor = MLflowBatchSpanProcessor(delivery)
+    tracer = tracer_for(processor)
+    root = tracer.start_span("root")
+    tracer.start_span("child", set_span_in_context(root))
+    with tracer.start_as_current_span("done"):
+        pass
+    processor.shutdown()
+    assert sorted(delivery.names) == ["child", "done", "root"]
+    marks = {span.name: span.attributes.get("dspy.unfinished") for span in ended}
+    assert marks == {"child": True, "root": True, "done": None}
+    assert not root.is_recording()
+
+
+def test_a_shutdown_in_the_middle_of_the_program_can_leave_open_spans_alone() -> None:
+    processor = MLflowBatchSpanProcessor(FakeDelivery())
+    with closing(processor) as tracer:
+        span = tracer.start_span("open")
+        assert processor.close(end_open_spans=False) is True
+        assert span.is_recording()
+
+
 def test_spans_that_end_after_shutdown_are_counted_as_lost() -> None:
     processor = MLflowBatchSpanProcessor(FakeDelivery())
     with closing(processor) as tracer:
@@ -496,3 +636,59 @@ def test_a_batch_is_never_larger_than_the_queue() -> None:
         end_spans(tracer, 3)
         assert processor.force_flush(10_000)
     assert len(delivery.names) == 3
+
+
+HTTP = "opentelemetry.instrumentation.fastapi"
+DSPY = "opentelemetry.instrumentation.dspy"
+
+
+def test_traces_without_genai_are_filtered_and_counted() -> None:
+    delivery = FakeDelivery()
+    processor = MLflowBatchSpanProcessor(delivery, traces="genai")
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    http, dspy = provider.get_tracer(HTTP), provider.get_tracer(DSPY)
+    with http.start_as_current_span("GET /health"):
+        http.start_span("query").end()
+    with http.start_as_current_span("POST /ask"):
+        http.start_span("auth").end()
+        assert processor.force_flush(60_000)
+        assert processor.status().held == 1
+        dspy.start_span("chat").end()
+    assert processor.force_flush(60_000)
+    status = processor.status()
+    assert delivery.names == ["auth", "chat", "POST /ask"]
+    assert (status.accepted, status.stored, status.filtered) == (5, 3, 2)
+    assert (status.queued, status.held, status.missing) == (0, 0, 0)
+    assert processor.close()
+
+
+def test_at_the_end_undecided_spans_count_as_filtered(caplog: pytest.LogCaptureFixture) -> None:
+    delivery = FakeDelivery()
+    processor = MLflowBatchSpanProcessor(delivery, traces="genai")
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    root = provider.get_tracer(HTTP).start_span("GET /health")
+    provider.get_tracer(HTTP).start_span("query", set_span_in_context(root)).end()
+    assert processor.close()
+    status = processor.status()
+    assert (delivery.names, status.filtered, status.queued) == ([], 2, 0)
+    assert caplog.records == []
+
+
+def test_held_spans_leave_room_for_others() -> None:
+    delivery = FakeDelivery()
+    processor = MLflowBatchSpanProcessor(
+        delivery, traces="genai", max_queue_size=10, max_batch_size=2, block_seconds=LONG
+    )
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    http = provider.get_tracer(HTTP)
+    with http.start_as_current_span("a long websocket"):
+        for index in range(100):
+            http.start_span(f"message {index}").end()
+    assert processor.force_flush(60_000)
+    # Over the bound, so it is sent: nothing that may be wanted is lost.
+    assert len(delivery.names) == 101
+    assert processor.status().filtered == 0
+    assert processor.close()

@@ -78,6 +78,7 @@ GEN_AI_TOOL_CALL_RESULT: Final = "gen_ai.tool.call.result"
 # --- DSPy -------------------------------------------------------------------------------------
 DSPY_OPERATION: Final = "dspy.operation"
 DSPY_TRUNCATED: Final = "dspy.truncated"
+DSPY_UNFINISHED: Final = "dspy.unfinished"
 DSPY_VERSION: Final = "dspy.version"
 
 DSPY_MODULE_TYPE: Final = "dspy.module.type"

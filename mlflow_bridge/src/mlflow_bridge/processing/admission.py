@@ -1,0 +1,145 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where a span goes that has ended: into the queue, to the overflow, or nowhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from mlflow_bridge.processing.notices import Notices
+from mlflow_bridge.processing.overflow import Overflow
+from mlflow_bridge.processing.sender import Sender
+from mlflow_bridge.processing.slots import Slots
+from mlflow_bridge.processing.spill_writer import SpillWriter
+from mlflow_bridge.processing.status import Counters
+from mlflow_bridge.spool.spool import Spool
+
+_GIVE_WAY_SECONDS: Final = 0.02
+"""The longest that a thread waits, where it may, for a disk that is slower than the program."""
+
+
+class Admission:
+    """Finds a place for each span, on the thread that ends it.
+
+    At the limit of the queue, with the policy "spill", a span goes to the `SpillWriter` at once;
+    with "block", or without one, the thread waits for a slot first. Where the writer has no room
+    either, the disk being slower than the program, the thread gives way for up to 20 ms. A thread
+    that runs an event loop never waits, nor does the sender's.
+
+    Args:
+        enqueue: Queues a span that has a slot.
+        slots: One for each span in the queue or on its way.
+        overflow: Where spans go that have no slot. What ends after the shutdown is given to it
+            directly; and, where it is a spool with write-ahead, all of it, for with that a span is
+            to be on disk before its end returns.
+        spill: Writes to the overflow otherwise.
+        blocks: Whether to wait for a slot before a span is spilled.
+        block_seconds: The longest wait for a slot.
+        sender: Whose thread never waits.
+    """
+
+    def __init__(
+        self,
+        enqueue: Callable[[ReadableSpan], None],
+        *,
+        slots: Slots,
+        counters: Counters,
+        notices: Notices,
+        destination: str,
+        spill: SpillWriter | None,
+        overflow: Overflow | None,
+        blocks: bool,
+        block_seconds: float,
+        sender: Sender,
+    ) -> None:
+        self._enqueue = enqueue
+        self._slots = slots
+        self._counters = counters
+        self._notices = notices
+        self._destination = destination
+        self._spill = spill
+        self._overflow = overflow
+        self._blocks = blocks or overflow is None
+        self._block_seconds = block_seconds
+        self._sender = sender
+
+    def admit(self, span: ReadableSpan) -> None:
+        """Find a place for the span, or count it as lost."""
+        if self._slots.try_take():
+            self._queue(span)
+            return
+        may_wait = (
+            self._block_seconds > 0
+            and not self._sender.is_current_thread
+            and not _runs_event_loop()
+        )
+        if self._blocks and may_wait and self._slots.take_within(self._block_seconds):
+            self._queue(span)
+        elif not self._spilled(span, may_wait):
+            self.lose(self._reason)
+
+    def _is_free_to_wait(self) -> bool:
+        return not self._sender.is_current_thread and not _runs_event_loop()
+
+    def admit_late(self, span: ReadableSpan) -> None:
+        """Find a place for a span that ended after the shutdown."""
+        if self._overflow is not None and self._overflow.accept((span,)):
+            self._counters.not_admitted(spilled=True)
+        else:
+            self.lose("it ended after the shutdown of the tracer provider")
+
+    def requeue(self, span: ReadableSpan) -> bool:
+        """Queue a span from the overflow's side, if there is a slot."""
+        if not self._slots.try_take():
+            return False
+        self._queue(span)
+        return True
+
+    def lose(self, reason: str) -> None:
+        """Count a span that has no place."""
+        self._counters.not_admitted(spilled=False)
+        self._counters.error(reason)
+        self._notices.warn(
+            "lost", "A span was lost on its way to %s: %s.", self._destination, reason
+        )
+
+    def _queue(self, span: ReadableSpan) -> None:
+        try:
+            self._enqueue(span)
+        except BaseException:
+            self._slots.give_back(1)
+            raise
+
+    def _spilled(self, span: ReadableSpan, may_wait: bool) -> bool:
+        if self._spill is None or self._overflow is None:
+            return False
+        if isinstance(self._overflow, Spool) and self._overflow.writes_ahead:
+            taken = self._overflow.accept((span,))
+            self._counters.given_up(taken, spilled=True)
+            return taken
+        if self._spill.put(span):
+            return True
+        return may_wait and self._spill.put_within(span, _GIVE_WAY_SECONDS)
+
+    @property
+    def _reason(self) -> str:
+        reason = f"{self._slots.capacity} spans wait already (setting: max_queue_size)"
+        if self._spill is None:
+            return reason
+        return f"{reason}, and {self._spill.capacity} for the disk (setting: max_spill_queue_size)"
+
+
+def _runs_event_loop() -> bool:
+    # Where asyncio was never imported no loop can run, and importing it takes a while.
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

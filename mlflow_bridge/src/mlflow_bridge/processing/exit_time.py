@@ -1,0 +1,53 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""How the time at the end of a process is shared out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+_SPOOLING_SHARE: Final = 0.1
+"""The share that is for giving up in good order; the rest is for delivery."""
+
+_SPOOLING_SECONDS: Final = 0.00006
+"""About the time that it takes to write one span to the spool."""
+
+_SHORTEST_SPOOLING_SECONDS: Final = 0.25
+"""Time for the spool that even a shutdown without any time grants."""
+
+
+@dataclass(frozen=True)
+class ExitTime:
+    """A share for the destination, and one for the overflow; in seconds."""
+
+    delivery_seconds: float
+    spooling_seconds: float
+
+    @classmethod
+    def within(cls, allowed: float, asked: float | None, *, queued: int) -> ExitTime:
+        """Share out the allowed time, or less if less is asked for.
+
+        Args:
+            allowed: The longest that an exit may be delayed.
+            asked: The longest that the caller wants to wait, if it says.
+            queued: Spans for which there is to be time in the spool; 0 if there is none.
+        """
+        total = allowed if asked is None else min(allowed, asked)
+        share = total * _SPOOLING_SHARE
+        if not queued:
+            return cls(total - share, max(share, _SHORTEST_SPOOLING_SECONDS))
+        usual = min(share + queued * _SPOOLING_SECONDS, total / 2)
+        spooling = max(usual, _SHORTEST_SPOOLING_SECONDS)
+        return cls(max(total - spooling, 0.0), spooling)
+
+    def delivery_until(self, limit: float | None) -> float:
+        """The `time.monotonic` at which delivery ends, if it begins now; at most ``limit``."""
+        until = time.monotonic() + self.delivery_seconds
+        return until if limit is None else min(until, limit)
+
+
+def seconds_until(deadline: float) -> float:
+    """The time left until this `time.monotonic`; never below 0."""
+    return max(deadline - time.monotonic(), 0.0)

@@ -1,0 +1,106 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The spans that have started here and not ended, so that none is missing when the process ends."""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+from weakref import WeakValueDictionary
+
+from opentelemetry.sdk.trace import Span
+from opentelemetry.trace import Status, StatusCode
+
+from opentelemetry.instrumentation.dspy.semconv import DSPY_UNFINISHED
+
+UNFINISHED: Final = "the process ended before this span did"
+"""Description of the status of a span that was ended for the program."""
+
+_HELD: Final = 4096
+_DEMOTED_AT_ONCE: Final = 1024
+
+
+class OpenSpans:
+    """Knows the recording spans of one process from their start to their end.
+
+    ``started`` and ``ended`` are called by any thread of the program for every span; each of them
+    is one operation on a dictionary and takes no lock. The newest 4096 open spans are held, so that
+    also those are ended that nobody else refers to; of older ones there is a weak reference only.
+    So a program that forgets to end its spans costs a bounded amount of memory.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, Span] = {}
+        self._known: WeakValueDictionary[int, Span] = WeakValueDictionary()
+        self._demoting = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._held) + len(self._known)
+
+    def started(self, span: Span) -> None:
+        """Remember the span."""
+        held = self._held
+        held[span.get_span_context().span_id] = span
+        if len(held) > _HELD:
+            self._demote()
+
+    def ended(self, span_id: int) -> None:
+        """Forget the span."""
+        if self._held.pop(span_id, None) is None and self._known:
+            self._known.pop(span_id, None)
+
+    def _demote(self) -> None:
+        """Hold the oldest spans no longer."""
+        # One thread at it is enough, be it one that a garbage collection interrupted here.
+        if not self._demoting.acquire(blocking=False):
+            return
+        try:
+            for span_id in list(self._held)[:_DEMOTED_AT_ONCE]:
+                span = self._held.get(span_id)
+                if span is not None:
+                    self._known[span_id] = span
+                    # In this order: a span that ends meanwhile stays in neither.
+                    if self._held.pop(span_id, None) is None:
+                        self._known.pop(span_id, None)
+        finally:
+            self._demoting.release()
+
+    def _all(self) -> list[Span]:
+        return [*self._known.values(), *list(self._held.values())]
+
+    def trace_ids(self) -> set[int]:
+        """The traces that have an open span."""
+        return {span.get_span_context().trace_id for span in self._all()}
+
+    def move_to(self, other: OpenSpans) -> None:
+        """Have another registry know these spans, and not this one."""
+        for span in self._all():
+            self.ended(span.get_span_context().span_id)
+            # One that has ended in the meantime is not looked for again.
+            if span.is_recording():
+                other.started(span)
+
+    def finish(self) -> int:
+        """End every sampled span, the youngest first, so that children end before their parents.
+
+        Each of them gets the attribute ``dspy.unfinished``, and the status ERROR unless it has one:
+        what it stands for has not come to its end, and a trace that MLflow shows as OK would say
+        that it has. It is ended as the program would have done it, so every span processor of its
+        tracer provider gets it.
+
+        Returns:
+            How many were ended.
+        """
+        finished = 0
+        for span in reversed(self._all()):
+            if span.is_recording() and span.get_span_context().trace_flags.sampled:
+                _finish(span)
+                finished += 1
+        return finished
+
+
+def _finish(span: Span) -> None:
+    span.set_attribute(DSPY_UNFINISHED, True)
+    if span.status.is_unset:
+        span.set_status(Status(StatusCode.ERROR, UNFINISHED))
+    span.end()

@@ -1,0 +1,30 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The processors that one destination needs, as one."""
+
+from __future__ import annotations
+
+from opentelemetry.sdk.trace import SynchronousMultiSpanProcessor
+
+from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
+from mlflow_bridge.processing.enrichment import MLflowEnrichmentProcessor
+
+
+class Pipeline(SynchronousMultiSpanProcessor):
+    """Enriches spans and delivers them; can be retired while the program goes on."""
+
+    def __init__(self, batch: MLflowBatchSpanProcessor) -> None:
+        super().__init__()
+        self._batch = batch
+        self.add_span_processor(MLflowEnrichmentProcessor())
+        self.add_span_processor(batch)
+
+    def retire(self, successor: Pipeline | None) -> None:
+        """Deliver what waits, for a bounded time, and stop.
+
+        Spans that are open now are not ended. The successor, which will get their ends, is told of
+        them, in case they never end.
+        """
+        if successor is not None:
+            successor._batch.take_over_open_spans(self._batch)
+        self._batch.close(end_open_spans=False)

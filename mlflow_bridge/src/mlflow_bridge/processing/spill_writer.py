@@ -1,0 +1,188 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The thread that gives spans to the overflow, so that none of the program writes to a disk."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.sdk.trace import ReadableSpan
+
+from mlflow_bridge.processing.flush_mark import FlushMark
+from mlflow_bridge.processing.overflow import Overflow
+from mlflow_bridge.processing.slots import Slots
+
+_logger = logging.getLogger(__name__)
+
+_LINE_SPANS: Final = 32
+"""Spans for the overflow at once: about a millisecond of work, so that others get their turn."""
+
+_GIVE_WAY_SECONDS: Final = 0.0002
+"""Pause after each of them. A thread that waits for the interpreter gets it now, and not only after
+`sys.getswitchinterval`, which is 5 ms."""
+
+_REFUSED_SECONDS: Final = 0.02
+"""How long to wait for a slot or for the overflow when it has refused."""
+
+
+class SpillWriter:
+    """Takes spans from any thread at once, and gives them to the overflow from a daemon thread.
+
+    ``put`` takes no lock and does not wait. What waits here is in memory, at most ``capacity``
+    spans. While the overflow refuses, spans go back to the queue of the processor as slots get
+    free there.
+    The thread is started at once, for the reason that the sender gives.
+
+    Args:
+        overflow: Where they go.
+        requeue: Queues a span if there is a slot for it, and says whether there was.
+        spilled: Told how many spans the overflow has taken.
+        capacity: The most spans that may wait.
+    """
+
+    def __init__(
+        self,
+        overflow: Overflow,
+        *,
+        requeue: Callable[[ReadableSpan], bool],
+        spilled: Callable[[int], None],
+        capacity: int,
+    ) -> None:
+        self._overflow = overflow
+        self._requeue = requeue
+        self._spilled = spilled
+        self._room = Slots(capacity)
+        # Its put() may interrupt itself, in a garbage collection for instance.
+        self._queue: SimpleQueue[ReadableSpan | FlushMark | None] = SimpleQueue()
+        # Guards what follows: whose the spans of the line are that is being written.
+        self._lock = threading.Lock()
+        self._line: list[ReadableSpan] = []
+        self._given_up = False
+        self._thread = threading.Thread(target=self._run, name="mlflow-bridge-spill", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Spans that are here."""
+        return self._room.used
+
+    @property
+    def capacity(self) -> int:
+        return self._room.capacity
+
+    def put(self, span: ReadableSpan) -> bool:
+        """Take the span if there is room for it. Does not wait."""
+        if not self._room.try_take():
+            return False
+        self._queue.put(span)
+        return True
+
+    def put_within(self, span: ReadableSpan, seconds: float) -> bool:
+        """Take the span, waiting for room at most this long."""
+        if not self._room.take_within(seconds):
+            return False
+        self._queue.put(span)
+        return True
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until all that was put before is with the overflow, or in the queue again."""
+        if not self.waiting:
+            return True
+        mark = FlushMark(0)
+        self._queue.put(mark)
+        return mark.wait(seconds)
+
+    def close(self, seconds: float) -> list[ReadableSpan]:
+        """Have all that was put find its place for at most this long, and the thread end.
+
+        Returns:
+            The spans that are not known to have one, in order.
+        """
+        self._queue.put(None)
+        self._thread.join(max(seconds, 0.0))
+        with self._lock:
+            self._given_up = True
+            left = self._line
+            self._line = []
+        while True:
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                break
+            if isinstance(item, FlushMark):
+                item.reach(complete=False)
+            elif item is not None:
+                left.append(item)
+        self._room.give_back(len(left))
+        return left
+
+    def _run(self) -> None:
+        with suppress_instrumentation():
+            while self._turn():
+                pass
+
+    def _turn(self) -> bool:
+        """Write one line. False when there is nothing more to do."""
+        item: ReadableSpan | FlushMark | None = self._queue.get()
+        line: list[ReadableSpan] = []
+        while isinstance(item, ReadableSpan):
+            line.append(item)
+            if len(line) == _LINE_SPANS:
+                break
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                break
+        with self._lock:
+            if self._given_up:  # They are still counted as waiting, which says that they are lost.
+                return False
+            self._line = line
+        settled = not line or self._settle()
+        if isinstance(item, FlushMark):
+            item.reach(complete=settled)
+        return settled and item is not None
+
+    def _settle(self) -> bool:
+        """Find a place for the spans of the line. False if some have none, and the end has come."""
+        while True:
+            if self._accepted(self._line):
+                self._release(len(self._line))
+                time.sleep(_GIVE_WAY_SECONDS)
+                return True
+            if self._return_to_queue():
+                return True
+            if self._given_up:
+                return False
+            time.sleep(_REFUSED_SECONDS)
+
+    def _accepted(self, line: list[ReadableSpan]) -> bool:
+        try:
+            return self._overflow.accept(line)
+        # Also what is no Exception: it would end this thread.
+        except BaseException:
+            _logger.debug("The overflow raised", exc_info=True)
+            return False
+
+    def _return_to_queue(self) -> bool:
+        """Queue the first spans of the line, as far as there are slots. True if that was all."""
+        while self._line:
+            with self._lock:
+                if self._given_up or not self._requeue(self._line[0]):
+                    return False
+                self._line = self._line[1:]
+            self._room.give_back(1)
+        return True
+
+    def _release(self, count: int) -> None:
+        with self._lock:
+            if self._given_up:  # Whoever gave up has counted these spans.
+                return
+            self._line = []
+            self._spilled(count)
+        self._room.give_back(count)
