@@ -14,15 +14,19 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.dspy.frames import as_dspy_frame, hide_frame
 
 
-def bound_to_current_context(_function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """``_function``, a function of one item, with the OTel context that is current now."""
-    _context = context_api.get_current()
+def bound_to_current_context(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` with the OTel context that is current now."""
+    return bound_to_context(context_api.get_current(), function)
+
+
+def bound_to_context(_context: Context, _function: Callable[..., Any]) -> Callable[..., Any]:
+    """``_function`` with an OTel context."""
     _attach, _detach, _hide = context_api.attach, context_api.detach, hide_frame
 
-    def run(item: Any, /) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
         _token = _attach(_context)
         try:
-            return _function(item)
+            return _function(*args, **kwargs)
         except BaseException as _error:
             _hide(_error)
             raise

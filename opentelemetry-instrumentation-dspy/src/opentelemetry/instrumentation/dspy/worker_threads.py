@@ -18,6 +18,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import get_current_span
 
 from opentelemetry.instrumentation.dspy.patching import FunctionPatch, PatchPoint, Version
+from opentelemetry.instrumentation.dspy.propagation import bound_to_current_context
 from opentelemetry.instrumentation.dspy.tracing import Runtime, as_dspy_frame, hide_frame
 
 _POOL = "ThreadPoolExecutor"
@@ -38,29 +39,13 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
 
 
 def _carrying_pool(_pool: Any, runtime: Runtime, owner: Any) -> Any:
-    _bound_to, _current = _bound_to_context, context_api.get_current
+    _bound = bound_to_current_context
 
     def submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return _pool.submit(self, _bound_to(_current(), fn), *args, **kwargs)
+        return _pool.submit(self, _bound(fn), *args, **kwargs)
 
     members = {"submit": as_dspy_frame(submit, _pool.submit), "__module__": _pool.__module__}
     return type(_pool.__name__, (_pool,), members)
-
-
-def _bound_to_context(_context: Context, _function: Callable[..., Any]) -> Callable[..., Any]:
-    _attach, _detach, _hide = context_api.attach, context_api.detach, hide_frame
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        _token = _attach(_context)
-        try:
-            return _function(*args, **kwargs)
-        except BaseException as _error:
-            _hide(_error)
-            raise
-        finally:
-            _detach(_token)
-
-    return as_dspy_frame(run, _function)
 
 
 class UnbatchifyPatch:

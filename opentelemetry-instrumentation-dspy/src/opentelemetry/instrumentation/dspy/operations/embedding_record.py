@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from opentelemetry.instrumentation.dspy.observing import noting_async_result, noting_result
 from opentelemetry.instrumentation.dspy.operations.cost import COST_FROM_LITELLM, litellm_cost
 from opentelemetry.instrumentation.dspy.operations.messages import value
 from opentelemetry.instrumentation.dspy.patching import FunctionPatch, PatchPoint
@@ -27,7 +28,6 @@ from opentelemetry.instrumentation.dspy.tracing import (
     Runtime,
     as_dspy_frame,
     current_call,
-    guarded,
     hide_frame,
 )
 
@@ -169,40 +169,9 @@ def _noting(
 ) -> Any:
     """``original``, with its results shown to ``note`` together with the record of the call."""
 
-    def take(result: Any) -> None:
+    def take(result: Any, *_arguments: Any) -> None:
         call = current_call(Operations.EMBEDDING)
         if call is not None and isinstance(call.state, EmbeddingRecord):
             note(call.state, result)
 
-    make = _noting_async if asynchronous else _noting_sync
-    return as_dspy_frame(make(original, take), original)
-
-
-def _noting_sync(_original: Callable[..., Any], _take: Callable[[Any], None]) -> Any:
-    _guarded, _hide = guarded, hide_frame
-
-    def noting(*args: Any, **kwargs: Any) -> Any:
-        try:
-            _result = _original(*args, **kwargs)
-        except BaseException as _error:
-            _hide(_error)
-            raise
-        _guarded(_take, _result)
-        return _result
-
-    return noting
-
-
-def _noting_async(_original: Callable[..., Any], _take: Callable[[Any], None]) -> Any:
-    _guarded, _hide = guarded, hide_frame
-
-    async def noting(*args: Any, **kwargs: Any) -> Any:
-        try:
-            _result = await _original(*args, **kwargs)
-        except BaseException as _error:
-            _hide(_error)
-            raise
-        _guarded(_take, _result)
-        return _result
-
-    return noting
+    return (noting_async_result if asynchronous else noting_result)(original, take)

@@ -13,7 +13,8 @@ from opentelemetry.instrumentation.dspy.redaction import KnownSecrets, is_secret
 from opentelemetry.instrumentation.dspy.semconv import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.instrumentation.dspy.tracing import Attributes
 
-_ADDRESSES = ("api_base", "base_url", "url")
+ADDRESSES = ("api_base", "base_url", "url")
+"""Parameters that name where a service is."""
 
 
 def read_connection(parameters: Mapping[str, Any], secrets: KnownSecrets) -> Attributes:
@@ -22,7 +23,7 @@ def read_connection(parameters: Mapping[str, Any], secrets: KnownSecrets) -> Att
     for name, parameter in parameters.items():
         if is_connection(name):
             secrets.learn(name, parameter)
-        if name in _ADDRESSES:
+        if name in ADDRESSES:
             attributes.update(server_attributes(parameter))
     return attributes
 
@@ -30,7 +31,7 @@ def read_connection(parameters: Mapping[str, Any], secrets: KnownSecrets) -> Att
 @lru_cache(maxsize=1024)
 def is_connection(name: str) -> bool:
     """Whether a parameter of this name is about the connection instead of the request."""
-    return name in _ADDRESSES or name.lower().endswith("headers") or is_secret_key(name)
+    return name in ADDRESSES or name.lower().endswith("headers") or is_secret_key(name)
 
 
 def server_attributes(url: Any) -> Attributes:

@@ -11,10 +11,10 @@ import threading
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from opentelemetry.instrumentation.dspy.metrics import Metrics
+from opentelemetry.instrumentation.dspy.observing import noting_result
 from opentelemetry.instrumentation.dspy.operations.optimizer import note_trial
 from opentelemetry.instrumentation.dspy.operations.scores import (
     as_number,
@@ -47,10 +47,7 @@ from opentelemetry.instrumentation.dspy.tracing import (
     Call,
     Runtime,
     SpanStart,
-    as_dspy_frame,
     current_call,
-    guarded,
-    hide_frame,
 )
 
 _PARAMETERS = ("program", "metric", "devset", "num_threads")
@@ -205,23 +202,16 @@ class ExampleSpans:
             self._with_metric_spans(function), self._example, self._runtime, describe
         )
 
-    def _measured(self, _function: Callable[[Any], Any], metric_name: str) -> Callable[[Any], Any]:
+    def _measured(self, function: Callable[[Any], Any], metric_name: str) -> Callable[[Any], Any]:
         """The executor's function without spans, its scores measured all the same."""
-        if not self._runtime.metrics.enabled:
-            return _function
-        _guarded, _hide = guarded, hide_frame
-        _note = partial(record_score, self._runtime.metrics, metric_name)
+        metrics = self._runtime.metrics
+        if not metrics.enabled:
+            return function
 
-        def measured(item: Any, /) -> Any:
-            try:
-                _result = _function(item)
-            except BaseException as _error:
-                _hide(_error)
-                raise
-            _guarded(_note, _result)
-            return _result
+        def note(result: Any, *_item: Any) -> None:
+            record_score(metrics, metric_name, result)
 
-        return as_dspy_frame(measured, _function)
+        return noting_result(function, note)
 
     def _with_metric_spans(self, function: Any) -> Any:
         # Evaluate hands its metric to nobody but a closure of its own. A copy of the closure with

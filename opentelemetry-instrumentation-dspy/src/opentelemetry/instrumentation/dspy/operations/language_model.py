@@ -130,7 +130,8 @@ def _is_cached(call: Call) -> bool | None:
         return None  # DSPy caches the calls of its own LM alone, whatever another's ``cache`` says
     if not call.kwargs.get("cache", lm.cache):
         return False
-    if any(getattr(type(lm), name) is not getattr(dspy.LM, name) for name in _CACHING):
+    kind: type[Any] = type(lm)  # type: ignore[reportUnknownVariableType]
+    if any(getattr(kind, name) is not getattr(dspy.LM, name) for name in _CACHING):
         return None
     cache = dspy.cache
     tiers = (getattr(cache, f"enable_{tier}_cache", True) for tier in ("memory", "disk"))

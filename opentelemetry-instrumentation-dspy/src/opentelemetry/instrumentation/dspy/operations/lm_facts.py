@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from opentelemetry.instrumentation.dspy.observing import noting_call, noting_result
 from opentelemetry.instrumentation.dspy.operations.cost import (
     COST_FROM_DSPY,
     COST_FROM_LITELLM,
@@ -20,13 +21,7 @@ from opentelemetry.instrumentation.dspy.operations.lm_record import LMAnswer, LM
 from opentelemetry.instrumentation.dspy.operations.messages import value
 from opentelemetry.instrumentation.dspy.patching import FunctionPatch, PatchPoint
 from opentelemetry.instrumentation.dspy.semconv import Operations
-from opentelemetry.instrumentation.dspy.tracing import (
-    Runtime,
-    as_dspy_frame,
-    current_call,
-    guarded,
-    hide_frame,
-)
+from opentelemetry.instrumentation.dspy.tracing import Runtime, current_call
 
 _NO_FACTS = "LM calls have no token usage, response id, finish reasons or cost"
 
@@ -56,13 +51,13 @@ def patch_points() -> list[PatchPoint]:
         FunctionPatch(
             "dspy.clients.cache",
             "Cache.cache_key",
-            _noting_tier,
+            _replacing(noting_result, _note_tier),
             "cache hits do not say which tier answered",
         ),
         FunctionPatch(
             "dspy.clients.cache",
             "Cache.get",
-            _noting_hit,
+            _replacing(noting_result, _note_hit),
             "answers from the cache are not told from those of the provider",
             # Later releases mark the answer; the first ones of 3.0 do not.
             until=(3, 1),
@@ -70,7 +65,7 @@ def patch_points() -> list[PatchPoint]:
         FunctionPatch(
             "dspy.clients.execution",
             "_delay",
-            _noting_retry,
+            _replacing(noting_call, _note_retry),
             "LM calls do not say how often DSPy tried again",
             # Before, LiteLLM retries where DSPy cannot see it.
             since=(3, 4),
@@ -81,92 +76,47 @@ def patch_points() -> list[PatchPoint]:
 def noting(note: Callable[[LMRecord, tuple[Any, ...]], None]) -> Any:
     """Makes the replacement of a function whose first argument is the LM."""
 
-    def take(lm: Any, arguments: tuple[Any, ...]) -> None:
+    def take(lm: Any, *arguments: Any) -> None:
         call = current_call(Operations.LM, lm)
         if call is not None and isinstance(call.state, LMRecord):
             note(call.state, arguments)
 
-    def make(_original: Any, runtime: Runtime, owner: Any) -> Any:
-        _take, _guarded, _hide = take, guarded, hide_frame
+    return _replacing(noting_call, take)
 
-        def noting(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-            _guarded(_take, self, args)
-            try:
-                return _original(self, *args, **kwargs)
-            except BaseException as _error:
-                _hide(_error)
-                raise
 
-        return as_dspy_frame(noting, _original)
+def _replacing(observed: Callable[..., Any], note: Callable[..., None]) -> Any:
+    def make(original: Any, runtime: Runtime, owner: Any) -> Any:
+        return observed(original, note)
 
     return make
 
 
-def _noting_hit(_original: Any, runtime: Runtime, owner: Any) -> Any:
-    _take, _guarded, _hide = _note_hit, guarded, hide_frame
-
-    def get(*args: Any, **kwargs: Any) -> Any:
-        try:
-            _answer = _original(*args, **kwargs)
-        except BaseException as _error:
-            _hide(_error)
-            raise
-        if _answer is not None:
-            _guarded(_take)
-        return _answer
-
-    return as_dspy_frame(get, _original)
-
-
-def _note_hit() -> None:
+def current_record() -> LMRecord | None:
+    """The record of the innermost LM call in progress."""
     call = current_call(Operations.LM)
-    if call is not None and isinstance(call.state, LMRecord):
-        call.state.cache_answered = True
+    return call.state if call is not None and isinstance(call.state, LMRecord) else None
 
 
-def _noting_retry(_original: Any, runtime: Runtime, owner: Any) -> Any:
-    _take, _guarded, _hide = _note_retry, guarded, hide_frame
-
-    def delay(*args: Any, **kwargs: Any) -> Any:
-        _guarded(_take)
-        try:
-            return _original(*args, **kwargs)
-        except BaseException as _error:
-            _hide(_error)
-            raise
-
-    return as_dspy_frame(delay, _original)
+def _note_hit(answer: Any, *_arguments: Any) -> None:
+    record = current_record()
+    if answer is not None and record is not None:
+        record.cache_answered = True
 
 
-def _note_retry() -> None:
+def _note_retry(*_arguments: Any) -> None:
     # Asked for once before each new try: how long to wait.
-    call = current_call(Operations.LM)
-    if call is not None and isinstance(call.state, LMRecord):
-        call.state.retries += 1
+    record = current_record()
+    if record is not None:
+        record.retries += 1
 
 
-def _noting_tier(_original: Any, runtime: Runtime, owner: Any) -> Any:
-    _take, _guarded, _hide = _note_tier, guarded, hide_frame
-
-    def cache_key(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        try:
-            _key = _original(self, *args, **kwargs)
-        except BaseException as _error:
-            _hide(_error)
-            raise
-        _guarded(_take, self, _key)
-        return _key
-
-    return as_dspy_frame(cache_key, _original)
-
-
-def _note_tier(cache: Any, key: str) -> None:
-    call = current_call(Operations.LM)
+def _note_tier(key: str, cache: Any, *_arguments: Any) -> None:
+    record = current_record()
     # The look-up comes first and asks memory before disk; a later store asks for the key again.
-    if call is not None and isinstance(call.state, LMRecord) and call.state.cache_tier is None:
+    if record is not None and record.cache_tier is None:
         memory = getattr(cache, "memory_cache", None)  # a cache of somebody else's has no tiers
         if memory is not None:
-            call.state.cache_tier = "memory" if key in memory else "disk"
+            record.cache_tier = "memory" if key in memory else "disk"
 
 
 def _note_result(record: LMRecord, arguments: tuple[Any, ...]) -> None:

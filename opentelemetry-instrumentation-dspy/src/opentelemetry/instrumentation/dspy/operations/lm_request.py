@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, cast
 
-from opentelemetry.instrumentation.dspy.operations.endpoint import server_attributes
+from opentelemetry.instrumentation.dspy.operations.endpoint import (
+    ADDRESSES,
+    is_connection,
+    server_attributes,
+)
 from opentelemetry.instrumentation.dspy.operations.messages import explicit_request, value
 from opentelemetry.instrumentation.dspy.redaction import (
     REDACTED,
     KnownSecrets,
-    is_secret_key,
     redact_text,
 )
 from opentelemetry.instrumentation.dspy.semconv import (
@@ -45,7 +47,6 @@ _INTEGERS = {
     "seed": GEN_AI_REQUEST_SEED,
     "rollout_id": DSPY_LM_ROLLOUT_ID,
 }
-_ADDRESSES = frozenset({"api_base", "base_url"})
 # Part of the call, not of the request; or an attribute of its own.
 _NOT_PARAMETERS = frozenset({"prompt", "messages", "request", "model", "cache", "tools"})
 
@@ -77,18 +78,13 @@ def read_request(
         facts.tools = parameters.get("tools")
     else:
         # Of the LM's own parameters, only those of the connection count for a request.
-        connection = {name: defaults[name] for name in defaults if _is_connection(name)}
+        connection = {name: defaults[name] for name in defaults if is_connection(name)}
         parameters = {**connection, **_fields(value(request, "config")), **kwargs}
         facts.tools = value(request, "tools")
     for name, parameter in parameters.items():
         if parameter is not None and name not in _NOT_PARAMETERS:
             _read(facts, name, parameter, secrets)
     return facts
-
-
-@lru_cache(maxsize=1024)
-def _is_connection(name: str) -> bool:
-    return name in _ADDRESSES or name.lower().endswith("headers") or is_secret_key(name)
 
 
 def _read(facts: LMRequestFacts, name: str, parameter: Any, secrets: KnownSecrets) -> None:
@@ -104,9 +100,9 @@ def _read(facts: LMRequestFacts, name: str, parameter: Any, secrets: KnownSecret
         stops = (parameter,) if isinstance(parameter, str) else cast("list[Any]", parameter)
         if stops:
             attributes[GEN_AI_REQUEST_STOP_SEQUENCES] = tuple(str(stop) for stop in stops)
-    elif _is_connection(name):
+    elif is_connection(name):
         secrets.learn(name, parameter)
-        if name in _ADDRESSES:
+        if name in ADDRESSES:
             attributes.update(server_attributes(parameter))
     else:
         if name == "response_format":
@@ -123,12 +119,12 @@ def without_credentials(options: Any) -> Any:
 
 
 def _shown(name: str, option: Any) -> Any:
-    if name not in _ADDRESSES and _is_connection(name):
+    if name not in ADDRESSES and is_connection(name):
         return REDACTED
     if not isinstance(option, str):
         return option
     # Other options may be addresses, too, a proxy's for instance.
-    return redact_text(option.partition("?")[0] if name in _ADDRESSES else option)
+    return redact_text(option.partition("?")[0] if name in ADDRESSES else option)
 
 
 def _is_number(parameter: Any) -> bool:

@@ -11,16 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 import dspy
+from opentelemetry.instrumentation.dspy.observing import noting_result
+from opentelemetry.instrumentation.dspy.operations.lm_facts import current_record
 from opentelemetry.instrumentation.dspy.operations.lm_record import LMRecord
 from opentelemetry.instrumentation.dspy.patching import FunctionPatch, PatchPoint
-from opentelemetry.instrumentation.dspy.semconv import Operations
-from opentelemetry.instrumentation.dspy.tracing import (
-    Runtime,
-    as_dspy_frame,
-    current_call,
-    guarded,
-    hide_frame,
-)
+from opentelemetry.instrumentation.dspy.tracing import Runtime, as_dspy_frame, hide_frame
 
 
 def patch_points() -> list[PatchPoint]:
@@ -38,25 +33,13 @@ def patch_points() -> list[PatchPoint]:
     ]
 
 
-def _noting_chunk(_original: Any, runtime: Runtime, owner: Any) -> Any:
-    _note, _guarded, _hide = _note_chunk, guarded, hide_frame
-
-    def chunk(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        try:
-            _chunk = _original(self, *args, **kwargs)
-        except BaseException as _error:
-            _hide(_error)
-            raise
-        if _chunk is not None:
-            _guarded(_note)
-        return _chunk
-
-    return as_dspy_frame(chunk, _original)
+def _noting_chunk(original: Any, runtime: Runtime, owner: Any) -> Any:
+    return noting_result(original, _note_chunk)
 
 
-def _note_chunk() -> None:
-    record = _record()
-    if record is not None:
+def _note_chunk(chunk: Any, *_arguments: Any) -> None:
+    record = current_record()
+    if chunk is not None and record is not None:
         record.note_chunk()
 
 
@@ -86,7 +69,7 @@ class _Unchanged:
 def _counting_context() -> Any:
     """Settings in which the stream counts what is sent to it."""
     stream = dspy.settings.send_stream
-    record = _record() if stream is not None else None
+    record = current_record() if stream is not None else None
     if record is None:
         return _Unchanged()
     return dspy.settings.context(send_stream=_CountedStream(stream, record))
@@ -106,8 +89,3 @@ class _CountedStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-def _record() -> LMRecord | None:
-    call = current_call(Operations.LM)
-    return call.state if call is not None and isinstance(call.state, LMRecord) else None

@@ -11,17 +11,13 @@ from typing import Any
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import get_current_span
 
+from opentelemetry.instrumentation.dspy.observing import noting_result
 from opentelemetry.instrumentation.dspy.patching import FunctionPatch, PatchPoint
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_MODULE_TYPE,
     Events,
 )
-from opentelemetry.instrumentation.dspy.tracing import (
-    Runtime,
-    as_dspy_frame,
-    guarded,
-    hide_frame,
-)
+from opentelemetry.instrumentation.dspy.tracing import Runtime
 
 
 def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
@@ -35,23 +31,12 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
 
 
 def _noting(event: str) -> Callable[[Any, Runtime, Any], Any]:
-    def make(_original: Any, runtime: Runtime, owner: Any) -> Any:
-        def note(module: Any) -> None:
+    def make(original: Any, runtime: Runtime, owner: Any) -> Any:
+        def note(_result: Any, module: Any, *_arguments: Any) -> None:
             if runtime.active and is_instrumentation_enabled():
                 # No path: it may name a user or a customer.
                 get_current_span().add_event(event, {DSPY_MODULE_TYPE: type(module).__name__})
 
-        _note, _guarded, _hide = note, guarded, hide_frame
-
-        def noting(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-            try:
-                _result = _original(self, *args, **kwargs)
-            except BaseException as _error:
-                _hide(_error)
-                raise
-            _guarded(_note, self)
-            return _result
-
-        return as_dspy_frame(noting, _original)
+        return noting_result(original, note)
 
     return make

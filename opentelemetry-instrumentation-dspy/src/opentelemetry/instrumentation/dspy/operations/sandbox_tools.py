@@ -13,10 +13,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import wrapt
+
 from opentelemetry.instrumentation.dspy.operation import Operation
 from opentelemetry.instrumentation.dspy.patching import FunctionPatch
 from opentelemetry.instrumentation.dspy.traced_methods import traced
 from opentelemetry.instrumentation.dspy.tracing import Runtime, as_dspy_frame, hide_frame
+
+_FAILURE_MODULE = "dspy.primitives.code_interpreter"
 
 ToolCall = Callable[[Any, str, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -26,7 +30,8 @@ def tool_calls_patch(operation: Operation, effect: str) -> FunctionPatch:
 
     def make(_original: Any, runtime: Runtime, owner: Any) -> Any:
         _hide, _view = hide_frame, _Interpreter
-        _call_tool = traced(_tool_call(), operation, runtime, owner)
+        _failure: Any = wrapt.resolve_path(_FAILURE_MODULE, "CodeInterpreterError")[2]  # type: ignore[reportUnknownMemberType]
+        _call_tool = traced(_tool_call(_failure), operation, runtime, owner)
 
         def _handle_tool_call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
             try:
@@ -47,15 +52,13 @@ def tool_calls_patch(operation: Operation, effect: str) -> FunctionPatch:
     )
 
 
-def _tool_call() -> ToolCall:
-    from dspy.primitives.code_interpreter import CodeInterpreterError
-
+def _tool_call(failure: type[Exception]) -> ToolCall:
     # By this name, what it returns may be the coroutine of an async tool.
     def acall(
         interpreter: Any, tool_name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         if tool_name not in interpreter.tools:
-            raise CodeInterpreterError(f"Unknown tool: {tool_name}")  # as the handler itself does
+            raise failure(f"Unknown tool: {tool_name}")  # as the handler itself does
         return interpreter.tools[tool_name](*args, **kwargs)
 
     return acall
