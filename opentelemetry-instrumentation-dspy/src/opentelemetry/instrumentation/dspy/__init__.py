@@ -19,7 +19,7 @@ Usage
 ``instrument()`` may be called before or after dspy is imported, from any thread; a process that
 never imports dspy pays nothing. It takes, all by keyword and optional:
 
-- ``tracer_provider``, ``meter_provider``: instead of the global ones;
+- ``tracer_provider``, ``meter_provider``, ``logger_provider``: instead of the global ones;
 - ``capture_content``: a `ContentMode`, its name, or a bool. Unset, the environment variable
   ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` decides, and without it no content is
   recorded;
@@ -54,13 +54,14 @@ import sys
 import threading
 from collections.abc import Collection
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import wrapt
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider, get_tracer
 
+from opentelemetry.instrumentation.dspy.events import EventLog
 from opentelemetry.instrumentation.dspy.hooks import DSPyCall, RequestHook, ResponseHook
 from opentelemetry.instrumentation.dspy.metrics import Metrics
 from opentelemetry.instrumentation.dspy.package import _instruments  # type: ignore[reportPrivateUsage]
@@ -82,13 +83,19 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
+class _Providers(NamedTuple):
+    tracer_provider: TracerProvider | None
+    meter_provider: MeterProvider | None
+    logger_provider: Any
+
+
 class DSPyInstrumentor(BaseInstrumentor):
     """Instruments DSPy; a singleton, as every OpenTelemetry instrumentor."""
 
     _lock = threading.RLock()
     _patches = Patches()
     _runtime: Runtime | None = None
-    _pending: tuple[TracerProvider | None, MeterProvider | None, Settings] | None = None
+    _pending: tuple[_Providers, Settings] | None = None
     _hooked = False
 
     def instrumentation_dependencies(self) -> Collection[str]:
@@ -100,12 +107,11 @@ class DSPyInstrumentor(BaseInstrumentor):
         return self._patches.status()
 
     def _instrument(self, **kwargs: Any) -> None:
-        tracer_provider = kwargs.pop("tracer_provider", None)
-        meter_provider = kwargs.pop("meter_provider", None)
+        providers = _Providers(*(kwargs.pop(name, None) for name in _Providers._fields))
         kwargs.pop("skip_dep_check", None)
         settings = load_settings(**kwargs)
         with self._lock:
-            self._pending = (tracer_provider, meter_provider, settings)
+            self._pending = (providers, settings)
             hooked, DSPyInstrumentor._hooked = DSPyInstrumentor._hooked, True
         if not hooked:
             wrapt.register_post_import_hook(self._on_dspy_imported, "dspy")  # type: ignore[reportUnknownMemberType]
@@ -145,22 +151,22 @@ class DSPyInstrumentor(BaseInstrumentor):
                 logger.exception("DSPy calls are not traced")
                 self._remove()
 
-    def _install(
-        self,
-        module: ModuleType,
-        tracer_provider: TracerProvider | None,
-        meter_provider: MeterProvider | None,
-        settings: Settings,
-    ) -> None:
+    def _install(self, module: ModuleType, providers: _Providers, settings: Settings) -> None:
         version = _dspy_version(module)
         tracer = get_tracer(
             __name__,
             __version__,
-            tracer_provider,
+            providers.tracer_provider,
             schema_url=SCHEMA_URL,
             attributes={DSPY_VERSION: version},
         )
-        self._runtime = Runtime(tracer, settings, Metrics(meter_provider, version))
+        in_events = settings.content_mode.in_events
+        self._runtime = Runtime(
+            tracer,
+            settings,
+            Metrics(providers.meter_provider, version),
+            EventLog(providers.logger_provider, version) if in_events else None,
+        )
         self._patches.install(_points(self._runtime), self._runtime, version)
 
 

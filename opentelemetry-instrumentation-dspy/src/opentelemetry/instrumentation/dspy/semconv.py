@@ -210,8 +210,9 @@ class AgentTerminations:
 
 
 class Events:
-    """Names of span events."""
+    """Names of span events and, for the first one, of a log record."""
 
+    INFERENCE_DETAILS: Final = "gen_ai.client.inference.operation.details"
     EVALUATION_RESULT: Final = "gen_ai.evaluation.result"
     PROGRAM_SAVED: Final = "dspy.program.saved"
     PROGRAM_LOADED: Final = "dspy.program.loaded"

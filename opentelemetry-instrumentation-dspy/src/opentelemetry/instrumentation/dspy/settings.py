@@ -35,9 +35,12 @@ class ContentMode(Enum):
 
     in_spans: bool
     """Whether span attributes carry content."""
+    in_events: bool
+    """Whether events, which are log records, carry content."""
 
     def __init__(self, value: str) -> None:
         self.in_spans = value in ("SPAN_ONLY", "SPAN_AND_EVENT")
+        self.in_events = value in ("EVENT_ONLY", "SPAN_AND_EVENT")
 
 
 @dataclass(frozen=True, slots=True)

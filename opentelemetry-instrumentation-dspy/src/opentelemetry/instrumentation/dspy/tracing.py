@@ -24,6 +24,7 @@ from opentelemetry.trace import Span, SpanKind, Tracer, get_current_span, set_sp
 
 from opentelemetry.instrumentation.dspy import inference_data
 from opentelemetry.instrumentation.dspy.content import ContentEncoder
+from opentelemetry.instrumentation.dspy.events import EventLog
 from opentelemetry.instrumentation.dspy.failures import error_type, identity_of, record_failure
 from opentelemetry.instrumentation.dspy.frames import as_dspy_frame, hide_frame
 from opentelemetry.instrumentation.dspy.metrics import MEASURED, Metrics
@@ -61,10 +62,18 @@ arguments with nothing serialised. To them it is what hooks are shown: a `DSPyCa
 class Runtime:
     """What all operations of one ``instrument()`` share."""
 
-    def __init__(self, tracer: Tracer, settings: Settings, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        tracer: Tracer,
+        settings: Settings,
+        metrics: Metrics | None = None,
+        events: EventLog | None = None,
+    ) -> None:
         self.tracer = tracer
         self.settings = settings
         self.metrics = metrics or Metrics(NoOpMeterProvider(), "")
+        # Where content goes to events; None where it does not.
+        self.events = events
         # Where a provider was given limits of its own, the SDK's tracer has them.
         limits = getattr(tracer, "_span_limits", None)
         self.content = ContentEncoder(settings, getattr(limits, "max_span_attribute_length", None))

@@ -12,6 +12,7 @@ from opentelemetry.trace import SpanKind
 
 import dspy
 from opentelemetry.instrumentation.dspy.operations import lm_facts, lm_stream
+from opentelemetry.instrumentation.dspy.operations.lm_event import with_event
 from opentelemetry.instrumentation.dspy.operations.lm_record import LMRecord
 from opentelemetry.instrumentation.dspy.operations.lm_request import (
     LMRequestFacts,
@@ -37,6 +38,7 @@ from opentelemetry.instrumentation.dspy.semconv import (
     GenAIOperations,
     Operations,
 )
+from opentelemetry.instrumentation.dspy.settings import Settings
 from opentelemetry.instrumentation.dspy.tracing import Attributes, Call, Runtime, SpanStart
 
 _count_lock = threading.Lock()
@@ -46,7 +48,7 @@ _CACHING = ("__call__", "acall", "forward", "aforward")
 
 def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
     """The patch points of LM calls."""
-    operation = LMOperation(runtime)
+    operation = with_event(LMOperation, runtime)
     tree = ClassTreePatch(
         "dspy.clients.base_lm",
         "BaseLM",
@@ -64,9 +66,9 @@ class LMOperation:
 
     name = Operations.LM
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, settings: Settings) -> None:
         self._content = runtime.content
-        self._settings = runtime.settings
+        self._settings = settings
 
     def start(self, call: Call) -> SpanStart:
         lm = call.instance

@@ -12,6 +12,7 @@ from opentelemetry.trace import SpanKind
 from opentelemetry.instrumentation.dspy.content import to_json
 from opentelemetry.instrumentation.dspy.operations.endpoint import server_attributes
 from opentelemetry.instrumentation.dspy.operations.language_model import count_in_modules
+from opentelemetry.instrumentation.dspy.operations.lm_event import with_event
 from opentelemetry.instrumentation.dspy.operations.lm_facts import noting
 from opentelemetry.instrumentation.dspy.operations.lm_record import LMAnswer, LMRecord
 from opentelemetry.instrumentation.dspy.patching import FunctionPatch, PatchPoint, method_patch
@@ -27,6 +28,7 @@ from opentelemetry.instrumentation.dspy.semconv import (
     GenAIOperations,
     Operations,
 )
+from opentelemetry.instrumentation.dspy.settings import Settings
 from opentelemetry.instrumentation.dspy.tracing import Attributes, Call, Runtime, SpanStart
 
 _MODULE = "dspy.clients.typesafe"
@@ -35,7 +37,7 @@ _PARAMETERS = ("state", "questions")
 
 def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
     """The patch points of TypeSafe calls, which dspy has from 3.4 on."""
-    operation = TypeSafeOperation(runtime)
+    operation = with_event(TypeSafeOperation, runtime)
     effect = "TypeSafe calls get no span"
     return [
         method_patch(_MODULE, "TypeSafe.__call__", operation, effect, since=(3, 4)),
@@ -55,9 +57,9 @@ class TypeSafeOperation:
 
     name = Operations.LM
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, settings: Settings) -> None:
         self._content = runtime.content
-        self._settings = runtime.settings
+        self._settings = settings
 
     def start(self, call: Call) -> SpanStart:
         client = call.instance

@@ -1,0 +1,76 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Events as OpenTelemetry log records, in the modes in which content goes there.
+
+The GenAI conventions have one for model calls, ``gen_ai.client.inference.operation.details``: all
+that the span has, with the messages as structured values instead of JSON text.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from opentelemetry.context import Context
+
+from opentelemetry.instrumentation.dspy.semconv import DSPY_VERSION, SCHEMA_URL
+from opentelemetry.instrumentation.dspy.version import __version__
+
+# The logs API is complete, and its package still has the name of one in development.
+try:
+    from opentelemetry import _logs as logs_api
+except ImportError:  # pragma: no cover
+    logs_api = None
+
+logger = logging.getLogger(__name__)
+
+
+class EventLog:
+    """Where events go. All methods may be called from any thread.
+
+    Args:
+        provider: A logger provider; None for the global one, whenever that is set.
+        dspy_version: An attribute of the instrumentation scope.
+    """
+
+    def __init__(self, provider: Any, dspy_version: str) -> None:
+        self._logger: Any = None
+        try:
+            assert logs_api is not None
+            self._record: Any = logs_api.LogRecord
+            self._logger = logs_api.get_logger(
+                __package__ or "",
+                __version__,
+                provider,
+                schema_url=SCHEMA_URL,
+                attributes={DSPY_VERSION: dspy_version},
+            )
+        except Exception as error:
+            logger.warning(
+                "This release of opentelemetry-api has no logs as they are needed here (%s: %s): "
+                "no events are made, and content goes to spans alone, if at all.",
+                type(error).__name__,
+                error,
+            )
+
+    def emit(self, name: str, attributes: Mapping[str, Any], context: Context | None) -> None:
+        """Make one event, of the span that is current in the context."""
+        if self._logger is None:
+            return
+        now = time.time_ns()
+        record = self._record(
+            timestamp=now,
+            observed_timestamp=now,
+            context=context,
+            attributes=dict(attributes),
+            event_name=name,
+        )
+        self._logger.emit(record)
+
+
+def structured(text: str) -> Any:
+    """The value that a content attribute of a span has as JSON text."""
+    return orjson.loads(text)
