@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 from opentelemetry import baggage
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span, SpanProcessor
+from opentelemetry.trace import get_current_span
 
 from mlflow_bridge.processing.trace_context import TraceContext, current_trace_context
 
@@ -34,17 +35,28 @@ class MLflowEnrichmentProcessor(SpanProcessor):
     come from `mlflow_bridge.trace_context` and, where it is silent, from the baggage entries
     ``session.id``, ``user.id`` and ``gen_ai.conversation.id``. An attribute that the span was
     started with is left alone. Session, user and conversation of a ``trace_context`` inside of a
-    running trace go on the spans directly below it: MLflow takes them from any span.
+    running trace go on the spans directly below it: MLflow takes them from any span. Where a root
+    names an experiment, all spans below it name the same one: MLflow puts a trace where its first
+    spans belong, and the root is stored last.
 
     ``on_start`` is called by the thread that starts the span and never raises. ``mlflow`` is asked
     for its run only if the program has imported it.
     """
 
+    def __init__(self) -> None:
+        # Looking at every parent is left out where no root has ever named an experiment.
+        self._has_placed = False
+
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Write down what is known. Never raises."""
         parent = span.parent
         if parent is None or parent.is_remote:
             _guarded(_enrich_root, span, parent_context)
+            if EXPERIMENT_ID in (span.attributes or {}):
+                self._has_placed = True
             return
+        if self._has_placed:
+            _guarded(_follow_parent, span, parent_context)
         values = current_trace_context(parent_context)
         if values is not None and values.entered_in == parent.span_id:
             _guarded(_enrich_nested, span, values)
@@ -71,10 +83,20 @@ def _enrich_root(span: Span, context: Context | None) -> None:
     if values is not None:
         attributes.update(_identity(values))
         attributes.update({TRACE_TAG_PREFIX + key: tag for key, tag in values.tags.items()})
-    run_id = _active_run_id()
+        if values.experiment_id is not None:
+            attributes[EXPERIMENT_ID] = values.experiment_id
+    run_id = (values and values.run_id) or _active_run_id()
     if run_id is not None:
         attributes[SOURCE_RUN] = run_id
     _set_missing(span, attributes)
+
+
+def _follow_parent(span: Span, context: Context | None) -> None:
+    parent = get_current_span(context)
+    if isinstance(parent, Span):
+        experiment_id = (parent.attributes or {}).get(EXPERIMENT_ID)
+        if experiment_id is not None:
+            _set_missing(span, {EXPERIMENT_ID: str(experiment_id)})
 
 
 def _enrich_nested(span: Span, values: TraceContext) -> None:

@@ -26,6 +26,8 @@ class TraceContext:
     session_id: str | None = None
     user_id: str | None = None
     conversation_id: str | None = None
+    experiment_id: str | None = None
+    run_id: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     entered_in: int = 0
     """Id of the span that was current on entry; 0 if there was none."""
@@ -39,14 +41,16 @@ def trace_context(
     conversation_id: str | None = None,
     name: str | None = None,
     tags: Mapping[str, object] | None = None,
+    experiment_id: str | None = None,
+    run_id: str | None = None,
 ) -> Generator[None, None, None]:
     """Say to which session, user and tags the traces belong that start in this block.
 
     The values travel in the OpenTelemetry context, so they reach whatever threads and tasks the
     trace itself reaches. Blocks may be nested; what an inner one leaves out is taken from the outer
     one. In a block that is entered inside a running trace, session, user and conversation go on
-    the spans directly below and so still reach the trace; name and tags can only be given before
-    the trace's first span starts.
+    the spans directly below and so still reach the trace; name, tags, experiment and run can only
+    be given before the trace's first span starts.
 
     Args:
         session_id: Groups traces into a session, at most 250 characters (``session.id``).
@@ -54,6 +58,11 @@ def trace_context(
         conversation_id: ``gen_ai.conversation.id`` of the GenAI conventions.
         name: Name of the trace in MLflow, instead of that of the program.
         tags: Tags of the trace in MLflow. Values that are not strings become strings.
+        experiment_id: The experiment that the traces go to, by its id, instead of the configured
+            one. It must exist. MLflow keeps a trace in the experiment of its first spans, so all
+            spans of the trace say it.
+        run_id: The run that the traces are linked to, instead of MLflow's active one. It does not
+            choose the experiment.
 
     Example:
         >>> with trace_context(session_id="chat-7", tags={"channel": "web"}):
@@ -67,6 +76,8 @@ def trace_context(
         session_id=outer.session_id if session_id is None else session_id,
         user_id=outer.user_id if user_id is None else user_id,
         conversation_id=outer.conversation_id if conversation_id is None else conversation_id,
+        experiment_id=outer.experiment_id if experiment_id is None else experiment_id,
+        run_id=outer.run_id if run_id is None else run_id,
         tags=merged,
         entered_in=get_current_span().get_span_context().span_id,
     )

@@ -168,3 +168,35 @@ def test_a_failing_lookup_is_no_business_of_the_program(
     monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(active_run=broken))  # type: ignore[arg-type]
     record_two(recorder.tracer)
     assert set(recorder.attributes()) == {"root", "child"}
+
+
+def test_all_spans_of_a_trace_say_where_it_belongs(recorder: Recorder) -> None:
+    with trace_context(experiment_id="7", run_id="r"):
+        record_two(recorder.tracer)
+    assert recorder.attributes() == {
+        "root": {"mlflow.experimentId": "7", "mlflow.sourceRun": "r"},
+        "child": {"mlflow.experimentId": "7"},
+    }
+
+
+def test_a_trace_stays_in_the_experiment_that_it_began_in(recorder: Recorder) -> None:
+    tracer = recorder.tracer
+    with (
+        trace_context(experiment_id="7"),
+        tracer.start_as_current_span("root"),
+        trace_context(experiment_id="8"),
+        tracer.start_as_current_span("child"),
+    ):
+        tracer.start_span("grandchild").end()
+    with trace_context(experiment_id="8"), tracer.start_as_current_span("other"):
+        pass
+    places = {name: of["mlflow.experimentId"] for name, of in recorder.attributes().items()}
+    assert places == {"root": "7", "child": "7", "grandchild": "7", "other": "8"}
+
+
+def test_an_experiment_that_a_root_names_by_itself_holds_for_its_children(
+    recorder: Recorder,
+) -> None:
+    with recorder.tracer.start_as_current_span("root", attributes={"mlflow.experimentId": "7"}):
+        recorder.tracer.start_span("child").end()
+    assert recorder.attributes()["child"] == {"mlflow.experimentId": "7"}
