@@ -18,7 +18,10 @@ from render_registry import render
 from opentelemetry.instrumentation.dspy.version import __version__
 
 HERE = Path(__file__).parent
-REGISTRY = HERE.parent / "opentelemetry-instrumentation-dspy" / "semconv" / "registry"
+REGISTRIES = {
+    "registry.md": HERE.parent / "opentelemetry-instrumentation-dspy" / "semconv" / "registry",
+    "bridge_registry.md": HERE.parent / "mlflow_bridge" / "semconv" / "registry",
+}
 
 project = "opentelemetry-instrumentation-dspy"
 author = "The opentelemetry-instrumentation-dspy Authors"
@@ -35,11 +38,12 @@ autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 
 
-def _write_registry(_app: Any) -> None:
-    target = HERE / "_generated" / "registry.md"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(render(REGISTRY), "utf-8")
+def _write_registries(_app: Any) -> None:
+    folder = HERE / "_generated"
+    folder.mkdir(exist_ok=True)
+    for page, registry in REGISTRIES.items():
+        (folder / page).write_text(render(registry), "utf-8")
 
 
 def setup(app: Any) -> None:
-    app.connect("builder-inited", _write_registry)
+    app.connect("builder-inited", _write_registries)

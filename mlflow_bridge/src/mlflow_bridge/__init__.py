@@ -31,11 +31,14 @@ if TYPE_CHECKING:
     from mlflow_bridge.export.exporter import MLflowSpanExporter
     from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
     from mlflow_bridge.processing.enrichment import MLflowEnrichmentProcessor
+    from mlflow_bridge.processing.live import status
+    from mlflow_bridge.processing.status import DeliveryStatus
     from mlflow_bridge.processing.trace_context import trace_context
     from mlflow_bridge.spool.delivery import SpoolDelivery, deliver_spool
 
 __all__ = [
     "ConfigurationError",
+    "DeliveryStatus",
     "MLflowBatchSpanProcessor",
     "MLflowDSPyConfig",
     "MLflowEnrichmentProcessor",
@@ -45,17 +48,20 @@ __all__ = [
     "autolog",
     "deliver_spool",
     "disable_autolog",
+    "status",
     "trace_context",
 ]
 
 _HOMES: Final = {
     "ConfigurationError": "mlflow_bridge.config",
+    "DeliveryStatus": "mlflow_bridge.processing.status",
     "MLflowBatchSpanProcessor": "mlflow_bridge.processing.batch",
     "MLflowDSPyConfig": "mlflow_bridge.config",
     "MLflowEnrichmentProcessor": "mlflow_bridge.processing.enrichment",
     "MLflowSpanExporter": "mlflow_bridge.export.exporter",
     "SpoolDelivery": "mlflow_bridge.spool.delivery",
     "deliver_spool": "mlflow_bridge.spool.delivery",
+    "status": "mlflow_bridge.processing.live",
     "trace_context": "mlflow_bridge.processing.trace_context",
 }
 

@@ -89,6 +89,9 @@ def disable_autolog() -> None:
         _session.config = None
         if _session.switch is not None:
             _session.switch.switch(None)
+            from mlflow_bridge.processing.termination import leave_sigterm
+
+            leave_sigterm()
         before, _session.pipeline = _session.pipeline, None
         _retire(before, None)
 
@@ -136,6 +139,10 @@ def _processors_for(config: MLflowDSPyConfig) -> Pipeline:
     batch = MLflowBatchSpanProcessor.from_config(exporter, config)
     # The program has said that it will be traced, so there is no need to wait for its first span.
     batch.warm_up()
+    if config.flush_on_sigterm:
+        from mlflow_bridge.processing.termination import handle_sigterm
+
+        handle_sigterm(config.exit_timeout_seconds)
     return Pipeline(batch)
 
 

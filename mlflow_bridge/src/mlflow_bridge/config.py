@@ -146,6 +146,11 @@ class MLflowDSPyConfig(BaseSettings):
         le=3600,
         description="Longest delay of the program's exit, 0 to 3600 seconds.",
     )
+    flush_on_sigterm: bool = Field(
+        default=False,
+        description="true or false: whether SIGTERM first delivers what waits, for up to "
+        "exit_timeout_seconds, and then does what it would have done.",
+    )
     max_queue_size: int = Field(
         default=20_000, ge=1, le=10_000_000, description="Spans held in memory, 1 to 10000000."
     )

@@ -57,9 +57,7 @@ def _adopt_all() -> None:
     exporters = [exporter for exporter in waiting if _is_usable(exporter)]
     for exporter in waiting:
         if exporter not in exporters:
-            # It has logged that no trace will reach MLflow. Left as it is, every batch would cost
-            # the program time, and the log another line.
-            exporter.adopt()
+            _refuse_for(exporter)
     if not exporters:
         return
 
@@ -67,6 +65,7 @@ def _adopt_all() -> None:
 
     from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
     from mlflow_bridge.processing.enrichment import MLflowEnrichmentProcessor
+    from mlflow_bridge.processing.termination import handle_sigterm
 
     provider = trace.get_tracer_provider()
     add_span_processor = getattr(provider, "add_span_processor", None)
@@ -85,9 +84,27 @@ def _adopt_all() -> None:
         # while one that is stored twice is still one span in MLflow.
         exporter.adopt()
         _adopted.append(exporter)
+        if exporter.config.flush_on_sigterm:
+            handle_sigterm(exporter.config.exit_timeout_seconds)
         _logger.info(
             "Traces go to %s (content: %s).", exporter.config.destination_description, mode
         )
+
+
+def _refuse_for(exporter: MLflowSpanExporter) -> None:
+    """Count spans in the place of an exporter that has logged that none will reach MLflow.
+
+    Left as it is, every batch would cost the program time, and the log another line.
+    """
+    from opentelemetry import trace
+
+    from mlflow_bridge.processing.refusing import RefusingSpanProcessor
+
+    add_span_processor = getattr(trace.get_tracer_provider(), "add_span_processor", None)
+    if add_span_processor is not None:
+        obstacle = exporter.warm_up()
+        add_span_processor(RefusingSpanProcessor(obstacle.reason if obstacle else "bad settings"))
+    exporter.adopt()
 
 
 def _is_usable(exporter: MLflowSpanExporter) -> bool:

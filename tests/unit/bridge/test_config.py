@@ -52,6 +52,7 @@ SETTINGS: dict[str, tuple[str, str, Any]] = {
     "retry_deadline_seconds": ("MLFLOW_BRIDGE_RETRY_DEADLINE_SECONDS", "10", 10),
     "exit_timeout_seconds": ("MLFLOW_BRIDGE_EXIT_TIMEOUT_SECONDS", "1", 1),
     "max_queue_size": ("MLFLOW_BRIDGE_MAX_QUEUE_SIZE", "100", 100),
+    "flush_on_sigterm": ("MLFLOW_BRIDGE_FLUSH_ON_SIGTERM", "true", True),
     "overflow": ("MLFLOW_BRIDGE_OVERFLOW", "block", "block"),
     "block_seconds": ("MLFLOW_BRIDGE_BLOCK_SECONDS", "0.5", 0.5),
     "max_spill_queue_size": ("MLFLOW_BRIDGE_MAX_SPILL_QUEUE_SIZE", "100", 100),

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+import mlflow_bridge
 from mlflow_bridge import zero_code
+from mlflow_bridge.export.outcomes import Rejected
 from opentelemetry.instrumentation.dspy.settings import load_settings, set_default_content_mode
 from tests.unit.bridge.fake_exporter import (
     EXPORTER_MODULE,
@@ -112,17 +114,27 @@ def test_a_provider_without_processors_leaves_the_exporter_as_it_is(
 
 
 def test_an_exporter_with_bad_settings_costs_the_program_nothing(
-    exporters: FakeExporterModule, provider: GlobalProvider, monkeypatch: pytest.MonkeyPatch
+    exporters: FakeExporterModule,
+    provider: GlobalProvider,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     sdk = provider.use_sdk()
     exporter = exporters.MLflowSpanExporter()
     monkeypatch.setattr(FakeExporter, "destination_description", "nowhere")
+    refusal = Rejected("there is no such scheme", divisible=False)
+    monkeypatch.setattr(FakeExporter, "warm_up", lambda self: refusal)
     zero_code.adopt_exporters()
     provider.record("span")
     sdk.shutdown()
     assert exporter.adopted
     assert exporter.names == []
     assert zero_code.adopted_exporters() == ()
+    [status] = [one for one in mlflow_bridge.status() if one.dropped]
+    assert (status.dropped, status.missing, status.last_error) == (1, 1, "there is no such scheme")
+    [line] = [record.message for record in caplog.records if "not in" in record.message]
+    assert line.startswith("1 of 1 spans are not in nowhere")
+    assert "there is no such scheme" in line
 
 
 def test_a_failure_is_a_warning(

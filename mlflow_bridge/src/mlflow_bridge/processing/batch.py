@@ -19,10 +19,12 @@ from mlflow_bridge.processing.backoff import Backoff
 from mlflow_bridge.processing.exit_summary import exit_summary
 from mlflow_bridge.processing.exit_time import ExitTime, seconds_until
 from mlflow_bridge.processing.handover import Handover
+from mlflow_bridge.processing.live import register
 from mlflow_bridge.processing.notices import Notices
 from mlflow_bridge.processing.open_spans import OpenSpans
 from mlflow_bridge.processing.overflow import Overflow, kept_by
 from mlflow_bridge.processing.process_end import may_be_killed_at_any_time, watch_process
+from mlflow_bridge.processing.self_metrics import observe
 from mlflow_bridge.processing.sender import Sender
 from mlflow_bridge.processing.slots import Slots
 from mlflow_bridge.processing.span_delivery import SpanDelivery
@@ -32,6 +34,8 @@ from mlflow_bridge.processing.trace_filter import TraceFilter
 from mlflow_bridge.spool.spool import Spool
 
 if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+
     from mlflow_bridge.config import MLflowDSPyConfig
 
 _logger = logging.getLogger(__name__)
@@ -80,6 +84,7 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         backoff: Backoff | None = None,
         spill_after_seconds: float = 5.0,
         traces: Literal["genai", "all"] = "all",
+        meter_provider: MeterProvider | None = None,
     ) -> None:
         """
         Args:
@@ -98,6 +103,7 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
             spill_after_seconds: How long a destination may be away before what waits for it in
                 memory goes to the spool.
             traces: Whether traces without a DSPy or GenAI span are delivered.
+            meter_provider: Where the metrics of the processor go; the global one if None.
 
         Raises:
             ValueError: If a size or the schedule delay is not positive.
@@ -125,6 +131,7 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
             max_export_batch_size=self._max_batch_size,
         )
         self._set_up()
+        self._observed = observe(self, register(self), meter_provider)
         # After the base class has registered its own: in a child, its queue is emptied first.
         watch_process(self)
 
@@ -361,6 +368,7 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
             self._queued,
             spool,
             held=self._handover.held,
+            capacity=self._max_queue_size + (self._spill.capacity if self._spill else 0),
             destination=self._delivery.destination_description,
         )
 

@@ -10,7 +10,7 @@ from mlflow_bridge.processing.status import DeliveryStatus
 
 
 def exit_summary(
-    status: DeliveryStatus, *, spool: Path | None, known: bool, exit_timeout: float
+    status: DeliveryStatus, *, spool: Path | None, known: bool, exit_timeout: float | None
 ) -> str | None:
     """One line for the log, or None if everything has arrived.
 
@@ -18,7 +18,8 @@ def exit_summary(
         status: The numbers at the end.
         spool: Where spans are that are kept, if there is a spool.
         known: Whether the log already says why spans did not arrive.
-        exit_timeout: The longest that the destination was waited for, in seconds.
+        exit_timeout: The longest that the destination was waited for, in seconds; None if there
+            was nothing to wait for.
     """
     if status.missing == 0:
         return None
@@ -26,6 +27,7 @@ def exit_summary(
     reason = "the warnings before this one say why"
     if not known:
         reason = f"last error: {status.last_error or 'not delivered in time'}"
+    if not known and exit_timeout is not None:
         reason += f" (settings: MLFLOW_TRACKING_URI, exit_timeout_seconds={exit_timeout:g})"
     lost = status.missing - status.rejected - status.kept
     return (

@@ -52,6 +52,8 @@ class DeliveryStatus:
     """Spans of traces that are not for MLflow, since nothing of DSPy or GenAI is in them."""
     held: int = 0
     """Queued spans of traces of which it is not known yet whether they are for MLflow."""
+    queue_capacity: int = 0
+    """The most spans that may be queued."""
     destination: str = ""
     """Where the spans go, in words; without secrets."""
 
@@ -117,7 +119,13 @@ class Counters:
             return self._rejected + self._abandoned
 
     def status(
-        self, queued: int, spool: SpoolStatus | None, *, held: int, destination: str
+        self,
+        queued: int,
+        spool: SpoolStatus | None,
+        *,
+        held: int,
+        capacity: int,
+        destination: str,
     ) -> DeliveryStatus:
         spool = spool or SpoolStatus()
         with self._lock:
@@ -142,5 +150,6 @@ class Counters:
                 not_written_ahead=spool.unjournaled,
                 filtered=self._filtered,
                 held=held,
+                queue_capacity=capacity,
                 destination=destination,
             )

@@ -1,0 +1,96 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""SIGTERM: deliver first, then do what would have been done."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final
+
+from mlflow_bridge.processing.live import live_processors
+
+_logger = logging.getLogger(__name__)
+
+_GRACE_SECONDS: Final = 1.0
+"""How much longer than the processors' own bound the handler waits for them."""
+
+_Previous = Callable[[int, FrameType | None], Any] | int | None
+
+
+class TerminationHandler:
+    """Delivers within the time that an exit may take, and passes the signal on.
+
+    What was there before is called afterwards: a function with the same arguments, or the default
+    action, by which the process ends as killed by SIGTERM. Where the program handles the signal
+    itself, or ignores it, it goes on: then spans that are open stay so.
+
+    Delivery runs in a thread of its own, which is waited for: the signal may have interrupted code
+    that holds a lock which delivery needs.
+
+    Args:
+        previous: What ``signal.signal`` returned.
+        exit_timeout_seconds: The longest to wait.
+    """
+
+    def __init__(self, previous: _Previous, exit_timeout_seconds: float) -> None:
+        self.previous = previous
+        self.exit_timeout_seconds = exit_timeout_seconds
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        ends = self.previous in (signal.SIG_DFL, None)
+        deliver = _deliver_at_end if ends else self._deliver
+        thread = threading.Thread(target=deliver, name="mlflow-bridge-sigterm", daemon=True)
+        thread.start()
+        thread.join(self.exit_timeout_seconds + _GRACE_SECONDS)
+        if callable(self.previous):
+            self.previous(number, frame)
+        elif ends:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    def _deliver(self) -> None:
+        for processor in live_processors():
+            processor.force_flush(self.exit_timeout_seconds * 1000)
+
+
+def _deliver_at_end() -> None:
+    for processor in live_processors():
+        processor.before_exit()
+
+
+def handle_sigterm(exit_timeout_seconds: float) -> bool:
+    """Put a `TerminationHandler` before whatever handles SIGTERM now. May be repeated.
+
+    Returns:
+        Whether one is there. Python lets only the main thread set a handler; elsewhere a warning
+        says that there is none.
+    """
+    current = signal.getsignal(signal.SIGTERM)
+    if isinstance(current, TerminationHandler):
+        current.exit_timeout_seconds = max(current.exit_timeout_seconds, exit_timeout_seconds)
+        return True
+    handler = TerminationHandler(current, exit_timeout_seconds)
+    try:
+        signal.signal(signal.SIGTERM, handler)
+    except ValueError:  # Not the main thread of the main interpreter.
+        _logger.warning(
+            "SIGTERM will not deliver what waits: a handler can be set in the main thread only "
+            "(setting: flush_on_sigterm). Call autolog() there."
+        )
+        return False
+    return True
+
+
+def leave_sigterm() -> None:
+    """Undo `handle_sigterm`, unless another handler has been set since."""
+    current = signal.getsignal(signal.SIGTERM)
+    if isinstance(current, TerminationHandler):
+        try:
+            signal.signal(signal.SIGTERM, current.previous or signal.SIG_DFL)
+        except ValueError:
+            _logger.debug("The handler for SIGTERM stays: this is not the main thread")

@@ -1,0 +1,120 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""SIGTERM, in real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.unit.bridge.processing.test_process_end import once, run
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")
+
+HANDLE = """
+from mlflow_bridge.processing.termination import handle_sigterm
+assert handle_sigterm(5.0)
+"""
+TERMINATE = "os.kill(os.getpid(), signal.SIGTERM)\n"
+
+
+def test_without_opting_in_nothing_is_installed(tmp_path: Path) -> None:
+    source = "assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL\nwork('main')\n" + TERMINATE
+    assert run(source, tmp_path, -signal.SIGTERM) == {}
+
+
+def test_what_waits_is_delivered_and_the_process_ends_as_it_would_have(tmp_path: Path) -> None:
+    source = f"{HANDLE}work('main')\n{TERMINATE}"
+    assert run(source, tmp_path, -signal.SIGTERM) == once("main")
+
+
+def test_spans_that_are_open_are_delivered_as_well(tmp_path: Path) -> None:
+    source = f"""{HANDLE}
+with trace.get_tracer("test").start_as_current_span("open"):
+    work("main")
+    {TERMINATE}
+"""
+    assert run(source, tmp_path, -signal.SIGTERM) == once("main") + Counter(["open"])
+
+
+def test_the_handler_of_the_program_runs_afterwards(tmp_path: Path) -> None:
+    source = f"""
+def leave(number, frame):
+    print(OUT.read_text(), file=sys.stderr)
+    assert OUT.exists(), "called before the delivery"
+    sys.exit(7)
+
+signal.signal(signal.SIGTERM, leave)
+{HANDLE}
+work("main")
+{TERMINATE}
+"""
+    assert run(source, tmp_path, 7) == once("main")
+
+
+def test_a_program_that_goes_on_keeps_its_open_spans(tmp_path: Path) -> None:
+    source = f"""
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+{HANDLE}
+span = trace.get_tracer("test").start_span("open")
+{TERMINATE}
+assert span.is_recording()
+span.end()
+work("after")
+"""
+    assert run(source, tmp_path) == once("after") + Counter(["open"])
+
+
+def test_in_another_thread_nothing_is_installed(tmp_path: Path) -> None:
+    source = """
+import threading
+from mlflow_bridge.processing.termination import handle_sigterm
+
+answers = []
+thread = threading.Thread(target=lambda: answers.append(handle_sigterm(5.0)))
+thread.start()
+thread.join()
+assert answers == [False]
+assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+"""
+    assert run(source, tmp_path) == {}
+
+
+def test_a_lock_that_the_interrupted_code_holds_does_not_hang_the_process(tmp_path: Path) -> None:
+    source = """
+from mlflow_bridge.processing.termination import handle_sigterm
+from opentelemetry.sdk.trace import TracerProvider
+
+handle_sigterm(0.2)
+provider = TracerProvider()
+processor = MLflowBatchSpanProcessor(FileDelivery(OUT))
+provider.add_span_processor(processor)
+provider.get_tracer("test").start_span("span").end()
+with processor._sender._changed:
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+    run(source, tmp_path, -signal.SIGTERM)
+
+
+def test_it_can_be_undone() -> None:
+    from mlflow_bridge.processing.termination import (
+        TerminationHandler,
+        handle_sigterm,
+        leave_sigterm,
+    )
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert handle_sigterm(1.0)
+        assert handle_sigterm(2.0)
+        handler = signal.getsignal(signal.SIGTERM)
+        assert isinstance(handler, TerminationHandler)
+        assert (handler.previous, handler.exit_timeout_seconds) == (before, 2.0)
+        leave_sigterm()
+        assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        signal.signal(signal.SIGTERM, before)
