@@ -25,6 +25,7 @@ from opentelemetry.trace import (
 )
 from packaging.version import Version
 
+import mlflow_bridge
 from mlflow_bridge.config import MLflowDSPyConfig
 from mlflow_bridge.export.exporter import MLflowSpanExporter
 from mlflow_bridge.export.outcomes import Rejected, Sent
@@ -424,3 +425,11 @@ def test_forked_child_delivers_on_its_own(place: Place) -> None:
     assert os.waitpid(child, 0)[1] == 0
     assert isinstance(exporter.deliver(place.recorder.many(1)), Sent)
     assert len(place.traces()) == 3
+
+
+def test_the_doctor_sends_a_trace_and_leaves_none(place: Place) -> None:
+    report = mlflow_bridge.doctor(config=place.config)
+    states = {check.name: check.state for check in report.checks}
+    assert states["destination"] == states["experiment"] == states["round trip"] == "ok", report
+    assert "deleted" in str(report)
+    assert place.traces() == []

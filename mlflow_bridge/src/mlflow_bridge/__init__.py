@@ -21,9 +21,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-# Not lazy, because the function has the name of its module: were the module imported later, the
+# Not lazy, because a function has the name of its module: were the module imported later, the
 # import system would put it in the function's place.
 from mlflow_bridge.autolog import autolog, disable_autolog
+from mlflow_bridge.doctor import Check, DoctorReport, doctor
 from mlflow_bridge.version import __version__
 
 if TYPE_CHECKING:
@@ -37,8 +38,10 @@ if TYPE_CHECKING:
     from mlflow_bridge.spool.delivery import SpoolDelivery, deliver_spool
 
 __all__ = [
+    "Check",
     "ConfigurationError",
     "DeliveryStatus",
+    "DoctorReport",
     "MLflowBatchSpanProcessor",
     "MLflowDSPyConfig",
     "MLflowEnrichmentProcessor",
@@ -48,6 +51,7 @@ __all__ = [
     "autolog",
     "deliver_spool",
     "disable_autolog",
+    "doctor",
     "status",
     "trace_context",
 ]
