@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_bridge import MLflowDSPyConfig, deliver_spool
 from tests.integration.span_sink import SpanSink, spooled, traces
 from tests.integration.traced_program import run_program, stored_traces
 
@@ -96,8 +97,8 @@ def test_forked_children_and_a_store(tmp_path: Path, store_uri: str) -> None:
     import os
 
     children = []
-    for n in range(5):
-        for m in range(5):
+    for n in range(3):
+        for m in range(3):
             work(f"parent {n} {m}")
         trace.get_tracer_provider().force_flush()
         child = os.fork()
@@ -113,6 +114,38 @@ def test_forked_children_and_a_store(tmp_path: Path, store_uri: str) -> None:
     settings = {**environment(tmp_path, store_uri), "MLFLOW_BRIDGE_SCHEDULE_DELAY_SECONDS": "0.01"}
     done = run_program(source, tmp_path, settings)
     names = Counter(span.name for t in stored_traces(store_uri) for span in t.data.spans)
-    parents = [f"parent {n} {m}" for n in range(5) for m in range(5)]
-    assert names == traces(*parents, *(f"child {n}" for n in range(5))), done.stderr
+    parents = [f"parent {n} {m}" for n in range(3) for m in range(3)]
+    assert names == traces(*parents, *(f"child {n}" for n in range(3))), done.stderr
     assert done.stderr == ""
+
+
+def test_children_that_are_forked_while_the_store_is_made(tmp_path: Path) -> None:
+    """What their parent's threads hold at that moment, nobody gives back in the children."""
+    source = (
+        AUTOLOG
+        + """
+    import os
+
+    for n in range(2):
+        if os.fork() == 0:
+            work(f"child {n}")
+            break
+    else:
+        work("parent")
+        for _ in range(2):
+            assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+    """
+    )
+    uri = f"sqlite:///{tmp_path / 'new.db'}"
+    settings = {
+        **environment(tmp_path, uri),
+        "MLFLOW_BRIDGE_EXIT_TIMEOUT_SECONDS": "60",
+        "MLFLOW_BRIDGE_SPOOL_DIRECTORY": str(tmp_path / "spool"),
+    }
+    done = run_program(source, tmp_path, settings)
+    # A fork waits for ten seconds at most, and where that is not enough the child knows it.
+    assert "not delivered in time" not in done.stderr
+    config = MLflowDSPyConfig(tracking_uri=uri, spool_directory=tmp_path / "spool")
+    assert deliver_spool(config=config).complete
+    names = Counter(span.name for t in stored_traces(uri) for span in t.data.spans)
+    assert names == traces("parent", "child 0", "child 1"), done.stderr

@@ -79,7 +79,10 @@ def _adopt_all() -> None:
     mode = default_to_content()
     add_span_processor(MLflowEnrichmentProcessor())
     for exporter in exporters:
-        add_span_processor(MLflowBatchSpanProcessor.from_config(exporter, exporter.config))
+        processor = MLflowBatchSpanProcessor.from_config(exporter, exporter.config)
+        # Making a new store takes seconds; a short program has none to spare after its first span.
+        processor.warm_up()
+        add_span_processor(processor)
         # After the processor is in place: the other way round a span that ends now would be lost,
         # while one that is stored twice is still one span in MLflow.
         exporter.adopt()

@@ -23,7 +23,10 @@ def exit_summary(
     """
     if status.missing == 0:
         return None
-    place = "for later" if spool is None else f"in {spool}, delivered by the next process"
+    place = "for later"
+    if spool is not None:
+        command = "python -m mlflow_bridge.spool deliver"
+        place = f"in {spool}, delivered by the next process (or by: {command})"
     reason = "the warnings before this one say why"
     if not known:
         reason = f"last error: {status.last_error or 'not delivered in time'}"

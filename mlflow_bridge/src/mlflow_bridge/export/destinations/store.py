@@ -25,6 +25,7 @@ from opentelemetry.trace import format_trace_id
 from mlflow_bridge.config import ConfigurationError, MLflowDSPyConfig
 from mlflow_bridge.export.batches import Batch
 from mlflow_bridge.export.destinations.experiments import Experiment, Experiments, Found
+from mlflow_bridge.export.destinations.fork_guard import mlflow_guard
 from mlflow_bridge.export.destinations.store_creation import create_if_absent
 from mlflow_bridge.export.destinations.store_errors import (
     failure_of,
@@ -45,6 +46,9 @@ _PRICED_BY: Final = frozenset({TOKEN_USAGE, "llm.token_count.prompt", "llm.token
 _LITELLM_LOCAL: Final = "LITELLM_LOCAL_MODEL_COST_MAP"
 _TRACE_ID: Final = "mlflow.traceRequestId"
 _OLDEST: Final = (3, 15)  # before, a batch that is sent again doubles its tokens and cost
+_STRANDED: Final = Retry(
+    "this process cannot use MLflow: it was forked while another thread was busy in it"
+)
 _INSTALL: Final = "pip install 'mlflow-bridge[mlflow]' (mlflow >= 3.15, < 4)"
 
 
@@ -71,13 +75,18 @@ class StoreDestination:
 
     def warm_up(self) -> Retry | Rejected | None:
         """Open the store and look up the experiment."""
-        found = self._open()
-        if found is None:
-            found = self._experiments.resolve(None)
+        with mlflow_guard.inside():
+            found = self._open()
+            if found is None:
+                found = self._experiments.resolve(None)
         return found if isinstance(found, (Retry, Rejected)) else None
 
     def send(self, batch: Batch) -> Outcome:
         """Write the batch in one transaction, then link its traces to its run."""
+        with mlflow_guard.inside():
+            return self._send(batch)
+
+    def _send(self, batch: Batch) -> Outcome:
         failure = self._open()
         if failure is not None:
             return failure
@@ -99,6 +108,8 @@ class StoreDestination:
         self._tracing = self._client = None
 
     def _open(self) -> Retry | Rejected | None:
+        if mlflow_guard.stranded:
+            return _STRANDED
         self._leave_connections_to_parent()
         if self._tracing is not None:
             return None

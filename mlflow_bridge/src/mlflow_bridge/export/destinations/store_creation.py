@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import sqlite3
 import time
+from collections.abc import Generator
 from typing import Any, Final
 
 from mlflow_bridge.export.tracking_uri import sqlite_path
 
-_ABANDONED_AFTER_SECONDS: Final = 3600.0
+_ABANDONED_AFTER_SECONDS: Final = 600.0
 
 
 def create_if_absent(uri: str, tracing_client: Any) -> None:
@@ -38,13 +40,52 @@ def create_if_absent(uri: str, tracing_client: Any) -> None:
     _remove_abandoned(path)
     unfinished = f"{path}.{os.getpid()}.new"
     try:
-        store = tracing_client(f"sqlite:///{unfinished}").store
+        with _not_waiting_for_the_disk(unfinished):
+            store = tracing_client(f"sqlite:///{unfinished}").store
         # A connection that stays open would write to the file under its other name.
         store.engine.dispose()
+        _sync(unfinished)
         _give_name(unfinished, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(unfinished)
+
+
+@contextlib.contextmanager
+def _not_waiting_for_the_disk(path: str) -> Generator[None, None, None]:
+    """Have SQLite not wait, hundreds of times, for a disk to keep a file that nobody uses yet.
+
+    A short program has no more than the time at its exit to make its first store.
+    """
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def hurry(connection: Any, record: object) -> None:
+        if _file_of(connection) == os.path.realpath(path):
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA journal_mode = MEMORY")
+
+    # MLflow makes its engine and uses it at once: there is no time to listen to that one only.
+    event.listen(Engine, "connect", hurry)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "connect", hurry)
+
+
+def _file_of(connection: Any) -> str | None:
+    if not isinstance(connection, sqlite3.Connection):
+        return None
+    [(_, _, file)] = connection.execute("PRAGMA database_list").fetchall()
+    return os.path.realpath(file)
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _give_name(unfinished: str, path: str) -> None:

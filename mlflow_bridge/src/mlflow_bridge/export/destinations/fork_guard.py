@@ -1,0 +1,92 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps a fork out of the moments in which the child could not go on.
+
+A fork copies locks as they are. One that another thread holds at that moment, in MLflow, in
+SQLAlchemy, in SQLite or in the import system, is never given back in the child, where that thread
+does not exist.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Final
+
+_LONGEST_WAIT_SECONDS: Final = 10.0
+"""More than a write takes, or the making of a store; a database that hangs may take longer."""
+
+
+class ForkGuard:
+    """A fork waits for the threads that are inside, for at most 10 seconds. Thread-safe.
+
+    ``before``, ``in_parent`` and ``in_child`` are called by the interpreter around a fork.
+    """
+
+    def __init__(self, longest_wait: float = _LONGEST_WAIT_SECONDS) -> None:
+        self._longest_wait = longest_wait
+        self._stranded = False
+        self._forking = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._inside: list[int] = []
+
+    @property
+    def stranded(self) -> bool:
+        """Whether this process was forked although another thread was inside."""
+        return self._stranded
+
+    @contextmanager
+    def inside(self) -> Generator[None, None, None]:
+        """Do something in the block that no fork may come between."""
+        me = threading.get_ident()
+        with self._changed:
+            # A thread that is inside already must not wait for the fork that waits for it.
+            self._changed.wait_for(lambda: not self._forking or me in self._inside)
+            self._inside.append(me)
+        changed = self._changed
+        try:
+            yield
+        finally:
+            # Not in a child that was forked by the very thread that is inside.
+            if changed is self._changed:
+                with changed:
+                    self._inside.remove(me)
+                    changed.notify_all()
+
+    def before(self) -> None:
+        until = time.monotonic() + self._longest_wait
+        with self._changed:
+            self._forking += 1
+            while self._others() and (left := until - time.monotonic()) > 0:
+                self._changed.wait(left)
+
+    def _others(self) -> bool:
+        me = threading.get_ident()
+        return any(thread != me for thread in self._inside)
+
+    def in_parent(self) -> None:
+        with self._changed:
+            self._forking -= 1
+            self._changed.notify_all()
+
+    def in_child(self) -> None:
+        self._stranded = self._stranded or self._others()
+        self._forking = 0
+        self._begin()
+
+
+mlflow_guard: Final = ForkGuard()
+"""Around every call into MLflow."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=mlflow_guard.before,
+        after_in_parent=mlflow_guard.in_parent,
+        after_in_child=mlflow_guard.in_child,
+    )
