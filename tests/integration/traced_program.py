@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-TIMEOUT = 120.0
+TIMEOUT = 300.0
 """Seconds; guards against a program that never ends, and is no measure of anything."""
 
 _CLEARED = ("OTEL_", "MLFLOW_", "OPENAI_", "PYTHONWARNINGS")

@@ -1,0 +1,192 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""More spans than the destination takes at the time, and none is lost."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Tracer
+
+from mlflow_bridge import MLflowBatchSpanProcessor, MLflowDSPyConfig, MLflowSpanExporter
+from mlflow_bridge.processing.status import DeliveryStatus
+from mlflow_bridge.spool.spool import Spool
+from tests.integration.span_sink import SpanSink, wait_for
+from tests.integration.traced_program import run_program
+from tests.support.mlflow_server import MLflowServer
+from tests.unit.bridge.processing.fakes import FAST, FakeDelivery
+
+pytestmark = pytest.mark.integration
+
+STEPS = 4
+SPANS = STEPS + 2
+"""In one trace."""
+TOKENS = 3 + 4
+
+
+@contextmanager
+def traced(processor: MLflowBatchSpanProcessor) -> Iterator[Tracer]:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    try:
+        yield provider.get_tracer("test")
+    finally:
+        provider.shutdown()
+
+
+def test_a_hundred_thousand_spans_at_full_speed_and_a_slow_destination(tmp_path: Path) -> None:
+    count = 100_000
+    slow = FakeDelivery(seconds=0.05)
+    processor = MLflowBatchSpanProcessor(
+        slow, max_queue_size=2048, overflow=Spool(tmp_path / "spool"), block_seconds=0.0
+    )
+    with traced(processor) as tracer:
+        for n in range(count):
+            tracer.start_span(f"{n}", attributes={"text": "x" * 300}).end()
+        assert processor.status().spilled > 0
+        wait_for(lambda: is_settled(processor.status()), "the spool to be delivered")
+    status = processor.status()
+    assert (status.dropped, status.spool_dropped, status.missing) == (0, 0, 0)
+    assert len(slow.names) == count
+    assert set(slow.names) == {f"{n}" for n in range(count)}
+
+
+def is_settled(status: DeliveryStatus) -> bool:
+    return status.queued == status.kept == 0
+
+
+def test_an_outage_under_load(tmp_path: Path) -> None:
+    """What waits for the server is on disk, not in memory; then all of it arrives, in order."""
+    text = "x" * 4000
+    with SpanSink() as sink:
+        config = MLflowDSPyConfig(tracking_uri=sink.http.url)
+        processor = MLflowBatchSpanProcessor(
+            MLflowSpanExporter(config=config),
+            overflow=Spool(tmp_path / "spool"),
+            max_queue_size=2000,
+            schedule_delay_seconds=0.01,
+            backoff=FAST,
+            spill_after_seconds=0.1,
+        )
+        with traced(processor) as tracer:
+            made = end_spans(tracer, 0, text, lambda n: processor.status().stored > 500)
+            sink.http.stop()
+            before = resident_bytes()
+            made = end_spans(tracer, made, text, lambda n: n > made + 20_000)
+            assert processor.status().spilled > 10_000
+            # All of these spans would be twice that much.
+            assert resident_bytes() - before < 20_000 * len(text) / 2
+            sink.http.start()
+            made = end_spans(tracer, made, text, lambda n: n > made + 500)
+            wait_for(lambda: is_settled(processor.status()), "the spool to be delivered")
+        assert processor.status().missing == 0
+        assert sink.stored().keys() == {f"{n}" for n in range(made)}
+
+
+def end_spans(tracer: Tracer, first: int, text: str, done: Callable[[int], bool]) -> int:
+    """End spans until that is done; the number of the next one."""
+    number = first
+    while not done(number):
+        tracer.start_span(f"{number}", attributes={"text": f"{number} {text}"}).end()
+        number += 1
+    return number
+
+
+def resident_bytes() -> int:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("needs /proc")
+    [line] = [row for row in status.read_text().splitlines() if row.startswith("VmRSS:")]
+    return int(line.split()[1]) * 1024
+
+
+def test_a_burst_into_a_store(store_uri: str, tmp_path: Path) -> None:
+    traces = 500
+    config = MLflowDSPyConfig(
+        tracking_uri=store_uri, spool_directory=tmp_path / "spool", exit_timeout_seconds=120.0
+    )
+    exporter = MLflowSpanExporter(config=config)
+    with traced(MLflowBatchSpanProcessor.from_config(exporter, config)) as tracer:
+        for n in range(traces):
+            with tracer.start_as_current_span(f"trace {n}"):
+                for step in range(STEPS + 1):
+                    tracer.start_span(f"step {step}").end()
+    assert spans_and_traces(store_uri) == (traces * SPANS, traces)
+
+
+PROCESSES, THREADS, TRACES = 4, 8, 6
+EVERYBODY = f"""
+    import os, threading
+    import mlflow_bridge
+
+    mlflow_bridge.autolog()
+    tracer = trace.get_tracer("program")
+
+    def one_trace(name):
+        with tracer.start_as_current_span(name):
+            for step in range({STEPS}):
+                tracer.start_span(f"step {{step}}").end()
+            usage = {{"gen_ai.usage.input_tokens": 3, "gen_ai.usage.output_tokens": 4}}
+            chat = {{"gen_ai.operation.name": "chat", **usage}}
+            tracer.start_span("chat", attributes=chat).end()
+
+    def many_traces():
+        for n in range({TRACES}):
+            one_trace(f"trace {{n}}")
+
+    for _ in range({PROCESSES}):
+        if os.fork() == 0:
+            threads = [threading.Thread(target=many_traces) for _ in range({THREADS})]
+            for thread in threads: thread.start()
+            for thread in threads: thread.join()
+            break
+    else:
+        for _ in range({PROCESSES}):
+            assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+"""
+
+
+def run_everybody(uri: str, tmp_path: Path) -> str:
+    environment = {"MLFLOW_TRACKING_URI": uri, "XDG_STATE_HOME": str(tmp_path / "state")}
+    return run_program(EVERYBODY, tmp_path, environment).stderr
+
+
+def test_processes_with_threads_into_one_store(store_uri: str, tmp_path: Path) -> None:
+    log = run_everybody(store_uri, tmp_path)
+    assert_everything_is_in(store_uri)
+    assert log == ""
+
+
+def test_processes_with_threads_into_one_server(tmp_path: Path) -> None:
+    directory = tmp_path / "server"
+    directory.mkdir()
+    with MLflowServer(directory) as server:
+        log = run_everybody(server.uri, tmp_path)
+        assert "locked" not in server.log
+    assert_everything_is_in(server.store_uri)
+    assert log == ""
+
+
+def assert_everything_is_in(store_uri: str) -> None:
+    traces = PROCESSES * THREADS * TRACES
+    assert spans_and_traces(store_uri) == (traces * SPANS, traces)
+    with sqlite3.connect(store_uri.removeprefix("sqlite:///")) as store:
+        usage = store.execute(
+            "SELECT sum(json_extract(value, '$.total_tokens')), count(*) "
+            "FROM trace_request_metadata WHERE key = 'mlflow.trace.tokenUsage'"
+        ).fetchall()
+        states = store.execute("SELECT DISTINCT status FROM trace_info").fetchall()
+    assert usage == [(traces * TOKENS, traces)]
+    assert states == [("OK",)]
+
+
+def spans_and_traces(store_uri: str) -> tuple[int, int]:
+    with sqlite3.connect(store_uri.removeprefix("sqlite:///")) as store:
+        [(spans,)] = store.execute("SELECT count(*) FROM spans").fetchall()
+        [(traces,)] = store.execute("SELECT count(*) FROM trace_info").fetchall()
+    return spans, traces
