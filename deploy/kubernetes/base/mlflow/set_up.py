@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     users = get_app_client("basic-auth", tracking_uri=uri)
     _create_user(users, username, os.environ["MLFLOW_COLLECTOR_PASSWORD"])
     for identifier in found.values():
-        _permit(users, identifier, username)
+        _permit(users, username, identifier)
     print(f"{username} may write to {found}")
 
 
@@ -67,13 +67,14 @@ def _create_user(users: Any, username: str, password: str) -> None:
         users.update_user_password(username, password)
 
 
-def _permit(users: Any, experiment_id: str, username: str) -> None:
+def _permit(users: Any, username: str, experiment_id: str) -> None:
     try:
-        users.create_experiment_permission(experiment_id, username, _PERMISSION)
+        users.grant_user_permission(username, "experiment", experiment_id, _PERMISSION)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        users.update_experiment_permission(experiment_id, username, _PERMISSION)
+        users.revoke_user_permission(username, "experiment", experiment_id)
+        users.grant_user_permission(username, "experiment", experiment_id, _PERMISSION)
 
 
 if __name__ == "__main__":
