@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
-_START_SECONDS = 120.0
+_START_SECONDS = 240.0
 # Fields of /proc/<pid>/stat after the command's name, which may hold spaces: proc(5).
 _PARENT, _FIRST_TIME, _LAST_TIME = 1, 11, 15
 
@@ -39,6 +39,8 @@ def mlflow_server(store: str, workers: int) -> Iterator[tuple[str, int]]:
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
         command += ["--port", str(port), "--workers", str(workers)]
+        # By default, workers that import for long on a busy machine are replaced for ever.
+        command += ["--uvicorn-opts", "--timeout-worker-healthcheck 60"]
         command += ["--backend-store-uri", store, "--artifacts-destination", directory]
         log = Path(directory) / "server.log"
         with log.open("wb") as output:
