@@ -53,6 +53,11 @@ class SpanWatch(SpanProcessor):
             self._ended.append(span)
             self._changed.notify_all()
 
+    def so_far(self) -> list[ReadableSpan]:
+        """The spans that have ended by now."""
+        with self._changed:
+            return list(self._ended)
+
     def ended(self, timeout: float = 60) -> list[ReadableSpan]:
         """All spans, once the last one has ended; an AssertionError if one stays open."""
         deadline = time.monotonic() + timeout

@@ -8,6 +8,7 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.adapters.baml_adapter import BAMLAdapter
 
 from tests.support.dspy_prompts import chat_text, json_text, xml_text
 from tests.unit.instrumentation.conftest import TraceWith
@@ -32,7 +33,12 @@ invoke_workflow Predict
 
 @pytest.mark.parametrize(
     ("adapter", "write"),
-    [(dspy.ChatAdapter, chat_text), (dspy.JSONAdapter, json_text), (dspy.XMLAdapter, xml_text)],
+    [
+        (dspy.ChatAdapter, chat_text),
+        (dspy.JSONAdapter, json_text),
+        (dspy.XMLAdapter, xml_text),
+        (BAMLAdapter, json_text),
+    ],
 )
 @pytest.mark.parametrize("mode", ["sync", "async"])
 async def test_dspys_own(traced: Traced, adapter: Any, write: Any, mode: str) -> None:

@@ -4,14 +4,19 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
+import pkgutil
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import dspy
 import pytest
+from packaging.version import Version
 
 from opentelemetry.instrumentation.dspy import semconv
+from opentelemetry.instrumentation.dspy.operations.model_names import _PROVIDERS
 from tests.unit.instrumentation.lms import answering
 from tests.unit.instrumentation.registry import ENTRIES, REGISTRY, faults_of
 from tests.unit.instrumentation.traced import Traced
@@ -107,3 +112,52 @@ def test_the_check_itself_finds(attributes: dict[str, Any], fault: str) -> None:
         instrumentation_scope=SimpleNamespace(attributes={}),
     )
     assert any(fault in found for found in faults_of(span))
+
+
+# Named by the GenAI conventions, which are published apart by now, and used by
+# opentelemetry-util-genai; the package of all conventions does not have them yet.
+_NEWER = {
+    "gen_ai.retrieval.top_k",
+    "gen_ai.execute_tool.duration",
+    "gen_ai.invoke_agent.duration",
+    "gen_ai.invoke_workflow.duration",
+}
+
+
+def _published(*packages: Any) -> set[str]:
+    names: set[str] = set()
+    for package in packages:
+        for module in pkgutil.iter_modules(package.__path__):
+            constants = vars(importlib.import_module(f"{package.__name__}.{module.name}"))
+            names |= {value for name, value in constants.items() if name.isupper()}
+    return names
+
+
+@pytest.mark.skipif(
+    Version(importlib.metadata.version("opentelemetry-semantic-conventions")) < Version("0.61b0"),
+    reason="opentelemetry-semantic-conventions < 0.61b0 (1.40) has no names of today",
+)
+def test_names_that_are_not_dspys_are_those_of_the_conventions() -> None:
+    published = _published(
+        importlib.import_module("opentelemetry.semconv.attributes"),
+        importlib.import_module("opentelemetry.semconv._incubating.attributes"),
+        importlib.import_module("opentelemetry.semconv._incubating.metrics"),
+    )
+    names = {*REGISTRY, *_values(semconv.MetricNames)}
+    theirs = {name for name in names if not name.startswith("dspy.")}
+    assert theirs - published - _NEWER == set()
+    assert theirs >= _NEWER
+
+
+def test_values_that_are_not_dspys_are_those_of_the_conventions() -> None:
+    names = importlib.import_module(
+        "opentelemetry.semconv._incubating.attributes.gen_ai_attributes"
+    )
+    operations = {member.value for member in names.GenAiOperationNameValues}
+    providers = {member.value for member in names.GenAiProviderNameValues}
+    known = {"retrieval", "invoke_workflow"}  # of later releases than the oldest one
+    assert _values(semconv.GenAIOperations) - operations <= known
+    assert set(_PROVIDERS.values()) - providers == set()
+    assert _values(semconv.TokenTypes) == {
+        member.value for member in names.GenAiTokenTypeValues if member.value in ("input", "output")
+    }

@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import functools
+import json
+from types import SimpleNamespace
 from typing import Any
 
 import dspy
+import pydantic
 import pytest
 
 from tests.unit.instrumentation.conftest import TraceWith
@@ -108,19 +111,73 @@ def test_every_kind_of_callable(traced: Traced, function: Any, name: str) -> Non
     assert traced.names() == [f"execute_tool {tool.name}"]
 
 
-@pytest.mark.parametrize(
-    ("module", "source"),
-    [("dspy.utils.mcp", "mcp"), ("dspy.utils.langchain_tool", "langchain"), ("mine", "function")],
-)
-def test_where_a_tool_comes_from(traced: Traced, module: str, source: str) -> None:
-    async def call_remote() -> str:
-        return "done"
+def of_mcp(fails: bool = False) -> dspy.Tool:
+    """A tool as DSPy makes it of an MCP server's."""
+    types = pytest.importorskip("mcp.types")
 
-    call_remote.__module__ = module
-    tool = dspy.Tool(call_remote, name="remote", args={})
+    class Session:
+        async def call_tool(self, name: str, arguments: dict[str, Any], **more: Any) -> Any:
+            content = [types.TextContent(type="text", text=f"rain in {arguments['city']}")]
+            return SimpleNamespace(content=content, isError=fails, is_error=fails)
+
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    described = {"name": "weather", "description": "The weather.", "title": None}
+    tool = SimpleNamespace(**described, inputSchema=schema, input_schema=schema)
+    return dspy.Tool.from_mcp_tool(Session(), tool)
+
+
+def of_langchain(fails: bool = False) -> dspy.Tool:
+    """A tool as DSPy makes it of LangChain's."""
+
+    class City(pydantic.BaseModel):
+        city: str
+
+    class Weather:
+        name, description, args_schema = "weather", "The weather.", City
+
+        async def ainvoke(self, arguments: dict[str, Any]) -> str:
+            if fails:
+                raise LookupError("no weather")
+            return f"rain in {arguments['city']}"
+
+    return dspy.Tool.from_langchain(Weather())
+
+
+@pytest.mark.parametrize(("make", "source"), [(of_mcp, "mcp"), (of_langchain, "langchain")])
+async def test_a_tool_of_somewhere_else(traced: Traced, make: Any, source: str) -> None:
+    assert await make().acall(city="Oslo") == "rain in Oslo"
+    attributes = traced.attributes("execute_tool weather")
+    schema = json.loads(attributes.pop("dspy.tool.schema"))
+    assert schema["properties"]["city"]["type"] == "string"
+    assert attributes == {
+        "dspy.operation": "tool",
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "weather",
+        "gen_ai.tool.type": "function",
+        "gen_ai.tool.description": "The weather.",
+        "gen_ai.tool.call.arguments": '{"city":"Oslo"}',
+        "gen_ai.tool.call.result": '"rain in Oslo"',
+        "dspy.tool.source": source,
+    }
+
+
+@pytest.mark.parametrize("make", [of_mcp, of_langchain])
+async def test_a_tool_of_somewhere_else_that_fails(traced: Traced, make: Any) -> None:
+    with pytest.raises(RuntimeError, match="Failed to call"):
+        await make(fails=True).acall(city="Oslo")
+    assert traced.attributes("execute_tool weather")["error.type"] == "RuntimeError"
+    assert not traced.span("execute_tool weather").status.is_ok
+
+
+@pytest.mark.parametrize(("make", "source"), [(of_mcp, "mcp"), (of_langchain, "langchain")])
+def test_a_tool_of_somewhere_else_called_synchronously(
+    traced: Traced, make: Any, source: str
+) -> None:
     with dspy.context(allow_tool_async_sync_conversion=True):
-        assert tool() == "done"
-    assert traced.attributes("execute_tool remote")["dspy.tool.source"] == source
+        assert make()(city="Rome") == "rain in Rome"
+    attributes = traced.attributes("execute_tool weather")
+    assert attributes["dspy.tool.source"] == source
+    assert attributes["gen_ai.tool.call.result"] == '"rain in Rome"'
 
 
 def steps(*calls: tuple[str, dict[str, Any]]) -> DummyLM:

@@ -160,13 +160,9 @@ class DSPyInstrumentor(BaseInstrumentor):
             schema_url=SCHEMA_URL,
             attributes={DSPY_VERSION: version},
         )
-        in_events = settings.content_mode.in_events
-        self._runtime = Runtime(
-            tracer,
-            settings,
-            Metrics(providers.meter_provider, version),
-            EventLog(providers.logger_provider, version) if in_events else None,
-        )
+        self._runtime = Runtime(tracer, settings, Metrics(providers.meter_provider, version))
+        if settings.content_mode.in_events:
+            self._runtime.events = EventLog(providers.logger_provider, version)
         self._patches.install(_points(self._runtime), self._runtime, version)
 
 

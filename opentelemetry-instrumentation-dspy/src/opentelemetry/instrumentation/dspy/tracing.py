@@ -62,18 +62,11 @@ arguments with nothing serialised. To them it is what hooks are shown: a `DSPyCa
 class Runtime:
     """What all operations of one ``instrument()`` share."""
 
-    def __init__(
-        self,
-        tracer: Tracer,
-        settings: Settings,
-        metrics: Metrics | None = None,
-        events: EventLog | None = None,
-    ) -> None:
+    def __init__(self, tracer: Tracer, settings: Settings, metrics: Metrics | None = None) -> None:
         self.tracer = tracer
         self.settings = settings
         self.metrics = metrics or Metrics(NoOpMeterProvider(), "")
-        # Where content goes to events; None where it does not.
-        self.events = events
+        self.events: EventLog | None = None  # where content goes there
         # Where a provider was given limits of its own, the SDK's tracer has them.
         limits = getattr(tracer, "_span_limits", None)
         self.content = ContentEncoder(settings, getattr(limits, "max_span_attribute_length", None))

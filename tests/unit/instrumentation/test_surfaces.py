@@ -1,0 +1,81 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The table of surfaces in the documentation is complete, and names tests that exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import dspy
+import pytest
+from dspy.teleprompt.teleprompt import Teleprompter
+
+from opentelemetry.instrumentation.dspy.semconv import Operations
+
+_TABLE = Path(__file__).parents[3] / "docs" / "surfaces.md"
+_TESTS = Path(__file__).parent
+_VERSIONS = re.compile("3\\.[0-4](\\.[0-9])? \N{EN DASH}")
+_COLUMNS = ["surface", "dspy", "span", "kind", "content", "tests"]
+# Modules of DSPy that are not run as they are: they stand for others.
+_NOT_RUN = {"Module", "KNNFewShot"}
+
+
+def rows(columns: int) -> Iterator[list[str]]:
+    """The rows of the tables that have so many columns, without their headings."""
+    for line in _TABLE.read_text("utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| ") and len(cells) == columns and cells[0] not in _HEADINGS:
+            yield cells
+
+
+_HEADINGS = {"surface", "where DSPy leaves the thread or the task"}
+
+
+def test_every_row_is_filled_in() -> None:
+    found = list(rows(len(_COLUMNS)))
+    assert len(found) > 20
+    for surface, versions, span, *_rest, tests in found:
+        assert surface
+        assert span
+        assert tests, surface
+        assert _VERSIONS.search(versions), f"{surface}: {versions!r} names no version"
+
+
+def test_every_test_that_is_named_is_there() -> None:
+    named = [(row[0], row[-1]) for columns in (3, len(_COLUMNS)) for row in rows(columns)]
+    for surface, tests in named:
+        patterns = re.findall(r"`([^`]+)`", tests)
+        assert patterns, surface
+        for pattern in patterns:
+            assert list(_TESTS.glob(f"{pattern}.py")), f"{surface}: there is no {pattern}.py"
+
+
+def test_every_operation_has_a_row() -> None:
+    spans = " ".join(row[2] for row in rows(len(_COLUMNS)))
+    shown = {
+        Operations.MODULE: "invoke_workflow",
+        Operations.PREDICT: "Predict",
+        Operations.ADAPTER: "`{adapter}`",
+        Operations.ADAPTER_FORMAT: ".format`",
+        Operations.ADAPTER_PARSE: ".parse`",
+        Operations.LM: "chat {model}",
+        Operations.TOOL: "execute_tool {name}",
+        Operations.EMBEDDING: "embeddings {model}",
+        Operations.INTERPRETER: "run_code {type}",
+    }
+    for name, value in vars(Operations).items():
+        if name.isupper():
+            assert shown.get(value, value) in spans, value
+
+
+@pytest.mark.parametrize(
+    "base", [dspy.Module, dspy.Adapter, Teleprompter], ids=lambda base: base.__name__
+)
+def test_every_class_of_dspys_own_has_a_row(base: type) -> None:
+    text = _TABLE.read_text("utf-8")
+    public = {name for name in dir(dspy) if isinstance(getattr(dspy, name), type)}
+    ours = {name for name in public if issubclass(getattr(dspy, name), base)} - _NOT_RUN
+    assert ours
+    assert {name for name in ours if name.removesuffix("Adapter") not in text} == set()
