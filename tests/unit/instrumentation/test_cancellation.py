@@ -168,7 +168,7 @@ async def test_one_of_many_tasks(traced: Traced) -> None:
     cancelled = asyncio.ensure_future(ask(waiting.lm))
     await asyncio.wait_for(waiting.lm.asked.wait(), 60)
     cancelled.cancel()
-    results = await asyncio.gather(*tasks, cancelled, return_exceptions=True)
+    results: list[Any] = await asyncio.gather(*tasks, cancelled, return_exceptions=True)
     assert [result.answer for result in results[:4]] == ["a"] * 4
     assert isinstance(results[4], asyncio.CancelledError)
     roots = [span for span in traced.spans if span.parent is None]
@@ -209,7 +209,7 @@ def sync_program() -> Any:
 INTERRUPTED: list[Callable[[], Any]] = [
     sync_program,
     lambda: dspy.settings.lm("hello"),
-    lambda: dspy.Tool(interrupted, name="interrupted")(),
+    dspy.Tool(interrupted, name="interrupted"),
     lambda: dspy.Embedder(interrupted, caching=False)(["a"]),
     lambda: dspy.JSONAdapter()(dspy.settings.lm, {}, dspy.Signature(QA), [], {"question": "?"}),
     lambda: dspy.BestOfN(dspy.Predict(QA), N=2, reward_fn=interrupted, threshold=1)(question="?"),

@@ -188,6 +188,32 @@ def test_the_scores_of_an_evaluation(
     assert (point.count, point.sum) == (3, 1.0)  # the one without a score has none here, either
 
 
+def test_no_secret_and_no_content_in_metrics(trace_with: TraceWith, measured: Measured) -> None:
+    canary = "correct-horse-battery"
+
+    def connect(api_key: str) -> str:
+        raise LookupError(f"no {api_key}")
+
+    class Asking(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.generate = dspy.Predict("question -> answer")
+            self.connect = dspy.Tool(connect)
+
+        def forward(self, question: str) -> None:
+            self.generate(question=question)
+            self.connect(api_key=question)
+
+    trace_with(meter_provider=measured.provider)
+    lm = EchoLM(api_key=canary, extra_headers={"x-tenant": canary})
+    with dspy.context(lm=lm), pytest.raises(LookupError):
+        Asking()(question=canary)
+    points = [point for name in measured.metrics() for point in measured.points(name)]
+    assert points
+    told = [(dict(point.attributes), getattr(point, "exemplars", ())) for point in points]
+    assert canary not in repr(told)
+
+
 class TestNoProvider:
     """What costs nothing and does nothing while there is nothing to record with."""
 

@@ -33,7 +33,7 @@ class Slow(EchoLM):
         return super().forward(prompt, messages, **kwargs)
 
 
-def run(lm: Slow) -> list[str]:
+def run(lm: Slow) -> list[Any]:
     def answer(number: int) -> str:
         with dspy.context(lm=lm):
             return dspy.Predict("question -> answer")(question=f"q{number}").answer
