@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 from collections.abc import Iterator
 from importlib import import_module
@@ -11,6 +12,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 from mlflow_bridge import autolog, disable_autolog, zero_code
+from mlflow_bridge.processing.termination import TerminationHandler
 from opentelemetry.instrumentation.dspy.settings import load_settings, set_default_content_mode
 from tests.unit.bridge.fake_exporter import (
     FakeExporterModule,
@@ -323,3 +325,43 @@ def test_a_disabled_sdk_disables_autolog(
     autolog()
     assert exporters.made == []
     assert dspy.providers == []
+
+
+def test_open_spans_move_on_to_the_next_destination(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    sdk = provider.use_sdk()
+    autolog(experiment_name="one")
+    span = sdk.get_tracer("test").start_span("open")
+    autolog(experiment_name="two")
+    assert span.is_recording()
+    sdk.shutdown()
+    assert not span.is_recording()
+    assert [exporter.names for exporter in exporters.made] == [[], ["open"]]
+
+
+def test_disable_leaves_open_spans_alone(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    sdk = provider.use_sdk()
+    autolog()
+    span = sdk.get_tracer("test").start_span("open")
+    disable_autolog()
+    assert span.is_recording()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="needs signals")
+@pytest.mark.parametrize("wanted", [True, False])
+def test_sigterm_is_handled_only_where_that_is_wanted(
+    wanted: bool,
+    exporters: FakeExporterModule,
+    provider: GlobalProvider,
+    dspy: FakeInstrumentor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setenv("MLFLOW_BRIDGE_FLUSH_ON_SIGTERM", str(wanted).lower())
+    autolog()
+    assert isinstance(signal.getsignal(signal.SIGTERM), TerminationHandler) is wanted
+    disable_autolog()
+    assert signal.getsignal(signal.SIGTERM) is before

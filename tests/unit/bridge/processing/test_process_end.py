@@ -214,3 +214,16 @@ def _start_methods() -> list[str]:
     import multiprocessing
 
     return multiprocessing.get_all_start_methods()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_span_that_is_open_at_a_fork_is_the_parents(tmp_path: Path) -> None:
+    source = """
+        span = trace.get_tracer("test").start_span("open")
+        child = os.fork()
+        if child == 0:
+            trace.get_tracer("test").start_span("open in the child")
+        else:
+            assert os.waitpid(child, 0)[1] == 0
+    """
+    assert run(source, tmp_path) == {"open": 1, "open in the child": 1}

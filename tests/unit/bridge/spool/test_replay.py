@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import Tracer
+from opentelemetry.trace import Tracer, set_span_in_context
 
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
 from mlflow_bridge.processing.backoff import Backoff
@@ -313,3 +313,17 @@ def test_what_is_settled_leaves_nothing_behind(tmp_path: Path, write_ahead: bool
         status = processor.status()
         assert (status.stored, status.rejected, status.spool_bytes) == (16, 4, 0)
     assert files_in(tmp_path) == []
+
+
+def test_write_ahead_forgets_the_spans_of_traces_that_are_not_wanted(tmp_path: Path) -> None:
+    delivery = FakeDelivery()
+    processor = processor_for(delivery, tmp_path, write_ahead=True, traces="genai")
+    with closing(processor) as tracer:
+        root = tracer.start_span("GET /health")
+        tracer.start_span("query", set_span_in_context(root)).end()
+        # What is held is on disk as well.
+        assert processor.status().spool_bytes > 0
+        root.end()
+        assert processor.force_flush(60_000)
+        status = processor.status()
+        assert (status.filtered, status.spool_bytes, delivery.names) == (2, 0, [])
