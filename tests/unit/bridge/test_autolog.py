@@ -340,6 +340,24 @@ def test_open_spans_move_on_to_the_next_destination(
     assert [exporter.names for exporter in exporters.made] == [[], ["open"]]
 
 
+def test_spans_of_undecided_traces_move_on_to_the_next_destination(
+    exporters: FakeExporterModule,
+    provider: GlobalProvider,
+    dspy: FakeInstrumentor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_BRIDGE_TRACES", "genai")
+    sdk = provider.use_sdk()
+    tracer = sdk.get_tracer("test")
+    autolog(experiment_name="one")
+    with tracer.start_as_current_span("request"):
+        tracer.start_span("query").end()
+        autolog(experiment_name="two")
+        tracer.start_span("chat", attributes={"gen_ai.operation.name": "chat"}).end()
+    sdk.shutdown()
+    assert [exporter.names for exporter in exporters.made] == [[], ["query", "chat", "request"]]
+
+
 def test_disable_leaves_open_spans_alone(
     exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
 ) -> None:

@@ -211,9 +211,12 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Remember the span, and have the destination opened meanwhile. Never raises."""
-        self._open.started(span)
-        if not self._begun and span.get_span_context().trace_flags.sampled:
-            self._begin()
+        try:
+            self._open.started(span)
+            if not self._begun and span.get_span_context().trace_flags.sampled:
+                self._begin()
+        except Exception:
+            _logger.debug("The start of a span went unnoticed", exc_info=True)
 
     def _begin(self) -> None:
         """What is done at the first span, and not where it would be known only later."""
@@ -242,9 +245,10 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         except Exception as error:
             self._admission.lose(f"{type(error).__name__} at the end of the span")
 
-    def take_over_open_spans(self, other: MLflowBatchSpanProcessor) -> None:
-        """Answer for the spans that are open at another processor, which does so no longer."""
+    def take_over(self, other: MLflowBatchSpanProcessor) -> None:
+        """Answer for traces that are under way at another processor, which is closed next."""
         other._open.move_to(self._open)
+        other._handover.heir = self.on_end
 
     def _enqueue(self, span: ReadableSpan) -> None:
         """Give a span that has a slot to the base class."""
@@ -304,18 +308,12 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         try:
             if not self._closed:
                 if end_open_spans:
-                    self._end_open_spans()
+                    self._open.finish()
                 self._closed = True
                 self._complete = self._stop(deadline)
             return self._complete
         finally:
             self._closing.release()
-
-    def _end_open_spans(self) -> None:
-        try:
-            self._open.finish()
-        except Exception:  # Of another span processor, for instance.
-            _logger.warning("Spans that are still open could not be ended", exc_info=True)
 
     def _deadline(self, timeout_seconds: float | None) -> float:
         """Until when spans may be delivered, from now on."""
@@ -387,7 +385,7 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         """
         if self._closed:
             return
-        self._end_open_spans()
+        self._open.finish()
         self._exit_deadline = self._deadline(None)
         if not self._flush(self._exit_deadline, ending=True):
             self.close()

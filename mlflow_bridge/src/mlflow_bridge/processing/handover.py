@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -25,6 +25,8 @@ class Handover(SpanExporter):
 
     def __init__(self) -> None:
         self._filter: TraceFilter | None = None
+        self.heir: Callable[[ReadableSpan], None] | None = None
+        """Who gets, at the end, the spans that the filter holds, if the program goes on."""
 
     def begin(
         self,
@@ -59,14 +61,23 @@ class Handover(SpanExporter):
         return SpanExportResult.SUCCESS
 
     def end(self) -> None:
-        """Drop what the filter holds: nothing of DSPy or GenAI came with it."""
-        if self._filter is not None:
-            self._drop(self._filter.close())
+        """Drop what the filter holds, for nothing of DSPy or GenAI came with it, or pass it on."""
+        if self._filter is None:
+            return
+        held = self._filter.close()
+        if self.heir is None:
+            self._drop(held)
+            return
+        for span in held:
+            self.heir(span)
+        self._forget(held)
 
     def _drop(self, spans: Sequence[ReadableSpan]) -> None:
-        if not spans:
-            return
-        self._counters.filtered(len(spans))
+        if spans:
+            self._counters.filtered(len(spans))
+            self._forget(spans)
+
+    def _forget(self, spans: Sequence[ReadableSpan]) -> None:
         self._slots.give_back(len(spans))
         if self._spool is not None:
             self._spool.settled(spans)

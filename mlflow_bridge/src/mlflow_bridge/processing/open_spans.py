@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Final
 from weakref import WeakValueDictionary
@@ -12,6 +13,8 @@ from opentelemetry.sdk.trace import Span
 from opentelemetry.trace import Status, StatusCode
 
 from opentelemetry.instrumentation.dspy.semconv import DSPY_UNFINISHED
+
+_logger = logging.getLogger(__name__)
 
 UNFINISHED: Final = "the process ended before this span did"
 """Description of the status of a span that was ended for the program."""
@@ -94,8 +97,11 @@ class OpenSpans:
         finished = 0
         for span in reversed(self._all()):
             if span.is_recording() and span.get_span_context().trace_flags.sampled:
-                _finish(span)
-                finished += 1
+                try:
+                    _finish(span)
+                    finished += 1
+                except Exception:  # Of another span processor, for instance.
+                    _logger.warning("The open span %s could not be ended", span.name, exc_info=True)
         return finished
 
 

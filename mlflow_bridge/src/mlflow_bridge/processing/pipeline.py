@@ -23,8 +23,9 @@ class Pipeline(SynchronousMultiSpanProcessor):
         """Deliver what waits, for a bounded time, and stop.
 
         Spans that are open now are not ended. The successor, which will get their ends, is told of
-        them, in case they never end.
+        them, in case they never end, and gets those spans of whose traces it is not known yet
+        whether they are for MLflow.
         """
         if successor is not None:
-            successor._batch.take_over_open_spans(self._batch)
+            successor._batch.take_over(self._batch)
         self._batch.close(end_open_spans=False)

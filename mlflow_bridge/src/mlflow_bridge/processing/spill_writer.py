@@ -108,7 +108,8 @@ class SpillWriter:
         self._thread.join(max(seconds, 0.0))
         with self._lock:
             self._given_up = True
-            left = self._line
+            # A copy: the thread may be in the middle of writing the line.
+            left = [*self._line]
             self._line = []
         while True:
             try:

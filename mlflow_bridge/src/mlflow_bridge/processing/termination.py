@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
@@ -29,7 +30,7 @@ class TerminationHandler:
     action, by which the process ends as killed by SIGTERM. Where the program handles the signal
     itself, or ignores it, it goes on: then spans that are open stay so.
 
-    Delivery runs in a thread of its own, which is waited for: the signal may have interrupted code
+    Delivery runs in threads of its own, which are waited for: the signal may have interrupted code
     that holds a lock which delivery needs.
 
     Args:
@@ -43,24 +44,29 @@ class TerminationHandler:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         ends = self.previous in (signal.SIG_DFL, None)
-        deliver = _deliver_at_end if ends else self._deliver
-        thread = threading.Thread(target=deliver, name="mlflow-bridge-sigterm", daemon=True)
-        thread.start()
-        thread.join(self.exit_timeout_seconds + _GRACE_SECONDS)
+        self._deliver(ends)
         if callable(self.previous):
             self.previous(number, frame)
         elif ends:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
-    def _deliver(self) -> None:
-        for processor in live_processors():
-            processor.force_flush(self.exit_timeout_seconds * 1000)
-
-
-def _deliver_at_end() -> None:
-    for processor in live_processors():
-        processor.before_exit()
+    def _deliver(self, ends: bool) -> None:
+        """Have every processor deliver at the same time, and wait for them."""
+        threads = [
+            threading.Thread(
+                target=processor.before_exit if ends else processor.force_flush,
+                args=() if ends else (self.exit_timeout_seconds * 1000,),
+                name="mlflow-bridge-sigterm",
+                daemon=True,
+            )
+            for processor in live_processors()
+        ]
+        until = time.monotonic() + self.exit_timeout_seconds + _GRACE_SECONDS
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(until - time.monotonic(), 0.0))
 
 
 def handle_sigterm(exit_timeout_seconds: float) -> bool:

@@ -147,3 +147,19 @@ def test_many_threads(watcher: Watcher, tracer: Tracer, monkeypatch: pytest.Monk
         thread.join()
     assert len(watcher.open) == 0
     assert len(watcher.ended) == 8_000
+
+
+def test_a_processor_that_raises_does_not_keep_the_others_from_being_ended(
+    watcher: Watcher, tracer: Tracer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def end(span: ReadableSpan) -> None:
+        Watcher.on_end(watcher, span)
+        if span.name == "bad":
+            raise ValueError("a bug")
+
+    watcher.on_end = end
+    for name in ("one", "bad", "two"):
+        tracer.start_span(name)
+    assert watcher.open.finish() == 2
+    assert [span.name for span in watcher.ended] == ["two", "bad", "one"]
+    assert "bad could not be ended" in caplog.text
