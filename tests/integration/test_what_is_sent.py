@@ -10,6 +10,8 @@ import pytest
 
 from tests.integration.traced_program import run_program, span_names, stored_traces
 
+pytest.importorskip("mlflow", reason="needs the extra mlflow")
+
 pytestmark = pytest.mark.integration
 
 PROGRAM = """

@@ -18,7 +18,7 @@ from mlflow_bridge.config import MLflowDSPyConfig
 from mlflow_bridge.doctor import Check
 from mlflow_bridge.export.destinations.http import TrackingServer
 from mlflow_bridge.export.exporter import MLflowSpanExporter
-from mlflow_bridge.export.outcomes import Rejected, Retry
+from mlflow_bridge.export.outcomes import Rejected, Retry, kind_of
 from mlflow_bridge.processing.enrichment import TRACE_TAG_PREFIX
 
 NAME: Final = "mlflow_bridge doctor"
@@ -43,8 +43,7 @@ def check_destination(config: MLflowDSPyConfig) -> Iterator[Check]:
 def _checks(exporter: MLflowSpanExporter, config: MLflowDSPyConfig) -> Iterator[Check]:
     obstacle = _patiently(exporter)
     if obstacle is not None:
-        # The reasons for this name the setting of the experiment.
-        about = "experiment" if "MLFLOW_EXPERIMENT" in obstacle.reason else "destination"
+        about = "experiment" if "experiment" in kind_of(obstacle.reason) else "destination"
         yield Check(about, "fail", obstacle.reason)
         return
     yield Check("destination", "ok", f"{config.destination_description} answers")
