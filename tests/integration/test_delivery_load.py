@@ -48,7 +48,6 @@ def test_a_hundred_thousand_spans_at_full_speed_and_a_slow_destination(tmp_path:
     with traced(processor) as tracer:
         for n in range(count):
             tracer.start_span(f"{n}", attributes={"text": "x" * 300}).end()
-        assert processor.status().spilled > 0
         wait_for(lambda: is_settled(processor.status()), "the spool to be delivered")
     status = processor.status()
     assert (status.dropped, status.spool_dropped, status.missing) == (0, 0, 0)

@@ -13,11 +13,13 @@ import importlib
 import json
 import logging
 import os
+import random
 import re
 import sys
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import format_trace_id
@@ -34,6 +36,7 @@ from mlflow_bridge.export.destinations.store_errors import (
     request_failure_of,
 )
 from mlflow_bridge.export.destinations.store_probe import probe
+from mlflow_bridge.export.destinations.store_turns import turn_at
 from mlflow_bridge.export.mapping import context_of
 from mlflow_bridge.export.model_call import COST, TOKEN_USAGE
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
@@ -46,10 +49,14 @@ _PRICED_BY: Final = frozenset({TOKEN_USAGE, "llm.token_count.prompt", "llm.token
 _LITELLM_LOCAL: Final = "LITELLM_LOCAL_MODEL_COST_MAP"
 _TRACE_ID: Final = "mlflow.traceRequestId"
 _OLDEST: Final = (3, 15)  # before, a batch that is sent again doubles its tokens and cost
+# As long as MLflow has SQLite wait for its own locks. Whoever takes longer may be stopped.
+_LONGEST_WAIT_SECONDS: Final = 20.0
 _STRANDED: Final = Retry(
     "this process cannot use MLflow: it was forked while another thread was busy in it"
 )
 _INSTALL: Final = "pip install 'mlflow-bridge[mlflow]' (mlflow >= 3.15, < 4)"
+
+_Result = TypeVar("_Result")
 
 
 class StoreDestination:
@@ -75,16 +82,22 @@ class StoreDestination:
 
     def warm_up(self) -> Retry | Rejected | None:
         """Open the store and look up the experiment."""
-        with mlflow_guard.inside():
-            found = self._open()
-            if found is None:
-                found = self._experiments.resolve(None)
+        found = self._in_turn(lambda: self._open() or self._experiments.resolve(None))
         return found if isinstance(found, (Retry, Rejected)) else None
 
     def send(self, batch: Batch) -> Outcome:
         """Write the batch in one transaction, then link its traces to its run."""
-        with mlflow_guard.inside():
-            return self._send(batch)
+        return self._in_turn(lambda: self._send(batch))
+
+    def _in_turn(self, work: Callable[[], _Result]) -> _Result:
+        """Do something while no other process of ours does, and no fork comes between."""
+        until = time.monotonic() + _LONGEST_WAIT_SECONDS
+        while True:
+            # Waiting is done outside: a fork has no business with what other processes do.
+            with mlflow_guard.inside(), turn_at(self._config.tracking_uri) as is_mine:
+                if is_mine or time.monotonic() >= until:
+                    return work()
+            time.sleep(random.uniform(0.005, 0.02))
 
     def _send(self, batch: Batch) -> Outcome:
         failure = self._open()
