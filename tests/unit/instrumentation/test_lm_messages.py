@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from opentelemetry.instrumentation.dspy.operations.lm_record import usage_attributes
 from opentelemetry.instrumentation.dspy.operations.messages import input_messages, output_messages
 from tests.support.fake_openai import FakeOpenAI, Reply, Usage
+from tests.unit.instrumentation.conftest import TraceWith
 from tests.unit.instrumentation.lms import DSPY, EchoLM, Version, served
 from tests.unit.instrumentation.traced import Traced
 
@@ -103,6 +105,33 @@ def test_a_typed_request_of_3_3(traced: Traced, server: FakeOpenAI) -> None:
     assert said(traced, CHAT) == HELLO
     assert traced.content(CHAT, "gen_ai.output.messages")[0]["parts"] == [text("hi")]
     assert traced.attributes(CHAT)["gen_ai.usage.input_tokens"] == 10
+
+
+@pytest.mark.parametrize(
+    ("given", "recorded"),
+    [
+        ("a\ud800b", "a"),
+        (PIXEL, "data:image/png;base64,[5000 characters, sha256 "),
+        ("x" * 9_000, "x" * 100),
+    ],
+    ids=["no UTF-8", "a data URI", "too long"],
+)
+def test_a_plain_message_that_cannot_be_recorded_as_it_is(
+    trace_with: TraceWith, given: str, recorded: str
+) -> None:
+    traced = trace_with(capture_content=True, max_content_length=2_000)
+    with contextlib.suppress(ValueError):  # some releases refuse what is no Unicode
+        EchoLM()(messages=[{"role": "user", "content": given}])
+    (message,) = said(traced)
+    (part,) = message["parts"]
+    assert part["content"].startswith(recorded)
+    assert len(part["content"]) < 2_000
+
+
+def test_plain_messages_are_shown_to_the_redaction_hook(trace_with: TraceWith) -> None:
+    traced = trace_with(capture_content=True, redact=lambda operation, field, value: "hidden")
+    EchoLM()(messages=[{"role": "user", "content": "hello"}])
+    assert said(traced) == "hidden"
 
 
 def test_an_image_is_told_and_not_carried_along(traced: Traced) -> None:

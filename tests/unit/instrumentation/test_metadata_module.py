@@ -79,6 +79,15 @@ def test_the_hash_of_an_unchanged_program_and_of_its_copies(traced: Traced) -> N
     assert hash_of(traced, Program()) == known
 
 
+def test_what_dspy_notes_about_earlier_calls_is_no_part_of_the_program(traced: Traced) -> None:
+    """The hash would cost more with each call, and change."""
+    program = Program()
+    before = hash_of(traced, program)
+    assert program.history
+    program.history.append({"module": dspy.Predict("noted -> only")})
+    assert hash_of(traced, program) == before
+
+
 def _add_demo(program: Program) -> None:
     program.first.demos = [demo("a")]
 

@@ -70,17 +70,41 @@ class ContentEncoder:
         if self._redact is not None:
             show = self._redact_one if as_one else self._redacted
             value = show(operation, name.rpartition(".")[2], value)
-        text, cut = self._encode(value)
-        attributes[name] = self.secrets.hide_echoes(text)
-        if cut:
-            attributes.setdefault(DSPY_TRUNCATED, []).append(name)
+        text = self._encode_plain(value)
+        if text is None:
+            text, cut = self._encode(value)
+            if cut:
+                attributes.setdefault(DSPY_TRUNCATED, []).append(name)
+        attributes[name] = self.secrets.hide_echoes(text) if self.secrets.echoed else text
+
+    def put_plain(
+        self, attributes: dict[str, Any], name: str, operation: str, value: Any, size: int
+    ) -> None:
+        """Record ``value`` like `put`, where the caller has made it of plain types just now.
+
+        Args:
+            attributes: Where to put it.
+            name: Of the attribute.
+            operation: Shown to the redaction hook.
+            value: Plain containers with harmless keys, and texts of which none is a data URI.
+            size: Characters in these texts.
+        """
+        if self._redact is None and size <= self._limit:
+            try:
+                text = orjson.dumps(value).decode()
+            except orjson.JSONEncodeError:
+                text = None  # a lone surrogate
+            if text is not None and len(text) <= self._limit:
+                attributes[name] = self.secrets.hide_echoes(text) if self.secrets.echoed else text
+                return
+        self.put(attributes, name, operation, value)
 
     def put_encoded(
         self, attributes: dict[str, Any], name: str, operation: str, value: Any, text: str
     ) -> None:
         """Record ``value`` like `put`, where its JSON text is known from before."""
         if self._redact is None and len(text) <= self._limit:
-            attributes[name] = self.secrets.hide_echoes(text)
+            attributes[name] = self.secrets.hide_echoes(text) if self.secrets.echoed else text
         else:
             self.put(attributes, name, operation, value, as_one=True)
 
@@ -88,6 +112,9 @@ class ContentEncoder:
         """Record text as it is, not as JSON; redacted and shortened like `put`."""
         if self._redact is not None:
             text = self._redacted_text(operation, name.rpartition(".")[2], text)
+        elif len(text) <= self._limit and text.isascii() and not self.secrets.echoed:
+            attributes[name] = text
+            return
         attributes[name] = valid_text(self.secrets.hide_echoes(text[: self._limit]))
         if len(text) > self._limit:
             attributes.setdefault(DSPY_TRUNCATED, []).append(name)
@@ -129,9 +156,6 @@ class ContentEncoder:
             return REDACTED
 
     def _encode(self, value: Any) -> tuple[str, bool]:
-        text = self._encode_plain(value)
-        if text is not None:
-            return text, False
         budget = max(16, self._limit - 64)  # room for the note on what was cut
         cut = False
         # Escapes make JSON longer than the text in it, so a first try can overshoot.
@@ -167,6 +191,19 @@ _NUMBERS = frozenset({int, float, bool, type(None)})
 _PLAIN_TYPES = _CONTAINERS | _NUMBERS | {str}
 _MAX_PLAIN_NODES = 20_000
 
+# Keys that were seen before and hide nothing: one look for all keys of a mapping.
+_harmless_keys: set[str] = set()
+_MAX_HARMLESS_KEYS = 4_096
+
+
+def _are_harmless(keys: Iterable[Any]) -> bool:
+    for key in keys:
+        if type(key) is not str or is_secret_key(key):
+            return False
+        if len(_harmless_keys) < _MAX_HARMLESS_KEYS:
+            _harmless_keys.add(key)
+    return True
+
 
 def _is_plain(value: Any, left: int) -> bool:
     """Whether a value is made of plain types only and may be written without any change.
@@ -175,29 +212,29 @@ def _is_plain(value: Any, left: int) -> bool:
     at most.
     """
     nodes = _MAX_PLAIN_NODES  # also ends the walk through a cycle
-    pending: list[Any] = [(value,)]
-    while pending:
-        container = pending.pop()
+    containers: list[Any] = [value if type(value) in _CONTAINERS else (value,)]
+    for container in containers:  # grows while it is walked
         nodes -= len(container)
         if nodes < 0:
             return False
+        items = container
         if type(container) is dict:
             keys = cast("dict[Any, Any]", container)
-            for key in keys:
-                if type(key) is not str or is_secret_key(key):
-                    return False
-            container = keys.values()
-        for item in container:
+            if not _harmless_keys.issuperset(keys) and not _are_harmless(keys):
+                return False
+            items = keys.values()
+        for item in items:
             kind: type[Any] = type(item)  # type: ignore[reportUnknownVariableType]
             if kind is str:
-                left -= len(item)
-                if left < 0 or (len(item) >= MIN_DATA_URI and item.startswith("data:")):
+                size = len(item)
+                left -= size
+                if size >= MIN_DATA_URI and (left < 0 or item.startswith("data:")):
                     return False
             elif kind in _CONTAINERS:
-                pending.append(item)
+                containers.append(item)
             elif kind not in _NUMBERS:
                 return False
-    return True
+    return left >= 0
 
 
 def to_json(value: Any) -> str:

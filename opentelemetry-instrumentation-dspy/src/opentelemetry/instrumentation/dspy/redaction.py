@@ -72,12 +72,16 @@ class KnownSecrets:
 
     A provider's error message may repeat a key that looks like nothing in particular, so what is
     known to be one is looked for by its value. Thread-safe.
+
+    Attributes:
+        echoed: Those that an error message has repeated; empty as a rule, and then there is nothing
+            for `hide_echoes` to do.
     """
 
     def __init__(self) -> None:
         self._known: dict[str, None] = {}
-        # Those that an error message has repeated: from there they find their way into prompts.
-        self._echoed: dict[str, None] = {}
+        # From error messages they find their way into prompts.
+        self.echoed: dict[str, None] = {}
         self._lock = threading.Lock()
 
     def learn(self, name: str, value: Any) -> None:
@@ -98,15 +102,15 @@ class KnownSecrets:
         """``text`` without any known secret, those of the environment included."""
         for secret in _longest_first([*self._known, *_in_environment()]):
             if secret in text:
-                self._add(self._echoed, [secret])
+                self._add(self.echoed, [secret])
                 text = text.replace(secret, REDACTED)
         return text
 
     def hide_echoes(self, text: str) -> str:
         """``text`` without the secrets that were seen in an error message before."""
-        if not self._echoed:
+        if not self.echoed:
             return text
-        for secret in _longest_first(self._echoed):
+        for secret in _longest_first(self.echoed):
             text = text.replace(secret, REDACTED)
         return text
 

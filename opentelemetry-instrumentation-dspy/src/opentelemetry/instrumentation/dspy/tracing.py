@@ -58,6 +58,10 @@ being started (`Call.span` is still None for a sampler), so they can look at the
 arguments with nothing serialised. To them it is what hooks are shown: a `DSPyCall`.
 """
 
+_CLIENT = SpanKind.CLIENT
+_NOTHING: Attributes = {}
+"""What stands where there are no attributes (yet). Never changed."""
+
 
 class Runtime:
     """What all operations of one ``instrument()`` share."""
@@ -122,6 +126,8 @@ class Call:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         parent: Call | None,
+        owner: type | None = None,
+        asynchronous: bool = False,
     ) -> None:
         self.operation = operation
         self.instance: Any = instance
@@ -134,12 +140,12 @@ class Call:
         self.path: str | None = None
         self.state: Any = None
         self.lm_calls = 0
-        self.start_attributes: Attributes = {}
-        self.owner: type | None = None
-        self.asynchronous = False
+        self.start_attributes: Attributes = _NOTHING
+        self.owner = owner
+        self.asynchronous = asynchronous
         self.error_identity: tuple[int, ...] = ()
         self._truncated: tuple[str, ...] = ()
-        self._unset: Attributes = {}
+        self._unset: Attributes | None = None
         self._shared: tuple[Any, Attributes] | None = None
 
     @property
@@ -157,7 +163,7 @@ class Call:
             return False
         self._runtime = runtime
         self.start_attributes = start.attributes
-        start_context = context_api.set_value(CALL_KEY, self, context)
+        start_context = Context({**context, CALL_KEY: self})
         if unrecorded and self.parent is not None:
             self.span, current = self.parent.span, start_context
         else:
@@ -176,14 +182,14 @@ class Call:
                 self._unset = self.operation.inputs(self)
             except Exception as error:
                 _log_once(error)
-        if start.kind is SpanKind.CLIENT:
+        if start.kind is _CLIENT:
             current = self._announce(current)
         self.context = current
         self._token = context_api.attach(current)
         self._started_ns = time.perf_counter_ns()
         hook = runtime.settings.request_hook
         if hook is not None and self.recording:
-            self._set({})  # so that the hook can replace the inputs
+            self._set()  # so that the hook can replace the inputs
             self._run_hook(hook)
             self._started_ns = time.perf_counter_ns()
         return True
@@ -193,7 +199,7 @@ class Call:
         if announcement is None:
             return context
         key, data = announcement
-        self._shared = (data, self._unset)
+        self._shared = (data, self._unset or _NOTHING)
         return context_api.set_value(key, data, context)
 
     def _run_hook(self, hook: Callable[..., None], *result: Any) -> None:
@@ -217,7 +223,7 @@ class Call:
     def succeed(self, result: Any) -> None:
         """Close with the result; never raises."""
         ended_ns = time.perf_counter_ns()
-        outputs: Attributes = {}
+        outputs = _NOTHING
         if self.recording:
             try:
                 outputs = self.operation.outputs(self, result)
@@ -226,7 +232,7 @@ class Call:
             hook = self._runtime.settings.response_hook
             if hook is not None:
                 self._set(outputs)
-                outputs = {}
+                outputs = _NOTHING
                 self._run_hook(hook, result)
         self._close(ended_ns, None, outputs)
 
@@ -235,16 +241,20 @@ class Call:
         ended_ns = time.perf_counter_ns()
         if self.recording:
             guarded(self._set_error, error)
-        self._close(ended_ns, error, {})
+        self._close(ended_ns, error, _NOTHING)
 
     def _close(self, ended_ns: int, error: BaseException | None, outputs: Attributes) -> None:
-        ended: Attributes = {}
+        ended = _NOTHING
         try:
-            ended = self._ended(error)
+            ended = self.operation.ended(self, error)
+            if self._shared is not None:
+                ended = self._with_reported(*self._shared, ended)
+            if self.recording:
+                self._set(outputs, ended)
         except Exception as fault:
             _log_once(fault)
-        if self.recording:
-            self._set(outputs, ended)
+            if self.recording:
+                self._set(outputs)
         metrics = self._runtime.metrics
         if metrics.enabled:
             seconds = (ended_ns - self._started_ns) / 1e9
@@ -253,27 +263,25 @@ class Call:
         restore_context(self._token)
         span = self.span
         if span is not None and (self.parent is None or span is not self.parent.span):
-            guarded(span.end)
+            try:
+                span.end()
+            except Exception as fault:
+                _log_once(fault)
         # A context that outlives the call (a background task's) must not keep the inputs alive.
         self.args = ()
         self.kwargs = {}
-        self.state = None
-        self.context = None
-        self._shared = None
-        self._unset = {}
+        self.state = self.context = self._shared = self._unset = None
 
-    def _ended(self, error: BaseException | None) -> Attributes:
-        attributes = self.operation.ended(self, error)
-        if self._shared is None:
-            return attributes
-        data, inputs = self._shared
-        return {**inference_data.reported(data, {**inputs, **attributes}), **attributes}
+    def _with_reported(self, data: Any, inputs: Attributes, ended: Attributes) -> Attributes:
+        return {**inference_data.reported(data, {**inputs, **ended}), **ended}
 
     def _set(self, *parts: Attributes) -> None:
         # Each call of the SDK costs as much as three attributes, so the inputs wait for the rest.
-        attributes, self._unset = dict(self._unset), {}
+        attributes, self._unset = self._unset or {}, None
         try:
-            for part in (attributes, *parts):
+            if DSPY_TRUNCATED in attributes:
+                self._truncated += tuple(attributes[DSPY_TRUNCATED])
+            for part in parts:
                 if DSPY_TRUNCATED in part:
                     self._truncated += tuple(part[DSPY_TRUNCATED])
                 attributes.update(part)
@@ -335,9 +343,7 @@ def begin(
             metrics.look_for_provider()
         elif _is_covered(parent, operation, owner, asynchronous, instance):
             return None
-        call = Call(operation, instance, args, kwargs, parent)
-        call.owner = owner
-        call.asynchronous = asynchronous
+        call = Call(operation, instance, args, kwargs, parent, owner, asynchronous)
         return call if call.open(runtime, context, unrecorded=unrecorded) else None
     except Exception as error:
         _log_once(error)

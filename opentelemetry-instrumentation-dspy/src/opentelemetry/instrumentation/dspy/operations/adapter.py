@@ -64,6 +64,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
 
 # What an adapter is given beside the data: described elsewhere in the trace, or no data at all.
 _NOT_RECORDED = ("lm", "lm_kwargs", "signature")
+_CONTAINERS = (list, dict)
 
 
 class AdapterOperation:
@@ -74,6 +75,9 @@ class AdapterOperation:
     ) -> None:
         self.name = name
         self._parameters = parameters
+        self._recorded = [
+            (index, name) for index, name in enumerate(parameters) if name not in _NOT_RECORDED
+        ]
         self._suffix = suffix
         self._content = runtime.content
         self._settings = runtime.settings
@@ -93,15 +97,22 @@ class AdapterOperation:
     def inputs(self, call: Call) -> Attributes:
         attributes: Attributes = {}
         if self._settings.records_inputs:
-            given = {**dict(zip(self._parameters, call.args, strict=False)), **call.kwargs}
-            data = {name: item for name, item in given.items() if name not in _NOT_RECORDED}
-            self._content.put(attributes, DSPY_ADAPTER_INPUT, self.name, data)
+            self._content.put(attributes, DSPY_ADAPTER_INPUT, self.name, self._data(call))
         return attributes
+
+    def _data(self, call: Call) -> dict[str, Any]:
+        args = call.args
+        if len(args) == len(self._parameters) and not call.kwargs:  # as DSPy calls them
+            return {name: args[index] for index, name in self._recorded}
+        given = {**dict(zip(self._parameters, args, strict=False)), **call.kwargs}
+        return {name: item for name, item in given.items() if name not in _NOT_RECORDED}
 
     def outputs(self, call: Call, result: Any) -> Attributes:
         attributes: Attributes = {}
         # An adapter may be written as a plain function that returns an awaitable.
-        if self._settings.records_outputs and not inspect.isawaitable(result):
+        if self._settings.records_outputs and not (
+            type(result) not in _CONTAINERS and inspect.isawaitable(result)
+        ):
             self._content.put(attributes, DSPY_ADAPTER_OUTPUT, self.name, result)
         return attributes
 

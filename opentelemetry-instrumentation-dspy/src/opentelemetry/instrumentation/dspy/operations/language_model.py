@@ -19,7 +19,11 @@ from opentelemetry.instrumentation.dspy.operations.lm_request import (
     read_request,
     tool_definitions,
 )
-from opentelemetry.instrumentation.dspy.operations.messages import input_messages, output_messages
+from opentelemetry.instrumentation.dspy.operations.messages import (
+    input_messages,
+    output_messages,
+    plain_input_messages,
+)
 from opentelemetry.instrumentation.dspy.operations.model_names import split_model_name
 from opentelemetry.instrumentation.dspy.patching import ClassTreePatch, PatchPoint
 from opentelemetry.instrumentation.dspy.semconv import (
@@ -105,7 +109,11 @@ class LMOperation:
 
     def _put_content(self, attributes: Attributes, call: Call, request: LMRequestFacts) -> None:
         put, name = self._content.put, self.name
-        put(attributes, GEN_AI_INPUT_MESSAGES, name, input_messages(call.args, call.kwargs))
+        plain = plain_input_messages(call.args, call.kwargs)
+        if plain is not None:
+            self._content.put_plain(attributes, GEN_AI_INPUT_MESSAGES, name, *plain)
+        else:
+            put(attributes, GEN_AI_INPUT_MESSAGES, name, input_messages(call.args, call.kwargs))
         if request.tools:
             put(attributes, GEN_AI_TOOL_DEFINITIONS, name, tool_definitions(request.tools))
         if request.others:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,24 +137,36 @@ def usage_attributes(usage: Any) -> Attributes:
         return {}
     inputs = value(usage, "prompt_tokens_details") or value(usage, "input_tokens_details")
     outputs = value(usage, "completion_tokens_details") or value(usage, "output_tokens_details")
-    sources = {"": usage, "inputs": inputs, "outputs": outputs}
     attributes: Attributes = {}
-    for attribute, source, name in _COUNTS:
-        count = value(sources[source], name) if sources[source] else None
-        if isinstance(count, int) and not isinstance(count, bool) and not attributes.get(attribute):
-            attributes[attribute] = count
+    if inputs:
+        _count(attributes, inputs, _INPUT_DETAILS)
+    if outputs:
+        _count(attributes, outputs, _OUTPUT_DETAILS)
+    _count(attributes, usage, _COUNTS)
     return attributes
 
 
-# The first number counts, but some report nothing cached in one place and the number in another.
+def _count(
+    attributes: Attributes, source: Any, counts: Iterable[tuple[str, tuple[str, ...]]]
+) -> None:
+    for attribute, names in counts:
+        for name in names:
+            # Some report nothing cached in one place and the number in another.
+            if attributes.get(attribute):
+                break
+            count = value(source, name)
+            if isinstance(count, int) and not isinstance(count, bool):
+                attributes[attribute] = count
+
+
+_INPUT_DETAILS = (
+    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, ("cached_tokens",)),
+    (GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, ("cache_creation_tokens",)),
+)
+_OUTPUT_DETAILS = ((GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, ("reasoning_tokens",)),)
 _COUNTS = (
-    (GEN_AI_USAGE_INPUT_TOKENS, "", "prompt_tokens"),
-    (GEN_AI_USAGE_INPUT_TOKENS, "", "input_tokens"),
-    (GEN_AI_USAGE_OUTPUT_TOKENS, "", "completion_tokens"),
-    (GEN_AI_USAGE_OUTPUT_TOKENS, "", "output_tokens"),
-    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "inputs", "cached_tokens"),
-    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "", "cache_read_input_tokens"),
-    (GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, "inputs", "cache_creation_tokens"),
-    (GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, "", "cache_creation_input_tokens"),
-    (GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, "outputs", "reasoning_tokens"),
+    (GEN_AI_USAGE_INPUT_TOKENS, ("prompt_tokens", "input_tokens")),
+    (GEN_AI_USAGE_OUTPUT_TOKENS, ("completion_tokens", "output_tokens")),
+    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, ("cache_read_input_tokens",)),
+    (GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, ("cache_creation_input_tokens",)),
 )

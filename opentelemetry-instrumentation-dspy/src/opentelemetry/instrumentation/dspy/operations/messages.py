@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 Message = dict[str, Any]
 Part = dict[str, Any]
@@ -51,6 +51,29 @@ def input_messages(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Mes
         return [_message(message) for message in messages]
     prompt = kwargs.get("prompt", args[0] if args else None)
     return [{"role": "user", "parts": [_text(prompt)]}]
+
+
+def plain_input_messages(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[list[Message], int] | None:
+    """The messages and how many characters they have, where they are nothing but roles and texts.
+
+    That is how most calls are made. None for any other, and where a text may be a data URI.
+    """
+    messages = kwargs.get("messages")
+    if type(messages) is not list or args or kwargs.get("request") is not None:
+        return None
+    plain: list[Message] = []
+    size = 0
+    for message in cast("list[Any]", messages):
+        if not _is_plain(message):
+            return None
+        role, text = message["role"], message["content"]
+        if type(role) is not str or type(text) is not str or text.startswith("data:"):
+            return None
+        size += len(role) + len(text)
+        plain.append({"role": role, "parts": [{"type": "text", "content": text}]})
+    return (plain, size) if plain else None
 
 
 def output_messages(result: Any, finish_reasons: tuple[str, ...]) -> list[Message]:

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import dspy
 from opentelemetry.instrumentation.dspy.operations import attempts
@@ -14,7 +15,11 @@ from opentelemetry.instrumentation.dspy.operations.agent import agent_kind, begi
 from opentelemetry.instrumentation.dspy.operations.attempts import AttemptsRecord, makes_attempts
 from opentelemetry.instrumentation.dspy.operations.lm_request import without_credentials
 from opentelemetry.instrumentation.dspy.operations.module_record import ModuleRecord, record_of
-from opentelemetry.instrumentation.dspy.operations.own_attributes import items_in, own_attributes
+from opentelemetry.instrumentation.dspy.operations.own_attributes import (
+    NO_MODULES,
+    items_in,
+    own_attributes,
+)
 from opentelemetry.instrumentation.dspy.operations.program import program_hash
 from opentelemetry.instrumentation.dspy.operations.signature import (
     SignatureFacts,
@@ -45,11 +50,7 @@ from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_PREDICTION_COMPLETION_COUNT,
     DSPY_PROGRAM_HASH,
     DSPY_SIGNATURE_FIELDS,
-    DSPY_SIGNATURE_FINGERPRINT,
-    DSPY_SIGNATURE_INPUT_FIELDS,
     DSPY_SIGNATURE_INSTRUCTIONS,
-    DSPY_SIGNATURE_NAME,
-    DSPY_SIGNATURE_OUTPUT_FIELDS,
     GEN_AI_AGENT_NAME,
     GEN_AI_OPERATION_NAME,
     GEN_AI_WORKFLOW_NAME,
@@ -101,71 +102,64 @@ class ModuleOperation:
     def start(self, call: Call) -> SpanStart:
         module = call.instance
         module_type: type[Any] = type(module)  # type: ignore[reportUnknownVariableType]
-        kind = module_type.__name__
-        record = call.state = ModuleRecord(describe_signature(_signature_of(call)))
-        place = _place_in_parent(call)
-        # An attempt is made with a copy, which no attribute of the program holds.
-        call.path = _path_of_attempt(call) if DSPY_ATTEMPT_INDEX in place else module_path(call)
-        attributes = {**self._kind_attributes(call, record.facts), **place}
-        agent = agent_kind(module_type)
-        if agent is not None:
-            record.agent = begin_agent(agent, module, call.kwargs)
-            attributes[GEN_AI_OPERATION_NAME] = GenAIOperations.INVOKE_AGENT
-            attributes[GEN_AI_AGENT_NAME] = call.path or kind
-            return SpanStart(_joined("invoke_agent", kind, call.path), attributes)
-        if makes_attempts(module_type):
-            record.attempts = AttemptsRecord(module)
-        if _is_outermost(call):
-            self._check_peers()
-            attributes[GEN_AI_OPERATION_NAME] = GenAIOperations.INVOKE_WORKFLOW
-            attributes[GEN_AI_WORKFLOW_NAME] = kind
-            return SpanStart(f"invoke_workflow {kind}", attributes)
-        label = call.path or _signature_label(record.facts)
-        return SpanStart(_joined(kind, label), attributes)
-
-    def _kind_attributes(self, call: Call, facts: SignatureFacts | None) -> Attributes:
-        is_predict = isinstance(call.instance, dspy.Predict)
+        kind = _kind_of(module_type)
+        facts = describe_signature(_signature_of(call, kind))
+        enclosing = _enclosing_module(call)
+        record = call.state = ModuleRecord(
+            facts, is_predict=kind.is_predict, outermost=enclosing is None
+        )
         attributes: Attributes = {
-            DSPY_OPERATION: Operations.PREDICT if is_predict else Operations.MODULE,
-            DSPY_MODULE_TYPE: type(call.instance).__name__,
+            DSPY_OPERATION: Operations.PREDICT if kind.is_predict else Operations.MODULE,
+            DSPY_MODULE_TYPE: kind.name,
         }
-        if call.path:
-            attributes[DSPY_MODULE_PATH] = call.path
+        if enclosing is not None:
+            _place_in_program(call, attributes)
         if facts is not None and self._settings.capture_signatures:
             attributes[DSPY_MODULE_SIGNATURE] = facts.text
-        return attributes
+        if kind.agent is not None:
+            record.agent = begin_agent(kind.agent, module, call.kwargs)
+            attributes[GEN_AI_OPERATION_NAME] = GenAIOperations.INVOKE_AGENT
+            attributes[GEN_AI_AGENT_NAME] = call.path or kind.name
+            return SpanStart(_joined("invoke_agent", kind.name, call.path), attributes)
+        if kind.makes_attempts:
+            record.attempts = AttemptsRecord(module)
+        if enclosing is None:
+            self._check_peers()
+            attributes[GEN_AI_OPERATION_NAME] = GenAIOperations.INVOKE_WORKFLOW
+            attributes[GEN_AI_WORKFLOW_NAME] = kind.name
+            return SpanStart(f"invoke_workflow {kind.name}", attributes)
+        return SpanStart(_joined(kind.name, call.path or _signature_label(facts)), attributes)
 
     def inputs(self, call: Call) -> Attributes:
         attributes: Attributes = {}
-        module = call.instance
         record: ModuleRecord = call.state
-        if record.facts is not None and self._settings.capture_signatures:
-            self._describe(attributes, record.facts)
-        if isinstance(module, dspy.Predict):
-            demos = call.kwargs.get("demos", module.demos)
+        facts = record.facts
+        if facts is not None and self._settings.capture_signatures:
+            attributes.update(facts.attributes)
+            if self._settings.content_mode.in_spans:
+                self._put_prompt(attributes, facts)
+        own = own_attributes(call.instance)
+        if record.is_predict:
+            demos = call.kwargs["demos"] if "demos" in call.kwargs else own.get("demos")
             attributes[DSPY_MODULE_DEMO_COUNT] = len(demos) if demos else 0
-            attributes.update(_invalid_inputs(call, record.facts))
-        if getattr(module, "_compiled", False) is True:
+            if facts is not None and (facts.types or set(call.kwargs) != facts.input_names):
+                _put_invalid_inputs(attributes, facts, call.kwargs)
+        if own.get("_compiled") is True:
             attributes[DSPY_MODULE_COMPILED] = True
-        if _is_outermost(call):
-            guarded(_put_hash, attributes, module)
+        if record.outermost:
+            guarded(_put_hash, attributes, call.instance)
         if self._settings.records_inputs:
             self._content.put(attributes, DSPY_MODULE_INPUT, self.name, _arguments(call))
         return attributes
 
-    def _describe(self, attributes: Attributes, facts: SignatureFacts) -> None:
-        attributes[DSPY_SIGNATURE_NAME] = facts.name
-        attributes[DSPY_SIGNATURE_INPUT_FIELDS] = facts.input_fields
-        attributes[DSPY_SIGNATURE_OUTPUT_FIELDS] = facts.output_fields
-        attributes[DSPY_SIGNATURE_FINGERPRINT] = facts.fingerprint
-        if self._settings.content_mode.in_spans:
-            # These are a prompt: an optimizer writes the program's data into them.
-            self._content.put_text(
-                attributes, DSPY_SIGNATURE_INSTRUCTIONS, self.name, facts.instructions
-            )
-            self._content.put_encoded(
-                attributes, DSPY_SIGNATURE_FIELDS, self.name, facts.fields, facts.fields_json
-            )
+    def _put_prompt(self, attributes: Attributes, facts: SignatureFacts) -> None:
+        # An optimizer writes the program's data into these.
+        self._content.put_text(
+            attributes, DSPY_SIGNATURE_INSTRUCTIONS, self.name, facts.instructions
+        )
+        self._content.put_encoded(
+            attributes, DSPY_SIGNATURE_FIELDS, self.name, facts.fields, facts.fields_json
+        )
 
     def outputs(self, call: Call, result: Any) -> Attributes:
         attributes: Attributes = {}
@@ -177,8 +171,10 @@ class ModuleOperation:
             attributes.update(record.agent.ended(result, None))
         if record.attempts is not None:
             attributes.update(record.attempts.ended(result))
-        if isinstance(result, dspy.Prediction) and result.completions is not None:
-            attributes[DSPY_PREDICTION_COMPLETION_COUNT] = len(result.completions)
+        if issubclass(type(result), dspy.Prediction):
+            completions = result.completions
+            if completions is not None:
+                attributes[DSPY_PREDICTION_COMPLETION_COUNT] = len(completions)
         if self._settings.records_outputs:
             self._content.put(attributes, DSPY_MODULE_OUTPUT, self.name, result)
         return attributes
@@ -196,25 +192,41 @@ class ModuleOperation:
         return attributes
 
 
-def _place_in_parent(call: Call) -> Attributes:
-    """Which step of the agent, or which attempt, a module call is."""
+class _Kind(NamedTuple):
+    """What the class of a module says of its calls."""
+
+    name: str
+    is_predict: bool
+    agent: str | None
+    makes_attempts: bool
+
+
+@lru_cache(maxsize=512)
+def _kind_of(module_type: type) -> _Kind:
+    return _Kind(
+        module_type.__name__,
+        issubclass(module_type, dspy.Predict),
+        agent_kind(module_type),
+        makes_attempts(module_type),
+    )
+
+
+def _place_in_program(call: Call, attributes: Attributes) -> None:
+    """Note where a module called by another stands, and which step or attempt its call is."""
     around = record_of(call.parent)
-    if around is None:
-        return {}
-    if around.agent is not None:
-        index, attribute = (
-            around.agent.begin_call(call.instance, call.kwargs),
-            DSPY_AGENT_STEP_INDEX,
-        )
-    elif around.attempts is not None:
-        index, attribute = around.attempts.begin_call(call.instance), DSPY_ATTEMPT_INDEX
-    else:
-        return {}
-    return {} if index is None else {attribute: index}
-
-
-def _is_outermost(call: Call) -> bool:
-    return next(_enclosing_modules(call), None) is None
+    if around is not None and around.agent is not None:
+        step = around.agent.begin_call(call.instance, call.kwargs)
+        if step is not None:
+            attributes[DSPY_AGENT_STEP_INDEX] = step
+    elif around is not None and around.attempts is not None:
+        attempt = around.attempts.begin_call(call.instance)
+        if attempt is not None:
+            attributes[DSPY_ATTEMPT_INDEX] = attempt
+    # An attempt is made with a copy, which no attribute of the program holds.
+    attempted = DSPY_ATTEMPT_INDEX in attributes
+    call.path = _path_of_attempt(call) if attempted else module_path(call)
+    if call.path:
+        attributes[DSPY_MODULE_PATH] = call.path
 
 
 def _path_of_attempt(call: Call) -> str:
@@ -237,17 +249,17 @@ def _put_hash(attributes: Attributes, program: Any) -> None:
         attributes[DSPY_PROGRAM_HASH] = digest
 
 
-def _invalid_inputs(call: Call, facts: SignatureFacts | None) -> Attributes:
+def _put_invalid_inputs(
+    attributes: Attributes, facts: SignatureFacts, given: Mapping[str, Any]
+) -> None:
     """Names of the inputs of a ``Predict`` that are missing, unknown or of another type."""
-    given = call.kwargs
-    if facts is None or (not facts.types and frozenset(given) == facts.input_names):
-        return {}
-    found = {
-        DSPY_MODULE_MISSING_INPUTS: facts.missing_inputs(given),
-        DSPY_MODULE_EXTRA_INPUTS: facts.extra_inputs(given),
-        DSPY_MODULE_MISTYPED_INPUTS: facts.mistyped_inputs(given),
-    }
-    return {attribute: names for attribute, names in found.items() if names}
+    if set(given) != facts.input_names:
+        if missing := facts.missing_inputs(given):
+            attributes[DSPY_MODULE_MISSING_INPUTS] = missing
+        if extra := facts.extra_inputs(given):
+            attributes[DSPY_MODULE_EXTRA_INPUTS] = extra
+    if facts.types and (mistyped := facts.mistyped_inputs(given)):
+        attributes[DSPY_MODULE_MISTYPED_INPUTS] = mistyped
 
 
 def module_path(call: Call) -> str | None:
@@ -256,20 +268,20 @@ def module_path(call: Call) -> str | None:
     Found through the modules that are calling it, so it costs nothing for modules that are not
     called, and follows a program through an optimizer's copies.
     """
-    module = call.instance
-    for enclosing in _enclosing_modules(call):
-        name = _name_in(enclosing.instance, module)
+    enclosing = _enclosing_module(call)
+    while enclosing is not None:
+        name = _name_in(enclosing.instance, call.instance)
         if name is not None:
             return f"{enclosing.path}.{name}" if enclosing.path else name
+        enclosing = _enclosing_module(enclosing)
     return None
 
 
-def _enclosing_modules(call: Call) -> Iterator[Call]:
-    parent = call.parent
-    while parent is not None:
-        if parent.operation is call.operation:
-            yield parent
+def _enclosing_module(call: Call) -> Call | None:
+    operation, parent = call.operation, call.parent
+    while parent is not None and parent.operation is not operation:
         parent = parent.parent
+    return parent
 
 
 def _name_in(program: Any, module: Any) -> str | None:
@@ -278,19 +290,23 @@ def _name_in(program: Any, module: Any) -> str | None:
         if value is module:
             return name
     for name, value in attributes.items():
-        for place, item in items_in(value):
-            if item is module:
-                return name + place
+        # The one grows with every LM call, and neither holds modules.
+        if name not in NO_MODULES:
+            for place, item in items_in(value):
+                if item is module:
+                    return name + place
     return None
 
 
-def _signature_of(call: Call) -> Any:
+def _signature_of(call: Call, kind: _Kind) -> Any:
     attributes = own_attributes(call.instance)
-    if isinstance(call.instance, dspy.Predict):
-        return call.kwargs.get("signature", attributes.get("signature"))
+    if kind.is_predict and "signature" in call.kwargs:
+        return call.kwargs["signature"]
     signature: Any = attributes.get("signature")
-    if signature is None and isinstance(attributes.get("predict"), dspy.Predict):
-        signature = own_attributes(attributes["predict"]).get("signature")  # ChainOfThought
+    if signature is None and not kind.is_predict:
+        predict: Any = attributes.get("predict")
+        if issubclass(type(predict), dspy.Predict):
+            signature = own_attributes(predict).get("signature")  # ChainOfThought
     return signature
 
 
@@ -304,7 +320,7 @@ def _joined(*parts: str | None) -> str:
 
 def _arguments(call: Call) -> dict[str, Any]:
     given = dict(call.kwargs) if not call.args else {**_positional(call), **call.kwargs}
-    if "config" in given and isinstance(call.instance, dspy.Predict):
+    if "config" in given and issubclass(type(call.instance), dspy.Predict):
         given["config"] = without_credentials(given["config"])
     return given
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
 
 from opentelemetry.instrumentation.dspy.operations.agent import AgentRecord
 from opentelemetry.instrumentation.dspy.operations.attempts import AttemptsRecord
@@ -14,21 +13,27 @@ from opentelemetry.instrumentation.dspy.operations.signature import SignatureFac
 from opentelemetry.instrumentation.dspy.tracing import Call
 
 
-@dataclass(slots=True)
 class ModuleRecord:
     """The facts of one module call.
 
     Attributes:
         facts: The signature of the module; None where it has none.
+        is_predict: Whether it is a ``Predict``.
+        outermost: Whether no other module is calling it.
         agent: The steps so far, where the module is an agent.
         attempts: The attempts so far, where the module makes some and chooses.
     """
 
-    facts: SignatureFacts | None = None
-    agent: AgentRecord | None = None
-    attempts: AttemptsRecord | None = None
-    _thread: int = field(default_factory=threading.get_ident)
-    _cpu_ns: int = field(default_factory=time.thread_time_ns)
+    __slots__ = ("_cpu_ns", "_thread", "agent", "attempts", "facts", "is_predict", "outermost")
+
+    def __init__(self, facts: SignatureFacts | None, *, is_predict: bool, outermost: bool) -> None:
+        self.facts = facts
+        self.is_predict = is_predict
+        self.outermost = outermost
+        self.agent: AgentRecord | None = None
+        self.attempts: AttemptsRecord | None = None
+        self._thread = threading.get_ident()
+        self._cpu_ns = time.thread_time_ns()
 
     def cpu_seconds(self) -> float | None:
         """CPU time of this thread since the call began; None on another thread."""
@@ -39,7 +44,8 @@ class ModuleRecord:
 
 def record_of(call: Call | None) -> ModuleRecord | None:
     """The record of a module call; None for calls of anything else."""
-    return call.state if call is not None and isinstance(call.state, ModuleRecord) else None
+    state = call.state if call is not None else None
+    return state if type(state) is ModuleRecord else None
 
 
 def enclosing_agent(call: Call) -> AgentRecord | None:

@@ -9,10 +9,14 @@ from typing import Any, cast
 
 _MAX_ITEMS = 256
 
+NO_MODULES = frozenset({"history", "callbacks"})
+"""Attributes that DSPy gives to every module, in which there is no other module to be found."""
+
 
 def own_attributes(instance: object) -> dict[str, Any]:
     """What stands in the object itself, live; nothing from its class, no property is run."""
-    return vars(instance)
+    # Not vars(): dspy.Module has a __getattribute__ in Python, which that would run.
+    return object.__getattribute__(instance, "__dict__")
 
 
 def items_in(value: Any) -> Iterable[tuple[str, Any]]:
@@ -23,19 +27,24 @@ def items_in(value: Any) -> Iterable[tuple[str, Any]]:
     """
     # The methods of the plain types, not the object's own; and a copy made in one go, since the
     # program may be changing the collection in another thread.
-    if isinstance(value, list):
+    kind: type[Any] = type(value)  # type: ignore[reportUnknownVariableType]
+    if issubclass(kind, list):
+        if list[Any].__len__(cast("list[Any]", value)) > _MAX_ITEMS:
+            return ()
         return _numbered(list[Any].copy(cast("list[Any]", value)))
-    if isinstance(value, tuple):
+    if issubclass(kind, tuple):
+        if tuple[Any, ...].__len__(cast("tuple[Any, ...]", value)) > _MAX_ITEMS:
+            return ()
         return _numbered(list(tuple[Any, ...].__iter__(cast("tuple[Any, ...]", value))))
-    if isinstance(value, dict):
+    if issubclass(kind, dict):
+        if dict[Any, Any].__len__(cast("dict[Any, Any]", value)) > _MAX_ITEMS:
+            return ()
         items = list(dict[Any, Any].items(cast("dict[Any, Any]", value)))
-        return [(_place(key), item) for key, item in items] if len(items) <= _MAX_ITEMS else ()
+        return [(_place(key), item) for key, item in items]
     return ()
 
 
 def _numbered(items: list[Any]) -> Iterable[tuple[str, Any]]:
-    if len(items) > _MAX_ITEMS:
-        return ()
     return ((f"[{index}]", item) for index, item in enumerate(items))
 
 

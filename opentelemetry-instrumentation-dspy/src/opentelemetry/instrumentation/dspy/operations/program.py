@@ -6,14 +6,18 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import is_
 from typing import Any
 
 import dspy
 from opentelemetry.instrumentation.dspy.content import canonical_json
-from opentelemetry.instrumentation.dspy.operations.own_attributes import items_in, own_attributes
+from opentelemetry.instrumentation.dspy.operations.own_attributes import (
+    NO_MODULES,
+    items_in,
+    own_attributes,
+)
 from opentelemetry.instrumentation.dspy.operations.signature import describe_signature
 
 # What most attributes of a module hold, and no module can be in.
@@ -28,7 +32,10 @@ def program_hash(program: Any) -> str | None:
     It is the same in every process and for copies of the program, and changes whenever compiling,
     loading or the user's code changes one of these. None for a program without predictors.
     """
-    parts = sorted([(path, _digest(predictor)) for path, predictor in _predictors(program)])
+    if issubclass(type(program), dspy.Predict):
+        parts = [("", _digest(program))]
+    else:
+        parts = sorted([(path, _digest(predictor)) for path, predictor in _predictors(program)])
     if not parts:
         return None
     known = _hashes.get(program)
@@ -51,11 +58,15 @@ def _predictors(program: Any) -> Iterator[tuple[str, Any]]:
         if id(module) in seen:
             continue
         seen.add(id(module))
-        if isinstance(module, dspy.Predict):
+        if issubclass(type(module), dspy.Predict):
             yield path, module
         else:
             attributes = own_attributes(module).items()
-            items = [(f"{path}.{name}", value) for name, value in attributes]
+            items = [
+                (f"{path}.{name}", value)
+                for name, value in attributes
+                if type(value) not in _PLAIN and name not in NO_MODULES
+            ]
             pending.extend(_modules(items, _MAX_NESTING))
 
 
@@ -64,7 +75,7 @@ def _modules(items: Iterable[tuple[str, Any]], depth: int) -> Iterator[tuple[str
     for path, value in items:
         if type(value) in _PLAIN:
             continue
-        if isinstance(value, dspy.Module):
+        if issubclass(type(value), dspy.Module):
             yield path, value
         elif depth:
             inner = [(path + place, item) for place, item in items_in(value)]
@@ -88,7 +99,7 @@ def _digest(predictor: Any) -> str:
     own = own_attributes(predictor)
     facts = describe_signature(own.get("signature"))
     fingerprint = facts.fingerprint if facts is not None else ""
-    demos = tuple(own.get("demos") or ())
+    demos = own.get("demos") or ()
     options = _options(own)
     state = _states.get(predictor)
     if (
@@ -97,6 +108,7 @@ def _digest(predictor: Any) -> str:
         or not _same(state.demos, demos)
         or not _same(state.options, options)
     ):
+        demos = tuple(demos)
         text = canonical_json([fingerprint, demos, own.get("config"), own.get("fields")])
         state = _State(fingerprint, demos, options, hashlib.sha256(text).hexdigest()[:16])
         _states[predictor] = state
@@ -113,5 +125,7 @@ def _options(own: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(part for item in items for part in item)
 
 
-def _same(known: tuple[Any, ...], given: tuple[Any, ...]) -> bool:
+def _same(known: tuple[Any, ...], given: Sequence[Any]) -> bool:
+    if not known:
+        return not given
     return len(known) == len(given) and all(map(is_, known, given))

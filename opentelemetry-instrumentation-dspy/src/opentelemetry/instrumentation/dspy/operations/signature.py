@@ -15,6 +15,12 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin
 
 from opentelemetry.instrumentation.dspy.content import to_json
 from opentelemetry.instrumentation.dspy.plain import dumps
+from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_SIGNATURE_FINGERPRINT,
+    DSPY_SIGNATURE_INPUT_FIELDS,
+    DSPY_SIGNATURE_NAME,
+    DSPY_SIGNATURE_OUTPUT_FIELDS,
+)
 
 _FIELD_EXTRAS = ("__dspy_field_type", "desc", "prefix", "constraints")
 # Marks a field of a string signature that names no type, from dspy 3.2 on.
@@ -32,23 +38,20 @@ class SignatureFacts:
         name: Class name; ``StringSignature`` for one made from a string.
         text: ``"question -> answer"``.
         instructions: The task description.
-        input_fields: Names of the inputs, in order.
-        output_fields: Names of the outputs, in order.
         fields: Each field's name, role, type, description, constraints, required and default.
         fields_json: The same as JSON text.
         fingerprint: First 12 hex digits of a SHA-256 over instructions and fields; not over the
             name, which optimizers change.
-        input_names: The same, to compare with.
+        input_names: Names of the inputs.
         required: Inputs that have no default and may not be None.
         types: The types that an input's value may have, for inputs whose type is a plain one.
         document: What the instructions were made from, to see that they changed.
+        attributes: What of this is no content, as attributes. Shared: copy before changing.
     """
 
     name: str
     text: str
     instructions: str
-    input_fields: tuple[str, ...]
-    output_fields: tuple[str, ...]
     fields: tuple[dict[str, Any], ...]
     fields_json: str
     fingerprint: str
@@ -56,6 +59,7 @@ class SignatureFacts:
     required: tuple[str, ...]
     types: tuple[tuple[str, _Types], ...]
     document: str | None
+    attributes: dict[str, Any]
 
     def missing_inputs(self, given: Mapping[str, Any]) -> tuple[str, ...]:
         """Names of the required inputs that are not given."""
@@ -104,21 +108,27 @@ def describe_signature(signature: Any) -> SignatureFacts | None:
 def _describe(signature: Any) -> SignatureFacts:
     inputs, outputs = signature.input_fields, signature.output_fields
     fields = tuple(_field(name, field) for name, field in signature.fields.items())
+    fingerprint = _fingerprint(signature)
+    attributes = {
+        DSPY_SIGNATURE_NAME: signature.__name__,
+        DSPY_SIGNATURE_INPUT_FIELDS: tuple(inputs),
+        DSPY_SIGNATURE_OUTPUT_FIELDS: tuple(outputs),
+        DSPY_SIGNATURE_FINGERPRINT: fingerprint,
+    }
     return SignatureFacts(
         name=signature.__name__,
         text=f"{', '.join(inputs)} -> {', '.join(outputs)}",
         instructions=signature.instructions,
-        input_fields=tuple(inputs),
-        output_fields=tuple(outputs),
         fields=fields,
         fields_json=to_json(fields),
-        fingerprint=_fingerprint(signature),
+        fingerprint=fingerprint,
         input_names=frozenset(inputs),
         required=tuple(name for name, field in inputs.items() if _is_required(field)),
         types=tuple(
             (name, types_) for name, field in inputs.items() if (types_ := _value_types(field))
         ),
         document=signature.__doc__,
+        attributes=attributes,
     )
 
 
