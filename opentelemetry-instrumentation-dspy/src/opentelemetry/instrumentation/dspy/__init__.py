@@ -54,22 +54,23 @@ import sys
 import threading
 from collections.abc import Collection
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import wrapt
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider, get_tracer
 
-from opentelemetry.instrumentation.dspy.events import EventLog
 from opentelemetry.instrumentation.dspy.hooks import DSPyCall, RequestHook, ResponseHook
-from opentelemetry.instrumentation.dspy.metrics import Metrics
 from opentelemetry.instrumentation.dspy.package import _instruments  # type: ignore[reportPrivateUsage]
-from opentelemetry.instrumentation.dspy.patching import Patches, PatchStatus
+from opentelemetry.instrumentation.dspy.patch_status import PatchStatus
 from opentelemetry.instrumentation.dspy.semconv import DSPY_VERSION, SCHEMA_URL
 from opentelemetry.instrumentation.dspy.settings import ContentMode, Settings, load_settings
-from opentelemetry.instrumentation.dspy.tracing import Runtime
 from opentelemetry.instrumentation.dspy.version import __version__
+
+if TYPE_CHECKING:
+    from opentelemetry.instrumentation.dspy.patching import Patches
+    from opentelemetry.instrumentation.dspy.tracing import Runtime
 
 __all__ = [
     "ContentMode",
@@ -93,7 +94,7 @@ class DSPyInstrumentor(BaseInstrumentor):
     """Instruments DSPy; a singleton, as every OpenTelemetry instrumentor."""
 
     _lock = threading.RLock()
-    _patches = Patches()
+    _patches: Patches | None = None
     _runtime: Runtime | None = None
     _pending: tuple[_Providers, Settings] | None = None
     _hooked = False
@@ -104,7 +105,7 @@ class DSPyInstrumentor(BaseInstrumentor):
 
     def status(self) -> tuple[PatchStatus, ...]:
         """What became of each patch point; empty while dspy is not imported or not instrumented."""
-        return self._patches.status()
+        return () if self._patches is None else self._patches.status()
 
     def _instrument(self, **kwargs: Any) -> None:
         providers = _Providers(*(kwargs.pop(name, None) for name in _Providers._fields))
@@ -131,7 +132,8 @@ class DSPyInstrumentor(BaseInstrumentor):
     def _remove(self) -> None:
         if self._runtime is not None:
             self._runtime.active = False
-        self._patches.remove()
+        if self._patches is not None:
+            self._patches.remove()
         self._runtime = None
 
     def _on_dspy_imported(self, module: ModuleType) -> None:
@@ -152,6 +154,12 @@ class DSPyInstrumentor(BaseInstrumentor):
                 self._remove()
 
     def _install(self, module: ModuleType, providers: _Providers, settings: Settings) -> None:
+        # Imported here: a process without dspy has no use for them.
+        from opentelemetry.instrumentation.dspy.events import EventLog
+        from opentelemetry.instrumentation.dspy.metrics import Metrics
+        from opentelemetry.instrumentation.dspy.patching import Patches
+        from opentelemetry.instrumentation.dspy.tracing import Runtime
+
         version = _dspy_version(module)
         tracer = get_tracer(
             __name__,
@@ -163,6 +171,8 @@ class DSPyInstrumentor(BaseInstrumentor):
         self._runtime = Runtime(tracer, settings, Metrics(providers.meter_provider, version))
         if settings.content_mode.in_events:
             self._runtime.events = EventLog(providers.logger_provider, version)
+        if self._patches is None:
+            DSPyInstrumentor._patches = Patches()
         self._patches.install(_points(self._runtime), self._runtime, version)
 
 

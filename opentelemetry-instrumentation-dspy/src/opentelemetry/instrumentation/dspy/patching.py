@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 import wrapt
 
+from opentelemetry.instrumentation.dspy.patch_status import PatchStatus
 from opentelemetry.instrumentation.dspy.traced_methods import traced
 from opentelemetry.instrumentation.dspy.tracing import Operation, Runtime, guarded
 
@@ -30,22 +31,6 @@ logger = logging.getLogger(__name__)
 
 Version = tuple[int, ...]
 _ABSENT: Any = object()
-
-
-@dataclass(frozen=True, slots=True)
-class PatchStatus:
-    """What became of one patch point.
-
-    Attributes:
-        point: The target, as ``module:attribute``.
-        state: ``installed``, ``missing`` (DSPy has no such target) or ``not_applicable`` (this
-            DSPy version works without it).
-        detail: Why, and what is not recorded because of it; empty when installed.
-    """
-
-    point: str
-    state: str
-    detail: str = ""
 
 
 class PatchPoint(Protocol):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from opentelemetry.trace import SpanKind
 
@@ -124,7 +124,13 @@ class LMOperation:
         if self._settings.records_outputs:
             record: LMRecord = call.state
             messages = output_messages(result, record.finish_reasons)
-            self._content.put(attributes, GEN_AI_OUTPUT_MESSAGES, self.name, messages)
+            size = _size_of_texts(result)
+            if size is not None:
+                self._content.put_plain(
+                    attributes, GEN_AI_OUTPUT_MESSAGES, self.name, messages, size
+                )
+            else:
+                self._content.put(attributes, GEN_AI_OUTPUT_MESSAGES, self.name, messages)
         return attributes
 
     def ended(self, call: Call, error: BaseException | None) -> Attributes:
@@ -146,6 +152,18 @@ def _is_cached(call: Call) -> bool | None:
     cache = dspy.cache
     tiers = (getattr(cache, f"enable_{tier}_cache", True) for tier in ("memory", "disk"))
     return any(tiers)
+
+
+def _size_of_texts(result: Any) -> int | None:
+    """Characters in a result that is a list of texts, as most are; None for any other."""
+    if type(result) is not list:
+        return None
+    size = 0
+    for text in cast("list[Any]", result):
+        if type(text) is not str or text.startswith("data:"):
+            return None
+        size += len(text)
+    return size
 
 
 def split_model(lm: Any) -> tuple[str | None, str]:

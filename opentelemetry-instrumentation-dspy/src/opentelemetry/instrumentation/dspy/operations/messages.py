@@ -66,7 +66,7 @@ def plain_input_messages(
     plain: list[Message] = []
     size = 0
     for message in cast("list[Any]", messages):
-        if not _is_plain(message):
+        if type(message) is not dict or message.keys() != _PLAIN_MESSAGE:
             return None
         role, text = message["role"], message["content"]
         if type(role) is not str or type(text) is not str or text.startswith("data:"):

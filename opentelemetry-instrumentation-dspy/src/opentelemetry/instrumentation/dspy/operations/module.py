@@ -142,7 +142,7 @@ class ModuleOperation:
         if record.is_predict:
             demos = call.kwargs["demos"] if "demos" in call.kwargs else own.get("demos")
             attributes[DSPY_MODULE_DEMO_COUNT] = len(demos) if demos else 0
-            if facts is not None and (facts.types or set(call.kwargs) != facts.input_names):
+            if facts is not None and (facts.types or frozenset(call.kwargs) != facts.input_names):
                 _put_invalid_inputs(attributes, facts, call.kwargs)
         if own.get("_compiled") is True:
             attributes[DSPY_MODULE_COMPILED] = True
@@ -253,7 +253,7 @@ def _put_invalid_inputs(
     attributes: Attributes, facts: SignatureFacts, given: Mapping[str, Any]
 ) -> None:
     """Names of the inputs of a ``Predict`` that are missing, unknown or of another type."""
-    if set(given) != facts.input_names:
+    if frozenset(given) != facts.input_names:
         if missing := facts.missing_inputs(given):
             attributes[DSPY_MODULE_MISSING_INPUTS] = missing
         if extra := facts.extra_inputs(given):
