@@ -236,7 +236,7 @@ def test_provider_and_model_of_a_name(model: str, provider: str, name: str) -> N
     from opentelemetry.instrumentation.dspy.settings import Settings
     from opentelemetry.instrumentation.dspy.tracing import Call, Runtime
 
-    operation = LMOperation(Runtime(None, Settings()))  # type: ignore[arg-type]
+    operation = LMOperation(Runtime(None, Settings()), Settings())  # type: ignore[arg-type]
     start = operation.start(Call(operation, dspy.LM(model), (), {}, None))
     assert start.name == f"chat {name}"
     assert start.attributes["gen_ai.provider.name"] == provider

@@ -171,9 +171,9 @@ class DSPyInstrumentor(BaseInstrumentor):
         self._runtime = Runtime(tracer, settings, Metrics(providers.meter_provider, version))
         if settings.content_mode.in_events:
             self._runtime.events = EventLog(providers.logger_provider, version)
-        if self._patches is None:
-            DSPyInstrumentor._patches = Patches()
-        self._patches.install(_points(self._runtime), self._runtime, version)
+        patches = self._patches or Patches()
+        DSPyInstrumentor._patches = patches
+        patches.install(_points(self._runtime), self._runtime, version)
 
 
 def _wait_for_import(name: str) -> None:

@@ -59,8 +59,7 @@ arguments with nothing serialised. To them it is what hooks are shown: a `DSPyCa
 """
 
 _CLIENT = SpanKind.CLIENT
-_NOTHING: Attributes = {}
-"""What stands where there are no attributes (yet). Never changed."""
+_NOTHING: Attributes = {}  # where there are none yet; never changed
 
 
 class Runtime:
