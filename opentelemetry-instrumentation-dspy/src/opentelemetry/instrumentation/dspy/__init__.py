@@ -171,8 +171,7 @@ class DSPyInstrumentor(BaseInstrumentor):
         self._runtime = Runtime(tracer, settings, Metrics(providers.meter_provider, version))
         if settings.content_mode.in_events:
             self._runtime.events = EventLog(providers.logger_provider, version)
-        patches = self._patches or Patches()
-        DSPyInstrumentor._patches = patches
+        patches = DSPyInstrumentor._patches = self._patches or Patches()
         patches.install(_points(self._runtime), self._runtime, version)
 
 

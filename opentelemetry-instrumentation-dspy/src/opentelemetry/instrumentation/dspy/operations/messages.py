@@ -65,12 +65,8 @@ def plain_input_messages(
         return None
     plain: list[Message] = []
     size = 0
-    for message in cast("list[dict[str, Any]]", messages):
-        # Not isinstance: a subclass may say anything.
-        if (
-            type(message) is not dict  # pyright: ignore[reportUnnecessaryComparison]
-            or message.keys() != _PLAIN_MESSAGE
-        ):
+    for message in cast("list[Any]", messages):
+        if not _is_plain(message):
             return None
         role, text = message["role"], message["content"]
         if type(role) is not str or type(text) is not str or text.startswith("data:"):
