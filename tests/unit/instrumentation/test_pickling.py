@@ -120,7 +120,8 @@ def test_methods_that_somebody_holds(traced: Traced, how: Any, make: Any, name: 
 
 
 @pytest.mark.skipif(
-    Version("3.3") > DSPY, reason="adapters could not be pickled by value until 3.2, traced or not"
+    Version("3.3.1") > DSPY,
+    reason="dspy < 3.3.1: adapters could not be pickled by value, traced or not",
 )
 def test_classes_are_pickled_as_themselves(traced: Traced) -> None:
     class Local(OverridingAdapter):
