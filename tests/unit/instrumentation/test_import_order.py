@@ -40,7 +40,8 @@ def test_nothing_heavy_is_imported() -> None:
 
         DSPyInstrumentor().instrument(capture_content=True)
         DSPyInstrumentor().status()
-        heavy = {"dspy", "pydantic", "litellm", "numpy", "openai", "mlflow", "mlflow_bridge"}
+        heavy = {"dspy", "orjson", "pydantic", "litellm", "numpy", "openai", "mlflow",
+                 "mlflow_bridge"}
         found = {name for name in sys.modules if name.partition(".")[0] in heavy}
         found |= {name for name in sys.modules if name.startswith("opentelemetry.sdk")}
         print(sorted(found))
