@@ -83,9 +83,12 @@ def disable_autolog() -> None:
     set, since OpenTelemetry lets no one replace it; `autolog` may be called again. What
     ``opentelemetry-instrument`` or the program itself set up stays as it is.
     """
+    from mlflow_bridge.mlflow_tracing import leave_mlflow_tracing
+
     with _session.lock:
         _uninstrument_dspy()
         _withdraw_content()
+        leave_mlflow_tracing()
         _session.config = None
         if _session.switch is not None:
             _session.switch.switch(None)
@@ -98,6 +101,7 @@ def disable_autolog() -> None:
 
 def _send_to_mlflow(tracking_uri: str | None, experiment_name: str | None) -> None:
     from mlflow_bridge.config import MLflowDSPyConfig
+    from mlflow_bridge.mlflow_tracing import join_mlflow_tracing
     from mlflow_bridge.zero_code import default_to_content
 
     given: dict[str, Any] = {"tracking_uri": tracking_uri, "experiment_name": experiment_name}
@@ -112,6 +116,7 @@ def _send_to_mlflow(tracking_uri: str | None, experiment_name: str | None) -> No
     _switch_in_provider().switch(processors)
     _session.config = config
     _retire(before, processors)
+    join_mlflow_tracing(_session.provider)
     _logger.info("Traces go to %s (content: %s).", config.destination_description, mode)
 
 

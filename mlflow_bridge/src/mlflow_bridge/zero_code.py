@@ -63,6 +63,7 @@ def _adopt_all() -> None:
 
     from opentelemetry import trace
 
+    from mlflow_bridge.mlflow_tracing import join_mlflow_tracing
     from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
     from mlflow_bridge.processing.enrichment import MLflowEnrichmentProcessor
     from mlflow_bridge.processing.termination import handle_sigterm
@@ -77,6 +78,7 @@ def _adopt_all() -> None:
         )
         return
     mode = default_to_content()
+    join_mlflow_tracing(provider)
     add_span_processor(MLflowEnrichmentProcessor())
     for exporter in exporters:
         processor = MLflowBatchSpanProcessor.from_config(exporter, exporter.config)

@@ -57,6 +57,8 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "OTEL_SDK_DISABLED",
     ):
         monkeypatch.delenv(name, raising=False)
+    # Else MLflow, if another test has imported it, would stay with the provider of a test.
+    monkeypatch.setenv("MLFLOW_USE_DEFAULT_TRACER_PROVIDER", "true")
     yield
     disable_autolog()
     set_default_content_mode(None)

@@ -27,6 +27,8 @@ CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 def no_exporter_adopted_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(zero_code, "_adopted", [])
     monkeypatch.delenv(CAPTURE, raising=False)
+    # Else MLflow, if another test has imported it, would stay with the provider of a test.
+    monkeypatch.setenv("MLFLOW_USE_DEFAULT_TRACER_PROVIDER", "true")
     yield
     set_default_content_mode(None)
 

@@ -28,6 +28,7 @@ from mlflow_bridge.export.span_types import span_type
 from mlflow_bridge.export.storable import Storable, clean_text, parsed_json, storable
 from opentelemetry.instrumentation.dspy import semconv
 
+TRACE_ID: Final = "mlflow.traceRequestId"
 SPAN_TYPE: Final = "mlflow.spanType"
 EXPERIMENT_ID: Final = "mlflow.experimentId"
 SOURCE_RUN: Final = "mlflow.sourceRun"
@@ -44,6 +45,7 @@ _IDENTITY: Final = frozenset({semconv.SESSION_ID, semconv.USER_ID, semconv.GEN_A
 # What every MLflow store takes (mlflow.tracing.constant): a longer session id or trace name fails
 # the batch that it is in.
 _MAX_IDENTITY_CHARACTERS: Final = 250
+_NO_TYPES: Final = (None, "", "UNKNOWN")
 _MAX_TAG_CHARACTERS: Final = 4096
 _MAX_NAME_BYTES: Final = 4096
 
@@ -131,7 +133,10 @@ class SpanMapper:
         }
         if _is_local_root(span):
             fields[TRACE_NAME] = _trace_name(span, source)
-        left_out = content.consumed
+        # MLflow writes both on its own spans; the first one follows from the span's context.
+        left_out = content.consumed | {TRACE_ID}
+        if parsed_json(source.get(SPAN_TYPE)) in _NO_TYPES:
+            left_out |= {SPAN_TYPE}
         if is_cache_hit(source):
             left_out |= {key for key in source if is_spent_attribute(key)}
         # What the program says in MLflow's own words stands.

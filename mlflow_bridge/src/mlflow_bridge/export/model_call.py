@@ -26,6 +26,23 @@ _COMPLETION_TOKENS: Final = "gen_ai.usage.completion_tokens"
 _CACHE_WRITE_TOKENS: Final = "gen_ai.usage.cache_write.input_tokens"
 _SYSTEM: Final = "gen_ai.system"
 
+# MLflow prices a call by model and provider, the latter by litellm's name for it, which is also
+# what MLflow's own instrumentations write.
+_PRICED_AS: Final = {
+    "aws.bedrock": "bedrock",
+    "azure.ai.inference": "azure_ai",
+    "azure.ai.openai": "azure",
+    "az.ai.inference": "azure_ai",
+    "az.ai.openai": "azure",
+    "gcp.gemini": "gemini",
+    "gcp.gen_ai": "gemini",
+    "gcp.vertex_ai": "vertex_ai",
+    "ibm.watsonx.ai": "watsonx",
+    "mistral_ai": "mistral",
+    "moonshot_ai": "moonshot",
+    "x_ai": "xai",
+}
+
 _MAX_COUNT: Final = 2**53
 _USAGE_PREFIX: Final = "gen_ai.usage."
 
@@ -111,12 +128,13 @@ def _model(source: Mapping[str, Any]) -> dict[str, Storable]:
         and source.get(semconv.GEN_AI_OPERATION_NAME) not in _MODEL_OPERATIONS
     ):
         return {}
-    provider = _name(source, semconv.GEN_AI_PROVIDER_NAME, _SYSTEM)
+    named = _name(source, semconv.GEN_AI_PROVIDER_NAME, _SYSTEM)
+    provider = _PRICED_AS.get(named, named)
     model = _name(source, semconv.GEN_AI_RESPONSE_MODEL, semconv.GEN_AI_REQUEST_MODEL)
     fields: dict[str, Storable] = {}
     if model:
         # litellm's way of naming the provider; price lists know the model alone.
-        fields[MODEL] = model.removeprefix(f"{provider}/")
+        fields[MODEL] = model.removeprefix(f"{named}/").removeprefix(f"{provider}/")
     if provider:
         fields[PROVIDER] = provider
     return fields

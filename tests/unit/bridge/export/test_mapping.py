@@ -374,3 +374,50 @@ def replaced(span: ReadableSpan, **changes: Any) -> ReadableSpan:
 def test_span_that_never_ended_is_not_stored_as_running() -> None:
     span = replaced(Recorder().one(), end_time=None, events=[Event("e", None, 1)])
     assert mapped(span).span.end_time == span.start_time
+
+
+@pytest.mark.parametrize(
+    ("named", "priced_as"),
+    [
+        ("openai", "openai"),
+        ("aws.bedrock", "bedrock"),
+        ("azure.ai.openai", "azure"),
+        ("gcp.vertex_ai", "vertex_ai"),
+        ("gcp.gemini", "gemini"),
+        ("x_ai", "xai"),
+        ("mistral_ai", "mistral"),
+        ("of our own", "of our own"),
+    ],
+)
+def test_provider_by_the_name_under_which_mlflow_knows_its_prices(
+    named: str, priced_as: str
+) -> None:
+    attributes = one(
+        {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": named,
+            "gen_ai.request.model": f"{priced_as}/m",
+        }
+    )
+    assert attributes["mlflow.llm.provider"] == priced_as
+    assert attributes["mlflow.llm.model"] == "m"
+    assert attributes["gen_ai.provider.name"] == named
+
+
+@pytest.mark.parametrize("written", ['"UNKNOWN"', "null", '""'])
+def test_type_that_says_nothing_gives_way_to_what_is_known(written: str) -> None:
+    attributes = one({"mlflow.spanType": written, "gen_ai.operation.name": "chat"})
+    assert attributes["mlflow.spanType"] == "CHAT_MODEL"
+
+
+def test_span_that_mlflow_made() -> None:
+    attributes = one(
+        {
+            "mlflow.spanType": '"RETRIEVER"',
+            "mlflow.traceRequestId": '"tr-1"',
+            "mlflow.spanInputs": '{"q": 1}',
+        }
+    )
+    assert attributes["mlflow.spanType"] == "RETRIEVER"
+    assert attributes["mlflow.spanInputs"] == {"q": 1}
+    assert "mlflow.traceRequestId" not in attributes

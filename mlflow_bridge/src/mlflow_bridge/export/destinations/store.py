@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Into MLflow's SQL store, in this process.
 
-The only file that imports mlflow. ``TracingClient`` is not documented, but its ``log_spans`` has
+``TracingClient`` is not documented, but its ``log_spans`` has
 been the same from MLflow 3.4 to 3.18, called with positional arguments; there is no other way to
 store the spans of many traces in one transaction.
 """
@@ -37,7 +37,7 @@ from mlflow_bridge.export.destinations.store_errors import (
 )
 from mlflow_bridge.export.destinations.store_probe import probe
 from mlflow_bridge.export.destinations.store_turns import turn_at
-from mlflow_bridge.export.mapping import context_of
+from mlflow_bridge.export.mapping import TRACE_ID, context_of
 from mlflow_bridge.export.model_call import COST, TOKEN_USAGE
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
 from mlflow_bridge.export.storable import JsonText
@@ -47,7 +47,6 @@ logger = logging.getLogger(__name__)
 
 _PRICED_BY: Final = frozenset({TOKEN_USAGE, "llm.token_count.prompt", "llm.token_count.total"})
 _LITELLM_LOCAL: Final = "LITELLM_LOCAL_MODEL_COST_MAP"
-_TRACE_ID: Final = "mlflow.traceRequestId"
 _OLDEST: Final = (3, 15)  # before, a batch that is sent again doubles its tokens and cost
 # As long as MLflow has SQLite wait for its own locks. Whoever takes longer may be stopped.
 _LONGEST_WAIT_SECONDS: Final = 20.0
@@ -251,7 +250,7 @@ def _trace_id(span: ReadableSpan) -> str:
 def _encoded(span: ReadableSpan) -> ReadableSpan:
     """The span with every attribute JSON-encoded exactly once, as the store keeps them."""
     attributes = {key: _json(value) for key, value in (span.attributes or {}).items()}
-    attributes[_TRACE_ID] = _json(_trace_id(span))
+    attributes[TRACE_ID] = _json(_trace_id(span))
     return ReadableSpan(
         name=span.name,
         context=span.context,
