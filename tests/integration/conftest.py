@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.mlflow_server import MLflowServer
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +21,13 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
     MlflowClient(f"sqlite:///{file}").search_experiments()
     return file
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
+    """A tracking server in which each test has experiments of its own."""
+    with MLflowServer(tmp_path_factory.mktemp("server"), start_timeout=300) as running:
+        yield running
 
 
 @pytest.fixture

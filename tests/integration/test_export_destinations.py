@@ -9,7 +9,6 @@ import math
 import os
 import random
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,13 @@ from opentelemetry.trace import (
     TraceFlags,
     set_span_in_context,
 )
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from packaging.version import Version
 
 import mlflow_bridge
 from mlflow_bridge.config import MLflowDSPyConfig
 from mlflow_bridge.export.exporter import MLflowSpanExporter
-from mlflow_bridge.export.outcomes import Rejected, Sent
-from tests.support.mlflow_server import MLflowServer
+from mlflow_bridge.export.outcomes import Retry, Sent
 from tests.unit.bridge.export.dspy_spans import Recorder, json_of, lm_attributes, text_message
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
@@ -71,16 +70,10 @@ class Place:
         return self.client.get_trace(found.info.trace_id)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
-    with MLflowServer(tmp_path_factory.mktemp("server")) as running:
-        yield running
-
-
 @pytest.fixture(params=["store", "server"])
 def place(request: pytest.FixtureRequest, empty_store: Path, tmp_path: Path) -> Place:
     if request.param == "server":
-        uri = request.getfixturevalue("server").uri
+        uri = request.getfixturevalue("shared_server").uri
     else:
         uri = request.getfixturevalue("store_uri")
     name = f"export {uuid.uuid4().hex[:8]}"
@@ -268,21 +261,88 @@ def test_experiment_by_id(place: Place) -> None:
     assert len(place.traces()) == 1
 
 
-def test_deleted_experiment_is_refused(place: Place) -> None:
+def test_deleted_experiment_is_not_written_to(place: Place) -> None:
     identifier = place.client.create_experiment(str(place.config.experiment_name))
     place.client.delete_experiment(identifier)
+    spans = place.recorder.many(3)
     for settings in ({}, {"experiment_name": None, "experiment_id": identifier}):
         exporter = place.exporter(**settings)
-        outcome = exporter.deliver(place.recorder.many(3))
-        assert isinstance(outcome, Rejected)
+        outcome = exporter.deliver(spans)
+        assert isinstance(outcome, Retry)
+        assert outcome.lasting
         assert "the experiment is deleted" in outcome.reason
-        assert exporter.stats().rejected == 3
+        assert exporter.stats().rejected == 0
+    place.client.restore_experiment(identifier)
+    assert place.traces() == []
+    place.store(spans)
+
+
+def test_deleted_experiment_that_the_trace_names(place: Place) -> None:
+    other = place.client.create_experiment(f"other {uuid.uuid4().hex[:8]}")
+    place.client.delete_experiment(other)
+    exporter = place.exporter()
+    outcome = exporter.deliver(
+        [*place.recorder.rag({"mlflow.experimentId": other}), *place.recorder.many(1)]
+    )
+    assert isinstance(outcome, Sent)
+    assert (outcome.spans, outcome.rejected) == (1, 8)
+    assert "mlflow.experimentId" in outcome.reason
+    assert len(place.traces()) == 1
 
 
 def test_experiment_id_that_does_not_exist(place: Place) -> None:
     outcome = place.exporter(experiment_name=None, experiment_id="987654321").warm_up()
-    assert isinstance(outcome, Rejected)
+    assert isinstance(outcome, Retry)
+    assert outcome.lasting
     assert "MLFLOW_EXPERIMENT_ID" in outcome.reason
+
+
+def test_trace_of_thousands_of_spans(place: Place) -> None:
+    tracer = place.recorder.tracer
+    usage = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.usage.input_tokens": 1,
+        "gen_ai.usage.output_tokens": 1,
+        "dspy.lm.cost.total": 0.001,
+        "dspy.operation": "lm",
+    }
+    with tracer.start_as_current_span("long"):
+        for index in range(2_000):
+            tracer.start_span("chat", attributes=usage if index % 10 == 0 else None).end()
+    spans = place.recorder.take()
+    # The root somewhere in the middle.
+    spans.insert(700, spans.pop())
+    exporter = place.exporter()
+    for start in range(0, len(spans), 512):
+        part = spans[start : start + 512]
+        assert exporter.deliver(part) == Sent(len(part))
+    trace = place.trace()
+    assert trace.info.state.value == "OK"
+    assert len(trace.data.spans) == 2_001
+    assert tokens_of(trace.info) == 400
+    assert cost_of(trace.info) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("caller_first", [True, False])
+def test_trace_of_two_processes(place: Place, caller_first: bool) -> None:
+    called = Recorder()
+    headers: dict[str, str] = {}
+    with place.recorder.tracer.start_as_current_span("caller"):
+        place.recorder.tracer.start_span("chat", attributes=lm_attributes()).end()
+        TraceContextTextMapPropagator().inject(headers)
+    context = TraceContextTextMapPropagator().extract(headers)
+    with called.tracer.start_as_current_span("called", context=context):
+        called.tracer.start_span("chat", attributes=lm_attributes()).end()
+    parts = [place.recorder.take(), called.take()]
+    for part in parts if caller_first else reversed(parts):
+        place.store(part)
+    trace = place.trace()
+    assert trace.info.state.value == "OK"
+    assert len(trace.data.spans) == 4
+    assert tokens_of(trace.info) == 240
+    caller, served = (spans_by_name(trace)[name] for name in ("caller", "called"))
+    assert served.parent_id is None
+    assert served.get_attribute("otel.remote_parent.span_id") == caller.span_id
 
 
 def test_child_of_a_remote_span_is_a_complete_trace(place: Place) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -66,10 +67,12 @@ class LoopbackServer:
         *,
         error: Callable[[int, str], HttpReply] = _plain_error,
         received: Callable[[HttpRequest], None] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._answer = answer
         self._error = error
         self._received = received
+        self.tls = tls
         self._faults: deque[Fault] = deque()
         self._errors: list[BaseException] = []
         self._connections: set[socket.socket] = set()
@@ -122,10 +125,10 @@ class LoopbackServer:
 
     @property
     def url(self) -> str:
-        """``http://127.0.0.1:<port>``, without a slash at the end."""
+        """``http://127.0.0.1:<port>``, or https with ``tls``; without a slash at the end."""
         if not self._port:
             raise RuntimeError("the server was never started")
-        return f"http://127.0.0.1:{self._port}"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self._port}"
 
     def fail_with(self, *faults: Fault) -> None:
         """Queue faults for the next POST requests, one each."""
@@ -188,6 +191,8 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, owner: LoopbackServer, port: int) -> None:
         self.owner = owner
         super().__init__(("127.0.0.1", port), _Handler)
+        if owner.tls is not None:
+            self.socket = owner.tls.wrap_socket(self.socket, server_side=True)
 
     def server_bind(self) -> None:
         # HTTPServer's own version looks the host name up, which can take seconds when offline.

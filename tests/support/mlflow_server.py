@@ -41,6 +41,7 @@ class MLflowServer:
         start_timeout: Seconds to wait until the server is healthy.
         environment: More variables for the server, for example to switch on authentication.
         options: More command line options.
+        store_uri: Its database, if that is not to be SQLite in ``directory``.
     """
 
     def __init__(
@@ -50,11 +51,13 @@ class MLflowServer:
         start_timeout: float = 90.0,
         environment: Mapping[str, str] | None = None,
         options: tuple[str, ...] = (),
+        store_uri: str | None = None,
     ) -> None:
         self._directory = directory
         self._start_timeout = start_timeout
         self._environment = dict(environment or {})
         self._options = options
+        self._store_uri = store_uri or mlflow_store(directory)
         self._port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -66,7 +69,7 @@ class MLflowServer:
     @property
     def store_uri(self) -> str:
         """The URI of the server's own database."""
-        return mlflow_store(self._directory)
+        return self._store_uri
 
     @property
     def process_id(self) -> int:

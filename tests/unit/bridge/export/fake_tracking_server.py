@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,7 +27,7 @@ def json_reply(status: int, body: Mapping[str, Any]) -> HttpReply:
 class FakeTrackingServer:
     """Use ``http`` as a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[HttpRequest] = []
         self.experiments: dict[str, dict[str, str]] = {}
         self.blind_look_ups = 0
@@ -35,7 +36,7 @@ class FakeTrackingServer:
         """How often each span was stored, by its name."""
         self.refuse: Callable[[HttpRequest], HttpReply | None] = lambda request: None
         """Looks at a request before it is answered; what it returns is the answer."""
-        self.http = LoopbackServer(self._answer, received=self.requests.append)
+        self.http = LoopbackServer(self._answer, received=self.requests.append, tls=tls)
 
     def _answer(self, request: HttpRequest) -> HttpReply:
         refusal = self.refuse(request)
