@@ -9,6 +9,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH_VENV := .bench
 PACKAGES := -e "./opentelemetry-instrumentation-dspy[instruments,zero-code,otlp]" \
             -e "./mlflow_bridge[mlflow]"
 PROJECTS := pyproject.toml opentelemetry-instrumentation-dspy/pyproject.toml mlflow_bridge/pyproject.toml
@@ -19,7 +20,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export LITELLM_LOCAL_MODEL_COST_MAP := True
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help demo test lint typecheck unit integration browser docs bench clean
+.PHONY: help demo test lint typecheck unit integration perf-guard browser docs bench clean
 
 help:
 	@echo "make demo         run a small RAG program and show its trace (ARGS=... for its options)"
@@ -27,7 +28,9 @@ help:
 	@echo "make lint | typecheck | unit | integration    one part of it"
 	@echo "make browser      look at MLflow's pages in Chromium (on Debian: chromium, chromium-driver)"
 	@echo "make docs         build the documentation into docs/_build/html"
-	@echo "make bench        measure what instrumentation costs on this machine"
+	@echo "make perf-guard   fail where instrumentation has become dear; reads no clock"
+	@echo "make bench        measure on this machine, beside the peers, in an environment of its own"
+	@echo "                  (ARGS=--quick: some minutes; ARGS=--write-docs: fill docs/performance.md)"
 	@echo "make clean        remove the environment and everything that was built"
 
 # --- environment ----------------------------------------------------------------------------
@@ -61,6 +64,11 @@ $(VENV)/.docs: $(PROJECTS) | $(BIN)/python
 	@$(PIP_INSTALL) $(PACKAGES) --group docs
 	@touch $@ $(VENV)/.runtime
 
+$(VENV)/.bench: $(PROJECTS) | $(BIN)/python
+	@echo "Installing both packages and their peers into $(VENV)"
+	@$(PIP_INSTALL) $(PACKAGES) --group bench
+	@touch $@
+
 # --- the demo -------------------------------------------------------------------------------
 
 demo: export MLFLOW_TRACKING_URI := sqlite:///.demo/mlflow.db
@@ -83,7 +91,7 @@ demo: $(VENV)/.runtime
 
 # --- tests ----------------------------------------------------------------------------------
 
-test: lint typecheck unit integration
+test: lint typecheck unit integration perf-guard
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -102,15 +110,21 @@ integration: $(VENV)/.dev
 browser: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/browser
 
+# Counts what the interpreter executes and compares it with the floor's: no clock is read.
+perf-guard: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.guard
+
 # --- the rest -------------------------------------------------------------------------------
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks $(ARGS)
+# The peers patch what we patch, so they get an environment of their own.
+bench: $(PROJECTS)
+	@$(MAKE) --no-print-directory VENV=$(BENCH_VENV) $(BENCH_VENV)/.bench
+	$(BENCH_VENV)/bin/python -m benchmarks $(ARGS)
 
 clean:
-	rm -rf $(VENV) .demo .tox .coverage .coverage.* .pytest_cache .ruff_cache build dist \
+	rm -rf $(VENV) $(BENCH_VENV) .demo .tox .coverage .coverage.* .pytest_cache .ruff_cache build dist \
 	  docs/_build docs/_generated
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

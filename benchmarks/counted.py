@@ -1,0 +1,73 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Counts the steps of programs without and with instrumentation, and of the floor; see `steps`.
+
+Runs in a process of its own, since it is the one measurement that needs the interpreter's hooks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
+
+from benchmarks.floor import recipe, replay
+from benchmarks.instrumentations import Installed
+from benchmarks.null_exporter import null_provider
+from benchmarks.programs import Program, program
+from benchmarks.steps import count_steps
+from opentelemetry.instrumentation.dspy import DSPyInstrumentor
+
+
+def counted(names: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """For each program: ``alone``, ``added``, ``floor``, ``spans``; without content the same.
+
+    ``sampled_out`` is what is added where the root is not sampled.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for name in names:
+        chosen = program(name)
+        alone = _steps_of(chosen)
+        figures = _figures(chosen, alone, content=True)
+        bare = _figures(chosen, alone, content=False)
+        found[name] = {
+            "alone": alone,
+            **figures,
+            "no_content_added": bare["added"],
+            "no_content_floor": bare["floor"],
+            # Counted anew: in some releases of DSPy a call costs more, the more came before.
+            "sampled_out": _sampled_out(chosen) - _steps_of(chosen),
+        }
+    return found
+
+
+def _figures(chosen: Program, alone: float, *, content: bool) -> dict[str, float]:
+    installed, provider = _instrumented(None, content)
+    try:
+        together = _steps_of(chosen)
+        spans = installed.spans_of(lambda: chosen.calls(1))
+    finally:
+        DSPyInstrumentor().uninstrument()
+    floor = count_steps(replay([recipe(span) for span in spans], provider.get_tracer("floor")))
+    provider.shutdown()
+    return {"added": together - alone, "floor": floor, "spans": float(len(spans))}
+
+
+def _sampled_out(chosen: Program) -> float:
+    _, provider = _instrumented(ParentBased(TraceIdRatioBased(0.0)), True)
+    try:
+        return _steps_of(chosen)
+    finally:
+        DSPyInstrumentor().uninstrument()
+        provider.shutdown()
+
+
+def _instrumented(sampler: Sampler | None, content: bool) -> tuple[Installed, Any]:
+    provider, exporter = null_provider(sampler)
+    DSPyInstrumentor().instrument(tracer_provider=provider, capture_content=content)
+    flush = provider.force_flush
+    return Installed(flush, lambda: exporter.count, exporter), provider
+
+
+def _steps_of(chosen: Program) -> float:
+    return count_steps(lambda: chosen.calls(1))

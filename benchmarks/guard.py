@@ -1,0 +1,89 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m benchmarks.guard``: fails where instrumentation has become dear.
+
+It compares counts of what the interpreter executes, which repeat exactly, with the floor's. No
+clock is read, so that a busy machine cannot make it fail, or pass.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+from benchmarks.processes import apart
+from benchmarks.tables import Table, as_text, times
+
+PROGRAMS: Final = ("Predict", "RAG", "ReAct", "100 kB", "nested 1", "nested 11")
+
+LIMITS: Final[Mapping[str, float]] = {
+    "Predict": 2.4,
+    "RAG": 20.0,
+    "ReAct": 20.0,
+    "100 kB": 2.4,
+}
+"""Steps added to a call, as a multiple of the floor's steps."""
+
+NO_CONTENT_LIMITS: Final[Mapping[str, float]] = {
+    "Predict": 2.1,
+    "RAG": 30.0,
+    "ReAct": 30.0,
+    "100 kB": 2.1,
+}
+"""The same without content."""
+
+SAMPLED_OUT_LIMIT: Final = 100.0
+"""Steps added to one operation below a root that is not sampled."""
+
+
+def measured() -> dict[str, float]:
+    """The counts' ratios, by what they are the ratio of."""
+    return ratios(apart("benchmarks.counted:counted", PROGRAMS))
+
+
+def ratios(counts: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """What is held against the limits."""
+    found: dict[str, float] = {}
+    for name in LIMITS:
+        figures = counts[name]
+        found[name] = figures["added"] / figures["floor"]
+        found[f"{name}, NO_CONTENT"] = figures["no_content_added"] / figures["no_content_floor"]
+    deep, flat = counts["nested 11"], counts["nested 1"]
+    found["sampled out, steps for each operation"] = (
+        deep["sampled_out"] - flat["sampled_out"]
+    ) / 10
+    return found
+
+
+def limits() -> dict[str, float]:
+    """The limit of each of `ratios`."""
+    found: dict[str, float] = {}
+    for name, limit in LIMITS.items():
+        found[name] = limit
+        found[f"{name}, NO_CONTENT"] = NO_CONTENT_LIMITS[name]
+    found["sampled out, steps for each operation"] = SAMPLED_OUT_LIMIT
+    return found
+
+
+def exceeded(found: Mapping[str, float]) -> list[str]:
+    """What is over its limit, in words."""
+    return [
+        f"{name}: {found[name]:.2f} is over the limit of {limit:g}"
+        for name, limit in limits().items()
+        if found[name] > limit
+    ]
+
+
+def main() -> int:
+    found = measured()
+    rows = [[name, times(value), times(limits()[name])] for name, value in found.items()]
+    header = ["", "added / floor", "limit"]
+    print(as_text(Table("", "Executed instructions and C calls", header, rows)))
+    over = exceeded(found)
+    print("\n".join(over))
+    return 1 if over else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

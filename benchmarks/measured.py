@@ -1,0 +1,163 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What runs in a measured process: programs, their time, and spans made by hand."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.floor import Recipe, recipe, replay
+from benchmarks.instrumentations import WAYS
+from benchmarks.null_exporter import null_provider
+from benchmarks.programs import Program, program
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Times of one call, in microseconds."""
+
+    thread: float
+    """CPU of the threads that called."""
+    process: float
+    """CPU of the whole process until everything was exported."""
+    wall: float
+    """Of all threads together, divided by the number of calls of one."""
+
+
+class MeasuredPrograms:
+    """Runs programs under one way of instrumentation.
+
+    Args:
+        way: A key of `WAYS`.
+        delay: Seconds that each LM call takes.
+    """
+
+    def __init__(self, way: str, delay: float = 0.0) -> None:
+        logging.disable(logging.WARNING)
+        self._installed = WAYS[way].install()
+        self._delay = delay
+        self._programs: dict[str, Program] = {}
+        self._provider, _ = null_provider()
+        self._makers: dict[Any, Callable[[], None]] = {}
+
+    def sample(self, name: str, calls: int, threads: int = 1) -> Sample:
+        """Time so many calls, shared between so many threads."""
+        chosen = self._program(name)
+        gc.collect()
+        each = max(calls // threads, 1)
+        before, start = time.process_time_ns(), time.perf_counter_ns()
+        if threads == 1:
+            used = _thread_time(lambda: chosen.calls(each))
+        else:
+            used = _in_threads(lambda: chosen.calls(each), threads)
+        wall = time.perf_counter_ns() - start
+        self._installed.flush()
+        process = time.process_time_ns() - before
+        count = each * threads
+        return Sample(used / count / 1000, process / count / 1000, wall / each / 1000)
+
+    def warm_up(self, name: str, calls: int = 10) -> None:
+        """Run a program without looking."""
+        self._program(name).calls(calls)
+        self._installed.flush()
+
+    def span_count(self, name: str) -> int:
+        """How many spans one call makes."""
+        chosen = self._program(name)
+        chosen.calls(1)
+        self._installed.flush()
+        before = self._installed.span_count()
+        chosen.calls(1)
+        self._installed.flush()
+        return self._installed.span_count() - before
+
+    def recipes(self, name: str) -> list[Recipe]:
+        """How to make the spans of one call; empty where they cannot be seen."""
+        chosen = self._program(name)
+        chosen.calls(2)
+        return [recipe(span) for span in self._installed.spans_of(lambda: chosen.calls(1))]
+
+    def learn(self, key: Any, recipes: Sequence[Recipe]) -> None:
+        """Take the recipes for `sample_with_spans`."""
+        self._makers[key] = replay(recipes, self._provider.get_tracer("floor"))
+
+    def sample_with_spans(self, name: str, key: Any, calls: int) -> Sample:
+        """Time so many calls with spans made by hand after each.
+
+        A loop that makes nothing but spans has the processor's caches to itself, which no
+        instrumentation has.
+        """
+        chosen, make = self._program(name), self._makers[key]
+        gc.collect()
+        before, start = time.process_time_ns(), time.perf_counter_ns()
+        used = _thread_time(lambda: chosen.calls(calls, make))
+        wall = time.perf_counter_ns() - start
+        self._provider.force_flush()
+        process = time.process_time_ns() - before
+        return Sample(used / calls / 1000, process / calls / 1000, wall / calls / 1000)
+
+    def _program(self, name: str) -> Program:
+        if name not in self._programs:
+            self._programs[name] = program(name, self._delay)
+        return self._programs[name]
+
+
+class MeasuredFloor:
+    """Makes spans by hand. DSPy is imported, since a garbage collection visits it too."""
+
+    def __init__(self) -> None:
+        self._provider, _ = null_provider()
+        self._makers: dict[Any, Callable[[], None]] = {}
+
+    def learn(self, key: Any, recipes: Sequence[Recipe]) -> None:
+        """Take the recipes for one call."""
+        self._makers[key] = replay(recipes, self._provider.get_tracer("floor"))
+
+    def sample(self, key: Any, calls: int, threads: int = 1) -> Sample:
+        """Time so many calls' worth of spans."""
+        make = self._makers[key]
+        each = max(calls // threads, 1)
+        gc.collect()
+
+        def run() -> None:
+            for _ in range(each):
+                make()
+
+        before, start = time.process_time_ns(), time.perf_counter_ns()
+        used = _thread_time(run) if threads == 1 else _in_threads(run, threads)
+        wall = time.perf_counter_ns() - start
+        self._provider.force_flush()
+        process = time.process_time_ns() - before
+        count = each * threads
+        return Sample(used / count / 1000, process / count / 1000, wall / each / 1000)
+
+
+def _thread_time(run: Callable[[], Any]) -> int:
+    start = time.thread_time_ns()
+    run()
+    return time.thread_time_ns() - start
+
+
+def _in_threads(run: Callable[[], Any], count: int) -> int:
+    """CPU time of so many threads together, in nanoseconds."""
+    used: list[int] = []
+    barrier = threading.Barrier(count)
+
+    def body() -> None:
+        barrier.wait()
+        used.append(_thread_time(run))
+
+    threads = [threading.Thread(target=body) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if len(used) != count:
+        raise RuntimeError("a measured thread failed")
+    return sum(used)

@@ -1,0 +1,118 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What being installed costs a program under opentelemetry-instrument that never imports dspy."""
+
+from __future__ import annotations
+
+import os
+import site
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import rounds
+from benchmarks.scale import Scale
+from benchmarks.tables import Table
+
+NAME = "startup"
+_OURS = ("opentelemetry_instrumentation_dspy-", "mlflow_bridge-")
+_PEERS = ("openinference_instrumentation_dspy-", "opentelemetry_instrumentation_genai_dspy-")
+_LAUNCHER = (
+    "import sys; sys.argv[0] = 'opentelemetry-instrument';"
+    "from opentelemetry.instrumentation.auto_instrumentation import run; run()"
+)
+_PROGRAM = (
+    "import resource, sys; assert 'dspy' not in sys.modules;"
+    "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+)
+
+
+def run(scale: Scale) -> dict[str, Any]:
+    """Interleaved starts with and without the two distributions; the peers are in neither."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        pythons = {
+            "without": _environment(Path(directory) / "without", hidden=(*_OURS, *_PEERS)),
+            "with": _environment(Path(directory) / "with", hidden=_PEERS),
+        }
+        taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in pythons}
+        for python in pythons.values():
+            _start(python)
+        for _, order in rounds.in_turns(list(pythons), scale.startup_rounds):
+            for name in order:
+                taken[name].append(_start(pythons[name]))
+    return {name: _summary(samples) for name, samples in taken.items()}
+
+
+def _summary(samples: list[tuple[float, float, float]]) -> dict[str, Any]:
+    walls, cpus, sizes = zip(*samples, strict=True)
+    return {
+        "wall_ms": statistics.median(walls),
+        "wall_quartiles_ms": rounds.quartiles(walls),
+        "cpu_ms": statistics.median(cpus),
+        "cpu_quartiles_ms": rounds.quartiles(cpus),
+        "rss_mib": statistics.median(sizes),
+        "rss_quartiles_mib": rounds.quartiles(sizes),
+    }
+
+
+def _environment(directory: Path, *, hidden: tuple[str, ...]) -> Path:
+    """The Python of an environment with links to all that is installed here but these.
+
+    What makes a distribution known, and with it its entry points, is its dist-info directory.
+    """
+    venv.create(directory, with_pip=False, symlinks=True)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    target = directory / "lib" / version / "site-packages"
+    for entry in _installed():
+        if not (target / entry.name).exists() and not entry.name.startswith(hidden):
+            (target / entry.name).symlink_to(entry)
+    return directory / "bin" / "python"
+
+
+def _installed() -> Iterator[Path]:
+    for directory in site.getsitepackages():
+        yield from Path(directory).iterdir()
+
+
+def _start(python: Path) -> tuple[float, float, float]:
+    """Wall and CPU time in milliseconds, and the largest resident size in MiB."""
+    command = [str(python), "-c", _LAUNCHER, str(python), "-c", _PROGRAM]
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "PYTHON"))}
+    settings = {f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")}
+    before, start = os.times(), time.perf_counter()
+    done = subprocess.run(
+        command, env=inherited | settings, capture_output=True, text=True, check=True
+    )
+    wall, after = time.perf_counter() - start, os.times()
+    cpu = sum(after[2:4]) - sum(before[2:4])
+    return wall * 1000, cpu * 1000, int(done.stdout) / 1024
+
+
+def tables(data: Mapping[str, Any]) -> list[Table]:
+    """With and without."""
+    labels = {"without": "not installed", "with": "both packages installed"}
+    rows = []
+    for name, label in labels.items():
+        figures = data[name]
+        rows.append([label, *(_spread(figures, what) for what in ("wall_ms", "cpu_ms", "rss_mib"))])
+    return [
+        Table(
+            "startup",
+            "opentelemetry-instrument on a program that never imports dspy",
+            ["", "wall, ms", "CPU, ms", "resident, MiB"],
+            rows,
+            "Median and quartiles of interleaved starts.",
+        )
+    ]
+
+
+def _spread(figures: Mapping[str, Any], what: str) -> str:
+    name, unit = what.rsplit("_", 1)
+    low, high = figures[f"{name}_quartiles_{unit}"]
+    return f"{figures[what]:.1f} ({low:.1f} to {high:.1f})"

@@ -1,0 +1,40 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The counts that the guard looks at, beside CPU time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.guard import PROGRAMS, limits, ratios
+from benchmarks.processes import apart
+from benchmarks.scale import Scale
+from benchmarks.tables import Table, times
+
+NAME = "steps"
+
+
+def run(scale: Scale) -> dict[str, Any]:
+    """Bytecode instructions and C calls of each program; the scale does not matter to counts."""
+    return apart("benchmarks.counted:counted", PROGRAMS)
+
+
+def tables(data: Mapping[str, Any]) -> list[Table]:
+    """Ratios and limits."""
+    found = ratios(data)
+    rows = [
+        [name, times(value), times(limits()[name])]
+        for name, value in found.items()
+        if name in limits() and not name.startswith("sampled")
+    ]
+    below = "sampled out, steps for each operation"
+    rows.append(["steps below an unsampled root", f"{found[below]:.0f}", f"{limits()[below]:.0f}"])
+    return [
+        Table(
+            "steps",
+            "What the guard counts: bytecode instructions and C calls",
+            ["", "added / floor", "limit"],
+            rows,
+        )
+    ]
