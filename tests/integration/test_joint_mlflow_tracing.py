@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.traced_program import Finished, run_program, stored_traces
+from tests.integration.traced_program import Finished, run_program, span_names, stored_traces
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.mlflow_server import mlflow_store
 
@@ -301,3 +301,39 @@ def test_a_fork_in_the_middle_of_a_span_hangs_nobody(store_uri: str, tmp_path: P
     """
     run(source, tmp_path, store_uri)
     assert tree(only(stored_traces(store_uri))).keys() == {"in the child", "ours", "ours step"}
+
+
+def test_mlflow_never_takes_the_global_provider_away(store_uri: str, tmp_path: Path) -> None:
+    source = """
+        import mlflow
+        import mlflow_bridge
+        from mlflow.tracing.provider import trace_disabled
+
+        mlflow_bridge.autolog()
+        provider = trace.get_tracer_provider()
+
+        @mlflow.trace
+        def own(name):
+            work(name)
+
+        own("at first")
+        mlflow.set_experiment("another")
+        own("after set_experiment")
+        mlflow.tracing.disable()
+        own("while disabled")
+        mlflow.tracing.enable()
+        own("enabled again")
+        trace_disabled(own)("while a model is saved")
+        own("at last")
+        assert trace.get_tracer_provider() is provider
+    """
+    run_program(source, tmp_path, {"MLFLOW_TRACKING_URI": store_uri})
+    names = [span_names(found) for found in stored_traces(store_uri)]
+    hidden = {"while disabled", "while a model is saved"}
+    shown = {"at first", "after set_experiment", "enabled again", "at last"}
+    assert sorted(map(sorted, names)) == sorted(
+        [
+            *(sorted({name, f"{name} step"}) for name in hidden),
+            *(sorted({"own", name, f"{name} step"}) for name in shown),
+        ]
+    )

@@ -6,7 +6,7 @@
 which MLflow's span processor enters it. That processor stores traces as well. The one here is of
 the same class, by which MLflow knows that it need not add its own, and stores nothing: the spans
 reach MLflow by the bridge's processor, like all others. Class and register are no documented
-interface, but have been the same from MLflow 3.15 to 3.17; this is the only file that uses them.
+interface, but have been the same from MLflow 3.15 to 3.17; no other file uses them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from mlflow.entities import TraceInfo, TraceLocation, TraceState
 from mlflow.entities.span import create_mlflow_span
-from mlflow.tracing import fluent, provider
+from mlflow.tracing import fluent
 from mlflow.tracing.processor.mlflow_v3 import MlflowV3SpanProcessor
 from mlflow.tracing.trace_manager import InMemoryTraceManager
 from opentelemetry.context import Context
@@ -206,17 +206,6 @@ def _write_metadata(root: Span, key: str, value: Any) -> None:
     attribute = _METADATA.get(key, TRACE_TAG_PREFIX + key)
     if root.is_recording():
         root.set_attribute(attribute, str(value))
-
-
-def skip_initialization() -> None:
-    """Keep MLflow from opening its store for an exporter that would export nothing.
-
-    It would do so on the thread that starts the first span, and trace nothing where that fails.
-    To be called while the shared provider is chosen.
-    """
-    once = getattr(getattr(provider, "provider", None), "once", None)
-    if once is not None and hasattr(once, "_done"):
-        setattr(once, "_done", True)  # noqa: B010
 
 
 def _note_last_trace(trace_id: str) -> None:

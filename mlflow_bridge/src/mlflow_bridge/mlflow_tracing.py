@@ -87,6 +87,10 @@ def leave_mlflow_tracing() -> None:
             _joint.processor.active = False
         if _joint.has_set_variable:
             os.environ.pop(SEPARATE_PROVIDER, None)
+        if _joint.is_switched:
+            from mlflow_bridge.mlflow_provider import give_back_provider
+
+            give_back_provider()
         _joint.is_switched = _joint.has_set_variable = False
 
 
@@ -108,7 +112,8 @@ def _join(mlflow: Any) -> None:
 
 
 def _switch(mlflow: Any, provider: AcceptsProcessors) -> None:
-    from mlflow_bridge.mlflow_spans import MLflowSpansProcessor, skip_initialization
+    from mlflow_bridge.mlflow_provider import share_provider
+    from mlflow_bridge.mlflow_spans import MLflowSpansProcessor
 
     if mlflow.get_current_active_span() is not None:
         _logger.warning(
@@ -116,6 +121,7 @@ def _switch(mlflow: Any, provider: AcceptsProcessors) -> None:
             "when autolog() was called. Call autolog() at the start of the program."
         )
         return
+    share_provider()
     if _joint.processor is None or _joint.processors_provider is not provider:
         _joint.processor = MLflowSpansProcessor(provider)
         _joint.processors_provider = provider
@@ -126,4 +132,3 @@ def _switch(mlflow: Any, provider: AcceptsProcessors) -> None:
     if not os.environ.get(SEPARATE_PROVIDER):
         os.environ[SEPARATE_PROVIDER] = "false"
         _joint.has_set_variable = True
-    skip_initialization()

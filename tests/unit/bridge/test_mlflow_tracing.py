@@ -44,10 +44,10 @@ class Fixture:
             mlflow_tracing, "register_post_import_hook", lambda hook, name: hook(self.mlflow)
         )
         monkeypatch.setitem(sys.modules, "mlflow", self.mlflow)
-        spans = SimpleNamespace(
-            MLflowSpansProcessor=FakeSpansProcessor, skip_initialization=lambda: None
-        )
+        spans = SimpleNamespace(MLflowSpansProcessor=FakeSpansProcessor)
         monkeypatch.setitem(sys.modules, "mlflow_bridge.mlflow_spans", spans)
+        shared = SimpleNamespace(share_provider=lambda: None, give_back_provider=lambda: None)
+        monkeypatch.setitem(sys.modules, "mlflow_bridge.mlflow_provider", shared)
         # So that what the code sets is undone.
         monkeypatch.setenv(SEPARATE_PROVIDER, "")
         monkeypatch.delenv(SEPARATE_PROVIDER)

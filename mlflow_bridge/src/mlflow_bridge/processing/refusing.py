@@ -68,7 +68,7 @@ class RefusingSpanProcessor(SpanProcessor):
     def shutdown(self) -> None:
         """Say what is missing. May be repeated."""
         status = self.status()
-        line = exit_summary(status, spool=None, known=False, exit_timeout=None)
+        line = exit_summary(status, spool=None, known=True, exit_timeout=None)
         if line is not None and not self._reported:
             self._reported = True
             _logger.warning("%s", line)

@@ -23,7 +23,9 @@ from opentelemetry.instrumentation.dspy.semconv import DSPY_UNFINISHED
 _DSPY: Final = "opentelemetry.instrumentation.dspy"
 _PREFIXES: Final = ("dspy.", "gen_ai.", "llm.", "mlflow.", "openinference.", "traceloop.")
 # What the bridge itself writes on any span.
-_NO_SIGN: Final = frozenset({CONVERSATION_ID, DSPY_UNFINISHED, EXPERIMENT_ID, SOURCE_RUN})
+_NO_SIGN: Final = frozenset(
+    {CONVERSATION_ID, DSPY_UNFINISHED, EXPERIMENT_ID, SOURCE_RUN, "mlflow.traceRequestId"}
+)
 
 _MAX_AGE_SECONDS: Final = 300.0
 _REMEMBERED: Final = 65_536
