@@ -76,7 +76,10 @@ def test_an_outage_under_load(tmp_path: Path) -> None:
             made = end_spans(tracer, 0, text, lambda n: processor.status().stored > 500)
             sink.http.stop()
             before = resident_bytes()
-            made = end_spans(tracer, made, text, lambda n: n > made + 20_000)
+            for _ in range(20):
+                made = end_spans(tracer, made, text, lambda n, goal=made + 1000: n >= goal)
+                # A steady load, and not one that no disk keeps up with.
+                wait_for(lambda: processor.status().queued <= 3000, "spans to be spilled")
             assert processor.status().spilled > 10_000
             # All of these spans would be twice that much.
             assert resident_bytes() - before < 20_000 * len(text) / 2

@@ -177,8 +177,8 @@ def test_processes_share_one_spool(tmp_path: Path) -> None:
         start(Slow, max_queue_size=50, max_batch_size=10, exit_timeout_seconds=30.0,
               write_ahead=name.endswith("1"))
         end(name, 1500)
-        assert processor.status().spilled > 0
         assert processor.force_flush()
+        assert processor.status().spilled > 0
     """
     names = [f"process {n}" for n in range(3)]
     processes = [start(program, tmp_path, NAME=name) for name in names]
