@@ -12,7 +12,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import orjson
 
@@ -24,6 +24,7 @@ from opentelemetry.instrumentation.dspy.redaction import (
     is_secret_key,
     redact_text,
 )
+from opentelemetry.instrumentation.dspy.repeated import LONG_TEXT, RepeatedTexts
 from opentelemetry.instrumentation.dspy.semconv import DSPY_TRUNCATED
 from opentelemetry.instrumentation.dspy.settings import Settings
 
@@ -52,6 +53,11 @@ class ContentEncoder:
         self._limit = limit if max_length is None else min(limit, max_length)
         self._redact = settings.redact
         self.secrets = KnownSecrets()
+        self._repeated = RepeatedTexts()
+
+    def forget_texts(self) -> None:
+        """Keep nothing of the texts met so far; called when an outermost call has ended."""
+        self._repeated.forget()
 
     def put(
         self,
@@ -70,8 +76,18 @@ class ContentEncoder:
         if self._redact is not None:
             show = self._redact_one if as_one else self._redacted
             value = show(operation, name.rpartition(".")[2], value)
-        text = self._encode_plain(value)
-        if text is None:
+        text = None
+        try:
+            kind: type[Any] = type(value)  # type: ignore[reportUnknownVariableType]
+            plain = value if kind in _PLAIN_TYPES else _record(value, kind)
+            size = _plain_size(plain, self._limit)
+            if size is not None and size < LONG_TEXT:
+                text = orjson.dumps(plain).decode()
+            elif size is not None:
+                text = self._repeated.dumps(plain)
+        except Exception:
+            text = None  # the long way copes with everything
+        if text is None or len(text) > self._limit:
             text, cut = self._encode(value)
             if cut:
                 attributes.setdefault(DSPY_TRUNCATED, []).append(name)
@@ -91,7 +107,7 @@ class ContentEncoder:
         """
         if self._redact is None and size <= self._limit:
             try:
-                text = orjson.dumps(value).decode()
+                text = self._dumped(value, size)
             except orjson.JSONEncodeError:
                 text = None  # a lone surrogate
             if text is not None and len(text) <= self._limit:
@@ -160,8 +176,9 @@ class ContentEncoder:
         cut = False
         # Escapes make JSON longer than the text in it, so a first try can overshoot.
         for _ in range(4):
-            walk = Walk(budget)
-            text = dumps(walk.plain(value)).decode()
+            walk = Walk(budget, shorten=self._repeated.shortened)
+            plain = walk.plain(value)
+            text = self._repaired(plain, walk.used)
             cut = cut or walk.cut
             if len(text) <= self._limit:
                 return text, cut
@@ -169,27 +186,27 @@ class ContentEncoder:
             budget = max(16, budget * self._limit // (len(text) + 1) - 64)
         return '"[too large to record]"', True
 
-    def _encode_plain(self, value: Any) -> str | None:
-        """JSON text of a value that can be written as it stands; None for any other."""
+    def _dumped(self, value: Any, size: int) -> str:
+        return self._repeated.dumps(value) if size >= LONG_TEXT else orjson.dumps(value).decode()
+
+    def _repaired(self, plain: Any, size: int) -> str:
         try:
-            kind: type[Any] = type(value)  # type: ignore[reportUnknownVariableType]
-            if kind not in _PLAIN_TYPES:
-                items = items_of(value, kind)
-                if items is None:
-                    return None
-                value = dict(items)
-            if not _is_plain(value, self._limit):
-                return None
-            text = orjson.dumps(value).decode()
-        except Exception:
-            return None  # the long way copes with everything
-        return text if len(text) <= self._limit else None
+            return self._dumped(plain, size)
+        except (orjson.JSONEncodeError, RecursionError):
+            return dumps(plain).decode()
 
 
 _CONTAINERS = frozenset({dict, list, tuple})
 _NUMBERS = frozenset({int, float, bool, type(None)})
 _PLAIN_TYPES = _CONTAINERS | _NUMBERS | {str}
 _MAX_PLAIN_NODES = 20_000
+
+
+def _record(value: Any, kind: type) -> Any:
+    """What a record consists of; anything else itself, which is not plain."""
+    items = items_of(value, kind)
+    return value if items is None else dict(items)
+
 
 # Keys that were seen before and hide nothing: one look for all keys of a mapping.
 _harmless_keys: set[str] = set()
@@ -205,36 +222,37 @@ def _are_harmless(keys: Iterable[Any]) -> bool:
     return True
 
 
-def _is_plain(value: Any, left: int) -> bool:
-    """Whether a value is made of plain types only and may be written without any change.
+def _plain_size(value: Any, limit: int) -> int | None:
+    """Characters in a value made of plain types that may be written without any change, else None.
 
-    That is: no secret key, no data URI that is worth shortening, and about ``left`` characters
+    That is: no secret key, no data URI that is worth shortening, and about ``limit`` characters
     at most.
     """
-    nodes = _MAX_PLAIN_NODES  # also ends the walk through a cycle
+    size = 0
     containers: list[Any] = [value if type(value) in _CONTAINERS else (value,)]
+    nodes = len(containers[0])  # bounded, which also ends the walk through a cycle
     for container in containers:  # grows while it is walked
-        nodes -= len(container)
-        if nodes < 0:
-            return False
-        items = container
-        if type(container) is dict:
-            keys = cast("dict[Any, Any]", container)
-            if not _harmless_keys.issuperset(keys) and not _are_harmless(keys):
-                return False
-            items = keys.values()
+        if nodes > _MAX_PLAIN_NODES:
+            return None
+        items: Any = container
+        kind: type[Any] = type(container)  # type: ignore[reportUnknownVariableType]
+        if kind is dict:
+            if not _harmless_keys.issuperset(items) and not _are_harmless(items):
+                return None
+            items = items.values()
         for item in items:
-            kind: type[Any] = type(item)  # type: ignore[reportUnknownVariableType]
+            kind = type(item)  # type: ignore[reportUnknownVariableType]
             if kind is str:
-                size = len(item)
-                left -= size
-                if size >= MIN_DATA_URI and (left < 0 or item.startswith("data:")):
-                    return False
+                size += len(item)
+                if size >= MIN_DATA_URI and (size > limit or item.startswith("data:")):
+                    return None
             elif kind in _CONTAINERS:
-                containers.append(item)
+                if item:
+                    containers.append(item)
+                    nodes += len(item)
             elif kind not in _NUMBERS:
-                return False
-    return left >= 0
+                return None
+    return size if size <= limit else None
 
 
 def to_json(value: Any) -> str:

@@ -17,6 +17,7 @@ _INSTRUMENTORS = {
     "opentelemetry.instrumentation.genai.dspy": "opentelemetry-instrumentation-genai-dspy",
 }
 _MLFLOW_CALLBACK = "mlflow.dspy.callback"
+_MODULES = frozenset({*_INSTRUMENTORS, _MLFLOW_CALLBACK})
 
 
 class PeerCheck:
@@ -29,7 +30,7 @@ class PeerCheck:
         self._warned = False
 
     def __call__(self) -> None:
-        if self._warned:
+        if self._warned or sys.modules.keys().isdisjoint(_MODULES):
             return
         found = list(_active_peers())
         if not found:

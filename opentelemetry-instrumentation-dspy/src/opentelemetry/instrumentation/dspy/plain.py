@@ -16,7 +16,7 @@ import pathlib
 import sys
 import types
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, cast
 
 import orjson
@@ -74,13 +74,24 @@ class Walk:
         cut: Whether something was left out.
     """
 
-    __slots__ = ("_left", "_nodes", "_path", "cut")
+    __slots__ = ("_budget", "_left", "_nodes", "_path", "_shorten", "cut")
 
-    def __init__(self, budget: int, nodes: int = _MAX_NODES) -> None:
-        self._left = budget
+    def __init__(
+        self,
+        budget: int,
+        nodes: int = _MAX_NODES,
+        shorten: Callable[[str], str] = shorten_data_uri,
+    ) -> None:
+        self._budget = self._left = budget
         self._nodes = nodes
+        self._shorten = shorten
         self._path: set[int] = set()
         self.cut = False
+
+    @property
+    def used(self) -> int:
+        """About how many characters the copy has."""
+        return self._budget - self._left
 
     def plain(self, value: Any, depth: int = 0) -> Plain:
         """The copy. Never raises."""
@@ -151,7 +162,7 @@ class Walk:
 
     def _text(self, text: str) -> str:
         if text.startswith("data:"):
-            text = shorten_data_uri(text)
+            text = self._shorten(text)
         size = len(text)
         if size > self._left:
             kept = max(self._left, 0)

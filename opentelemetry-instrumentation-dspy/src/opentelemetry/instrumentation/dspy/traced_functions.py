@@ -41,10 +41,10 @@ def traced_function(
         except BaseException as _error:
             _hide(_error)
             if _call is not None:
-                _call.fail(_error)
+                _call.close(None, _error)
             raise
         if _call is not None:
-            _call.succeed(_result)
+            _call.close(_result)
         return _result
 
     return as_dspy_frame(traced, _function)

@@ -53,10 +53,10 @@ def _traced_sync(_original: Callable[..., Any], _begin: Callable[..., Call | Non
         except BaseException as _error:
             _hide(_error)
             if _call is not None:
-                _call.fail(_error)
+                _call.close(None, _error)
             raise
         if _call is not None:
-            _call.succeed(_result)
+            _call.close(_result)
         return _result
 
     return traced
@@ -72,13 +72,13 @@ def _traced_plain_async(_original: Callable[..., Any], _begin: Callable[..., Cal
         except BaseException as _error:
             _hide(_error)
             if _call is not None:
-                _call.fail(_error)
+                _call.close(None, _error)
             raise
         if _call is None:
             return _result
         if _is_coroutine(_result):
             return _finished(_call, _result)
-        _call.succeed(_result)
+        _call.close(_result)
         return _result
 
     return traced
@@ -96,9 +96,9 @@ def _finished_later(call: Call, coroutine: Coroutine[Any, Any, Any]) -> Any:
             _result = await coroutine
         except BaseException as _error:
             _hide(_error)
-            call.fail(_error)
+            call.close(None, _error)
             raise
-        call.succeed(_result)
+        call.close(_result)
         return _result
 
     return finished()
@@ -114,10 +114,10 @@ def _traced_async(_original: Callable[..., Any], _begin: Callable[..., Call | No
         except BaseException as _error:
             _hide(_error)
             if _call is not None:
-                _call.fail(_error)
+                _call.close(None, _error)
             raise
         if _call is not None:
-            _call.succeed(_result)
+            _call.close(_result)
         return _result
 
     return traced

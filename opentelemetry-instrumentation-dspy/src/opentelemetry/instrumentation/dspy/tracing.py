@@ -14,13 +14,21 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextvars import Token
 from typing import Any
 
 from opentelemetry import context as context_api
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.metrics import NoOpMeterProvider
-from opentelemetry.trace import Span, SpanKind, Tracer, get_current_span, set_span_in_context
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    Span,
+    SpanKind,
+    Tracer,
+    get_current_span,
+    set_span_in_context,
+)
 
 from opentelemetry.instrumentation.dspy import inference_data
 from opentelemetry.instrumentation.dspy.content import ContentEncoder
@@ -60,6 +68,13 @@ arguments with nothing serialised. To them it is what hooks are shown: a `DSPyCa
 
 _CLIENT = SpanKind.CLIENT
 _NOTHING: Attributes = {}  # where there are none yet; never changed
+# A Context refuses to be changed; one that nobody has seen yet may still be completed.
+_complete = dict[str, object].__setitem__
+# What set_span_in_context() sets. It copies the context twice, and a call wants one copy.
+_SPAN_KEYS = tuple(set_span_in_context(INVALID_SPAN, Context()))
+_SPAN_KEY = _SPAN_KEYS[0] if len(_SPAN_KEYS) == 1 else None
+# Up to so many attributes are set faster one by one.
+_FEW_ATTRIBUTES = 4
 
 
 class Runtime:
@@ -75,6 +90,8 @@ class Runtime:
         self.content = ContentEncoder(settings, getattr(limits, "max_span_attribute_length", None))
         # Turned off by uninstrument(), for patches that somebody else holds on to.
         self.active = True
+        self.request_hook = settings.request_hook
+        self.response_hook = settings.response_hook
 
 
 class Call:
@@ -94,29 +111,21 @@ class Call:
         lm_calls: How many LM calls ended inside a module call so far.
     """
 
-    __slots__ = (
-        "_runtime",
-        "_shared",
-        "_started_ns",
-        "_token",
-        "_truncated",
-        "_unset",
-        "args",
-        "asynchronous",
-        "context",
-        "error_identity",
-        "instance",
-        "kwargs",
-        "lm_calls",
-        "operation",
-        "owner",
-        "parent",
-        "path",
-        "recording",
-        "span",
-        "start_attributes",
-        "state",
-    )
+    # Most calls end with most of these as they are, so they are not set for each.
+    context: Context | None = None
+    span: Span | None = None
+    recording = False
+    path: str | None = None
+    state: Any = None
+    lm_calls = 0
+    start_attributes: Attributes = _NOTHING
+    error_identity: tuple[int, ...] = ()
+    _started_ns = 0
+    _truncated: tuple[str, ...] = ()
+    _unset: Attributes | None = None
+    _shared: tuple[Any, Attributes] | None = None
+    _runtime: Runtime
+    _token: Token[Context]
 
     def __init__(
         self,
@@ -133,26 +142,15 @@ class Call:
         self.args: tuple[Any, ...] = args
         self.kwargs: Mapping[str, Any] = kwargs
         self.parent = parent
-        self.context: Context | None = None
-        self.span: Span | None = None
-        self.recording = False
-        self.path: str | None = None
-        self.state: Any = None
-        self.lm_calls = 0
-        self.start_attributes: Attributes = _NOTHING
         self.owner = owner
         self.asynchronous = asynchronous
-        self.error_identity: tuple[int, ...] = ()
-        self._truncated: tuple[str, ...] = ()
-        self._unset: Attributes | None = None
-        self._shared: tuple[Any, Attributes] | None = None
 
     @property
     def operation_name(self) -> str:
         """The value of ``dspy.operation``."""
         return self.start_attributes.get(DSPY_OPERATION, self.operation.name)
 
-    def open(self, runtime: Runtime, context: Context, *, unrecorded: bool) -> bool:
+    def open(self, runtime: Runtime, context: Context, unrecorded: bool) -> bool:
         """Start the span and make it current; False where the operation wants none.
 
         Below an ``unrecorded`` parent no span is made: the call is there for metrics only.
@@ -161,35 +159,39 @@ class Call:
         if start is None:
             return False
         self._runtime = runtime
-        self.start_attributes = start.attributes
-        start_context = Context({**context, CALL_KEY: self})
+        name, self.start_attributes, kind = start
+        current = start_context = Context(context)
+        _complete(start_context, CALL_KEY, self)
         if unrecorded and self.parent is not None:
-            self.span, current = self.parent.span, start_context
+            self.span = self.parent.span
         else:
             self.span = span = runtime.tracer.start_span(
-                start.name,
+                name,
                 start_context,
-                start.kind,
-                start.attributes,
+                kind,
+                self.start_attributes,
                 record_exception=False,
                 set_status_on_exception=False,
             )
-            self.recording = span.is_recording()
-            current = set_span_in_context(span, start_context)
-        if self.recording:
-            try:
-                self._unset = self.operation.inputs(self)
-            except Exception as error:
-                _log_once(error)
-        if start.kind is _CLIENT:
+            if _SPAN_KEY is None:
+                current = set_span_in_context(span, start_context)
+            else:
+                current = Context(start_context)
+                _complete(current, _SPAN_KEY, span)
+            if span.is_recording():
+                self.recording = True
+                try:
+                    self._unset = self.operation.inputs(self)
+                except Exception as error:
+                    _log_once(error)
+        if kind is _CLIENT:
             current = self._announce(current)
         self.context = current
         self._token = context_api.attach(current)
-        self._started_ns = time.perf_counter_ns()
-        hook = runtime.settings.request_hook
-        if hook is not None and self.recording:
+        if self.recording and runtime.request_hook is not None:
             self._set()  # so that the hook can replace the inputs
-            self._run_hook(hook)
+            self._run_hook(runtime.request_hook)
+        if runtime.metrics.enabled:
             self._started_ns = time.perf_counter_ns()
         return True
 
@@ -207,11 +209,11 @@ class Call:
         except Exception as error:
             _log_once(error)
         except BaseException as error:
-            self.fail(error)  # the program is being stopped, and nobody else will close the call
+            self.close(None, error)  # the program is being stopped, and nobody else will do it
             raise
 
     def leave(self) -> None:
-        """Stop being current; the span stays open until `succeed` or `fail`."""
+        """Stop being current; the span stays open until `close`."""
         restore_context(self._token)
 
     def resume(self) -> None:
@@ -219,75 +221,76 @@ class Call:
         if self.context is not None:
             self._token = context_api.attach(self.context)
 
-    def succeed(self, result: Any) -> None:
-        """Close with the result; never raises."""
-        ended_ns = time.perf_counter_ns()
-        outputs = _NOTHING
+    def close(self, result: Any, error: BaseException | None = None) -> None:
+        """End the span, with the result of the operation or with what it raised; never raises."""
+        ended_ns = time.perf_counter_ns() if self._started_ns else 0
+        outputs = ended = _NOTHING
         if self.recording:
-            try:
-                outputs = self.operation.outputs(self, result)
-            except Exception as error:
-                _log_once(error)
-            hook = self._runtime.settings.response_hook
-            if hook is not None:
-                self._set(outputs)
-                outputs = _NOTHING
-                self._run_hook(hook, result)
-        self._close(ended_ns, None, outputs)
-
-    def fail(self, error: BaseException) -> None:
-        """Close with what the operation raised; never raises."""
-        ended_ns = time.perf_counter_ns()
-        if self.recording:
-            guarded(self._set_error, error)
-        self._close(ended_ns, error, _NOTHING)
-
-    def _close(self, ended_ns: int, error: BaseException | None, outputs: Attributes) -> None:
-        ended = _NOTHING
+            if error is None:
+                outputs = self._outputs(result)
+            else:
+                guarded(self._set_error, error)
         try:
             ended = self.operation.ended(self, error)
             if self._shared is not None:
                 ended = self._with_reported(*self._shared, ended)
-            if self.recording:
-                self._set(outputs, ended)
         except Exception as fault:
             _log_once(fault)
-            if self.recording:
-                self._set(outputs)
-        metrics = self._runtime.metrics
-        if metrics.enabled:
+        if self.recording:
+            self._set(outputs, ended)
+        if ended_ns:
             seconds = (ended_ns - self._started_ns) / 1e9
             kind = None if error is None else error_type(error)
-            guarded(metrics.call_ended, self.start_attributes, ended, self.state, seconds, kind)
+            record = self._runtime.metrics.call_ended
+            guarded(record, self.start_attributes, ended, self.state, seconds, kind)
         restore_context(self._token)
-        span = self.span
-        if span is not None and (self.parent is None or span is not self.parent.span):
+        parent, span = self.parent, self.span
+        if parent is None:
+            self._runtime.content.forget_texts()
+        if span is not None and (parent is None or span is not parent.span):
             try:
                 span.end()
             except Exception as fault:
                 _log_once(fault)
         # A context that outlives the call (a background task's) must not keep the inputs alive.
-        self.args = ()
-        self.kwargs = {}
-        self.state = self.context = self._shared = self._unset = None
+        self.args, self.kwargs = (), _NOTHING
+        self.state = self.context = self._shared = None
+
+    def _outputs(self, result: Any) -> Attributes:
+        try:
+            outputs = self.operation.outputs(self, result)
+        except Exception as error:
+            _log_once(error)
+            outputs = _NOTHING
+        hook = self._runtime.response_hook
+        if hook is None:
+            return outputs
+        self._set(outputs)  # so that the hook can replace them
+        self._run_hook(hook, result)
+        return _NOTHING
 
     def _with_reported(self, data: Any, inputs: Attributes, ended: Attributes) -> Attributes:
         return {**inference_data.reported(data, {**inputs, **ended}), **ended}
 
-    def _set(self, *parts: Attributes) -> None:
-        # Each call of the SDK costs as much as three attributes, so the inputs wait for the rest.
-        attributes, self._unset = self._unset or {}, None
+    def _set(self, outputs: Attributes = _NOTHING, ended: Attributes = _NOTHING) -> None:
+        # A call with many attributes is cheaper than several, so the inputs wait for the rest.
+        attributes, self._unset = self._unset, None
+        if attributes is None:
+            attributes = {}
+        if DSPY_TRUNCATED in attributes or DSPY_TRUNCATED in outputs or DSPY_TRUNCATED in ended:
+            for part in (attributes, outputs, ended):
+                self._truncated += tuple(part.get(DSPY_TRUNCATED, ()))
+        attributes.update(outputs)
+        attributes.update(ended)
+        if self._truncated:
+            attributes[DSPY_TRUNCATED] = self._truncated
+        span: Any = self.span
         try:
-            if DSPY_TRUNCATED in attributes:
-                self._truncated += tuple(attributes[DSPY_TRUNCATED])
-            for part in parts:
-                if DSPY_TRUNCATED in part:
-                    self._truncated += tuple(part[DSPY_TRUNCATED])
-                attributes.update(part)
-            if self._truncated:
-                attributes[DSPY_TRUNCATED] = self._truncated
-            if attributes and self.span is not None:
-                self.span.set_attributes(attributes)
+            if len(attributes) > _FEW_ATTRIBUTES:
+                span.set_attributes(attributes)
+            else:
+                for name, value in attributes.items():
+                    span.set_attribute(name, value)
         except Exception as error:
             _log_once(error)
 
@@ -330,42 +333,40 @@ def begin(
     try:
         context = context_api.get_current()
         parent: Any = context.get(CALL_KEY)
-        unrecorded = parent is not None and _is_unrecorded(parent, context)
-        metrics = runtime.metrics
-        if unrecorded and not (metrics.enabled and operation.name in MEASURED):
-            return None
+        unrecorded = False
+        if parent is not None:
+            if not parent.recording and _is_unrecorded(parent, context):
+                if not (runtime.metrics.enabled and operation.name in MEASURED):
+                    return None
+                unrecorded = True
+            if parent.instance is instance and _is_covered(parent, operation, owner, asynchronous):
+                return None
         # Whether it is suppressed stands in the context, and was seen when the parent attached it.
         unchanged = parent is not None and parent.context is context
         if not runtime.active or not (unchanged or is_instrumentation_enabled()):
             return None
         if parent is None:
-            metrics.look_for_provider()
-        elif _is_covered(parent, operation, owner, asynchronous, instance):
-            return None
+            runtime.metrics.look_for_provider()
         call = Call(operation, instance, args, kwargs, parent, owner, asynchronous)
-        return call if call.open(runtime, context, unrecorded=unrecorded) else None
+        return call if call.open(runtime, context, unrecorded) else None
     except Exception as error:
         _log_once(error)
         return None
 
 
 def _is_unrecorded(parent: Call, context: Context) -> bool:
-    """Whether nothing below the enclosing call is recorded: it is not, and is still current."""
-    if parent.recording:
-        return False
+    """Whether nothing below an unrecorded call is recorded: it is still current."""
     # The context the call attached says so by itself; any other may have a span of the program's.
     return parent.context is context or get_current_span(context) is parent.span
 
 
-def _is_covered(
-    parent: Call, operation: Operation, owner: type, asynchronous: bool, instance: Any
-) -> bool:
-    """Whether the enclosing call already stands for this one."""
-    if parent.instance is not instance or parent.operation is not operation:
+def _is_covered(parent: Call, operation: Operation, owner: type, asynchronous: bool) -> bool:
+    """Whether the enclosing call of the same object already stands for this one."""
+    if parent.operation is not operation:
         return False
     if parent.asynchronous and not asynchronous:
         return True  # an async method that delegates to the sync one of the same object
-    mro = type(instance).__mro__
+    mro = type(parent.instance).__mro__
     # A class further up is reached by super(): the same call, how often ever it is made. Where the
     # call came in, the object calls itself anew: a recursion.
     return parent.owner is not None and mro.index(owner) > mro.index(parent.owner)

@@ -75,9 +75,10 @@ class AdapterOperation:
     ) -> None:
         self.name = name
         self._parameters = parameters
-        self._recorded = [
-            (index, name) for index, name in enumerate(parameters) if name not in _NOT_RECORDED
-        ]
+        # What is recorded stands behind what is not.
+        self._recorded = [name for name in parameters if name not in _NOT_RECORDED]
+        self._first = len(parameters) - len(self._recorded)
+        self._keywords = frozenset(self._recorded)
         self._suffix = suffix
         self._content = runtime.content
         self._settings = runtime.settings
@@ -87,11 +88,12 @@ class AdapterOperation:
         kind = type(call.instance).__name__
         attributes: Attributes = {DSPY_OPERATION: self.name, DSPY_ADAPTER_TYPE: kind}
         handled = sys.exc_info()[1]
-        call.state = id(handled)
-        around = _adapter_around(call) if handled is not None else None
-        # What an adapter calls while it handles an error of its own is what it falls back on.
-        if around is not None and around.state != call.state:
-            attributes[DSPY_ADAPTER_FALLBACK_FROM] = type(around.instance).__name__
+        if handled is not None:
+            call.state = id(handled)
+            around = _adapter_around(call)
+            # What an adapter calls while it handles an error of its own is what it falls back on.
+            if around is not None and around.state != call.state:
+                attributes[DSPY_ADAPTER_FALLBACK_FROM] = type(around.instance).__name__
         return SpanStart(kind + self._suffix, attributes)
 
     def inputs(self, call: Call) -> Attributes:
@@ -101,10 +103,13 @@ class AdapterOperation:
         return attributes
 
     def _data(self, call: Call) -> dict[str, Any]:
-        args = call.args
-        if len(args) == len(self._parameters) and not call.kwargs:  # as DSPy calls them
-            return {name: args[index] for index, name in self._recorded}
-        given = {**dict(zip(self._parameters, args, strict=False)), **call.kwargs}
+        args, kwargs = call.args, call.kwargs
+        # The two ways in which DSPy calls them come first.
+        if len(args) == len(self._parameters) and not kwargs:
+            return dict(zip(self._recorded, args[self._first :], strict=True))
+        if kwargs.keys() >= self._keywords:
+            return {name: kwargs[name] for name in self._recorded}
+        given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
         return {name: item for name, item in given.items() if name not in _NOT_RECORDED}
 
     def outputs(self, call: Call, result: Any) -> Attributes:

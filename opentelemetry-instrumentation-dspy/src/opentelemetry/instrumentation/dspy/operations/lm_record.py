@@ -8,8 +8,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from opentelemetry.instrumentation.dspy.operations.messages import value
@@ -89,6 +90,8 @@ class LMRecord:
     @property
     def finish_reasons(self) -> tuple[str, ...]:
         """Those of all answers."""
+        if len(self.answers) == 1:
+            return self.answers[0].finish_reasons
         return tuple(reason for answer in self.answers for reason in answer.finish_reasons)
 
     def attributes(self) -> Attributes:
@@ -146,27 +149,28 @@ def usage_attributes(usage: Any) -> Attributes:
     return attributes
 
 
-def _count(
-    attributes: Attributes, source: Any, counts: Iterable[tuple[str, tuple[str, ...]]]
-) -> None:
-    for attribute, names in counts:
-        for name in names:
-            # Some report nothing cached in one place and the number in another.
-            if attributes.get(attribute):
-                break
-            count = value(source, name)
-            if isinstance(count, int) and not isinstance(count, bool):
-                attributes[attribute] = count
+def _count(attributes: Attributes, source: Any, counts: Iterable[tuple[str, str]]) -> None:
+    kind: type[Any] = type(source)  # type: ignore[reportUnknownVariableType]
+    read: Callable[[str], Any] = source.get if kind is dict else partial(value, source)
+    for attribute, name in counts:
+        count = read(name)
+        if count is None or type(count) is bool or not isinstance(count, int):
+            continue
+        # Some report nothing cached in one place and the number in another.
+        if not attributes.get(attribute):
+            attributes[attribute] = count
 
 
 _INPUT_DETAILS = (
-    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, ("cached_tokens",)),
-    (GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, ("cache_creation_tokens",)),
+    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cached_tokens"),
+    (GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, "cache_creation_tokens"),
 )
-_OUTPUT_DETAILS = ((GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, ("reasoning_tokens",)),)
+_OUTPUT_DETAILS = ((GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, "reasoning_tokens"),)
 _COUNTS = (
-    (GEN_AI_USAGE_INPUT_TOKENS, ("prompt_tokens", "input_tokens")),
-    (GEN_AI_USAGE_OUTPUT_TOKENS, ("completion_tokens", "output_tokens")),
-    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, ("cache_read_input_tokens",)),
-    (GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, ("cache_creation_input_tokens",)),
+    (GEN_AI_USAGE_INPUT_TOKENS, "prompt_tokens"),
+    (GEN_AI_USAGE_INPUT_TOKENS, "input_tokens"),
+    (GEN_AI_USAGE_OUTPUT_TOKENS, "completion_tokens"),
+    (GEN_AI_USAGE_OUTPUT_TOKENS, "output_tokens"),
+    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cache_read_input_tokens"),
+    (GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, "cache_creation_input_tokens"),
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 Message = dict[str, Any]
 Part = dict[str, Any]
@@ -60,15 +60,17 @@ def plain_input_messages(
 
     That is how most calls are made. None for any other, and where a text may be a data URI.
     """
-    messages = kwargs.get("messages")
-    if type(messages) is not list or args or kwargs.get("request") is not None:
+    messages: Any = kwargs.get("messages")
+    kind: type[Any] = type(messages)  # type: ignore[reportUnknownVariableType]
+    if kind is not list or args or kwargs.get("request") is not None:
         return None
     plain: list[Message] = []
     size = 0
-    for message in cast("list[Any]", messages):
-        if not _is_plain(message):
+    for message in messages:
+        kind = type(message)  # type: ignore[reportUnknownVariableType]
+        if kind is not dict or len(message) != _PLAIN_MESSAGE_SIZE:
             return None
-        role, text = message["role"], message["content"]
+        role, text = message.get("role"), message.get("content")
         if type(role) is not str or type(text) is not str or text.startswith("data:"):
             return None
         size += len(role) + len(text)
@@ -100,6 +102,7 @@ def _request_messages(request: Any) -> list[Message]:
 
 
 _PLAIN_MESSAGE = {"role", "content"}
+_PLAIN_MESSAGE_SIZE = len(_PLAIN_MESSAGE)
 
 
 def _is_plain(message: Any) -> bool:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 # The prefix of a model name -> the conventions' name of the provider, where they differ.
 _PROVIDERS = {
     "azure": "azure.ai.openai",
@@ -18,6 +20,7 @@ _PROVIDERS = {
 }
 
 
+@lru_cache(maxsize=512)
 def split_model_name(model: str) -> tuple[str | None, str]:
     """The provider, as ``gen_ai.provider.name`` wants it, and the model without the prefix.
 

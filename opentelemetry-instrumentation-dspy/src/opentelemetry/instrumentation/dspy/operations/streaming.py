@@ -122,9 +122,9 @@ class _Stream:
         if call is None:
             return
         if error is None:
-            call.succeed(None)
+            call.close(None)
         else:
-            call.fail(error)
+            call.close(None, error)
 
 
 def _async_streamer(_streamer: Callable[..., Any], _start: Callable[[], _Stream]) -> Any:
