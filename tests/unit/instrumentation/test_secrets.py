@@ -196,6 +196,24 @@ def test_other_secrets_of_the_environment(traced: Traced, monkeypatch: pytest.Mo
     assert_hidden(traced, "cannot log in with [REDACTED]")
 
 
+def test_the_working_directory_is_no_secret(
+    traced: Traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shells keep it in PWD, which is named like a password."""
+    monkeypatch.setenv("PWD", "/srv/the-program")
+    monkeypatch.setenv("OLDPWD", "/srv/the-former")
+
+    class Program(dspy.Module):
+        def forward(self) -> None:
+            raise FileNotFoundError("/srv/the-program/data.csv, not /srv/the-former/data.csv")
+
+    with pytest.raises(FileNotFoundError):
+        Program()()
+    (event,) = traced.span("invoke_workflow Program").events
+    message = dict(event.attributes or {})["exception.message"]
+    assert message == "/srv/the-program/data.csv, not /srv/the-former/data.csv"
+
+
 def test_a_password_in_the_address_of_an_lm(traced: Traced, server: FakeOpenAI) -> None:
     address = server.base_url.replace("://", f"://user:{CANARY}@")
     server.fail_with(*[Status(500, "no")] * 4)

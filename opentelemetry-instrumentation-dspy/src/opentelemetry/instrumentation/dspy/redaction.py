@@ -154,6 +154,14 @@ def _in_address(address: str) -> Iterable[str]:
             yield value
 
 
+# The working directory, which shells keep under a name like a password's.
+_HARMLESS_VARIABLES = frozenset({"PWD", "OLDPWD"})
+
+
 def _in_environment() -> list[str]:
-    values = [value for name, value in os.environ.items() if is_secret_key(name)]
+    values = [
+        value
+        for name, value in os.environ.items()
+        if name not in _HARMLESS_VARIABLES and is_secret_key(name)
+    ]
     return [value for value in values if len(value) >= _MIN_SECRET]
