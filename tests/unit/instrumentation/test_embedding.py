@@ -159,6 +159,7 @@ class Model:
         ("azure/text-embedding-3-small", "text-embedding-3-small"),
         ("huggingface/microsoft/codebert-base", "microsoft/codebert-base"),
         ("text-embedding-3-small", "text-embedding-3-small"),
+        ("embed-english-v3.0", "embed-english-v3.0"),
     ],
 )
 def test_names_of_models(traced: Traced, model: Any, name: str) -> None:
@@ -167,7 +168,8 @@ def test_names_of_models(traced: Traced, model: Any, name: str) -> None:
     attributes = traced.attributes(f"embeddings {name}")
     assert attributes["gen_ai.request.model"] == name
     prefix = model.partition("/")[0] if isinstance(model, str) and "/" in model else None
-    expected = {"azure": "azure.ai.openai"}.get(str(prefix), prefix)
+    known = {"azure": "azure.ai.openai"}
+    expected = "openai" if model == "text-embedding-3-small" else known.get(str(prefix), prefix)
     assert attributes.get("gen_ai.provider.name") == expected
 
 

@@ -229,6 +229,15 @@ def test_a_password_in_an_address_is_not_recorded(traced: Traced, server: FakeOp
         ("bedrock/us.anthropic.claude-v2", "aws.bedrock", "us.anthropic.claude-v2"),
         ("openrouter/meta/llama-3", "openrouter", "meta/llama-3"),
         ("azure/my-deployment", "azure.ai.openai", "my-deployment"),
+        ("bedrock/converse/us.anthropic.claude-v2", "aws.bedrock", "us.anthropic.claude-v2"),
+        ("text-completion-openai/davinci-002", "openai", "davinci-002"),
+        ("vertex_ai_beta/gemini-pro", "gcp.vertex_ai", "gemini-pro"),
+        ("watsonx_text/ibm/granite", "ibm.watsonx.ai", "ibm/granite"),
+        ("hosted_vllm/meta-llama/Llama-3", "hosted_vllm", "meta-llama/Llama-3"),
+        ("ollama_chat/llama3.2:1b", "ollama_chat", "llama3.2:1b"),
+        ("gpt-4o-mini", "openai", "gpt-4o-mini"),
+        ("claude-opus-4-5", "anthropic", "claude-opus-4-5"),
+        ("gemini-2.5-pro", "gcp.vertex_ai", "gemini-2.5-pro"),
     ],
 )
 def test_provider_and_model_of_a_name(model: str, provider: str, name: str) -> None:
@@ -241,3 +250,21 @@ def test_provider_and_model_of_a_name(model: str, provider: str, name: str) -> N
     assert start.name == f"chat {name}"
     assert start.attributes["gen_ai.provider.name"] == provider
     assert start.attributes["gen_ai.request.model"] == name
+
+
+def test_a_provider_that_is_named_beside_the_model(traced: Traced, server: FakeOpenAI) -> None:
+    lm = dspy.LM(
+        "my-own/model",
+        custom_llm_provider="openai",
+        api_base=server.base_url,
+        api_key="test",
+        cache=False,
+    )
+    try:
+        lm("hello")
+    except Exception:
+        # From 3.4 on this has DSPy look for the provider "my-own"; what is recorded is the same.
+        assert traced.attributes("chat my-own/model")["error.type"]
+    attributes = traced.attributes("chat my-own/model")
+    assert attributes["gen_ai.provider.name"] == "openai"
+    assert attributes["gen_ai.request.model"] == "my-own/model"

@@ -104,7 +104,9 @@ def _provider_and_model(embedder: Any) -> tuple[str | None, str]:
     """Of a function, its name: it stands for a model of the program's own."""
     model: Any = getattr(embedder, "model", None)
     if isinstance(model, str):
-        return split_model_name(model)
+        if "/" in model or model.startswith("text-embedding-"):
+            return split_model_name(model)
+        return None, model  # LiteLLM knows some of several providers
     return None, _name_of(type(embedder) if model is None else model)
 
 

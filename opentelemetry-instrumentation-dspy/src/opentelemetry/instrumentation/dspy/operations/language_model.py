@@ -24,7 +24,10 @@ from opentelemetry.instrumentation.dspy.operations.messages import (
     output_messages,
     plain_input_messages,
 )
-from opentelemetry.instrumentation.dspy.operations.model_names import split_model_name
+from opentelemetry.instrumentation.dspy.operations.model_names import (
+    provider_named,
+    split_model_name,
+)
 from opentelemetry.instrumentation.dspy.patching import ClassTreePatch, PatchPoint
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_LM_CACHE_ENABLED,
@@ -174,8 +177,10 @@ def split_model(lm: Any) -> tuple[str | None, str]:
     model = str(getattr(lm, "model", None) or type(lm).__name__)
     if not isinstance(lm, dspy.LM):
         return None, model
-    provider, rest = split_model_name(model)
-    return provider or "openai", rest
+    given: Any = (lm.kwargs or {}).get("custom_llm_provider")
+    if isinstance(given, str):  # LiteLLM takes the name as it is, prefix or no prefix
+        return provider_named(given), model.removeprefix(f"{given}/")
+    return split_model_name(model)
 
 
 def count_in_modules(call: Call) -> None:
