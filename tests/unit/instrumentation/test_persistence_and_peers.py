@@ -6,17 +6,22 @@ from __future__ import annotations
 
 import sys
 import types
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import dspy
 import pytest
+from dspy.utils import saving
 from opentelemetry import trace
 
 from opentelemetry.instrumentation.dspy import DSPyInstrumentor
 from opentelemetry.instrumentation.dspy.peers import PeerCheck
 from tests.support.memory import span_memory
 from tests.unit.instrumentation.conftest import TelemetryLog
+
+# Asked for from 3.1 on.
+_ALLOW = {"allow_pickle": True} if "allow_pickle" in signature(saving.load).parameters else {}
 
 
 def test_saving_and_loading_are_events_of_the_current_span(tmp_path: Path) -> None:
@@ -31,6 +36,26 @@ def test_saving_and_loading_are_events_of_the_current_span(tmp_path: Path) -> No
         dspy.ChainOfThought("question -> answer").load(path)  # no span: nothing happens
     finally:
         DSPyInstrumentor().uninstrument()
+    (span,) = exporter.get_finished_spans()
+    assert [(event.name, dict(event.attributes or {})) for event in span.events] == [
+        ("dspy.program.saved", {"dspy.module.type": "ChainOfThought"}),
+        ("dspy.program.loaded", {"dspy.module.type": "ChainOfThought"}),
+    ]
+
+
+@pytest.mark.parametrize("module", [dspy, saving], ids=["dspy", "dspy.utils.saving"])
+def test_loading_a_whole_program_is_an_event(tmp_path: Path, module: Any) -> None:
+    provider, exporter = span_memory()
+    DSPyInstrumentor().instrument(tracer_provider=provider, skip_dep_check=True)
+    try:
+        tracer = trace.get_tracer("test", tracer_provider=provider)
+        with tracer.start_as_current_span("deploy"):
+            dspy.ChainOfThought("question -> answer").save(tmp_path, save_program=True)
+            loaded = module.load(str(tmp_path), **_ALLOW)
+    finally:
+        DSPyInstrumentor().uninstrument()
+    assert type(loaded) is dspy.ChainOfThought
+    assert dspy.load is saving.load
     (span,) = exporter.get_finished_spans()
     assert [(event.name, dict(event.attributes or {})) for event in span.events] == [
         ("dspy.program.saved", {"dspy.module.type": "ChainOfThought"}),

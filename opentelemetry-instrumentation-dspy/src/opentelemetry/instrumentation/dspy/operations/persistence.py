@@ -25,17 +25,31 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
     base = "dspy.primitives.base_module"
     effect = "saving and loading programs leaves no event"
     return [
-        FunctionPatch(base, "BaseModule.save", _noting(Events.PROGRAM_SAVED), effect),
-        FunctionPatch(base, "BaseModule.load", _noting(Events.PROGRAM_LOADED), effect),
+        FunctionPatch(base, "BaseModule.save", _noting(Events.PROGRAM_SAVED, _first), effect),
+        FunctionPatch(base, "BaseModule.load", _noting(Events.PROGRAM_LOADED, _first), effect),
+        # Of a whole program: the function, and the name under which DSPy hands it out.
+        *(
+            FunctionPatch(module, "load", _noting(Events.PROGRAM_LOADED, _result), effect)
+            for module in ("dspy.utils.saving", "dspy")
+        ),
     ]
 
 
-def _noting(event: str) -> Callable[[Any, Runtime, Any], Any]:
+def _first(_result: Any, module: Any, *_arguments: Any) -> Any:
+    return module
+
+
+def _result(result: Any, *_arguments: Any) -> Any:
+    return result
+
+
+def _noting(event: str, program_of: Callable[..., Any]) -> Callable[[Any, Runtime, Any], Any]:
     def make(original: Any, runtime: Runtime, owner: Any) -> Any:
-        def note(_result: Any, module: Any, *_arguments: Any) -> None:
+        def note(*call: Any) -> None:
             if runtime.active and is_instrumentation_enabled():
+                kind = type(program_of(*call)).__name__
                 # No path: it may name a user or a customer.
-                get_current_span().add_event(event, {DSPY_MODULE_TYPE: type(module).__name__})
+                get_current_span().add_event(event, {DSPY_MODULE_TYPE: kind})
 
         return noting_result(original, note)
 
