@@ -123,6 +123,52 @@ def test_arguments_of_a_tool(traced: Traced) -> None:
     assert_hidden(traced, "ada is in")
 
 
+def test_the_schema_of_a_parameter_is_no_secret(traced: Traced) -> None:
+    """What tells how to call a tool stays whole, whatever its parameters are called."""
+
+    def login(user: str, password: str = CANARY, token: str | None = None) -> str:
+        return f"{user} is in"
+
+    tool = dspy.Tool(login)
+    tool(user="ada")
+    lm = PromptLM()
+    lm("hello", tools=[tool.format_as_litellm_function_call()])
+    recorded = traced.content("execute_tool login", "dspy.tool.schema")
+    (definition,) = traced.content("chat prompt-lm", "gen_ai.tool.definitions")
+    for schema in (recorded, definition["parameters"]):
+        assert schema["properties"]["password"] == {"type": "string"}
+        assert schema["properties"]["token"] == {"anyOf": [{"type": "string"}, {"type": "null"}]}
+    assert_hidden(traced, "ada is in")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        {"type": CANARY},
+        {"type": ["string", CANARY]},
+        {"type": "string", "value": CANARY, CANARY: 1},
+        {"anyOf": [CANARY, {"type": "null", "default": CANARY}, {"const": CANARY}]},
+        {"anyOf": CANARY},
+    ],
+)
+def test_what_only_looks_like_a_schema(traced: Traced, secret: Any) -> None:
+    dspy.Tool(lambda **given: "done", name="take")(password=secret)
+    assert_hidden(traced, "done")
+
+
+def test_the_default_of_a_field(traced: Traced) -> None:
+    class Login(dspy.Signature):
+        password: str = dspy.InputField(default=CANARY)
+        user: str = dspy.InputField(default="ada")
+        answer: str = dspy.OutputField()
+
+    with dspy.context(lm=PromptLM()):
+        dspy.Predict(Login)(user="ada", password="given")
+    fields = traced.content("invoke_workflow Predict", "dspy.signature.fields")
+    assert [field.get("default") for field in fields] == ["[REDACTED]", "ada", None]
+    assert_hidden(traced)
+
+
 # --- secrets that an error repeats ------------------------------------------------------------
 
 

@@ -140,7 +140,7 @@ class Walk:
                 break
             name = key if type(key) is str else _key(key)
             self._left -= len(name) + 4
-            result[name] = REDACTED if is_secret_key(name) else self.plain(item, depth + 1)
+            result[name] = _hidden(item) if is_secret_key(name) else self.plain(item, depth + 1)
         return result
 
     def _sequence(self, items: Iterable[Any], depth: int) -> list[Any]:
@@ -170,6 +170,26 @@ class Walk:
             text = f"{text[:kept]}[... {size - kept} more characters]"
         self._left -= size
         return text
+
+
+_SCHEMA_TYPES = frozenset({"string", "integer", "number", "boolean", "object", "array", "null"})
+_MAX_CHOICES = 16
+
+
+def _hidden(value: Any) -> Plain:
+    """What stands in for a value under the name of a secret.
+
+    A JSON schema under such a name describes a parameter: its type stays, its default does not.
+    """
+    if type(value) is not dict:
+        return REDACTED
+    schema = cast("dict[str, Any]", value)
+    kind, choices = schema.get("type"), schema.get("anyOf")
+    if type(kind) is str and kind in _SCHEMA_TYPES:
+        return {"type": kind}
+    if type(choices) is list:
+        return {"anyOf": [_hidden(choice) for choice in cast("list[Any]", choices)[:_MAX_CHOICES]]}
+    return REDACTED
 
 
 def _ordered(members: Collection[Any]) -> Iterable[Any]:

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin
 
 from opentelemetry.instrumentation.dspy.content import to_json
 from opentelemetry.instrumentation.dspy.plain import dumps
+from opentelemetry.instrumentation.dspy.redaction import REDACTED, is_secret_key
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_SIGNATURE_FINGERPRINT,
     DSPY_SIGNATURE_INPUT_FIELDS,
@@ -146,7 +147,7 @@ def _field(name: str, field: Any) -> dict[str, Any]:
         facts["constraints"] = str(extra["constraints"])
     facts["required"] = field.is_required()
     if not field.is_required() and field.default_factory is None:
-        facts["default"] = field.default
+        facts["default"] = REDACTED if is_secret_key(name) else field.default
     return facts
 
 
