@@ -156,7 +156,7 @@ CALL = {"id": "c-1", "type": "function", "function": {"name": "f", "arguments": 
         ({"role": "assistant", "content": None}, []),
         (
             {"role": "assistant", "content": "x", "tool_calls": [CALL]},
-            [text("x"), {"type": "tool_call", "id": "c-1", "name": "f", "arguments": "{}"}],
+            [text("x"), {"type": "tool_call", "id": "c-1", "name": "f", "arguments": {}}],
         ),
         (
             {"role": "tool", "tool_call_id": "c-1", "content": "sunny"},
@@ -195,7 +195,7 @@ def test_each_kind_of_message(message: dict[str, Any], parts: Any) -> None:
         ),
         (
             [{"text": None, "tool_calls": [CALL]}],
-            [[{"type": "tool_call", "id": "c-1", "name": "f", "arguments": "{}"}]],
+            [[{"type": "tool_call", "id": "c-1", "name": "f", "arguments": {}}]],
         ),
         ("x", [[text("x")]]),
         ([], []),

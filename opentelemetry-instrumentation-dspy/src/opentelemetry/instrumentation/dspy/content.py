@@ -25,6 +25,7 @@ from opentelemetry.instrumentation.dspy.redaction import (
     redact_text,
 )
 from opentelemetry.instrumentation.dspy.repeated import LONG_TEXT, RepeatedTexts
+from opentelemetry.instrumentation.dspy.secret_arguments import SecretArguments
 from opentelemetry.instrumentation.dspy.semconv import DSPY_TRUNCATED
 from opentelemetry.instrumentation.dspy.settings import Settings
 
@@ -46,6 +47,7 @@ class ContentEncoder:
 
     Attributes:
         secrets: The secret values met so far, which no text that leaves here may repeat.
+        arguments: The parameters of tools whose values no text that leaves here may have.
     """
 
     def __init__(self, settings: Settings, max_length: int | None = None) -> None:
@@ -53,6 +55,7 @@ class ContentEncoder:
         self._limit = limit if max_length is None else min(limit, max_length)
         self._redact = settings.redact
         self.secrets = KnownSecrets()
+        self.arguments = SecretArguments()
         self._repeated = RepeatedTexts()
 
     def forget_texts(self) -> None:
@@ -91,7 +94,8 @@ class ContentEncoder:
             text, cut = self._encode(value)
             if cut:
                 attributes.setdefault(DSPY_TRUNCATED, []).append(name)
-        attributes[name] = self.secrets.hide_echoes(text) if self.secrets.echoed else text
+        hide = self.arguments.known or self.secrets.echoed
+        attributes[name] = self._hide(text) if hide else text
 
     def put_plain(
         self, attributes: dict[str, Any], name: str, operation: str, value: Any, size: int
@@ -111,7 +115,8 @@ class ContentEncoder:
             except orjson.JSONEncodeError:
                 text = None  # a lone surrogate
             if text is not None and len(text) <= self._limit:
-                attributes[name] = self.secrets.hide_echoes(text) if self.secrets.echoed else text
+                hide = self.arguments.known or self.secrets.echoed
+                attributes[name] = self._hide(text) if hide else text
                 return
         self.put(attributes, name, operation, value)
 
@@ -120,7 +125,8 @@ class ContentEncoder:
     ) -> None:
         """Record ``value`` like `put`, where its JSON text is known from before."""
         if self._redact is None and len(text) <= self._limit:
-            attributes[name] = self.secrets.hide_echoes(text) if self.secrets.echoed else text
+            hide = self.arguments.known or self.secrets.echoed
+            attributes[name] = self._hide(text) if hide else text
         else:
             self.put(attributes, name, operation, value, as_one=True)
 
@@ -128,18 +134,25 @@ class ContentEncoder:
         """Record text as it is, not as JSON; redacted and shortened like `put`."""
         if self._redact is not None:
             text = self._redacted_text(operation, name.rpartition(".")[2], text)
-        elif len(text) <= self._limit and text.isascii() and not self.secrets.echoed:
+        elif (
+            len(text) <= self._limit
+            and text.isascii()
+            and not (self.arguments.known or self.secrets.echoed)
+        ):
             attributes[name] = text
             return
-        attributes[name] = valid_text(self.secrets.hide_echoes(text[: self._limit]))
+        attributes[name] = valid_text(self._hide(text[: self._limit]))
         if len(text) > self._limit:
             attributes.setdefault(DSPY_TRUNCATED, []).append(name)
+
+    def _hide(self, text: str) -> str:
+        return self.arguments.hide(self.secrets.hide_echoes(text))
 
     def message(self, text: str, operation: str = "exception") -> str:
         """Bound and redact free text, such as an exception's message."""
         if self._redact is not None:
             text = self._redacted_text(operation, "message", text)
-        text = self.secrets.hide_all(text)
+        text = self.arguments.hide(self.secrets.hide_all(text))
         return redact_text(valid_text(text[: 2 * _MAX_MESSAGE]))[:_MAX_MESSAGE]
 
     def stacktrace(self, error: BaseException, operation: str = "exception") -> str:
@@ -147,7 +160,7 @@ class ContentEncoder:
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         if self._redact is not None:
             text = self._redacted_text(operation, "stacktrace", text)
-        text = self.secrets.hide_all(text)
+        text = self.arguments.hide(self.secrets.hide_all(text))
         return redact_text(valid_text(text[-2 * _MAX_STACK :]))[-_MAX_STACK:]
 
     def _redacted(self, operation: str, field: str, value: Any) -> Any:

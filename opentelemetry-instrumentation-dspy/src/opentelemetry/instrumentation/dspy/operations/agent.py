@@ -8,7 +8,7 @@ calls once for each: what it is called, and what its answers and errors mean, is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -178,3 +178,11 @@ def begin_agent(kind: str, agent: Any, arguments: Mapping[str, Any]) -> AgentRec
     # RLM's option has this name up to dspy 3.2.
     limit = arguments.get("max_iters", own.get("max_iters", own.get("max_iterations")))
     return AgentRecord(kind, agent, limit if isinstance(limit, int) else None)
+
+
+def parameters_of_tools(agent: Any) -> Iterator[str]:
+    """The names of what an agent's tools take."""
+    tools = own_attributes(agent).get("tools")
+    for tool in tools.values() if isinstance(tools, dict) else tools or ():
+        if isinstance(tool, dspy.Tool):
+            yield from tool.args or ()

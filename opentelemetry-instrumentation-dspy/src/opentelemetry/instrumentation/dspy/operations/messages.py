@@ -9,9 +9,12 @@ typed LM interface (3.3: pydantic, 3.4: dataclasses), or a plain string.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
+
+import orjson
 
 Message = dict[str, Any]
 Part = dict[str, Any]
@@ -171,6 +174,9 @@ def _text(text: Any) -> Part:
 
 
 def _tool_call(call_id: Any, name: Any, arguments: Any) -> Part:
+    if isinstance(arguments, str):
+        with contextlib.suppress(ValueError):  # a model may write anything; it is shown as it is
+            arguments = orjson.loads(arguments)
     return {"type": "tool_call", "id": call_id, "name": name, "arguments": arguments}
 
 

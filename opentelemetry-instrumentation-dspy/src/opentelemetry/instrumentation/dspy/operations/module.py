@@ -11,7 +11,11 @@ from typing import Any, NamedTuple
 
 import dspy
 from opentelemetry.instrumentation.dspy.operations import attempts
-from opentelemetry.instrumentation.dspy.operations.agent import agent_kind, begin_agent
+from opentelemetry.instrumentation.dspy.operations.agent import (
+    agent_kind,
+    begin_agent,
+    parameters_of_tools,
+)
 from opentelemetry.instrumentation.dspy.operations.attempts import AttemptsRecord, makes_attempts
 from opentelemetry.instrumentation.dspy.operations.lm_request import without_credentials
 from opentelemetry.instrumentation.dspy.operations.module_record import ModuleRecord, record_of
@@ -146,6 +150,8 @@ class ModuleOperation:
                 _put_invalid_inputs(attributes, facts, call.kwargs)
         if own.get("_compiled") is True:
             attributes[DSPY_MODULE_COMPILED] = True
+        if record.agent is not None:
+            self._content.arguments.learn(parameters_of_tools(call.instance))
         if record.outermost:
             guarded(_put_hash, attributes, call.instance)
         if self._settings.records_inputs:

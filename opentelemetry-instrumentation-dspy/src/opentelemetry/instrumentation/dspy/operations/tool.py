@@ -10,6 +10,7 @@ from typing import Any
 from opentelemetry.instrumentation.dspy.operations.module_record import enclosing_agent
 from opentelemetry.instrumentation.dspy.patching import PatchPoint, method_patch
 from opentelemetry.instrumentation.dspy.plain import valid_text
+from opentelemetry.instrumentation.dspy.redaction import is_secret_key
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_AGENT_STEP_INDEX,
     DSPY_OPERATION,
@@ -78,13 +79,21 @@ class ToolOperation:
         if tool.desc:
             put_text = self._content.put_text
             put_text(attributes, GEN_AI_TOOL_DESCRIPTION, self.name, str(tool.desc))
+        if tool.args:
+            self._content.arguments.learn(tool.args)
         if self._settings.content_mode.in_spans and tool.args:
             schema = _schema(tool.args)
             self._content.put(attributes, DSPY_TOOL_SCHEMA, self.name, schema, as_one=True)
         if self._settings.records_inputs:
             arguments = dict(call.kwargs)
+            self._learn_secrets(arguments)
             self._content.put(attributes, GEN_AI_TOOL_CALL_ARGUMENTS, self.name, arguments)
         return attributes
+
+    def _learn_secrets(self, arguments: dict[str, Any]) -> None:
+        for name, argument in arguments.items():
+            if is_secret_key(name):  # what the tool raises may repeat it
+                self._content.secrets.learn(name, argument)
 
     def outputs(self, call: Call, result: Any) -> Attributes:
         attributes: Attributes = {}
