@@ -98,7 +98,7 @@ def test_an_image_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
         read.append(uri)
         return "short"
 
-    monkeypatch.setattr(repeated, "shorten_data_uri", shorten)
+    monkeypatch.setattr(repeated, "shorten_data_uris", shorten)
     encoder = ContentEncoder(Settings())
     image = "data:image/png;base64," + "A" * 10_000
     attributes: dict[str, Any] = {}

@@ -143,7 +143,7 @@ def test_tool_calls(traced: Traced, server: FakeOpenAI) -> None:
     # The conventions' shape is flat, OpenAI's is nested.
     assert traced.content(CHAT, "gen_ai.tool.definitions") == [{"type": "function", **weather}]
     (message,) = traced.content(CHAT, "gen_ai.output.messages")
-    arguments = '{"city": "Paris"}'
+    arguments = {"city": "Paris"}
     assert message["parts"] == [
         {"type": "tool_call", "id": "c-1", "name": "get_weather", "arguments": arguments}
     ]

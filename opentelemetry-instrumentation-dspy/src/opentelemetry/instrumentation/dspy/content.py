@@ -16,13 +16,21 @@ from typing import Any
 
 import orjson
 
-from opentelemetry.instrumentation.dspy.plain import Walk, dumps, items_of, valid_text
+from opentelemetry.instrumentation.dspy.plain import (
+    AUDIO_KEY,
+    Walk,
+    dumps,
+    items_of,
+    valid_text,
+)
 from opentelemetry.instrumentation.dspy.redaction import (
+    BASE64_MARK,
     MIN_DATA_URI,
     REDACTED,
     KnownSecrets,
     is_secret_key,
     redact_text,
+    shorten_data_uris,
 )
 from opentelemetry.instrumentation.dspy.repeated import LONG_TEXT, RepeatedTexts
 from opentelemetry.instrumentation.dspy.secret_arguments import SecretArguments
@@ -132,6 +140,8 @@ class ContentEncoder:
 
     def put_text(self, attributes: dict[str, Any], name: str, operation: str, text: str) -> None:
         """Record text as it is, not as JSON; redacted and shortened like `put`."""
+        if BASE64_MARK in text:
+            text = shorten_data_uris(text)
         if self._redact is not None:
             text = self._redacted_text(operation, name.rpartition(".")[2], text)
         elif (
@@ -228,7 +238,7 @@ _MAX_HARMLESS_KEYS = 4_096
 
 def _are_harmless(keys: Iterable[Any]) -> bool:
     for key in keys:
-        if type(key) is not str or is_secret_key(key):
+        if type(key) is not str or key == AUDIO_KEY or is_secret_key(key):
             return False
         if len(_harmless_keys) < _MAX_HARMLESS_KEYS:
             _harmless_keys.add(key)
@@ -257,7 +267,9 @@ def _plain_size(value: Any, limit: int) -> int | None:
             kind = type(item)  # type: ignore[reportUnknownVariableType]
             if kind is str:
                 size += len(item)
-                if size >= MIN_DATA_URI and (size > limit or item.startswith("data:")):
+                if size >= MIN_DATA_URI and (
+                    size > limit or item.startswith("data:") or BASE64_MARK in item
+                ):
                     return None
             elif kind in _CONTAINERS:
                 if item:

@@ -22,10 +22,11 @@ from typing import Any, cast
 import orjson
 
 from opentelemetry.instrumentation.dspy.redaction import (
+    BASE64_MARK,
     REDACTED,
     is_secret_key,
     redact_text,
-    shorten_data_uri,
+    shorten_data_uris,
 )
 
 Scalar = str | int | float | bool | None
@@ -80,7 +81,7 @@ class Walk:
         self,
         budget: int,
         nodes: int = _MAX_NODES,
-        shorten: Callable[[str], str] = shorten_data_uri,
+        shorten: Callable[[str], str] = shorten_data_uris,
     ) -> None:
         self._budget = self._left = budget
         self._nodes = nodes
@@ -140,7 +141,8 @@ class Walk:
                 break
             name = key if type(key) is str else _key(key)
             self._left -= len(name) + 4
-            result[name] = _hidden(item) if is_secret_key(name) else self.plain(item, depth + 1)
+            given = as_data_uri(item, "format") if name == AUDIO_KEY else item
+            result[name] = _hidden(given) if is_secret_key(name) else self.plain(given, depth + 1)
         return result
 
     def _sequence(self, items: Iterable[Any], depth: int) -> list[Any]:
@@ -161,7 +163,7 @@ class Walk:
         return True
 
     def _text(self, text: str) -> str:
-        if text.startswith("data:"):
+        if text.startswith("data:") or BASE64_MARK in text:
             text = self._shorten(text)
         size = len(text)
         if size > self._left:
@@ -170,6 +172,21 @@ class Walk:
             text = f"{text[:kept]}[... {size - kept} more characters]"
         self._left -= size
         return text
+
+
+AUDIO_KEY = "input_audio"
+"""Under which OpenAI's messages have audio, as the only thing that is no data URI."""
+
+
+def as_data_uri(audio: Any, format_name: str) -> Any:
+    """A record of base64 data and its format with the data as a data URI; all else as it is."""
+    if type(audio) is not dict:
+        return audio
+    fields = cast("dict[str, Any]", audio)
+    data, kind = fields.get("data"), fields.get(format_name)
+    if type(data) is not str or data.startswith("data:"):
+        return fields
+    return {**fields, "data": f"data:audio/{kind}{BASE64_MARK}{data}"}
 
 
 _SCHEMA_TYPES = frozenset({"string", "integer", "number", "boolean", "object", "array", "null"})
@@ -235,6 +252,8 @@ def items_of(value: Any, kind: type) -> Iterable[tuple[Any, Any]] | None:
     if hasattr(kind, "__pydantic_root_model__"):
         # A pydantic model's fields stand in its __dict__; model_dump() would run user code.
         fields: dict[str, Any] = value.__dict__
+        if "audio_format" in fields:
+            fields = as_data_uri(fields, "audio_format")  # dspy.Audio
         extra: dict[str, Any] | None = getattr(value, "__pydantic_extra__", None)
         return {**fields, **extra}.items() if extra else fields.items()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -58,6 +58,26 @@ def redact_text(text: str) -> str:
     return _URL_PASSWORD.sub(REDACTED, _SECRET_TEXT.sub(REDACTED, text))
 
 
+BASE64_MARK = ";base64,"
+"""What every data URI of binary data has in it, and hardly any other text."""
+
+_DATA_URI = re.compile(
+    r"data:[\w.+/;=\-]{0,100}" + BASE64_MARK + rf"[A-Za-z0-9+/=_\-]{{{MIN_DATA_URI},}}"
+)
+
+
+def shorten_data_uris(text: str) -> str:
+    """Replace the payload of ``data:`` URIs by its size and hash; other text is unchanged.
+
+    The text may be such a URI, or have some of binary data in it.
+    """
+    if text.startswith("data:"):
+        text = shorten_data_uri(text)
+    if BASE64_MARK in text:
+        text = _DATA_URI.sub(lambda found: shorten_data_uri(found[0]), text)
+    return text
+
+
 def shorten_data_uri(text: str) -> str:
     """Replace the payload of a ``data:`` URI by its size and hash; other text is unchanged."""
     head, separator, payload = text.partition(",")

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from opentelemetry.instrumentation.dspy.redaction import shorten_data_uri
+from opentelemetry.instrumentation.dspy.redaction import shorten_data_uris
 
 LONG_TEXT: Final = 4_096
 """A text of so many characters is worth being remembered."""
@@ -54,12 +54,12 @@ class RepeatedTexts:
         texts.append("")  # nothing stands behind the last part
         return "".join(chain.from_iterable(zip(parts, texts, strict=True)))
 
-    def shortened(self, uri: str) -> str:
-        """`shorten_data_uri`, which reads a whole image to tell its hash."""
-        known = self._shortened.get(id(uri))
+    def shortened(self, text: str) -> str:
+        """`shorten_data_uris`, which reads a whole image to tell its hash."""
+        known = self._shortened.get(id(text))
         if known is None:
-            known = uri, shorten_data_uri(uri)
-            if len(uri) >= LONG_TEXT:
+            known = text, shorten_data_uris(text)
+            if len(text) >= LONG_TEXT:
                 self._keep(self._shortened, known)
         return known[1]
 

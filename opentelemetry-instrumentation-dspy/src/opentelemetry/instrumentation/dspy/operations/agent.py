@@ -182,7 +182,8 @@ def begin_agent(kind: str, agent: Any, arguments: Mapping[str, Any]) -> AgentRec
 
 def parameters_of_tools(agent: Any) -> Iterator[str]:
     """The names of what an agent's tools take."""
-    tools = own_attributes(agent).get("tools")
-    for tool in tools.values() if isinstance(tools, dict) else tools or ():
-        if isinstance(tool, dspy.Tool):
+    tools: Any = own_attributes(agent).get("tools") or ()
+    held: Iterable[Any] = tools.values() if issubclass(type(tools), dict) else tools
+    for tool in held:
+        if issubclass(type(tool), dspy.Tool):
             yield from tool.args or ()

@@ -21,6 +21,7 @@ from opentelemetry.instrumentation.dspy.operations.lm_request import (
 )
 from opentelemetry.instrumentation.dspy.operations.messages import (
     input_messages,
+    may_have_data_uri,
     output_messages,
     plain_input_messages,
 )
@@ -163,7 +164,7 @@ def _size_of_texts(result: Any) -> int | None:
         return None
     size = 0
     for text in cast("list[Any]", result):
-        if type(text) is not str or text.startswith("data:"):
+        if type(text) is not str or may_have_data_uri(text):
             return None
         size += len(text)
     return size
@@ -177,7 +178,8 @@ def split_model(lm: Any) -> tuple[str | None, str]:
     model = str(getattr(lm, "model", None) or type(lm).__name__)
     if not isinstance(lm, dspy.LM):
         return None, model
-    given: Any = (lm.kwargs or {}).get("custom_llm_provider")
+    options: dict[str, Any] = lm.kwargs or {}
+    given = options.get("custom_llm_provider")
     if isinstance(given, str):  # LiteLLM takes the name as it is, prefix or no prefix
         return provider_named(given), model.removeprefix(f"{given}/")
     return split_model_name(model)

@@ -16,6 +16,9 @@ from typing import Any
 
 import orjson
 
+from opentelemetry.instrumentation.dspy.plain import AUDIO_KEY, as_data_uri
+from opentelemetry.instrumentation.dspy.redaction import BASE64_MARK
+
 Message = dict[str, Any]
 Part = dict[str, Any]
 
@@ -74,11 +77,16 @@ def plain_input_messages(
         if kind is not dict or len(message) != _PLAIN_MESSAGE_SIZE:
             return None
         role, text = message.get("role"), message.get("content")
-        if type(role) is not str or type(text) is not str or text.startswith("data:"):
+        if type(role) is not str or type(text) is not str or may_have_data_uri(text):
             return None
         size += len(role) + len(text)
         plain.append({"role": role, "parts": [{"type": "text", "content": text}]})
     return (plain, size) if plain else None
+
+
+def may_have_data_uri(text: str) -> bool:
+    """Whether a text has to be looked through for data URIs."""
+    return BASE64_MARK in text or text.startswith("data:")
 
 
 def output_messages(result: Any, finish_reasons: tuple[str, ...]) -> list[Message]:
@@ -150,6 +158,9 @@ def _part(part: Any) -> Part:
         return {"type": "reasoning", "content": text}
     if kind == "image_url":
         return {"type": "uri", "modality": "image", "uri": value(value(part, "image_url"), "url")}
+    if kind == AUDIO_KEY:
+        audio = as_data_uri(value(part, kind), "format")
+        return {"type": "uri", "modality": "audio", "uri": value(audio, "data")}
     if kind == "tool_call":
         return _tool_call(value(part, "id"), value(part, "name"), value(part, "input"))
     if kind == "tool_result":
@@ -166,6 +177,8 @@ _MEDIA_FIELDS = ("media_type", "url", "data", "file_id", "text", "title", "value
 
 def _object_part(kind: str, part: Any) -> Part:
     facts = {name: value(part, name) for name in _MEDIA_FIELDS}
+    if isinstance(facts["data"], str) and facts["media_type"]:
+        facts["data"] = f"data:{facts['media_type']}{BASE64_MARK}{facts['data']}"
     return {"type": kind, **{name: fact for name, fact in facts.items() if fact is not None}}
 
 
