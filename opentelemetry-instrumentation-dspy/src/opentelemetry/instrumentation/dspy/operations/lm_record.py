@@ -146,7 +146,17 @@ def usage_attributes(usage: Any) -> Attributes:
     if outputs:
         _count(attributes, outputs, _OUTPUT_DETAILS)
     _count(attributes, usage, _COUNTS)
+    if value(usage, "prompt_tokens") is None and not inputs:
+        _add_cached(attributes, usage)
     return attributes
+
+
+def _add_cached(attributes: Attributes, usage: Any) -> None:
+    """Anthropic counts apart what it read from and wrote to its cache; the conventions do not."""
+    for name in _APART:
+        count = value(usage, name)
+        if GEN_AI_USAGE_INPUT_TOKENS in attributes and type(count) is int:
+            attributes[GEN_AI_USAGE_INPUT_TOKENS] += count
 
 
 def _count(attributes: Attributes, source: Any, counts: Iterable[tuple[str, str]]) -> None:
@@ -161,6 +171,7 @@ def _count(attributes: Attributes, source: Any, counts: Iterable[tuple[str, str]
             attributes[attribute] = count
 
 
+_APART = ("cache_read_input_tokens", "cache_creation_input_tokens")
 _INPUT_DETAILS = (
     (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cached_tokens"),
     (GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, "cache_creation_tokens"),
