@@ -7,6 +7,7 @@ from __future__ import annotations
 from opentelemetry.trace import Span, Status, StatusCode
 
 from opentelemetry.instrumentation.dspy.content import ContentEncoder
+from opentelemetry.instrumentation.dspy.hooks import DSPyCall
 from opentelemetry.instrumentation.dspy.semconv import (
     ERROR_TYPE,
     EXCEPTION_MESSAGE,
@@ -39,7 +40,12 @@ def identity_of(error: BaseException) -> tuple[int, ...]:
 
 
 def record_failure(
-    span: Span, error: BaseException, content: ContentEncoder | None, *, with_stack: bool
+    span: Span,
+    error: BaseException,
+    content: ContentEncoder | None,
+    call: DSPyCall,
+    *,
+    with_stack: bool,
 ) -> None:
     """Put status, ``error.type`` and an exception event on a span.
 
@@ -48,6 +54,7 @@ def record_failure(
         error: What the operation raised.
         content: Bounds and redacts the message; None where none is to be recorded, since an
             exception's message is made of the program's data.
+        call: The operation.
         with_stack: Whether the event has the stack, too.
     """
     kind = error_type(error)
@@ -56,12 +63,20 @@ def record_failure(
         span.set_status(Status(StatusCode.ERROR))
         span.add_event(_EVENT, {EXCEPTION_TYPE: kind})
         return
+    _learn_secrets(call, content)
     message = content.message(_message(error))
     span.set_status(Status(StatusCode.ERROR, f"{kind}: {message}"))
     event = {EXCEPTION_TYPE: kind, EXCEPTION_MESSAGE: message}
     if with_stack:
         event[EXCEPTION_STACKTRACE] = content.stacktrace(error)
     span.add_event(_EVENT, event)
+
+
+def _learn_secrets(call: DSPyCall | None, content: ContentEncoder) -> None:
+    # The message may repeat a key that whoever makes this call keeps in an attribute.
+    while call is not None:
+        content.secrets.learn_attributes(call.instance)
+        call = call.parent
 
 
 def _message(error: BaseException) -> str:

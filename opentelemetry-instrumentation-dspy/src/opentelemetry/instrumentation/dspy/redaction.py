@@ -118,6 +118,16 @@ class KnownSecrets:
             return
         self._add(self._known, found)
 
+    def learn_attributes(self, instance: object) -> None:
+        """Remember what an object keeps under the names of secrets; no code of its is run."""
+        try:
+            attributes = object.__getattribute__(instance, "__dict__")
+        except AttributeError:
+            return
+        for name, value in list(attributes.items()):
+            if is_secret_key(name) or name.endswith(("headers", "url", "_base")):
+                self.learn(name, value)
+
     def hide_all(self, text: str) -> str:
         """``text`` without any known secret, those of the environment included."""
         for secret in _longest_first([*self._known, *_in_environment()]):

@@ -303,7 +303,7 @@ class Call:
         runtime = self._runtime
         content = runtime.content if runtime.settings.content_mode.in_spans else None
         # The innermost span has the stack; repeating it up the tree says nothing new.
-        record_failure(self.span, error, content, with_stack=innermost)
+        record_failure(self.span, error, content, self, with_stack=innermost)
 
 
 def current_call(operation: str | None = None, instance: Any = None) -> Call | None:
