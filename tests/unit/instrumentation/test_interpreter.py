@@ -142,9 +142,23 @@ def test_a_function_called_by_the_code_is_a_tool(traced: Traced, kind: str) -> N
 def test_positional_arguments_of_a_tool(traced: Traced) -> None:
     with make("LocalInterpreter", tools={"weather": weather}) as interpreter:
         interpreter.execute("weather('Oslo')")
-    assert traced.content("execute_tool weather", "gen_ai.tool.call.arguments") == {
-        "args": ["Oslo"]
+    assert traced.content("execute_tool weather", "gen_ai.tool.call.arguments") == {"city": "Oslo"}
+
+
+@needs_local
+def test_a_secret_by_position(traced: Traced) -> None:
+    def login(user: str, password: str, *more: str) -> str:
+        return f"{user} is in"
+
+    interpreter = make("LocalInterpreter", tools={"login": login})
+    code = "key = 'correct-' + 'horse'\nlogin('ada', key, 'a', 'b')"
+    interpreter.execute(code)
+    assert traced.content("execute_tool login", "gen_ai.tool.call.arguments") == {
+        "user": "ada",
+        "password": "[REDACTED]",
+        "args": ["a", "b"],
     }
+    assert "correct-horse" not in everything_in(traced.spans)
 
 
 @pytest.mark.skipif(not HAS_ASYNC_TOOLS, reason="dspy < 3.3: no async tools in the sandbox")

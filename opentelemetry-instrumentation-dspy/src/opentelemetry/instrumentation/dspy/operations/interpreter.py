@@ -177,7 +177,21 @@ def _tool_arguments(call: Call) -> dict[str, Any]:
     given = dict(zip(names, _arguments(call, *names), strict=True))
     named: dict[str, Any] = given["kwargs"] or {}
     positional = given.get("args")
-    return {**named, "args": list(positional)} if positional else dict(named)
+    if not positional:
+        return dict(named)
+    parameters = _positional_names(call.instance.tools.get(given["tool_name"]))
+    rest = list(positional[len(parameters) :])
+    shown = {**dict(zip(parameters, positional, strict=False)), **named}
+    return {**shown, "args": rest} if rest else shown
+
+
+def _positional_names(function: Any) -> list[str]:
+    """What a tool calls its arguments by position: a secret is told by its name."""
+    if not isinstance(function, (types.FunctionType, types.MethodType)):
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind in kinds]
 
 
 def _calls_a_tool(function: Any, depth: int = _CLOSURE_DEPTH) -> bool:
