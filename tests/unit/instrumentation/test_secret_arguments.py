@@ -60,12 +60,13 @@ async def test_an_agent_that_works_with_text(
 async def test_an_agent_that_works_with_tool_calls(
     traced: Traced, server: FakeOpenAI, mode: str
 ) -> None:
+    if mode == "async" and not hasattr(dspy.ReActV2, "aforward"):
+        pytest.skip("ReActV2 is asynchronous from dspy 3.4 on")
     server.reply_with(Reply(None, tool_calls=(ToolCall("login", ARGUMENTS),)))
     with dspy.context(lm=served(server)):
         await ask(mode, dspy.ReActV2("question -> answer", tools=[login], max_iters=2))
+    assert "execute_tool login" in traced.names()
     assert CANARY not in everything_in(traced.spans)
-    said = json.loads(traced.spans[-1 - traced.names()[::-1].index("chat gpt-4o-mini")].to_json())
-    assert said["name"] == "chat gpt-4o-mini"
 
 
 def test_a_predictor_that_asks_for_tool_calls(traced: Traced, server: FakeOpenAI) -> None:

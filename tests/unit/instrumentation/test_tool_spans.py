@@ -234,3 +234,19 @@ def test_a_description_is_bounded(trace_with: TraceWith) -> None:
     attributes = traced.attributes("execute_tool search")
     assert len(attributes["gen_ai.tool.description"]) <= 1_000
     assert "gen_ai.tool.description" in attributes["dspy.truncated"]
+
+
+@pytest.mark.skipif(
+    not hasattr(dspy.ToolCalls.ToolCall, "execute"), reason="older dspy: no ToolCall.execute"
+)
+def test_a_tool_call_that_is_executed(traced: Traced) -> None:
+    """DSPy looks for the function in the frame of whoever calls this, so no frame is ours."""
+    call = dspy.ToolCalls.ToolCall(name="find", args={"query": "q"})
+    find = dspy.Tool(search, name="find")
+    expected = ["q", "q", "q"]
+    assert call.execute(functions={"find": find}) == expected
+    assert call.execute() == expected  # the Tool above, by its name
+    assert traced.tree() == "execute_tool find\nexecute_tool find"
+    traced.clear()
+    assert call.execute(functions=[find]) == expected
+    assert traced.spans == []
