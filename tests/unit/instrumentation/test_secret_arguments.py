@@ -13,6 +13,7 @@ import pytest
 from opentelemetry.instrumentation.dspy.secret_arguments import SecretArguments
 from tests.support.dspy_prompts import chat_text
 from tests.support.fake_openai import FakeOpenAI, Reply, ToolCall
+from tests.unit.instrumentation.conftest import TraceWith
 from tests.unit.instrumentation.lms import served
 from tests.unit.instrumentation.traced import Traced, everything_in
 
@@ -151,3 +152,17 @@ def test_only_names_of_secrets_are_learned() -> None:
 @pytest.mark.parametrize("start", ["", '"password": "', "password"])
 def test_no_text_is_too_odd(arguments: SecretArguments, start: str, text: str) -> None:
     assert CANARY not in arguments.hide(f'{start}{text}{{"password": "{CANARY}"}}')
+
+
+@pytest.mark.parametrize("length", range(76, 100))
+def test_what_stands_in_for_a_secret_keeps_to_the_limit(trace_with: TraceWith, length: int) -> None:
+    traced = trace_with(max_content_length=128)
+
+    def note(text: str, token: str) -> str:
+        return text
+
+    text = json.dumps({"token": "x", "more": "y" * length})
+    dspy.Tool(note)(text=text, token="x")
+    result = traced.attributes("execute_tool note")["gen_ai.tool.call.result"]
+    assert len(result) <= 128
+    assert "[REDACTED]" in json.loads(result)

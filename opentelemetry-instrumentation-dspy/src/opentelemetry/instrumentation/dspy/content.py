@@ -103,7 +103,7 @@ class ContentEncoder:
             if cut:
                 attributes.setdefault(DSPY_TRUNCATED, []).append(name)
         hide = self.arguments.known or self.secrets.echoed
-        attributes[name] = self._hide(text) if hide else text
+        attributes[name] = self._hide_in_json(attributes, name, text) if hide else text
 
     def put_plain(
         self, attributes: dict[str, Any], name: str, operation: str, value: Any, size: int
@@ -124,7 +124,7 @@ class ContentEncoder:
                 text = None  # a lone surrogate
             if text is not None and len(text) <= self._limit:
                 hide = self.arguments.known or self.secrets.echoed
-                attributes[name] = self._hide(text) if hide else text
+                attributes[name] = self._hide_in_json(attributes, name, text) if hide else text
                 return
         self.put(attributes, name, operation, value)
 
@@ -134,7 +134,7 @@ class ContentEncoder:
         """Record ``value`` like `put`, where its JSON text is known from before."""
         if self._redact is None and len(text) <= self._limit:
             hide = self.arguments.known or self.secrets.echoed
-            attributes[name] = self._hide(text) if hide else text
+            attributes[name] = self._hide_in_json(attributes, name, text) if hide else text
         else:
             self.put(attributes, name, operation, value, as_one=True)
 
@@ -151,12 +151,22 @@ class ContentEncoder:
         ):
             attributes[name] = text
             return
-        attributes[name] = valid_text(self._hide(text[: self._limit]))
+        attributes[name] = valid_text(self._hide(text[: self._limit]))[: self._limit]
         if len(text) > self._limit:
             attributes.setdefault(DSPY_TRUNCATED, []).append(name)
 
     def _hide(self, text: str) -> str:
         return self.arguments.hide(self.secrets.hide_echoes(text))
+
+    def _hide_in_json(self, attributes: dict[str, Any], name: str, text: str) -> str:
+        hidden = self._hide(text)
+        if len(hidden) <= self._limit:
+            return hidden
+        # What stands in for a short secret is longer than that. The SDK would cut it anywhere.
+        cut = attributes.setdefault(DSPY_TRUNCATED, [])
+        if name not in cut:
+            cut.append(name)
+        return self._encode(orjson.loads(hidden))[0]
 
     def message(self, text: str, operation: str = "exception") -> str:
         """Bound and redact free text, such as an exception's message."""
