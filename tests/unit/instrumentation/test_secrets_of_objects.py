@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import dspy
@@ -88,6 +89,39 @@ async def test_of_the_program_around_what_fails(traced: Traced, mode: str) -> No
         program() if mode == "sync" else await program.acall()
     assert_hidden(traced)
     assert "ERROR(PermissionError)" in traced.tree()
+
+
+@pytest.mark.parametrize(
+    "key", ['quo"ted-horse', "back\\slashed-horse", "lines\nof-horse", "hörse-battery"]
+)
+@pytest.mark.parametrize("write", [str, json.dumps, lambda text: json.dumps(json.dumps(text))])
+def test_a_key_that_json_writes_in_another_way(traced: Traced, key: str, write: Any) -> None:
+    """Once it was seen in an error, it is hidden in content, too."""
+
+    class Program(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.api_key = key
+            self.tool = dspy.Tool(lambda: refuse(write(key)), name="connect")
+
+        def forward(self) -> Any:
+            try:
+                return self.tool()
+            except PermissionError as error:
+                return {"problem": str(error)}
+
+    assert write(key) in Program()()["problem"]
+    (event,) = traced.span("execute_tool connect").events
+    told = dict(event.attributes or {})
+    assert "[REDACTED]" in told["exception.message"]
+    for text in (told["exception.message"], told["exception.stacktrace"]):
+        assert write(key) not in text
+    shown = traced.content("invoke_workflow Program", "dspy.module.output")["problem"]
+    assert shown in (
+        "[REDACTED] is refused",
+        '"[REDACTED]" is refused',
+        '"\\"[REDACTED]\\"" is refused',
+    )
 
 
 class Slots:

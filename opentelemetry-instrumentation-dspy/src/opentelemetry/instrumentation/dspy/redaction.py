@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import threading
@@ -148,9 +149,20 @@ class KnownSecrets:
         with self._lock:
             for secret in found:
                 if isinstance(secret, str) and len(secret) >= _MIN_SECRET:
-                    secrets[secret] = None
+                    secrets.update(dict.fromkeys(_written(secret)))
             while len(secrets) > _MAX_KNOWN:
                 del secrets[next(iter(secrets))]
+
+
+def _written(secret: str) -> Iterable[str]:
+    """A secret as it is, and as it stands in JSON, and in JSON inside of JSON."""
+    plain = ascii_only = secret
+    yield secret
+    for _ in range(2):
+        plain = json.dumps(plain, ensure_ascii=False)[1:-1]
+        ascii_only = json.dumps(ascii_only)[1:-1]
+        yield plain
+        yield ascii_only
 
 
 def _longest_first(secrets: Iterable[str]) -> list[str]:
