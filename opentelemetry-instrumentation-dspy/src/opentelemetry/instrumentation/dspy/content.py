@@ -140,7 +140,7 @@ class ContentEncoder:
 
     def put_text(self, attributes: dict[str, Any], name: str, operation: str, text: str) -> None:
         """Record text as it is, not as JSON; redacted and shortened like `put`."""
-        if BASE64_MARK in text:
+        if ";" in text and BASE64_MARK in text:
             text = shorten_data_uris(text)
         if self._redact is not None:
             text = self._redacted_text(operation, name.rpartition(".")[2], text)
@@ -278,7 +278,8 @@ def _plain_size(value: Any, limit: int) -> int | None:
             if kind is str:
                 size += len(item)
                 if size >= MIN_DATA_URI and (
-                    size > limit or item.startswith("data:") or BASE64_MARK in item
+                    # One character is looked for twenty times as fast as the mark.
+                    size > limit or item[:5] == "data:" or (";" in item and BASE64_MARK in item)
                 ):
                     return None
             elif kind in _CONTAINERS:

@@ -148,7 +148,9 @@ class KnownSecrets:
     def _add(self, secrets: dict[str, None], found: Iterable[Any]) -> None:
         with self._lock:
             for secret in found:
-                if isinstance(secret, str) and len(secret) >= _MIN_SECRET:
+                if not isinstance(secret, str) or secret in secrets:
+                    continue
+                if len(secret) >= _MIN_SECRET:
                     secrets.update(dict.fromkeys(_written(secret)))
             while len(secrets) > _MAX_KNOWN:
                 del secrets[next(iter(secrets))]
