@@ -19,10 +19,12 @@ import logging
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import wrapt
 
+from opentelemetry.instrumentation.dspy.frames import as_dspy_frame, hide_frame
 from opentelemetry.instrumentation.dspy.patch_status import PatchStatus
 from opentelemetry.instrumentation.dspy.traced_methods import traced
 from opentelemetry.instrumentation.dspy.tracing import Operation, Runtime, guarded
@@ -167,17 +169,15 @@ class ClassTreePatch:
             self._trace_class(root)
         self._replace_on_root("__init_subclass__", self._subclass_hook(root))
         for cls in _subclasses(root):
-            self._trace_class(cls)
+            # A metaclass may forbid it; that class is then traced where it calls super().
+            guarded(self._trace_class, cls)
 
     def remove(self) -> bool:
         root, self._root = self._root, None
         if root is None:
             return True
         for cls in (*_subclasses(root), root):
-            for name in self.methods:
-                method = vars(cls).get(name)
-                if isinstance(method, TracedMethod):
-                    setattr(cls, name, method.original)
+            guarded(self._untrace_class, cls)
         replaced, self._on_root = self._on_root, []
         return all([_put_back(*entry) for entry in reversed(replaced)])
 
@@ -194,21 +194,37 @@ class ClassTreePatch:
             return
         for name, operation in self.methods.items():
             method = vars(cls).get(name)
+            if isinstance(method, TracedMethod):
+                # Taken over from another class, as dataclass(slots=True) and attrs do when they
+                # make the class anew: it stands in another place of the resolution order now.
+                method = method.original
             if inspect.isfunction(method):
                 replacement = traced(method, operation, self._runtime, cls)
                 setattr(cls, name, TracedMethod(method, replacement))
 
-    def _subclass_hook(self, root: type) -> Any:
-        original = vars(root).get("__init_subclass__")
+    def _untrace_class(self, cls: type) -> None:
+        for name in self.methods:
+            method = vars(cls).get(name)
+            if isinstance(method, TracedMethod):
+                setattr(cls, name, method.original)
+
+    def _subclass_hook(self, _root: type) -> Any:
+        _original = vars(_root).get("__init_subclass__")
+        _trace, _hide = partial(guarded, self._trace_class), hide_frame
 
         def __init_subclass__(cls: Any, **kwargs: Any) -> None:
-            if original is not None:
-                original.__func__(cls, **kwargs)
-            else:
-                super(root, cls).__init_subclass__(**kwargs)
-            guarded(self._trace_class, cls)
+            try:
+                if _original is not None:
+                    _original.__func__(cls, **kwargs)
+                else:
+                    super(_root, cls).__init_subclass__(**kwargs)
+            except BaseException as _error:
+                _hide(_error)
+                raise
+            _trace(cls)
 
-        return classmethod(__init_subclass__)
+        looks_like = __init_subclass__ if _original is None else _original.__func__
+        return classmethod(as_dspy_frame(__init_subclass__, looks_like))
 
 
 class Patches:

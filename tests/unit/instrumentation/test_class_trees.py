@@ -1,0 +1,105 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Classes of the program that are made in unusual ways."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import traceback
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.unit.instrumentation.conftest import TraceWith
+from tests.unit.instrumentation.lms import EchoLM
+from tests.unit.instrumentation.traced import Traced, uninstrument
+
+
+class Base(EchoLM):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return EchoLM.__call__(self, *args, **kwargs)
+
+
+def recursive(self: Any, *args: Any, depth: int = 1, **kwargs: Any) -> Any:
+    if depth:
+        return self(*args, depth=depth - 1, **kwargs)
+    return Base.__call__(self, *args, **kwargs)
+
+
+def test_a_class_that_is_made_anew_of_the_same_methods(traced: Traced) -> None:
+    @dataclasses.dataclass(slots=True, eq=False, init=False)  # makes a second class of the first
+    class Slotted(Base):
+        __call__ = recursive
+
+    assert Slotted()("hello") == EchoLM()("hello")
+    assert traced.tree() == "chat echo\n└─ chat echo\nchat echo"
+    uninstrument()
+    assert vars(Slotted)["__call__"] is recursive
+
+
+def test_a_method_that_two_classes_share(traced: Traced) -> None:
+    class One(Base):
+        __call__ = recursive
+
+    class Two(Base):
+        __call__ = vars(One)["__call__"]
+
+    Two()("hello")
+    assert traced.tree() == "chat echo\n└─ chat echo"
+    uninstrument()
+    assert vars(One)["__call__"] is vars(Two)["__call__"] is recursive
+
+
+class Closed(type(EchoLM)):  # type: ignore[misc]
+    """A metaclass whose classes stay as they were written, for as long as a test wants that."""
+
+    closed = False
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        if Closed.closed:
+            raise TypeError("closed")
+        super().__setattr__(name, value)
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setattr(Closed, "closed", True)
+        yield
+
+
+@pytest.mark.usefixtures("closed")
+@pytest.mark.parametrize("defined", ["before", "while traced"])
+def test_a_class_that_cannot_be_changed_costs_no_other_its_spans(
+    trace_with: TraceWith, telemetry_log: Any, defined: str
+) -> None:
+    def define() -> Any:
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return EchoLM.__call__(self, *args, **kwargs)
+
+        members = {"__call__": call}
+        return Closed("Fixed", (EchoLM,), members)
+
+    fixed = define() if defined == "before" else None
+    traced = trace_with()
+    fixed = fixed or define()
+    assert fixed()("hello") == EchoLM()("hello")
+    assert traced.names() == ["chat echo", "chat echo"]
+    (warning,) = telemetry_log.take()
+    assert "TypeError" in warning
+    assert callable(vars(fixed)["__call__"])
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python < 3.11 keeps the frame")
+def test_an_error_in_a_class_statement_has_no_frame_of_ours(traced: Traced) -> None:
+    def files() -> list[str]:
+        with pytest.raises(TypeError, match="takes no keyword arguments") as raised:
+            types.new_class("Wrong", (EchoLM,), {"colour": "blue"})
+        return [frame.filename for frame in traceback.extract_tb(raised.tb)]
+
+    while_traced = files()
+    uninstrument()
+    assert while_traced == files()
