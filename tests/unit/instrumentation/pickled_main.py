@@ -3,7 +3,8 @@
 """A script for test_pickling: classes of ``__main__``, which cloudpickle takes by value.
 
 Prints one line for each object, with what came of copying it; ``traced`` as argument instruments
-DSPy in the middle, so that one class is defined before that and another one after it.
+DSPy in the middle, so that one class is defined before that and another one after it. With
+``by value`` it prints the pickle of some bound methods instead.
 """
 
 from __future__ import annotations
@@ -81,6 +82,21 @@ class Holder:
     def __call__(self, text: str) -> Any:
         return self.method(text)
 
+
+class AsyncLM(DummyLM):
+    def acall(self, *args: Any, **kwargs: Any) -> Any:
+        return f"async {args[0]}"
+
+
+METHODS = {
+    "EarlyLM.__call__": EarlyLM([]).__call__,
+    "LateLM.__call__": LateLM([]).__call__,
+    "AsyncLM.acall": AsyncLM([]).acall,
+    "EarlyProgram.__call__": EarlyProgram().__call__,
+}
+if sys.argv[2:] == ["by value"]:
+    sys.stdout.buffer.write(cloudpickle.dumps(METHODS))
+    sys.exit()
 
 for thing in (
     EarlyLM([]),

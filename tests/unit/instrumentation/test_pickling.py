@@ -195,15 +195,18 @@ def main_traced() -> list[str]:
 
 
 def run_main(mode: str) -> list[str]:
-    script = Path(__file__).with_name("pickled_main.py")
+    return run_script("pickled_main.py", mode).decode().splitlines()
+
+
+def run_script(name: str, *arguments: str) -> bytes:
+    script = Path(__file__).with_name(name)
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), mode],
+        [sys.executable, "-W", "ignore", str(script), *arguments],
         capture_output=True,
-        text=True,
         check=True,
         timeout=120,
     )
-    return done.stdout.splitlines()
+    return done.stdout
 
 
 # What comes of them is compared, not spelt out: until 3.2 DSPy's own adapters fail by value.
@@ -218,3 +221,37 @@ def test_methods_of_classes_of_main_are_pickled_by_value(
     main_plain: list[str], main_traced: list[str]
 ) -> None:
     assert main_traced[9:] == main_plain[9:]
+
+
+LOAD = """
+import pickle, sys
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("opentelemetry.instrumentation"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, NotInstalled())
+for name, thing in pickle.load(sys.stdin.buffer).items():
+    print(name, thing("x") if callable(thing) else type(thing).__name__)
+"""
+
+
+def test_methods_taken_by_value_load_without_us() -> None:
+    def by_value(mode: str) -> bytes:
+        return run_script("pickled_main.py", mode, "by value")
+
+    def loaded(data: bytes) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", LOAD],
+            input=data,
+            capture_output=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode().splitlines()
+
+    plain = loaded(by_value("plain"))
+    assert plain[0] == "EarlyLM.__call__ ['early x']"
+    assert loaded(by_value("traced")) == plain

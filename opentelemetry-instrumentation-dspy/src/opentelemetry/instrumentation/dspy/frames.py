@@ -8,9 +8,24 @@ import builtins
 import functools
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
+
+_FRAME_GLOBALS = {"__name__": "dspy.opentelemetry", "__builtins__": builtins}
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
+def pickled_by_value(function: _Function) -> _Function:
+    """Marks a function that stands in the closure of a traced method.
+
+    cloudpickle takes a bound method of a class of ``__main__`` by value, and with it what the
+    traced function uses. By reference, that could only be loaded where this package is installed.
+    """
+    function.__module__ = str(_FRAME_GLOBALS["__name__"])  # a module that nobody can import
+    return function
+
+
+@pickled_by_value
 def hide_frame(error: BaseException) -> None:
     """Take the frame that calls this, which is about to re-raise, out of the traceback.
 
@@ -21,9 +36,6 @@ def hide_frame(error: BaseException) -> None:
     if error.__traceback__ is not None:
         # Called on the class: an exception may be frozen or override the method.
         BaseException.with_traceback(error, error.__traceback__.tb_next)
-
-
-_FRAME_GLOBALS = {"__name__": "dspy.opentelemetry", "__builtins__": builtins}
 
 
 def as_dspy_frame(function: Any, original: Callable[..., Any]) -> Any:

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from opentelemetry.instrumentation.dspy.frames import as_dspy_frame, hide_frame
+from opentelemetry.instrumentation.dspy.frames import as_dspy_frame, hide_frame, pickled_by_value
 from opentelemetry.instrumentation.dspy.tracing import Call, Operation, Runtime, begin
 
 
@@ -32,13 +33,10 @@ class _Opening(functools.partial["Call | None"]):
     """`begin` for one method. Pickled by value, with the method, it opens nothing any more."""
 
     def __reduce__(self) -> Any:
-        return _opening_elsewhere, ()
+        return copy.copy, (_open_nothing,)
 
 
-def _opening_elsewhere() -> Callable[..., None]:
-    return _open_nothing
-
-
+@pickled_by_value
 def _open_nothing(instance: Any, args: Any, kwargs: Any) -> None:
     """In another process, or in a copy, the runtime with its provider and locks is missing."""
 
@@ -84,6 +82,7 @@ def _traced_plain_async(_original: Callable[..., Any], _begin: Callable[..., Cal
     return traced
 
 
+@pickled_by_value
 def _finished_later(call: Call, coroutine: Coroutine[Any, Any, Any]) -> Any:
     """The coroutine, in whose end the call ends."""
     _hide = hide_frame
