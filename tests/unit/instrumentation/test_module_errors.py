@@ -210,6 +210,13 @@ class NoTextError(Exception):
         return 42  # noqa: PLE0307 - the very thing that is wrong with it
 
 
+class FalseError(Exception):
+    """No stack is to be had of it: the traceback module asks whether it is true."""
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("neither")
+
+
 class FrozenError(Exception):
     def with_traceback(self, traceback: Any) -> Any:
         raise AttributeError("frozen")
@@ -220,6 +227,7 @@ class FrozenError(Exception):
     [
         UnreadableError(),
         NoTextError(),
+        FalseError("x"),
         FrozenError("x"),
         ValueError("lone \ud800 surrogate"),
         ValueError("x" * 10_000_000),

@@ -68,7 +68,9 @@ def record_failure(
     span.set_status(Status(StatusCode.ERROR, f"{kind}: {message}"))
     event = {EXCEPTION_TYPE: kind, EXCEPTION_MESSAGE: message}
     if with_stack:
-        event[EXCEPTION_STACKTRACE] = content.stacktrace(error)
+        stack = _stacktrace(error, content)
+        if stack is not None:
+            event[EXCEPTION_STACKTRACE] = stack
     span.add_event(_EVENT, event)
 
 
@@ -77,6 +79,13 @@ def _learn_secrets(call: DSPyCall | None, content: ContentEncoder) -> None:
     while call is not None:
         content.secrets.learn_attributes(call.instance)
         call = call.parent
+
+
+def _stacktrace(error: BaseException, content: ContentEncoder) -> str | None:
+    try:
+        return content.stacktrace(error)
+    except Exception:
+        return None  # after a recursion without end, there is too little stack left to read one
 
 
 def _message(error: BaseException) -> str:
