@@ -111,6 +111,17 @@ def test_any_callable_is_a_metric(
     assert [span.attributes["gen_ai.evaluation.score.value"] for span in metrics] == [score] * 4
 
 
+def test_an_example_that_a_data_set_has_twice_has_two_indices(
+    spans: InMemorySpanExporter,
+) -> None:
+    first, second = EXAMPLES[:2]
+    program = dspy.Predict("question -> answer")
+    dspy.Evaluate(devset=[first, second, first], metric=agrees, num_threads=2)(program)
+
+    examples = spans_named(spans.get_finished_spans(), "example")
+    assert sorted(span.attributes["dspy.example.index"] for span in examples) == [0, 1, 2]
+
+
 def test_feedback_is_the_explanation_of_the_score(spans: InMemorySpanExporter) -> None:
     evaluate(explained)
     for span in spans_named(spans.get_finished_spans(), "example"):

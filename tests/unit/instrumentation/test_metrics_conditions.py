@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import dspy
 import pytest
+from dspy.utils.parallelizer import ParallelExecutor
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.metrics import NoOpMeterProvider
@@ -186,6 +188,44 @@ def test_the_scores_of_an_evaluation(
     (point,) = measured.points("dspy.evaluate.score")
     assert dict(point.attributes) == {"gen_ai.evaluation.name": "exact"}
     assert (point.count, point.sum) == (3, 1.0)  # the one without a score has none here, either
+
+
+@pytest.mark.parametrize("sampler", [ALWAYS_ON, ALWAYS_OFF], ids=["on", "off"])
+def test_what_a_metric_spreads_over_threads_is_no_example(
+    trace_with: TraceWith, measured: Measured, sampler: Sampler
+) -> None:
+    def judged(example: Any, prediction: Any, trace: Any = None) -> float:
+        judges = ParallelExecutor(num_threads=2, disable_progress_bar=True)
+        verdicts = judges.execute(lambda judge: (judge, 0.25), ["strict", "kind"])
+        return sum(score for _, score in verdicts)
+
+    trace_with(sampler=sampler, meter_provider=measured.provider)
+    examples = [dspy.Example(question="?").with_inputs("question")]
+    with dspy.context(lm=answering()):
+        dspy.Evaluate(devset=examples, metric=judged)(dspy.Predict("question -> answer"))
+    (point,) = measured.points("dspy.evaluate.score")
+    assert (point.count, point.sum) == (1, 0.5)
+
+
+@pytest.mark.parametrize("sampler", [ALWAYS_ON, ALWAYS_OFF], ids=["on", "off"])
+def test_an_evaluation_that_is_over_says_nothing_of_later_work(
+    trace_with: TraceWith, measured: Measured, sampler: Sampler
+) -> None:
+    """A straggler that was given up goes on in the context of its evaluation."""
+    contexts: list[contextvars.Context] = []
+
+    def keeping(example: Any, prediction: Any, trace: Any = None) -> float:
+        contexts.append(contextvars.copy_context())
+        return 1.0
+
+    trace_with(sampler=sampler, meter_provider=measured.provider)
+    examples = [dspy.Example(question="?").with_inputs("question")]
+    with dspy.context(lm=answering()):
+        dspy.Evaluate(devset=examples, metric=keeping)(dspy.Predict("question -> answer"))
+    executor = ParallelExecutor(num_threads=2, disable_progress_bar=True)
+    assert contexts[0].run(executor.execute, str, [1, 2]) == ["1", "2"]
+    (point,) = measured.points("dspy.evaluate.score")
+    assert (point.count, point.sum) == (1, 1.0)
 
 
 def test_no_secret_and_no_content_in_metrics(trace_with: TraceWith, measured: Measured) -> None:

@@ -7,9 +7,10 @@ The score of an example is on its span, and as a ``gen_ai.evaluation.result`` ev
 
 from __future__ import annotations
 
+import itertools
 import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +51,7 @@ from opentelemetry.instrumentation.dspy.tracing import (
     current_call,
 )
 
+_NO_INDEX: Iterator[None] = itertools.repeat(None)
 _PARAMETERS = ("program", "metric", "devset", "num_threads")
 
 
@@ -66,6 +68,7 @@ class EvaluationRecord:
 
     metric_name: str
     trial: Callable[[float], None] | None = None
+    begun: bool = False
     errors: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -191,12 +194,18 @@ class ExampleSpans:
         call = current_call()
         if call is None or call.operation.name != Operations.EVALUATE:
             return function
+        record: EvaluationRecord | None = call.state
+        # An example without a span may spread work over threads in its turn, even after the end
+        # of its evaluation: those items are no examples.
+        if record is None or record.begun:
+            return function
+        record.begun = True
         if not call.recording:
-            return self._measured(function, call.state.metric_name)
-        indices = {id(item): index for index, item in enumerate(data)}
+            return self._measured(function, record.metric_name)
+        indices = _indices(data)
 
         def describe(item: Any) -> tuple[Any, dict[str, Any]]:
-            return item, {"index": indices.get(id(item))}
+            return item, {"index": next(indices.get(id(item), _NO_INDEX))}
 
         return traced_function(
             self._with_metric_spans(function), self._example, self._runtime, describe
@@ -235,6 +244,15 @@ class ExampleSpans:
             function.__defaults__,
             tuple(cells),
         )
+
+
+def _indices(data: Any) -> dict[int, Iterator[int]]:
+    """The indices of each example, in turn where a data set has the same one several times."""
+    found: dict[int, list[int]] = {}
+    for index, item in enumerate(data):
+        found.setdefault(id(item), []).append(index)
+    # In a cycle, since a straggler is run a second time.
+    return {key: itertools.cycle(indices) for key, indices in found.items()}
 
 
 def record_score(metrics: Metrics, metric_name: str, result: Any) -> None:

@@ -9,7 +9,7 @@ would be a trace of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
 from opentelemetry.instrumentation.dspy.operations.evaluation import ExampleSpans
@@ -71,10 +71,9 @@ class ParallelOperation:
     def start(self, call: Call) -> SpanStart:
         pairs = call.args[0] if call.args else call.kwargs.get("exec_pairs", ())
         threads = call.kwargs.get("num_threads") or call.instance.num_threads
-        attributes: Attributes = {
-            DSPY_OPERATION: self.name,
-            DSPY_PARALLEL_TASK_COUNT: len(pairs),
-        }
+        attributes: Attributes = {DSPY_OPERATION: self.name}
+        if isinstance(pairs, Sized):  # what cannot be counted, DSPy refuses
+            attributes[DSPY_PARALLEL_TASK_COUNT] = len(pairs)
         if isinstance(threads, int):
             attributes[DSPY_PARALLEL_NUM_THREADS] = threads
         return SpanStart("parallel", attributes)
