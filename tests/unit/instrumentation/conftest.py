@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from opentelemetry.instrumentation.dspy import tracing
+from opentelemetry.instrumentation.dspy import guarding
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.memory import watched_spans
 from tests.unit.instrumentation.registry import faults_of
@@ -53,7 +53,7 @@ class TelemetryLog(logging.Handler):
 @pytest.fixture(autouse=True)
 def telemetry_log() -> Iterator[TelemetryLog]:
     """No test passes while the instrumentation complains of something it did not expect."""
-    tracing._logged.clear()
+    guarding._logged.clear()
     log = TelemetryLog()
     for name in log.loggers:
         logging.getLogger(name).addHandler(log)

@@ -9,10 +9,7 @@ wrong in telemetry is caught here, logged once per kind, and never reaches the p
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from contextvars import Token
 from typing import Any
@@ -35,6 +32,8 @@ from opentelemetry.instrumentation.dspy.content import ContentEncoder
 from opentelemetry.instrumentation.dspy.events import EventLog
 from opentelemetry.instrumentation.dspy.failures import error_type, identity_of, record_failure
 from opentelemetry.instrumentation.dspy.frames import as_dspy_frame, hide_frame
+from opentelemetry.instrumentation.dspy.guarding import guarded, log_once
+from opentelemetry.instrumentation.dspy.interruption import abandon
 from opentelemetry.instrumentation.dspy.metrics import MEASURED, Metrics
 from opentelemetry.instrumentation.dspy.operation import Attributes, Operation, SpanStart
 from opentelemetry.instrumentation.dspy.propagation import restore_context
@@ -55,8 +54,6 @@ __all__ = [
     "hide_frame",
     "restore_context",
 ]
-
-logger = logging.getLogger(__name__)
 
 CALL_KEY = context_api.create_key("dspy-call")
 """Key of the OTel Context under which the DSPy call in progress stands, a `Call`.
@@ -183,7 +180,7 @@ class Call:
                 try:
                     self._unset = self.operation.inputs(self)
                 except Exception as error:
-                    _log_once(error)
+                    log_once(error)
         if kind is _CLIENT:
             current = self._announce(current)
         self.context = current
@@ -207,7 +204,7 @@ class Call:
         try:
             hook(self.span, self, *result)
         except Exception as error:
-            _log_once(error)
+            log_once(error)
         except BaseException as error:
             self.close(None, error)  # the program is being stopped, and nobody else will do it
             raise
@@ -222,45 +219,54 @@ class Call:
             self._token = context_api.attach(self.context)
 
     def close(self, result: Any, error: BaseException | None = None) -> None:
-        """End the span, with the result of the operation or with what it raised; never raises."""
+        """End the span, with the result of the operation or with what it raised.
+
+        Raises only what stops the program meanwhile.
+        """
         ended_ns = time.perf_counter_ns() if self._started_ns else 0
         outputs = ended = _NOTHING
-        if self.recording:
-            if error is None:
-                outputs = self._outputs(result)
-            else:
-                guarded(self._set_error, error)
         try:
-            ended = self.operation.ended(self, error)
-            if self._shared is not None:
-                ended = self._with_reported(*self._shared, ended)
-        except Exception as fault:
-            _log_once(fault)
-        if self.recording:
-            self._set(outputs, ended)
-        if ended_ns:
-            seconds = (ended_ns - self._started_ns) / 1e9
-            kind = None if error is None else error_type(error)
-            record = self._runtime.metrics.call_ended
-            guarded(record, self.start_attributes, ended, self.state, seconds, kind)
-        restore_context(self._token)
-        parent, span = self.parent, self.span
-        if parent is None:
-            self._runtime.content.forget_texts()
-        if span is not None and (parent is None or span is not parent.span):
+            if self.recording and error is None:
+                outputs = self._outputs(result)
+            elif self.recording:
+                guarded(self._set_error, error)
             try:
-                span.end()
+                ended = self.operation.ended(self, error)
+                if self._shared is not None:
+                    ended = self._with_reported(*self._shared, ended)
             except Exception as fault:
-                _log_once(fault)
-        # A context that outlives the call (a background task's) must not keep the inputs alive.
-        self.args, self.kwargs = (), _NOTHING
-        self.state = self.context = self._shared = None
+                log_once(fault)
+            if self.recording:
+                self._set(outputs, ended)
+            if ended_ns:
+                self._measure(ended_ns, error, ended)
+            restore_context(self._token)
+            parent, span = self.parent, self.span
+            if parent is None:
+                self._runtime.content.forget_texts()
+            if span is not None and (parent is None or span is not parent.span):
+                try:
+                    span.end()
+                except Exception as fault:
+                    log_once(fault)
+            # A context that outlives the call (a background task's) must not keep the inputs alive.
+            self.args, self.kwargs = (), _NOTHING
+            self.state = self.context = self._shared = None
+        except BaseException:
+            abandon(self)
+            raise
+
+    def _measure(self, ended_ns: int, error: BaseException | None, ended: Attributes) -> None:
+        seconds = (ended_ns - self._started_ns) / 1e9
+        kind = None if error is None else error_type(error)
+        record = self._runtime.metrics.call_ended
+        guarded(record, self.start_attributes, ended, self.state, seconds, kind)
 
     def _outputs(self, result: Any) -> Attributes:
         try:
             outputs = self.operation.outputs(self, result)
         except Exception as error:
-            _log_once(error)
+            log_once(error)
             outputs = _NOTHING
         hook = self._runtime.response_hook
         if hook is None:
@@ -292,7 +298,7 @@ class Call:
                 for name, value in attributes.items():
                     span.set_attribute(name, value)
         except Exception as error:
-            _log_once(error)
+            log_once(error)
 
     def _set_error(self, error: BaseException) -> None:
         assert self.span is not None
@@ -328,8 +334,9 @@ def begin(
 ) -> Call | None:
     """Open the call that a traced function is about to make; None where there is nothing to do.
 
-    Raises nothing but what stops the program while a hook runs.
+    Raises nothing but what stops the program, KeyboardInterrupt for one.
     """
+    call = None
     try:
         context = context_api.get_current()
         parent: Any = context.get(CALL_KEY)
@@ -350,8 +357,12 @@ def begin(
         call = Call(operation, instance, args, kwargs, parent, owner, asynchronous)
         return call if call.open(runtime, context, unrecorded) else None
     except Exception as error:
-        _log_once(error)
+        log_once(error)
+        abandon(call)
         return None
+    except BaseException:
+        abandon(call)
+        raise
 
 
 def _is_unrecorded(parent: Call, context: Context) -> bool:
@@ -370,32 +381,3 @@ def _is_covered(parent: Call, operation: Operation, owner: type, asynchronous: b
     # A class further up is reached by super(): the same call, how often ever it is made. Where the
     # call came in, the object calls itself anew: a recursion.
     return parent.owner is not None and mro.index(owner) > mro.index(parent.owner)
-
-
-def guarded(action: Callable[..., Any], *arguments: Any) -> None:
-    """Run telemetry code; what it raises is logged once per kind and goes no further."""
-    try:
-        action(*arguments)
-    except Exception as error:
-        _log_once(error)
-
-
-_logged: set[tuple[type, str]] = set()
-_logged_lock = threading.Lock()
-
-
-def _log_once(error: Exception) -> None:
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    kind = (type(error), place)
-    with _logged_lock:
-        if kind in _logged:
-            return
-        _logged.add(kind)
-    # Without the message, which may well be made of the program's data.
-    logger.warning(
-        "Tracing of a DSPy call is incomplete; the call itself is not affected. "
-        "This is reported once per cause. %s raised at:\n%s",
-        type(error).__name__,
-        "".join(traceback.format_list(frames)),
-    )
