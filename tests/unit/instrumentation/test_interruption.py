@@ -47,6 +47,7 @@ PLACES = [
     ("tool", "number", 1),
     ("tool", "result", 1),
     ("module", "number", 1),
+    ("module", "output", 1),
     ("exception", "message", 0),
 ]
 

@@ -196,7 +196,7 @@ def test_what_a_metric_spreads_over_threads_is_no_example(
 ) -> None:
     def judged(example: Any, prediction: Any, trace: Any = None) -> float:
         judges = ParallelExecutor(num_threads=2, disable_progress_bar=True)
-        verdicts = judges.execute(lambda judge: (judge, 0.25), ["strict", "kind"])
+        verdicts: Any = judges.execute(lambda judge: (judge, 0.25), ["strict", "kind"])
         return sum(score for _, score in verdicts)
 
     trace_with(sampler=sampler, meter_provider=measured.provider)
