@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 from mlflow_bridge.export.messages import chat_of, openai_tools
 from mlflow_bridge.export.storable import Storable, json_text, parsed_json, storable
+from mlflow_bridge.export.summaries import summary_of
 from opentelemetry.instrumentation.dspy import semconv
 
 INPUTS: Final = "mlflow.spanInputs"
@@ -31,11 +32,15 @@ _JSON_INPUTS: Final = (
     semconv.DSPY_MODULE_INPUT,
     semconv.DSPY_ADAPTER_INPUT,
     semconv.GEN_AI_TOOL_CALL_ARGUMENTS,
+    semconv.DSPY_EMBEDDER_INPUT,
+    semconv.DSPY_INTERPRETER_INPUT,
+    semconv.DSPY_EXAMPLE_INPUT,
 )
 _JSON_OUTPUTS: Final = (
     semconv.DSPY_MODULE_OUTPUT,
     semconv.DSPY_ADAPTER_OUTPUT,
     semconv.GEN_AI_TOOL_CALL_RESULT,
+    semconv.DSPY_INTERPRETER_OUTPUT,
 )
 _REQUEST_PARAMETERS: Final = {
     semconv.GEN_AI_REQUEST_TEMPERATURE: "temperature",
@@ -64,6 +69,7 @@ def content_fields(source: Mapping[str, Any], limit: int) -> ContentFields:
     if INPUTS not in source and OUTPUTS not in source:
         draft.add_values()
         draft.add_chat()
+        draft.add_summary()
     draft.add_tools()
     return ContentFields(draft.fields, frozenset(draft.consumed))
 
@@ -105,6 +111,13 @@ class _Draft:
             self.consumed.add(answered)
         if self.fields:
             self.fields[MESSAGE_FORMAT] = chat.message_format
+
+    def add_summary(self) -> None:
+        """For what has no values; the attributes stay, since searches are made by them."""
+        summary = summary_of(self._source)
+        for field, figures in ((INPUTS, summary.inputs), (OUTPUTS, summary.outputs)):
+            if figures is not None and field not in self.fields:
+                self.fields[field] = json_text(figures, self._limit)
 
     def add_tools(self) -> None:
         definitions = parsed_json(self._source.get(semconv.GEN_AI_TOOL_DEFINITIONS))

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Link, SpanContext, Status, format_span_id
 
@@ -51,6 +51,8 @@ _MAX_NAME_BYTES: Final = 4096
 
 # Every attribute of the resource becomes a tag of every trace, each a write of its own.
 _UNTAGGED_RESOURCE: Final = ("telemetry.", "process.", "os.", "service.instance.id")
+# What the SDK calls a service that nobody has named.
+_UNNAMED_SERVICE: Final = "unknown_service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ class SpanMapper:
             tags = {
                 key: value
                 for key, value in resource.attributes.items()
-                if not key.startswith(_UNTAGGED_RESOURCE)
+                if not key.startswith(_UNTAGGED_RESOURCE) and not _is_unnamed(key, value)
             }
             self._resource = (resource, Resource(self._storable_items(tags), resource.schema_url))
         return self._resource[1]
@@ -185,6 +187,10 @@ def context_of(span: ReadableSpan) -> SpanContext:
     if context is None:
         raise ValueError(f"span {span.name!r} has no context")
     return context
+
+
+def _is_unnamed(key: str, value: Any) -> bool:
+    return key == SERVICE_NAME and str(value).startswith(_UNNAMED_SERVICE)
 
 
 def _is_local_root(span: ReadableSpan) -> bool:

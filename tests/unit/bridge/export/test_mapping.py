@@ -106,6 +106,13 @@ def test_content_is_kept_once() -> None:
             {"x": 1},
             "ok",
         ),
+        ({"dspy.embedder.input": '["a", "b"]'}, ["a", "b"], None),
+        (
+            {"dspy.interpreter.input": '{"code": "1"}', "dspy.interpreter.output": '"1"'},
+            {"code": "1"},
+            "1",
+        ),
+        ({"dspy.example.input": '{"q": "x"}'}, {"q": "x"}, None),
         ({"input.value": "5", "output.value": "text"}, "5", "text"),
         (
             {"input.value": '{"a": 1}', "input.mime_type": "application/json"},
@@ -129,7 +136,8 @@ def test_inputs_and_outputs(attributes: dict[str, Any], inputs: Any, outputs: An
     stored = one(attributes)
     assert stored.get("mlflow.spanInputs") == inputs
     assert stored.get("mlflow.spanOutputs") == outputs
-    doubled = {"dspy.module.input", "gen_ai.tool.call.result", "input.value", "input.mime_type"}
+    doubled = {"dspy.module.input", "dspy.example.input", "gen_ai.tool.call.result"}
+    doubled |= {"input.value", "input.mime_type"}
     assert "mlflow.spanInputs" in attributes or not doubled & stored.keys()
 
 
@@ -325,6 +333,12 @@ def test_resource_without_what_would_only_be_noise_in_tags() -> None:
         "deployment.environment.name": "prod",
         "size": "NaN",
     }
+
+
+def test_a_service_that_nobody_named_is_no_tag() -> None:
+    resource = Resource({"service.name": "unknown_service:python", "deployment": "prod"})
+    span = replaced(Recorder().one(), resource=resource)
+    assert dict(mapped(span).span.resource.attributes) == {"deployment": "prod"}
 
 
 def test_where_the_span_belongs() -> None:
