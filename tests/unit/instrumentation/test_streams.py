@@ -84,6 +84,8 @@ async def test_an_exhausted_stream_is_one_tree(spans: InMemorySpanExporter) -> N
     assert dict(span.attributes) == {
         "dspy.operation": "stream",
         "dspy.module.type": "Predict",
+        "dspy.module.input": '{"question":"q"}',
+        "dspy.module.output": '{"answer":"a"}',
         "dspy.stream.chunk.count": 1,
     }
 
@@ -94,6 +96,31 @@ def test_a_sync_stream_is_the_same_tree(spans: InMemorySpanExporter) -> None:
     assert inspect.isgenerator(chunks)
     assert len(list(chunks)) == 1
     assert span_tree(spans.get_finished_spans()) == TREE
+    span = only_span(spans.get_finished_spans(), "stream Predict")
+    assert span.attributes["dspy.module.input"] == '{"question":"q"}'
+    assert span.attributes["dspy.module.output"] == '{"answer":"a"}'
+
+
+async def test_a_stream_that_fails_has_an_input_only(spans: InMemorySpanExporter) -> None:
+    with pytest.raises(Exception, match="no answer"):
+        async for _ in dspy.streamify(Failing())("q"):
+            pass
+    span = only_span(spans.get_finished_spans(), "stream Failing")
+    assert span.attributes["dspy.module.input"] == '{"question":"q"}'
+    assert "dspy.module.output" not in span.attributes
+
+
+async def test_a_stream_keeps_content_to_itself_unless_asked() -> None:
+    provider, exporter = span_memory()
+    DSPyInstrumentor().instrument(tracer_provider=provider, skip_dep_check=True)
+    try:
+        with dspy.context(lm=PromptLM(answers=["a"])):
+            async for _ in dspy.streamify(predict())(question="q"):
+                pass
+    finally:
+        uninstrument()
+    span = only_span(exporter.get_finished_spans(), "stream Predict")
+    assert not {"dspy.module.input", "dspy.module.output"} & span.attributes.keys()
 
 
 def test_a_sync_stream_belongs_to_the_span_in_which_it_was_made(

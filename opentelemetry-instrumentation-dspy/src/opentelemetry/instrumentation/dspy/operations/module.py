@@ -155,7 +155,7 @@ class ModuleOperation:
         if record.outermost:
             guarded(_put_hash, attributes, call.instance)
         if self._settings.records_inputs:
-            self._content.put(attributes, DSPY_MODULE_INPUT, self.name, _arguments(call))
+            self._content.put(attributes, DSPY_MODULE_INPUT, self.name, arguments_of(call))
         return attributes
 
     def _put_prompt(self, attributes: Attributes, facts: SignatureFacts) -> None:
@@ -324,7 +324,8 @@ def _joined(*parts: str | None) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _arguments(call: Call) -> dict[str, Any]:
+def arguments_of(call: Call) -> dict[str, Any]:
+    """The arguments of a module's call by name, without credentials."""
     given = dict(call.kwargs) if not call.args else {**_positional(call), **call.kwargs}
     if "config" in given and issubclass(type(call.instance), dspy.Predict):
         given["config"] = without_credentials(given["config"])

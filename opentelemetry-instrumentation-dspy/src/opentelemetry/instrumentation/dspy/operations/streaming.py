@@ -18,8 +18,12 @@ from typing import Any
 from opentelemetry import context as context_api
 from opentelemetry.context import Context
 
+import dspy
+from opentelemetry.instrumentation.dspy.operations.module import arguments_of
 from opentelemetry.instrumentation.dspy.patching import FunctionPatch, PatchPoint
 from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_MODULE_INPUT,
+    DSPY_MODULE_OUTPUT,
     DSPY_MODULE_TYPE,
     DSPY_OPERATION,
     DSPY_STREAM_CHUNK_COUNT,
@@ -46,9 +50,17 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
 
 
 class StreamOperation:
-    """One stream. ``Call.state`` counts its chunks."""
+    """One stream. ``Call.state`` counts its chunks.
+
+    It carries what the program below it was given and returned, since it is the root of the trace
+    and that is where backends look for both.
+    """
 
     name = Operations.STREAM
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._content = runtime.content
+        self._settings = runtime.settings
 
     def start(self, call: Call) -> SpanStart:
         kind = type(call.instance).__name__
@@ -56,17 +68,23 @@ class StreamOperation:
         return SpanStart(f"stream {kind}", {DSPY_OPERATION: self.name, DSPY_MODULE_TYPE: kind})
 
     def inputs(self, call: Call) -> Attributes:
-        return {}
+        attributes: Attributes = {}
+        if self._settings.records_inputs:
+            self._content.put(attributes, DSPY_MODULE_INPUT, self.name, arguments_of(call))
+        return attributes
 
     def outputs(self, call: Call, result: Any) -> Attributes:
-        return {}
+        attributes: Attributes = {}
+        if result is not None and self._settings.records_outputs:
+            self._content.put(attributes, DSPY_MODULE_OUTPUT, self.name, result)
+        return attributes
 
     def ended(self, call: Call, error: BaseException | None) -> Attributes:
         return {DSPY_STREAM_CHUNK_COUNT: call.state}
 
 
 def _traced_streamify(_streamify: Callable[..., Any], runtime: Runtime, owner: Any) -> Any:
-    _hide, _traced = hide_frame, partial(_traced_streamer, StreamOperation(), runtime)
+    _hide, _traced = hide_frame, partial(_traced_streamer, StreamOperation(runtime), runtime)
 
     def streamify(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -82,7 +100,7 @@ def _traced_streamify(_streamify: Callable[..., Any], runtime: Runtime, owner: A
 def _traced_streamer(
     operation: StreamOperation, runtime: Runtime, program: Any, streamer: Any
 ) -> Any:
-    start = partial(_Stream, partial(begin, operation, runtime, object, False, program, (), {}))
+    start = partial(_Stream, partial(begin, operation, runtime, object, False, program))
     if inspect.isasyncgenfunction(streamer):
         return as_dspy_frame(_async_streamer(streamer, start), streamer)
     return as_dspy_frame(_sync_streamer(streamer, start), streamer)
@@ -91,9 +109,12 @@ def _traced_streamer(
 class _Stream:
     """The span of one stream, and the context in which the stream takes its steps."""
 
-    def __init__(self, start: Callable[[], Call | None]) -> None:
-        self._call = start()
+    def __init__(
+        self, start: Callable[..., Call | None], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self._call = start(args, kwargs)
         self._context = self._leave()
+        self._prediction: Any = None
 
     def _leave(self) -> Context | None:
         if self._call is None:
@@ -111,10 +132,13 @@ class _Stream:
         if token is not None:
             restore_context(token)
 
-    def count(self) -> None:
-        """Count one chunk."""
-        if self._call is not None:
-            self._call.state += 1
+    def note(self, chunk: Any) -> None:
+        """Count one chunk; the last Prediction among them is what the program returned."""
+        if self._call is None:
+            return
+        self._call.state += 1
+        if issubclass(type(chunk), dspy.Prediction):
+            self._prediction = chunk
 
     def end(self, error: BaseException | None) -> None:
         """End the span."""
@@ -122,17 +146,17 @@ class _Stream:
         if call is None:
             return
         if error is None:
-            call.close(None)
+            call.close(self._prediction)
         else:
             call.close(None, error)
 
 
-def _async_streamer(_streamer: Callable[..., Any], _start: Callable[[], _Stream]) -> Any:
+def _async_streamer(_streamer: Callable[..., Any], _start: Callable[..., _Stream]) -> Any:
     _hide = hide_frame
 
     async def async_streamer(*args: Any, **kwargs: Any) -> Any:
         _chunks = _streamer(*args, **kwargs)
-        _stream = _start()
+        _stream = _start(args, kwargs)
         _failure = None
         try:
             while True:
@@ -143,7 +167,7 @@ def _async_streamer(_streamer: Callable[..., Any], _start: Callable[[], _Stream]
                     break
                 finally:
                     _stream.leave(_token)
-                _stream.count()
+                _stream.note(_chunk)
                 yield _chunk
         except BaseException as _error:
             _hide(_error)
@@ -159,7 +183,7 @@ def _async_streamer(_streamer: Callable[..., Any], _start: Callable[[], _Stream]
     return async_streamer
 
 
-def _sync_streamer(_streamer: Callable[..., Any], _start: Callable[[], _Stream]) -> Any:
+def _sync_streamer(_streamer: Callable[..., Any], _start: Callable[..., _Stream]) -> Any:
     _steps, _current, _attach, _restore = (
         _sync_steps,
         context_api.get_current,
@@ -174,7 +198,7 @@ def _sync_streamer(_streamer: Callable[..., Any], _start: Callable[[], _Stream])
             # The first step may come when the span in which the stream was made has ended.
             _token = _attach(_created_in)
             try:
-                return _start()
+                return _start(args, kwargs)
             finally:
                 _restore(_token)
 
@@ -195,7 +219,7 @@ def _sync_steps(chunks: Any, start: Callable[[], _Stream]) -> Any:
                 break
             finally:
                 stream.leave(token)
-            stream.count()
+            stream.note(chunk)
             yield chunk
     except BaseException as error:
         hide_frame(error)
