@@ -97,11 +97,25 @@ class Page:
         return WebDriverWait(self._browser, PATIENCE).until(shown, f"not shown: {texts}")
 
     def click(self, text: str) -> None:
-        from selenium.webdriver.support.expected_conditions import element_to_be_clickable
+        from selenium.common.exceptions import (
+            ElementClickInterceptedException,
+            ElementNotInteractableException,
+            StaleElementReferenceException,
+        )
         from selenium.webdriver.support.wait import WebDriverWait
 
-        place = ("xpath", f"(//*[normalize-space(text())='{text}'])[1]")
-        WebDriverWait(self._browser, PATIENCE).until(element_to_be_clickable(place)).click()
+        # The trace slides in: until it stands still, something else may be where the text was.
+        moving = (
+            ElementClickInterceptedException,
+            ElementNotInteractableException,
+            StaleElementReferenceException,
+        )
+
+        def clicked(browser: Any) -> bool:
+            browser.find_element("xpath", f"(//*[normalize-space(text())='{text}'])[1]").click()
+            return True
+
+        WebDriverWait(self._browser, PATIENCE, ignored_exceptions=moving).until(clicked)
 
 
 def test_the_list_of_traces_shows_request_response_state_and_tokens(page: Page) -> None:

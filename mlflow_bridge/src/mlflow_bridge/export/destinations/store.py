@@ -231,14 +231,14 @@ def _import_mlflow() -> Any:
         raise ConfigurationError(
             "MLFLOW_TRACKING_URI (argument tracking_uri) names a SQL store, which needs MLflow in "
             f"this environment, but it cannot be imported ({error}). Install it with {_INSTALL}, "
-            "or name a tracking server (http://... or https://...), which needs none."
+            "or name a tracking server (http://... or https://...), which needs none"
         ) from error
     numbers = re.match(r"(\d+)\.(\d+)", mlflow.__version__)
     version = tuple(int(number) for number in numbers.groups()) if numbers else _OLDEST
     if version < _OLDEST:
         raise ConfigurationError(
-            f"MLflow {mlflow.__version__} is too old for traces in a SQL store. "
-            f"Install it with {_INSTALL}."
+            f"MLflow {mlflow.__version__} is too old for traces in a SQL store; "
+            f"install it with {_INSTALL}"
         )
     return mlflow
 

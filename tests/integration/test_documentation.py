@@ -1,0 +1,131 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the documentation shows does what it says when it is copied."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+mlflow = pytest.importorskip("mlflow")
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+# What a page takes for granted: a program that has an LM, and names of the reader's own.
+PROGRAM = """
+import dspy
+from tests.support.prompt_lm import PromptLM
+
+dspy.configure(lm=PromptLM())
+program = rag = dspy.Predict("question -> answer")
+judge = dspy.Predict("question, answer -> verdict")
+question = "Where?"
+"""
+BEFORE = """
+import logging
+from types import SimpleNamespace
+
+import mlflow_bridge
+from opentelemetry import trace
+
+logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
+team = SimpleNamespace(experiment_id="0", run_id=None)
+"""
+AFTER = """
+program(question=question)
+getattr(trace.get_tracer_provider(), "force_flush", bool)()
+"""
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text("utf-8")
+    return [code for kind, code in BLOCK.findall(text) if kind == language]
+
+
+def run(tmp_path: Path, *command: str) -> str:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",
+        "MLFLOW_EXPERIMENT_NAME": "my-program",
+        "MLFLOW_BRIDGE_EXIT_TIMEOUT_SECONDS": "60",
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+    }
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(autouse=True)
+def store(store_uri: str) -> str:
+    """The pages' ``sqlite:///mlflow.db``, without the seconds that it takes to make one."""
+    return store_uri
+
+
+def stored(tmp_path: Path) -> list[str]:
+    """The names of the traces in the store that the page's program wrote."""
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    places = [experiment.experiment_id for experiment in client.search_experiments()]
+    return [one.info.tags["mlflow.traceName"] for one in client.search_traces(locations=places)]
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("README.md", {"Predict"}),
+        ("mlflow_bridge/README.md", {"Predict"}),
+        ("docs/getting-started.md", {"Predict"}),
+        ("docs/troubleshooting.md", None),
+        ("docs/spool.md", None),
+        ("docs/with-mlflow-tracing.md", {"serve", "Predict"}),
+        ("docs/best-practice.md", {"answer request", "Predict"}),
+        ("docs/migration.md", {"Predict"}),
+    ],
+)
+def test_python_of_a_page(page: str, names: set[str] | None, tmp_path: Path) -> None:
+    source = [PROGRAM, BEFORE]
+    if page == "docs/best-practice.md":
+        source.append("mlflow_bridge.autolog()")
+    for block in blocks(page, "python"):
+        source += [textwrap.dedent(block), AFTER]
+    if page == "docs/with-mlflow-tracing.md":
+        source += ["serve(question)"]
+    (tmp_path / "page.py").write_text("\n".join(source), "utf-8")
+
+    run(tmp_path, sys.executable, "page.py")
+
+    if names is not None:
+        assert set(stored(tmp_path)) == names
+
+
+@pytest.mark.parametrize(
+    ("page", "shown"),
+    [("README.md", "my_program.py"), ("docs/getting-started.md", "my-program\n")],
+)
+def test_the_zero_code_commands_of_a_page(page: str, shown: str, tmp_path: Path) -> None:
+    commands = next(
+        code for code in blocks(page, "sh") if "MLFLOW_TRACKING_URI" in code and shown in code
+    )
+    (tmp_path / "my_program.py").write_text(PROGRAM + "program(question=question)\n", "utf-8")
+
+    run(tmp_path, "bash", "-euc", commands)
+
+    assert stored(tmp_path) == ["Predict"]
