@@ -272,6 +272,29 @@ def test_experiment_that_is_deleted_is_not_written_to(
     assert set(server.stored) == names
 
 
+def test_spans_in_the_spool_of_an_experiment_that_is_deleted_hold_up_no_others(
+    server: FakeTrackingServer, tmp_path: Path
+) -> None:
+    """They are refused and counted as they would be without a spool; all others arrive."""
+    server.add_experiment("gone")
+    gone = str(server.experiments["gone"]["experiment_id"])
+    server.refuse = unauthorized
+    wrong = Program(server, tmp_path, tracking_token="wrong", traces="all")
+    for index in range(SPANS):
+        attributes = {"mlflow.experimentId": gone}
+        wrong.tracer.start_span(f"gone {index}", attributes=attributes).end()
+    wrong.wait_for(lambda status: status.kept == SPANS)
+    names = wrong.run()
+    assert wrong.end().kept == 2 * SPANS
+    server.experiments["gone"]["lifecycle_stage"] = "deleted"
+    right = Program(server, tmp_path, tracking_token="right")
+    right.take_over()
+    status = right.wait_for(lambda status: status.replayed + status.spool_dropped == 2 * SPANS)
+    right.end()
+    assert set(server.stored) == names
+    assert (status.replayed, status.spool_dropped) == (SPANS, SPANS)
+
+
 @pytest.mark.parametrize("status", [400, 422, 403, 500])
 def test_span_that_the_server_never_takes_is_named_and_costs_no_other(
     server: FakeTrackingServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int

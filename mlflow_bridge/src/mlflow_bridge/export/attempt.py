@@ -64,13 +64,13 @@ class Ledger(Protocol):
 
     def stored(self, batch: Batch, sent: Sent) -> None: ...
 
-    def refused(self, batch: Batch, reason: str) -> None: ...
+    def refused(self, batch: Batch, refusal: Rejected) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Doubt:
     batch: Batch
-    reason: str
+    refusal: Rejected
 
 
 class Attempt:
@@ -112,7 +112,7 @@ class Attempt:
             else:
                 queue.extendleft(reversed(self._rest_of(batch, outcome)))
             if len(self._doubts) >= _ENOUGH_DOUBTS:
-                return _everything_refused(self._doubts[0].reason)
+                return _everything_refused(self._doubts[0].refusal.reason)
         return self._resolve_doubts()
 
     def _judged(self, outcome: Outcome) -> Outcome:
@@ -158,11 +158,11 @@ class Attempt:
         if outcome.too_large and (smaller := self._smaller(batch)) is not None:
             return (smaller,)
         if outcome.divisible:
-            self._doubts.append(_Doubt(batch, outcome.reason))
+            self._doubts.append(_Doubt(batch, outcome))
             if self._takes_spans:
                 self._believe_doubts()
         else:
-            self._ledger.refused(batch, outcome.reason)
+            self._ledger.refused(batch, outcome)
         return ()
 
     def _resolve_doubts(self) -> Retry | None:
@@ -171,14 +171,14 @@ class Attempt:
         if not self._takes_spans:
             self._evidence.attempts_in_doubt += 1
             if self._evidence.attempts_in_doubt < _ATTEMPTS_IN_DOUBT:
-                return _everything_refused(self._doubts[0].reason)
+                return _everything_refused(self._doubts[0].refusal.reason)
         self._believe_doubts()
         return None
 
     def _believe_doubts(self) -> None:
         doubts, self._doubts = self._doubts, []
         for doubt in doubts:
-            self._ledger.refused(doubt.batch, doubt.reason)
+            self._ledger.refused(doubt.batch, doubt.refusal)
 
 
 def _everything_refused(reason: str) -> Retry:

@@ -24,7 +24,7 @@ from mlflow_bridge.processing.notices import Notices
 
 logger = logging.getLogger(__name__)
 
-_CLOSED: Final = Rejected("the exporter is shut down", divisible=False)
+_CLOSED: Final = Rejected("the exporter is shut down", divisible=False, spans_to_blame=False)
 _INTERRUPTED: Final = Retry("the exporter is being shut down")
 # What a mistake of ours or MLflow's over the value of one span looks like.
 _ABOUT_VALUES: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
@@ -285,11 +285,11 @@ class _Entries:
             self._settle(left_out, stored=False, error=sent.reason)
             self._refusals.append((f"{len(left_out)} spans", Rejected(sent.reason)))
 
-    def refused(self, batch: Batch, reason: str) -> None:
+    def refused(self, batch: Batch, refusal: Rejected) -> None:
         sources = [item.source for item in batch.spans]
-        self._settle(sources, stored=False, error=reason)
+        self._settle(sources, stored=False, error=refusal.reason)
         names = _shown_name(sources[0]) if len(sources) == 1 else f"{len(sources)} spans"
-        self._refusals.append((names, Rejected(reason, divisible=len(sources) == 1)))
+        self._refusals.append((names, replace(refusal, divisible=len(sources) == 1)))
 
 
 class _Settle(Protocol):

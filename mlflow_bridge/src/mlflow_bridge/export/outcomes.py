@@ -53,11 +53,14 @@ class Rejected:
         divisible: Whether a part of the spans might be taken on its own. Not so where the reason
             is the same for all of them, such as an experiment that they name and that is gone.
         too_large: Whether size is the reason.
+        spans_to_blame: Whether other spans would fare better. Not so where nothing is taken at
+            all, the exporter being closed or its settings unusable: what is on disk stays there.
     """
 
     reason: str
     divisible: bool = True
     too_large: bool = False
+    spans_to_blame: bool = True
 
 
 Outcome = Sent | Retry | Rejected

@@ -172,8 +172,8 @@ class Replay:
         if isinstance(outcome, Retry):
             self._put_off(outcome.reason, outcome.after)
             return False
-        if isinstance(outcome, Rejected) and not outcome.divisible:
-            # Nothing is wrong with the spans: wrong credentials may be right in another process.
+        if isinstance(outcome, Rejected) and not outcome.spans_to_blame:
+            # Another process, with other settings, may deliver them.
             self._put_off(outcome.reason, self._backoff.longest)
             if not file.segment.own:
                 self.close()

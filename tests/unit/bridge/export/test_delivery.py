@@ -312,7 +312,7 @@ def test_closed_delivery_refuses_and_counts() -> None:
     delivery = delivery_to(destination)
     assert delivery.close(1)
     outcome = delivery.attempt(Recorder().many(3))
-    assert outcome == Rejected("the exporter is shut down", divisible=False)
+    assert outcome == Rejected("the exporter is shut down", divisible=False, spans_to_blame=False)
     assert destination.attempts == []
     assert destination.closed == 1
     assert delivery.stats.rejected == 3

@@ -257,14 +257,14 @@ def test_a_replay_that_is_refused_is_counted_and_the_rest_delivered(tmp_path: Pa
     assert (status.replayed, status.spool_dropped) == (1, 3)
 
 
-def test_wrong_credentials_do_not_cost_what_is_in_the_spool(tmp_path: Path) -> None:
+def test_an_exporter_that_takes_nothing_does_not_cost_what_is_in_the_spool(tmp_path: Path) -> None:
     left_by_a_dead_process(tmp_path, "a")
-    delivery = FakeDelivery(*[Rejected("401", divisible=False)] * 10_000)
+    delivery = FakeDelivery(*[Rejected("bad settings", spans_to_blame=False)] * 10_000)
     processor = processor_for(delivery, tmp_path, backoff=Backoff(longest=PATIENCE * 10))
     with closing(processor):
         processor.warm_up()
         wait_until(lambda: delivery.attempts > 0)
-        # Another process may have the right ones.
+        # Another process may have better ones.
         after = FakeDelivery()
         with closing(other := processor_for(after, tmp_path)):
             other.warm_up()

@@ -36,7 +36,7 @@ class UnusableDestination:
     """Stands in for a destination that the settings do not allow to make."""
 
     def __init__(self, reason: str) -> None:
-        self._outcome = Rejected(reason, divisible=False)
+        self._outcome = Rejected(reason, divisible=False, spans_to_blame=False)
 
     def warm_up(self) -> Rejected:
         """Say why nothing can be sent."""
