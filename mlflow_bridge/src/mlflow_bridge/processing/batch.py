@@ -340,9 +340,9 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         self._slots.give_back(self._slots.used)
         self._counters.given_up(kept, spilled=True)
         self._counters.given_up(len(left) - kept + late, spilled=False)
-        self._report_what_is_missing()
         if self._spool is not None:
             self._spool.close()
+        self._report_what_is_missing()
         return late == 0 and kept == len(left)
 
     def _report_what_is_missing(self) -> None:

@@ -24,6 +24,10 @@ class SpoolFullError(OSError):
     """The spool has no room, and nothing in it that may be dropped."""
 
 
+class LineTooLargeError(ValueError):
+    """The line would not even fit into an empty spool."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A file in the spool as the directory shows it."""
@@ -123,9 +127,15 @@ class SpoolDirectory:
             droppable: Gives up a file of this process, if it may be dropped.
 
         Raises:
+            LineTooLargeError: There can never be room for it; nothing is dropped.
             SpoolFullError: There is no room even so.
             OSError: The directory or the file cannot be made.
         """
+        if needed > self._max_bytes:
+            raise LineTooLargeError(
+                f"it has {needed} bytes, and the spool takes {self._max_bytes} "
+                "(setting: spool_max_bytes)"
+            )
         self._make()
         entries = self.entries()
         total = sum(entry.bytes for entry in entries)
@@ -176,6 +186,16 @@ class SpoolDirectory:
             return False
         self._drop("they are too old (setting: spool_max_age_seconds)", segment)
         return True
+
+    def restore(self, segment: Segment, droppable: Callable[[Path], Segment | None]) -> None:
+        """Write a file anew that somebody has removed. What cannot be is dropped."""
+        try:
+            copy = self.create(segment.size, droppable)
+            with segment.open_for_reading() as file:
+                copy.append(file.read(), segment.spans)
+            copy.close()
+        except (OSError, LineTooLargeError) as error:
+            self._on_drop(f"their file was removed, and could not be restored ({error})", segment)
 
     def _drop(self, why: str, segment: Segment) -> None:
         self._on_drop(why, segment)

@@ -10,7 +10,9 @@ writes the trace flags down.
 
 What OTLP cannot hold changes its form: an integer beyond 64 bits becomes text, a list becomes a
 tuple, an object of another type its ``str``, and an empty text as version or schema of a scope
-is no text. Lone surrogates stay, as JSON escapes.
+is no text. Lone surrogates stay, as JSON escapes. OpenTelemetry's SDK checks neither names nor
+times, so a program may have given a span any object for them; one such span must not cost the
+others in its line.
 """
 
 from __future__ import annotations
@@ -91,10 +93,10 @@ def _span(span: ReadableSpan) -> dict[str, Any]:
         found["parentSpanId"] = f"{span.parent.span_id:016x}"
     if context.trace_state:
         found["traceState"] = ",".join(f"{k}={v}" for k, v in context.trace_state.items())
-    found["name"] = span.name
-    found["kind"] = _KINDS[span.kind]
-    found["startTimeUnixNano"] = str(span.start_time or 0)
-    found["endTimeUnixNano"] = str(span.end_time or 0)
+    found["name"] = _text_of(span.name)
+    found["kind"] = _KINDS.get(span.kind, 0)
+    found["startTimeUnixNano"] = _nanoseconds(span.start_time)
+    found["endTimeUnixNano"] = _nanoseconds(span.end_time)
     _with_attributes(found, span.attributes)
     if span.events:
         found["events"] = [_event(event) for event in span.events]
@@ -119,14 +121,17 @@ def _is_remote_flags(context: SpanContext | None) -> int:
 def _status(span: ReadableSpan) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if span.status.description:
-        found["message"] = span.status.description
+        found["message"] = _text_of(span.status.description)
     if span.status.status_code.value:
         found["code"] = span.status.status_code.value
     return found
 
 
 def _event(event: Event) -> dict[str, Any]:
-    found: dict[str, Any] = {"timeUnixNano": str(event.timestamp), "name": event.name}
+    found: dict[str, Any] = {
+        "timeUnixNano": _nanoseconds(event.timestamp),
+        "name": _text_of(event.name),
+    }
     _with_dropped(found, "Attributes", event.dropped_attributes)
     return _with_attributes(found, event.attributes)
 
@@ -150,13 +155,12 @@ def _with_attributes(found: dict[str, Any], attributes: Mapping[str, Any] | None
 
 
 def _key_values(items: Iterable[tuple[Any, Any]]) -> list[dict[str, Any]]:
-    return [{"key": str(key), "value": _value(value)} for key, value in items]
+    return [{"key": _text_of(key), "value": _value(value)} for key, value in items]
 
 
 def _value(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
-        # A subclass could bring methods of its own.
-        return {"stringValue": value if type(value) is str else str.__str__(value)}
+        return {"stringValue": _text_of(value)}
     if isinstance(value, bool):
         return {"boolValue": value}
     if isinstance(value, int):
@@ -176,7 +180,18 @@ def _value(value: Any) -> dict[str, Any]:
     return {"stringValue": _text_of(value)}
 
 
+def _nanoseconds(value: Any) -> str:
+    # A float, from time.time() * 1e9, is a common mistake; NaN and text have no better time.
+    try:
+        return str(int(value or 0))
+    except (TypeError, ValueError, OverflowError):
+        return "0"
+
+
 def _text_of(value: Any) -> str:
+    if isinstance(value, str):
+        # A subclass could bring methods of its own.
+        return value if type(value) is str else str.__str__(value)
     try:
         return str(value)
     except Exception:  # Of an object of the program, which must not cost the span.

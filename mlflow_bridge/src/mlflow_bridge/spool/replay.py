@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -38,7 +39,7 @@ class _OpenFile:
         self.pending: list[ReadableSpan] = []
         self._lines = segment.open_for_reading()
 
-    def fill(self, limit: int, on_unreadable: Callable[[], None]) -> bool:
+    def fill(self, limit: int, on_unreadable: Callable[[bytes], None]) -> bool:
         """Read the next spans, unless some are pending. False at the end of the file."""
         read = 0
         while not self.pending or (len(self.pending) < limit and read < _SLICE_BYTES):
@@ -50,7 +51,7 @@ class _OpenFile:
                 self.pending += spans_in(line)
             except ValueError:
                 _logger.debug("A line of %s is unreadable", self.segment.path, exc_info=True)
-                on_unreadable()
+                on_unreadable(line)
         return bool(self.pending)
 
     def close(self) -> None:
@@ -148,7 +149,8 @@ class Replay:
                 self._next_at = time.monotonic() + _SCAN_SECONDS
                 return False
             file = self._file = self._opened(segment)
-        if not file.fill(self._batch_size, lambda: self._spool.note_unreadable(file.segment)):
+        unreadable = partial(self._spool.note_unreadable, file.segment)
+        if not file.fill(self._batch_size, unreadable):
             self._end(file)
             return True
         return self._send(file)

@@ -127,13 +127,24 @@ class Segment:
             return _count_marks(file)
         return 0
 
+    @property
+    def is_removed(self) -> bool:
+        """Whether somebody has removed the file. As long as it is open, it can be read."""
+        return self._descriptor >= 0 and not os.fstat(self._descriptor).st_nlink
+
     def open_for_reading(self) -> BinaryIO:
         """The file from its beginning.
 
         Raises:
             OSError: It cannot be read.
         """
-        return self.path.open("rb")
+        try:
+            return self.path.open("rb")
+        except FileNotFoundError:
+            # Not in any case: what is opened so has the lock as well, also in a forked child.
+            file = os.fdopen(os.dup(self._descriptor), "rb")
+            file.seek(0)
+            return file
 
     def delete(self) -> None:
         """Remove the file. Whoever tries to lock it from now on finds it gone.

@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from mlflow_bridge.processing.notices import Notices
 from mlflow_bridge.spool.directory import SpoolDirectory, default_directory, destination_key
 from mlflow_bridge.spool.journal import Journal
+from mlflow_bridge.spool.otlp_json import SPAN_MARK
 from mlflow_bridge.spool.segment import Segment, locks_are_supported
 from mlflow_bridge.spool.writer import SegmentWriter
 
@@ -205,9 +206,26 @@ class Spool:
             return False
         try:
             self._spilled.write(spans)
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
             self._note_failure(error)
             return False
+        # Any: a value may bring code of the program's own, and the sender calls this.
+        except Exception as error:
+            return self._write_without_culprit(spans, error)
+        return True
+
+    def _write_without_culprit(self, spans: Sequence[ReadableSpan], error: Exception) -> bool:
+        """Write what can be, and give up the span that can never be: others would wait behind."""
+        if len(spans) > 1:
+            middle = len(spans) // 2
+            return self._write(spans[:middle]) and self._write(spans[middle:])
+        self._count(dropped=1, dropped_own=1)
+        self._notices.warn(
+            "impossible",
+            "Span %.120r cannot be kept on disk, and is lost: %s",
+            spans[0].name,
+            error,
+        )
         return True
 
     def begin_write_ahead(self) -> None:
@@ -223,7 +241,7 @@ class Spool:
             if time.monotonic() >= self._refuses_until:
                 self._journal.write(span)
                 return
-        except (OSError, ValueError, RecursionError) as error:
+        except Exception as error:
             self._note_failure(error)
         self._count(unjournaled=1)
 
@@ -291,17 +309,19 @@ class Spool:
         self._lent = None
         if done:
             segment.delete()
-        else:
-            segment.close()
+            return
+        if segment.is_removed:
+            self._directory.restore(segment, self._give_up)
+        segment.close()
 
     def note_replay(self, segment: Segment, *, stored: int = 0, lost: int = 0) -> None:
         """Count spans that were given out and are settled."""
         own = segment.own
         self._count(stored, lost, stored_own=stored * own, dropped_own=lost * own)
 
-    def note_unreadable(self, segment: Segment) -> None:
-        """Count a line that is torn or is no OTLP, as one span."""
-        self.note_replay(segment, lost=1)
+    def note_unreadable(self, segment: Segment, line: bytes) -> None:
+        """Count the spans of a line that is torn or is no OTLP; as one, if none can be seen."""
+        self.note_replay(segment, lost=max(line.count(SPAN_MARK), 1))
         self._notices.warn(
             "unreadable", "A line of the spool file %s is torn and was left out.", segment.path
         )

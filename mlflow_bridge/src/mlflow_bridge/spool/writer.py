@@ -61,7 +61,7 @@ class SegmentWriter:
 
         Raises:
             OSError: They could not be written; then nothing of them was.
-            ValueError, RecursionError: One of them cannot be.
+            ValueError, RecursionError: One of them cannot be, or they are too large.
         """
         line = line_of(spans)
         with self.lock:
@@ -89,7 +89,10 @@ class SegmentWriter:
         return segment
 
     def _is_full(self, segment: Segment, more: int) -> bool:
-        return segment.torn or 0 < segment.size > self._segment_bytes - more
+        # What is written to a file that somebody has removed, nobody finds after this process.
+        if segment.torn or segment.is_removed:
+            return True
+        return 0 < segment.size > self._segment_bytes - more
 
     def _write_apart(self, line: bytes, spans: int) -> Segment:
         segment = self._directory.create(len(line), self._droppable)
@@ -127,6 +130,8 @@ class SegmentWriter:
             self._unsynced = 0
         for segment in segments:
             if segment.size:
+                if segment.is_removed:
+                    self._directory.restore(segment, self._droppable)
                 segment.close()
             else:
                 segment.delete()

@@ -13,8 +13,8 @@ import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.trace import SpanKind
+from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
+from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from mlflow_bridge.spool.otlp_json import SPAN_MARK, line_of
 from mlflow_bridge.spool.spooled_spans import spans_in
@@ -138,6 +138,31 @@ def test_an_object_without_text_does_not_cost_the_span() -> None:
     (back,) = spans_in(line_of([span_with({"x": Unprintable()})]))
     assert back.attributes is not None
     assert "Unprintable object" in str(back.attributes["x"])
+
+
+class OddlyNamed:
+    def __str__(self) -> str:
+        return "odd"
+
+
+def test_what_the_sdk_does_not_check_is_repaired_and_costs_no_other_span() -> None:
+    odd: Any = OddlyNamed()
+    number: Any = 1.7e18
+    text: Any = "yesterday"
+    span = ReadableSpan(
+        name=odd,
+        context=span_with().context,
+        events=[Event(odd, {odd: 1}, number)],
+        status=Status(StatusCode.ERROR),
+        start_time=number,
+        end_time=text,
+    )
+    back, other = spans_in(line_of([span, span_with()]))
+    assert other.name == "predict"
+    assert (back.name, back.start_time, back.end_time) == ("odd", 1_700_000_000_000_000_000, 0)
+    [event] = back.events
+    assert (event.name, event.timestamp) == ("odd", 1_700_000_000_000_000_000)
+    assert event.attributes == {"odd": 1}
 
 
 def test_a_line_holds_spans_of_many_scopes_and_counts_them() -> None:

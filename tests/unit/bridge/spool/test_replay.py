@@ -231,6 +231,35 @@ def test_torn_and_foreign_lines_are_left_out_and_counted(tmp_path: Path) -> None
         assert (processor.status().replayed, processor.status().spool_dropped) == (2, 2)
 
 
+def test_a_torn_line_counts_the_spans_that_can_be_seen_in_it(tmp_path: Path) -> None:
+    dead = Spool(tmp_path)
+    assert dead.accept(spans_named("a", "b", "c"))
+    dead.close()
+    (file,) = files_in(tmp_path)
+    file.write_bytes(file.read_bytes()[:-20])
+    with closing(processor := processor_for(FakeDelivery(), tmp_path)):
+        processor.warm_up()
+        wait_until(lambda: not files_in(tmp_path))
+        assert processor.status().spool_dropped == 3
+
+
+@pytest.mark.parametrize("write_ahead", [False, True])
+def test_a_span_with_an_odd_name_costs_no_other_in_an_outage(
+    tmp_path: Path, write_ahead: bool
+) -> None:
+    delivery = SwitchedDelivery()
+    processor = processor_for(delivery, tmp_path, spill_after_seconds=0.0, write_ahead=write_ahead)
+    name: Any = Path("odd")
+    with closing(processor) as tracer:
+        end(tracer, *numbered(4))
+        tracer.start_span(name, start_time=int(1e18)).end()
+        end(tracer, "later")
+        wait_until(lambda: processor.status().kept == 6)
+        delivery.down = False
+        wait_until(lambda: processor.status().recovered == 6)
+    assert delivery.names == [*numbered(4), "odd", "later"]
+
+
 def test_a_replay_that_is_interrupted_begins_again(tmp_path: Path) -> None:
     left_by_a_dead_process(tmp_path, *numbered(10))
     delivery = FakeDelivery(Sent(4), *[DOWN] * 10_000)

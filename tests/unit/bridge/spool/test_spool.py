@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import stat
 import time
 from pathlib import Path
@@ -238,13 +239,59 @@ def test_a_file_that_cannot_be_removed_is_emptied(
     assert drained(Spool(tmp_path)) == []
 
 
-def test_a_span_that_cannot_be_written_is_refused_and_the_next_one_kept(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+def endless() -> Any:
     nested: list[Any] = []
     nested.append(nested)
-    assert not spool.accept((span_with({"x": nested}),))
-    assert spool.accept(spans_named("next"))
-    assert drained(spool) == ["next"]
+    return nested
+
+
+@pytest.mark.parametrize("value", [endless(), "x" * 60_000], ids=["endless", "too large"])
+def test_a_span_that_can_never_be_kept_costs_no_other_and_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, value: Any
+) -> None:
+    spool = Spool(tmp_path, max_bytes=50_000)
+    assert spool.accept(spans_named("before"))
+    before, after = spans_named("a", "b"), spans_named("c", "d", "e")
+    assert spool.accept([*before, span_with({"x": value}, name="poison", span_id=99), *after])
+    assert drained(spool) == ["before", "a", "b", "c", "d", "e"]
+    assert (spool.status().dropped, spool.status().dropped_own) == (1, 1)
+    assert ["'poison'" in record.getMessage() for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("kept", ["spilled", "written ahead", "given back"])
+def test_a_directory_that_is_removed_under_us_loses_nothing(tmp_path: Path, kept: str) -> None:
+    spool = Spool(tmp_path / "spool", write_ahead=True)
+    first, second = spans_named("first", "second")
+    for span in (first, second):
+        if kept == "written ahead":
+            spool.write_ahead(span)
+        else:
+            assert spool.accept([span])
+        shutil.rmtree(tmp_path / "spool", ignore_errors=True)
+    if kept == "given back":
+        for segment in (spool.borrow(), spool.borrow()):
+            assert segment is not None
+            spool.give_back(segment, done=False)
+    spool.close()
+    assert sorted(drained(Spool(tmp_path / "spool"))) == ["first", "second"]
+    assert spool.status().dropped == 0
+
+
+def test_what_is_removed_is_still_delivered(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    assert spool.accept(spans_named("first"))
+    shutil.rmtree(tmp_path / "spool")
+    assert spool.accept(spans_named("second"))
+    assert drained(spool) == ["first", "second"]
+
+
+def test_what_is_removed_and_cannot_be_restored_is_counted(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    assert spool.accept(spans_named("a", "b"))
+    shutil.rmtree(tmp_path / "spool")
+    (tmp_path / "spool").touch()
+    spool.close()
+    assert (spool.status().dropped, spool.status().dropped_own) == (2, 2)
 
 
 def test_write_ahead_removes_what_is_settled(tmp_path: Path) -> None:
