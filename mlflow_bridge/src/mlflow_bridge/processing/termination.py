@@ -30,6 +30,9 @@ class TerminationHandler:
     action, by which the process ends as killed by SIGTERM. Where the program handles the signal
     itself, or ignores it, it goes on: then spans that are open stay so.
 
+    A process that is about to exit delivers already, in bounded time, and Python starts no further
+    thread for it. There the signal ends nothing; a second one has the default action.
+
     Delivery runs in threads of its own, which are waited for: the signal may have interrupted code
     that holds a lock which delivery needs.
 
@@ -44,12 +47,15 @@ class TerminationHandler:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         ends = self.previous in (signal.SIG_DFL, None)
-        self._deliver(ends)
+        exits = not threading.main_thread().is_alive()
+        if not exits:
+            self._deliver(ends)
         if callable(self.previous):
             self.previous(number, frame)
         elif ends:
             signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            if not exits:
+                os.kill(os.getpid(), number)
 
     def _deliver(self, ends: bool) -> None:
         """Have every processor deliver at the same time, and wait for them."""
@@ -63,10 +69,17 @@ class TerminationHandler:
             for processor in live_processors()
         ]
         until = time.monotonic() + self.exit_timeout_seconds + _GRACE_SECONDS
-        for thread in threads:
-            thread.start()
-        for thread in threads:
+        for thread in [thread for thread in threads if _started(thread)]:
             thread.join(max(until - time.monotonic(), 0.0))
+
+
+def _started(thread: threading.Thread) -> bool:
+    try:
+        thread.start()
+    except RuntimeError:  # The machine has no thread left; the signal is passed on all the same.
+        _logger.warning("SIGTERM could not deliver what waits", exc_info=True)
+        return False
+    return True
 
 
 def handle_sigterm(exit_timeout_seconds: float) -> bool:

@@ -69,6 +69,49 @@ work("after")
     assert run(source, tmp_path) == once("after") + Counter(["open"])
 
 
+EXITING = f"""
+import threading, time
+from mlflow_bridge.export.outcomes import Retry
+
+class Away(FileDelivery):
+    attempts = 0
+    def deliver(self, spans):
+        # The exit is under way, and waits for this.
+        if not threading.main_thread().is_alive():
+            Away.attempts += 1
+            if Away.attempts == 1:
+                {TERMINATE}
+        return super().deliver(spans) if Away.attempts > 3 else Retry("not yet")
+
+provider = TracerProvider()
+provider.add_span_processor(MLflowBatchSpanProcessor(Away(OUT), exit_timeout_seconds=60.0))
+"""
+
+
+@pytest.mark.parametrize("previous", ["the default", "a handler"])
+def test_a_process_that_exits_already_delivers_all_the_same(tmp_path: Path, previous: str) -> None:
+    """From Python 3.12 on, no thread can be started there."""
+    note = "signal.signal(signal.SIGTERM, lambda *_: OUT.open('a').write('handled\\n'))\n"
+    source = EXITING + (note if previous == "a handler" else "") + HANDLE
+    source += 'provider.get_tracer("test").start_span("span").end()\n'
+    expected = {"span": 1, "handled": 1} if previous == "a handler" else {"span": 1}
+    assert run(source, tmp_path) == expected
+
+
+def test_without_a_thread_to_spare_the_signal_is_passed_on(tmp_path: Path) -> None:
+    source = f"""{HANDLE}
+import threading
+
+def no_thread(self):
+    raise RuntimeError("can't start new thread")
+
+work("main")
+threading.Thread.start = no_thread
+{TERMINATE}
+"""
+    run(source, tmp_path, -signal.SIGTERM)
+
+
 def test_in_another_thread_nothing_is_installed(tmp_path: Path) -> None:
     source = """
 import threading
