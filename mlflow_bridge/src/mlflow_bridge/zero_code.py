@@ -79,7 +79,6 @@ def _adopt_all() -> None:
         return
     mode = default_to_content()
     join_mlflow_tracing(provider)
-    add_span_processor(MLflowEnrichmentProcessor())
     for exporter in exporters:
         processor = MLflowBatchSpanProcessor.from_config(exporter, exporter.config)
         # Making a new store takes seconds; a short program has none to spare after its first span.
@@ -94,6 +93,8 @@ def _adopt_all() -> None:
         _logger.info(
             "Traces go to %s (content: %s).", exporter.config.destination_description, mode
         )
+    # Behind those, which note the spans that are roots here; those are enriched.
+    add_span_processor(MLflowEnrichmentProcessor())
 
 
 def _refuse_for(exporter: MLflowSpanExporter) -> None:

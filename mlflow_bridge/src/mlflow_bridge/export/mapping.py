@@ -26,6 +26,7 @@ from mlflow_bridge.export.model_call import (
 )
 from mlflow_bridge.export.span_types import span_type
 from mlflow_bridge.export.storable import Storable, clean_text, parsed_json, storable
+from mlflow_bridge.processing.local_root import is_local_root
 from opentelemetry.instrumentation.dspy import semconv
 
 TRACE_ID: Final = "mlflow.traceRequestId"
@@ -101,8 +102,8 @@ class SpanMapper:
         mapped = ReadableSpan(
             name=clean_text(span.name, _MAX_NAME_BYTES) or "unnamed",
             context=span.context,
-            # A trace whose root is in another process would stay "in progress" for ever.
-            parent=None if _is_local_root(span) else span.parent,
+            # A trace whose root never comes would stay "in progress" for ever.
+            parent=None if is_local_root(span) else span.parent,
             resource=self._tagging_resource(span.resource),
             attributes=attributes,
             events=[self._event(event) for event in span.events],
@@ -133,7 +134,7 @@ class SpanMapper:
             **_origin(span),
             SPAN_TYPE: span_type(source),
         }
-        if _is_local_root(span):
+        if is_local_root(span):
             fields[TRACE_NAME] = _trace_name(span, source)
         # MLflow writes both on its own spans; the first one follows from the span's context.
         left_out = content.consumed | {TRACE_ID}
@@ -191,10 +192,6 @@ def context_of(span: ReadableSpan) -> SpanContext:
 
 def _is_unnamed(key: str, value: Any) -> bool:
     return key == SERVICE_NAME and str(value).startswith(_UNNAMED_SERVICE)
-
-
-def _is_local_root(span: ReadableSpan) -> bool:
-    return span.parent is None or span.parent.is_remote
 
 
 def _origin(span: ReadableSpan) -> dict[str, str]:

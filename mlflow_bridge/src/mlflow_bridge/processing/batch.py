@@ -20,6 +20,7 @@ from mlflow_bridge.processing.exit_summary import exit_summary
 from mlflow_bridge.processing.exit_time import ExitTime, seconds_until
 from mlflow_bridge.processing.handover import Handover
 from mlflow_bridge.processing.live import register
+from mlflow_bridge.processing.local_root import note_absent_parent
 from mlflow_bridge.processing.notices import Notices
 from mlflow_bridge.processing.open_spans import OpenSpans
 from mlflow_bridge.processing.overflow import Overflow, kept_by
@@ -212,6 +213,7 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Remember the span, and have the destination opened meanwhile. Never raises."""
         try:
+            note_absent_parent(span, parent_context, self._open.__contains__)
             self._open.started(span)
             if not self._begun and span.get_span_context().trace_flags.sampled:
                 self._begin()

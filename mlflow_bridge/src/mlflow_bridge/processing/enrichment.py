@@ -14,6 +14,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import get_current_span
 
+from mlflow_bridge.processing.local_root import is_local_root
 from mlflow_bridge.processing.trace_context import TraceContext, current_trace_context
 
 _logger = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ _FROM_BAGGAGE: Final = (SESSION_ID, USER_ID, CONVERSATION_ID)
 class MLflowEnrichmentProcessor(SpanProcessor):
     """Writes MLflow's active run, session, user and tags on the first span of a trace here.
 
-    That is a span without a parent in this process: a root, or the child of a remote span. Values
+    That is a span without a parent in this process: a root, the child of a remote span, or of one
+    that is not delivered, which the batch processor before this one has noted. Values
     come from `mlflow_bridge.trace_context` and, where it is silent, from the baggage entries
     ``session.id``, ``user.id`` and ``gen_ai.conversation.id``. An attribute that the span was
     started with is left alone. Session, user and conversation of a ``trace_context`` inside of a
@@ -50,7 +52,7 @@ class MLflowEnrichmentProcessor(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Write down what is known. Never raises."""
         parent = span.parent
-        if parent is None or parent.is_remote:
+        if parent is None or is_local_root(span):
             _guarded(_enrich_root, span, parent_context)
             if EXPERIMENT_ID in (span.attributes or {}):
                 self._has_placed = True

@@ -40,6 +40,9 @@ class OpenSpans:
     def __len__(self) -> int:
         return len(self._held) + len(self._known)
 
+    def __contains__(self, span_id: object) -> bool:
+        return span_id in self._held or span_id in self._known
+
     def started(self, span: Span) -> None:
         """Remember the span."""
         held = self._held

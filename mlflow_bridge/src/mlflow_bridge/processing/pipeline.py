@@ -16,8 +16,9 @@ class Pipeline(SynchronousMultiSpanProcessor):
     def __init__(self, batch: MLflowBatchSpanProcessor) -> None:
         super().__init__()
         self._batch = batch
-        self.add_span_processor(MLflowEnrichmentProcessor())
+        # It notes which spans are roots here; those are enriched.
         self.add_span_processor(batch)
+        self.add_span_processor(MLflowEnrichmentProcessor())
 
     def retire(self, successor: Pipeline | None) -> None:
         """Deliver what waits, for a bounded time, and stop.

@@ -18,6 +18,7 @@ from mlflow_bridge.processing.enrichment import (
     SOURCE_RUN,
     TRACE_TAG_PREFIX,
 )
+from mlflow_bridge.processing.local_root import is_local_root
 from opentelemetry.instrumentation.dspy.semconv import DSPY_UNFINISHED
 
 _DSPY: Final = "opentelemetry.instrumentation.dspy"
@@ -132,7 +133,7 @@ class TraceFilter:
         if undecided is None:
             undecided = self._undecided[trace] = _Undecided(now)
         undecided.spans.append(span)
-        if span.parent is None or span.parent.is_remote:
+        if is_local_root(span):
             undecided.root = span
         self.held += 1
 
