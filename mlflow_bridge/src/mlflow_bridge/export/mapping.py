@@ -100,7 +100,7 @@ class SpanMapper:
         source = span.attributes or {}
         attributes = self._attributes(span, source)
         mapped = ReadableSpan(
-            name=clean_text(span.name, _MAX_NAME_BYTES) or "unnamed",
+            name=_name(span.name) or "unnamed",
             context=span.context,
             # A trace whose root never comes would stay "in progress" for ever.
             parent=None if is_local_root(span) else span.parent,
@@ -113,9 +113,9 @@ class SpanMapper:
             kind=span.kind,
             instrumentation_scope=span.instrumentation_scope,
             status=self._status(span.status),
-            start_time=span.start_time,
+            start_time=_nanoseconds(span.start_time),
             # A span without an end counts as one that still runs.
-            end_time=span.start_time if span.end_time is None else span.end_time,
+            end_time=_nanoseconds(span.start_time if span.end_time is None else span.end_time),
         )
         return MappedSpan(
             span=mapped,
@@ -163,8 +163,8 @@ class SpanMapper:
         return storable(value, self._limit)
 
     def _event(self, event: Event) -> Event:
-        name = clean_text(event.name, _MAX_NAME_BYTES)
-        return Event(name, self._storable_items(event.attributes), event.timestamp)
+        items = self._storable_items(event.attributes)
+        return Event(_name(event.name), items, _nanoseconds(event.timestamp))
 
     def _status(self, status: Status) -> Status:
         if status.description is None:
@@ -214,12 +214,26 @@ def _trace_name(span: ReadableSpan, source: Mapping[str, Any]) -> str:
         name = source.get(key)
         if isinstance(name, str) and name:
             return name
-    return span.name
+    return _name(span.name)
 
 
 def _place_of(value: Any) -> str | None:
     """An id of MLflow's, from plain text or from JSON as MLflow's own spans have it."""
     return _text_of(parsed_json(value), _MAX_IDENTITY_CHARACTERS)
+
+
+def _name(value: Any) -> str:
+    """A name as text: the SDK takes any object for one."""
+    text = value if isinstance(value, str) else _text_of(value) or ""
+    return clean_text(text, _MAX_NAME_BYTES)
+
+
+def _nanoseconds(value: Any) -> int | None:
+    """A time as an integer: a float, from ``time.time() * 1e9``, is a common mistake."""
+    try:
+        return None if value is None else int(value)
+    except (TypeError, ValueError, OverflowError):
+        return 0
 
 
 def _text_of(value: Any, characters: int = _MAX_TAG_CHARACTERS) -> str | None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import (
@@ -298,6 +300,27 @@ def test_events_links_and_status_are_kept_and_cleaned() -> None:
     assert dict(link.attributes or {}) == {"why": "a\ufffd"}
     assert result.status.status_code is StatusCode.ERROR
     assert result.status.description == "no\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("time", "stored"), [(1.7e18, 1_700_000_000_000_000_000), (math.nan, 0), ("now", 0)]
+)
+def test_names_and_times_that_the_sdk_does_not_check_are_repaired(time: Any, stored: int) -> None:
+    odd: Any = Path("odd")
+    span = ReadableSpan(
+        name=odd,
+        context=Recorder().one("plain").context,
+        events=[Event(odd, {}, time)],
+        start_time=time,
+        end_time=time,
+    )
+    repaired = mapped(span).span
+    assert (repaired.name, repaired.start_time, repaired.end_time) == ("odd", stored, stored)
+    assert (repaired.attributes or {})["mlflow.traceTag.mlflow.traceName"] == "odd"
+    [event] = repaired.events
+    assert (event.name, event.timestamp) == ("odd", stored)
+    # The encoder of the way to a server takes it.
+    assert encode_spans([repaired]).ByteSize() > 0
 
 
 def test_identity_and_times_are_those_of_the_span() -> None:
