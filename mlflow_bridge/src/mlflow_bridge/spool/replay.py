@@ -82,7 +82,8 @@ class Replay:
         self._obstacle = ""
         self._crashes = 0
         self._next_at = 0.0
-        self._last_turn = 0.0
+        # A new process has live spans to send before it looks for what others left.
+        self._last_turn = time.monotonic()
         self._made_at = time.time()
 
     def seconds_until_due(self) -> float:
@@ -99,9 +100,8 @@ class Replay:
 
     def is_overdue(self) -> bool:
         """Whether it is the spool's turn although live spans wait."""
-        backlog = self._file is not None or self._spool.has_own_backlog
         waited = time.monotonic() - self._last_turn >= _BETWEEN_LIVE_SECONDS
-        return backlog and waited and self.seconds_until_due() <= 0.0
+        return waited and self.seconds_until_due() <= 0.0
 
     def destination_answers(self) -> None:
         """Live spans were stored just now, so there is no need to wait any longer."""

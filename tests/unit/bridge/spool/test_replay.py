@@ -332,6 +332,21 @@ def test_live_spans_do_not_wait_for_the_spool_nor_the_spool_for_ever_for_them(
         assert first < 10
 
 
+def test_a_program_that_is_never_idle_delivers_what_others_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlflow_bridge.spool.replay._SCAN_SECONDS", 0.1)
+    delivery = FakeDelivery(seconds=0.002)
+    processor = processor_for(delivery, tmp_path, max_batch_size=1, exit_timeout_seconds=60.0)
+    with closing(processor) as tracer:
+        # At least two seconds of work, in which the queue is never empty.
+        end(tracer, *(f"live {n}" for n in range(1000)))
+        wait_until(lambda: delivery.attempts > 0)
+        left_by_a_dead_process(tmp_path, "old")
+        assert processor.force_flush(60_000)
+    assert delivery.names.index("old") < 900
+
+
 @pytest.mark.parametrize("write_ahead", [False, True])
 def test_what_is_settled_leaves_nothing_behind(tmp_path: Path, write_ahead: bool) -> None:
     delivery = FakeDelivery(DOWN, Rejected("poison"))
