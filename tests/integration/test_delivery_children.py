@@ -149,3 +149,37 @@ def test_children_that_are_forked_while_the_store_is_made(tmp_path: Path) -> Non
     assert deliver_spool(config=config).complete
     names = Counter(span.name for t in stored_traces(uri) for span in t.data.spans)
     assert names == traces("parent", "child 0", "child 1"), done.stderr
+
+
+def test_a_child_that_is_forked_while_another_thread_changes_the_settings(tmp_path: Path) -> None:
+    """That may take seconds, for what is meant for the old destination is delivered first."""
+    source = (
+        AUTOLOG
+        + """
+    import os, signal, threading
+    from mlflow_bridge.processing.pipeline import Pipeline
+
+    retiring, forked = threading.Event(), threading.Event()
+
+    def retire(self, successor):
+        retiring.set()
+        forked.wait()
+
+    Pipeline.retire = retire
+    other = threading.Thread(target=mlflow_bridge.autolog, kwargs={"experiment_name": "other"})
+    other.start()
+    retiring.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        forked.set()
+        mlflow_bridge.autolog(experiment_name="child")
+        work("child")
+    else:
+        forked.set()
+        assert os.waitpid(child, 0)[1] == 0
+    """
+    )
+    with SpanSink() as sink:
+        run_program(source, tmp_path, environment(tmp_path, sink.http.url))
+        assert sink.stored() == traces("child")

@@ -41,6 +41,15 @@ class _Session:
 _session = _Session()
 
 
+def _renew_lock() -> None:
+    """In a forked child: the thread that held the lock, maybe for seconds, is the parent's."""
+    _session.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 def autolog(tracking_uri: str | None = None, experiment_name: str | None = None) -> None:
     """Trace every DSPy program of this process to MLflow. Idempotent and thread-safe.
 
