@@ -117,10 +117,11 @@ class Admission:
     def _spilled(self, span: ReadableSpan, may_wait: bool) -> bool:
         if self._spill is None or self._overflow is None:
             return False
-        if isinstance(self._overflow, Spool) and self._overflow.writes_ahead:
-            taken = self._overflow.accept((span,))
-            self._counters.given_up(taken, spilled=True)
-            return taken
+        writes_here = isinstance(self._overflow, Spool) and self._overflow.writes_ahead
+        if writes_here and self._overflow.accept((span,)):
+            self._counters.given_up(1, spilled=True)
+            return True
+        # With a disk that takes nothing now, memory is the better place than none.
         if self._spill.put(span):
             return True
         return may_wait and self._spill.put_within(span, _GIVE_WAY_SECONDS)

@@ -113,3 +113,17 @@ def test_with_write_ahead_the_thread_that_ends_a_span_writes_it(
         assert disk.threads == {threading.current_thread().name}
         assert processor.status().spilled == 3
         delivery.release.set()
+
+
+def test_with_write_ahead_and_no_disk_spans_wait_in_memory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    delivery = HangingDelivery()
+    spool = Spool(tmp_path / "file", write_ahead=True)
+    processor = MLflowBatchSpanProcessor(delivery, max_queue_size=2, overflow=spool)
+    with closing(processor) as tracer:
+        for index in range(SPANS):
+            tracer.start_span(f"span {index}").end()
+        assert (processor.status().queued, processor.status().dropped) == (SPANS, 0)
+        delivery.release.set()
+        assert processor.force_flush(60_000)
+        assert set(delivery.names) == {f"span {index}" for index in range(SPANS)}
