@@ -82,9 +82,6 @@ class Admission:
         elif not self._spilled(span, may_wait):
             self.lose(self._reason)
 
-    def _is_free_to_wait(self) -> bool:
-        return not self._sender.is_current_thread and not _runs_event_loop()
-
     def admit_late(self, span: ReadableSpan) -> None:
         """Find a place for a span that ended after the shutdown."""
         if self._overflow is not None and self._overflow.accept((span,)):
