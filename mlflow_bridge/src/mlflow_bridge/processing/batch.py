@@ -213,7 +213,7 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Remember the span, and have the destination opened meanwhile. Never raises."""
         try:
-            note_absent_parent(span, parent_context, self._open.__contains__)
+            note_absent_parent(span, parent_context, self._open)
             self._open.started(span)
             if not self._begun and span.get_span_context().trace_flags.sampled:
                 self._begin()

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span
 from opentelemetry.trace import format_span_id, get_current_span
+
+from mlflow_bridge.processing.open_spans import OpenSpans
 
 ABSENT_PARENT: Final = "mlflow_bridge.absent_parent.span_id"
 """On a span whose parent is of this process, but will never be delivered: the parent's id."""
@@ -23,20 +24,25 @@ def is_local_root(span: ReadableSpan) -> bool:
     return parent is None or parent.is_remote or ABSENT_PARENT in (span.attributes or {})
 
 
-def note_absent_parent(span: Span, context: Context | None, is_open: Callable[[int], bool]) -> None:
+def note_absent_parent(span: Span, context: Context | None, open_spans: OpenSpans) -> None:
     """Write down that the parent of a span that starts will never be delivered, if that is so.
 
     Args:
         span: The span, as `SpanProcessor.on_start` gets it.
         context: The context that came with it.
-        is_open: Whether a span with this id has started here and not ended.
+        open_spans: Those that have started here before it and not ended.
     """
     parent = span.parent
-    if parent is None or parent.is_remote or not span.get_span_context().trace_flags.sampled:
+    own = span.get_span_context()
+    if parent is None or parent.is_remote or not own.trace_flags.sampled:
         return
-    if parent.trace_flags.sampled and (is_open(parent.span_id) or _is_of_here(span, context)):
-        return
-    span.set_attribute(ABSENT_PARENT, format_span_id(parent.span_id))
+    if parent.trace_flags.sampled:
+        absent = parent.span_id not in open_spans and not _is_of_here(span, context)
+    else:
+        # A sampler may also leave out a span in the middle of a trace, which has its root then.
+        absent = not open_spans.has_sampled(own.trace_id)
+    if absent:
+        span.set_attribute(ABSENT_PARENT, format_span_id(parent.span_id))
 
 
 def _is_of_here(span: Span, context: Context | None) -> bool:

@@ -78,6 +78,11 @@ class OpenSpans:
         """The traces that have an open span."""
         return {span.get_span_context().trace_id for span in self._all()}
 
+    def has_sampled(self, trace_id: int) -> bool:
+        """Whether the trace has an open span that will be delivered."""
+        contexts = (span.get_span_context() for span in self._all())
+        return any(one.trace_id == trace_id and one.trace_flags.sampled for one in contexts)
+
     def move_to(self, other: OpenSpans) -> None:
         """Have another registry know these spans, and not this one."""
         for span in self._all():

@@ -116,6 +116,16 @@ def test_a_root_that_the_sampler_dropped() -> None:
     here.processor.close()
 
 
+def test_a_span_in_the_middle_that_the_sampler_dropped() -> None:
+    here = Here(WithoutHealth())
+    root = here.tracer.start_span("root")
+    dropped = here.tracer.start_span("health", under(root))
+    here.tracer.start_span("step", under(dropped)).end()
+    root.end()
+    assert here.roots() == {"root"}
+    here.processor.close()
+
+
 def test_a_local_parent_is_known_by_its_context(here: Here) -> None:
     root = here.tracer.start_span("root")
     copied = NonRecordingSpan(root.get_span_context())
