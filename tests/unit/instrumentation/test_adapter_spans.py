@@ -218,3 +218,42 @@ def test_steps_can_be_turned_off(trace_with: TraceWith) -> None:
     with dspy.context(lm=answering(), adapter=with_super()()):
         dspy.Predict(QA)(question="?")
     assert traced.tree() == "invoke_workflow Predict\n└─ chat dummy"
+
+
+def test_what_an_adapter_changes_before_it_formats(traced: Traced) -> None:
+    class Emphatic(dspy.ChatAdapter):
+        def __call__(
+            self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any
+        ) -> list[Any]:
+            inputs["question"] += "!"
+            return super().__call__(lm, lm_kwargs, signature, demos, inputs)
+
+    with dspy.context(lm=EchoLM(), adapter=Emphatic()):
+        dspy.Predict("question -> answer")(question="why?")
+    given = traced.content("Emphatic", "dspy.adapter.input")
+    assert given == {"demos": [], "inputs": {"question": "why?"}}
+    formatted = traced.content("Emphatic.format", "dspy.adapter.input")
+    assert formatted == {"demos": [], "inputs": {"question": "why?!"}}
+
+
+@pytest.mark.parametrize("question", ["why?", "long " * 2_000, "Straße", ["a", "list"], {"a": 1}])
+def test_what_an_adapter_formats_is_what_it_was_given(traced: Traced, question: Any) -> None:
+    with dspy.context(lm=EchoLM()):
+        dspy.Predict("question -> answer")(question=question)
+    given, formatted = traced.span("ChatAdapter"), traced.span("ChatAdapter.format")
+    assert "dspy.truncated" not in formatted.attributes
+    assert formatted.attributes["dspy.adapter.input"] == given.attributes["dspy.adapter.input"]
+
+
+def test_a_redaction_hook_is_asked_for_each_step(trace_with: TraceWith) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def redact(operation: str, field: str, value: Any) -> Any:
+        asked.append((operation, field))
+        return value
+
+    traced = trace_with(redact=redact)
+    with dspy.context(lm=EchoLM()):
+        dspy.Predict("question -> answer")(question="why?")
+    assert traced.names()
+    assert {("adapter", "inputs"), ("adapter.format", "inputs")} <= set(asked)

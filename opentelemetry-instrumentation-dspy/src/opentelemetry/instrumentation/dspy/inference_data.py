@@ -71,8 +71,10 @@ def announcement(started: Mapping[str, Any]) -> tuple[str, Any] | None:
         started: The attributes that our span started with.
     """
     module = sys.modules.get(_MODULE)
+    if module is None:
+        return None
     names = _NAMES.get(started.get(GEN_AI_OPERATION_NAME, ""))
-    if names is None or module is None:
+    if names is None:
         return None
     try:
         key, kind = (getattr(module, name) for name in names)

@@ -227,7 +227,15 @@ class Call:
         outputs = ended = _NOTHING
         try:
             if self.recording and error is None:
-                outputs = self._outputs(result)
+                try:
+                    outputs = self.operation.outputs(self, result)
+                except Exception as fault:
+                    log_once(fault)
+                hook = self._runtime.response_hook
+                if hook is not None:
+                    self._set(outputs)  # so that the hook can replace them
+                    outputs = _NOTHING
+                    self._run_hook(hook, result)
             elif self.recording:
                 guarded(self._set_error, error)
             try:
@@ -261,19 +269,6 @@ class Call:
         kind = None if error is None else error_type(error)
         record = self._runtime.metrics.call_ended
         guarded(record, self.start_attributes, ended, self.state, seconds, kind)
-
-    def _outputs(self, result: Any) -> Attributes:
-        try:
-            outputs = self.operation.outputs(self, result)
-        except Exception as error:
-            log_once(error)
-            outputs = _NOTHING
-        hook = self._runtime.response_hook
-        if hook is None:
-            return outputs
-        self._set(outputs)  # so that the hook can replace them
-        self._run_hook(hook, result)
-        return _NOTHING
 
     def _with_reported(self, data: Any, inputs: Attributes, ended: Attributes) -> Attributes:
         return {**inference_data.reported(data, {**inputs, **ended}), **ended}

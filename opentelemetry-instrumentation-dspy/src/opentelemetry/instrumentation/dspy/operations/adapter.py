@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dspy
@@ -18,6 +19,7 @@ from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_ADAPTER_PARSE_ERROR_FIELD,
     DSPY_ADAPTER_TYPE,
     DSPY_OPERATION,
+    DSPY_TRUNCATED,
     Operations,
 )
 from opentelemetry.instrumentation.dspy.tracing import Attributes, Call, Runtime, SpanStart
@@ -65,6 +67,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
 # What an adapter is given beside the data: described elsewhere in the trace, or no data at all.
 _NOT_RECORDED = ("lm", "lm_kwargs", "signature")
 _CONTAINERS = (list, dict)
+_TEXT = {str}
 
 
 class AdapterOperation:
@@ -82,6 +85,9 @@ class AdapterOperation:
         self._suffix = suffix
         self._content = runtime.content
         self._settings = runtime.settings
+        # A redaction hook is told which of the operations a value is from.
+        self._is_repeated = name == Operations.ADAPTER and runtime.settings.redact is None
+        self._repeats = name == Operations.ADAPTER_FORMAT and runtime.settings.redact is None
         self._parse_error: type[Any] = dspy.utils.exceptions.AdapterParseError
 
     def start(self, call: Call) -> SpanStart:
@@ -89,7 +95,7 @@ class AdapterOperation:
         attributes: Attributes = {DSPY_OPERATION: self.name, DSPY_ADAPTER_TYPE: kind}
         handled = sys.exc_info()[1]
         if handled is not None:
-            call.state = id(handled)
+            call.state = _AdapterRecord(id(handled))
             around = _adapter_around(call)
             # What an adapter calls while it handles an error of its own is what it falls back on.
             if around is not None and around.state != call.state:
@@ -98,8 +104,17 @@ class AdapterOperation:
 
     def inputs(self, call: Call) -> Attributes:
         attributes: Attributes = {}
-        if self._settings.records_inputs:
-            self._content.put(attributes, DSPY_ADAPTER_INPUT, self.name, self._data(call))
+        if not self._settings.records_inputs:
+            return attributes
+        data = self._data(call)
+        text = _text_from_around(call, data) if self._repeats else None
+        if text is not None:
+            self._content.put_encoded(attributes, DSPY_ADAPTER_INPUT, self.name, data, text)
+            return attributes
+        self._content.put(attributes, DSPY_ADAPTER_INPUT, self.name, data)
+        if self._is_repeated and DSPY_TRUNCATED not in attributes and _is_all_text(data):
+            record = call.state = call.state or _AdapterRecord()
+            record.inputs, record.text = dict(data["inputs"]), attributes[DSPY_ADAPTER_INPUT]
         return attributes
 
     def _data(self, call: Call) -> dict[str, Any]:
@@ -126,6 +141,35 @@ class AdapterOperation:
             return {}
         fields = error_fields(error)
         return {DSPY_ADAPTER_PARSE_ERROR_FIELD: fields} if fields else {}
+
+
+@dataclasses.dataclass(slots=True)
+class _AdapterRecord:
+    """What is known of one adapter call.
+
+    Attributes:
+        handled: Identity of the exception that was being handled when it began; 0 for none.
+        inputs: Copy of its inputs, where all of them are texts and there are no demos.
+        text: The JSON of both then, which the step that formats them is given, too.
+    """
+
+    handled: int = 0
+    inputs: dict[str, str] | None = dataclasses.field(default=None, compare=False)
+    text: str | None = dataclasses.field(default=None, compare=False)
+
+
+def _is_all_text(data: Mapping[str, Any]) -> bool:
+    inputs: Any = data.get("inputs")
+    kind: type[Any] = type(inputs)  # type: ignore[reportUnknownVariableType]
+    return not data.get("demos") and kind is dict and set(map(type, inputs.values())) == _TEXT
+
+
+def _text_from_around(call: Call, data: Mapping[str, Any]) -> str | None:
+    """The JSON of the adapter call around this step, if it was made of the same texts."""
+    around = call.parent.state if call.parent is not None else None
+    if type(around) is not _AdapterRecord or data.get("demos"):
+        return None
+    return around.text if data.get("inputs") == around.inputs else None
 
 
 def _adapter_around(call: Call) -> Call | None:

@@ -138,30 +138,37 @@ def usage_attributes(usage: Any) -> Attributes:
     """Token counts, from any of the shapes in which LMs report them; non-numbers are left out."""
     if not usage:
         return {}
-    inputs = value(usage, "prompt_tokens_details") or value(usage, "input_tokens_details")
-    outputs = value(usage, "completion_tokens_details") or value(usage, "output_tokens_details")
+    read = _reader(usage)
+    inputs = read("prompt_tokens_details") or read("input_tokens_details")
+    outputs = read("completion_tokens_details") or read("output_tokens_details")
     attributes: Attributes = {}
     if inputs:
-        _count(attributes, inputs, _INPUT_DETAILS)
+        _count(attributes, _reader(inputs), _INPUT_DETAILS)
     if outputs:
-        _count(attributes, outputs, _OUTPUT_DETAILS)
-    _count(attributes, usage, _COUNTS)
-    if value(usage, "prompt_tokens") is None and not inputs:
-        _add_cached(attributes, usage)
+        _count(attributes, _reader(outputs), _OUTPUT_DETAILS)
+    _count(attributes, read, _COUNTS)
+    if read("prompt_tokens") is None and not inputs:
+        _add_cached(attributes, read)
     return attributes
 
 
-def _add_cached(attributes: Attributes, usage: Any) -> None:
+_Reader = Callable[[str], Any]
+
+
+def _reader(source: Any) -> _Reader:
+    kind: type[Any] = type(source)  # type: ignore[reportUnknownVariableType]
+    return source.get if kind is dict else partial(value, source)
+
+
+def _add_cached(attributes: Attributes, read: _Reader) -> None:
     """Anthropic counts apart what it read from and wrote to its cache; the conventions do not."""
     for name in _APART:
-        count = value(usage, name)
+        count = read(name)
         if GEN_AI_USAGE_INPUT_TOKENS in attributes and type(count) is int:
             attributes[GEN_AI_USAGE_INPUT_TOKENS] += count
 
 
-def _count(attributes: Attributes, source: Any, counts: Iterable[tuple[str, str]]) -> None:
-    kind: type[Any] = type(source)  # type: ignore[reportUnknownVariableType]
-    read: Callable[[str], Any] = source.get if kind is dict else partial(value, source)
+def _count(attributes: Attributes, read: _Reader, counts: Iterable[tuple[str, str]]) -> None:
     for attribute, name in counts:
         count = read(name)
         if count is None or type(count) is bool or not isinstance(count, int):

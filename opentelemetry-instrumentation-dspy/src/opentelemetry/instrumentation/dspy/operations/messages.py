@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from opentelemetry.instrumentation.dspy.plain import AUDIO_KEY, as_data_uri
-from opentelemetry.instrumentation.dspy.redaction import BASE64_MARK
+from opentelemetry.instrumentation.dspy.redaction import BASE64_MARK, MIN_DATA_URI
 
 Message = dict[str, Any]
 Part = dict[str, Any]
@@ -77,9 +77,12 @@ def plain_input_messages(
         if kind is not dict or len(message) != _PLAIN_MESSAGE_SIZE:
             return None
         role, text = message.get("role"), message.get("content")
-        if type(role) is not str or type(text) is not str or may_have_data_uri(text):
+        if type(role) is not str or type(text) is not str:
             return None
-        size += len(role) + len(text)
+        length = len(text)
+        if length >= MIN_DATA_URI and may_have_data_uri(text):
+            return None
+        size += len(role) + length
         plain.append({"role": role, "parts": [{"type": "text", "content": text}]})
     return (plain, size) if plain else None
 

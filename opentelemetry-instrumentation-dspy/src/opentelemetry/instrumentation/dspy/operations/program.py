@@ -8,6 +8,7 @@ import hashlib
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import is_
 from typing import Any
 
@@ -38,16 +39,12 @@ def program_hash(program: Any) -> str | None:
         parts = sorted([(path, _digest(predictor)) for path, predictor in _predictors(program)])
     if not parts:
         return None
-    known = _hashes.get(program)
-    if known is None or known[0] != parts:
-        known = parts, hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
-        _hashes[program] = known
-    return known[1]
+    return _hash_of(tuple(parts))
 
 
-_hashes: weakref.WeakKeyDictionary[Any, tuple[list[tuple[str, str]], str]] = (
-    weakref.WeakKeyDictionary()
-)
+@lru_cache(maxsize=256)
+def _hash_of(parts: tuple[tuple[str, str], ...]) -> str:
+    return hashlib.sha256(repr(list(parts)).encode()).hexdigest()[:12]
 
 
 def _predictors(program: Any) -> Iterator[tuple[str, Any]]:
