@@ -82,7 +82,7 @@ class MLflowSpanExporter(SpanExporter):
             reason = str(error) if isinstance(error, ConfigurationError) else repr(error)
             logger.error("No trace will reach MLflow: %s", reason)
             self._config = MLflowDSPyConfig.model_construct()
-            self._set_up(UnusableDestination(reason), "nowhere (bad settings)")
+            self._set_up(UnusableDestination(reason), "MLflow (bad settings)")
             return
         self._set_up(destination, self._config.destination_description)
 

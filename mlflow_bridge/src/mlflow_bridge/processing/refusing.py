@@ -58,7 +58,7 @@ class RefusingSpanProcessor(SpanProcessor):
             spilled=0,
             queued=0,
             last_error=self._reason if refused else None,
-            destination="nowhere (bad settings)",
+            destination="MLflow (bad settings)",
         )
 
     def before_exit(self) -> None:

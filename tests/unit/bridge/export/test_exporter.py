@@ -235,7 +235,7 @@ def test_bad_environment_is_one_error_that_names_the_setting(
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert variable in record.getMessage()
-    assert exporter.destination_description == "nowhere (bad settings)"
+    assert exporter.destination_description == "MLflow (bad settings)"
     assert exporter.export(Recorder().many(2)) is FAILURE
     assert exporter.stats().rejected == 2
     exporter.shutdown()
