@@ -19,13 +19,13 @@ PROGRAMS: Final = ("Predict", "RAG", "ReAct", "100 kB", "nested 1", "nested 11")
 
 _COMPARED: Final = ("Predict", "RAG", "ReAct", "100 kB")
 
-LIMITS: Final[Mapping[str, float]] = dict.fromkeys(_COMPARED, 2.3)
+LIMITS: Final[Mapping[str, float]] = dict.fromkeys(_COMPARED, 2.1)
 """Steps added to a call, as a multiple of the floor's steps."""
 
-NO_CONTENT_LIMITS: Final[Mapping[str, float]] = dict.fromkeys(_COMPARED, 2.1)
+NO_CONTENT_LIMITS: Final[Mapping[str, float]] = dict.fromkeys(_COMPARED, 1.9)
 """The same without content."""
 
-SAMPLED_OUT_LIMIT: Final = 100.0
+SAMPLED_OUT_LIMIT: Final = 95.0
 """Steps added to one operation below a root that is not sampled."""
 
 
