@@ -29,12 +29,21 @@ READER = ("reader", "password of a reader")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
+    directory = tmp_path_factory.mktemp("server")
+    users = directory / "users.ini"
+    # Not MLFLOW_AUTH_ADMIN_PASSWORD, which the oldest MLflow does not know.
+    users.write_text(
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{directory}/users.db\n"
+        f"admin_username = {ADMIN[0]}\nadmin_password = {ADMIN[1]}\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
+        "utf-8",
+    )
     with MLflowServer(
-        tmp_path_factory.mktemp("server"),
+        directory,
         start_timeout=300,
         options=("--app-name", "basic-auth"),
         environment={
-            "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN[1],
+            "MLFLOW_AUTH_CONFIG_PATH": str(users),
             "MLFLOW_FLASK_SERVER_SECRET_KEY": "of no importance",
         },
     ) as running:

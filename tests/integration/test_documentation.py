@@ -28,6 +28,11 @@ dspy.configure(lm=PromptLM())
 program = rag = dspy.Predict("question -> answer")
 judge = dspy.Predict("question, answer -> verdict")
 question = "Where?"
+questions = [question]
+
+
+def ask(question):
+    return program(question=question)
 """
 BEFORE = """
 import logging

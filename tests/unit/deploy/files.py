@@ -18,6 +18,11 @@ BASE = KUBERNETES / "base"
 COMPOSE_FILE = DEPLOY / "compose.yaml"
 COLLECTORS = ("gateway", "sampler")
 
+# What the image of the server is made with; about another release the files say nothing.
+MLFLOW = re.findall(r"mlflow\[auth\]==([\d.]+)", (DEPLOY / "mlflow/Dockerfile").read_text("utf-8"))[
+    0
+]
+
 COMPOSE: dict[str, Any] = yaml.safe_load(COMPOSE_FILE.read_text("utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 KUSTOMIZATIONS: dict[str, dict[str, Any]] = {

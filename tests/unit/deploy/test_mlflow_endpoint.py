@@ -12,13 +12,19 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import mlflow
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from mlflow.server import otel_api
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from packaging.version import Version
 
-from tests.unit.deploy.files import collector
+from tests.unit.deploy.files import MLFLOW, collector
+
+pytestmark = pytest.mark.skipif(
+    Version(mlflow.__version__) < Version(MLFLOW), reason=f"deployed is MLflow {MLFLOW}"
+)
 
 EXPORTERS = {
     name: exporter

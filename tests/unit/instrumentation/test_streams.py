@@ -102,7 +102,7 @@ def test_a_sync_stream_is_the_same_tree(spans: InMemorySpanExporter) -> None:
 
 
 async def test_a_stream_that_fails_has_an_input_only(spans: InMemorySpanExporter) -> None:
-    with pytest.raises(Exception, match="no answer"):
+    with pytest.raises(Exception, match=r"no answer|TaskGroup"):  # a group of it in dspy 3.0
         async for _ in dspy.streamify(Failing())("q"):
             pass
     span = only_span(spans.get_finished_spans(), "stream Failing")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -16,6 +17,11 @@ from packaging.version import Version
 from tests.support.dspy_prompts import chat_text
 from tests.support.fake_openai import FakeOpenAI, Reply, ToolCall, Usage
 from tests.support.faults import Status
+
+KNOWS_RESPONSES = pytest.mark.skipif(
+    "responses" not in str(inspect.signature(dspy.LM.__init__).parameters["model_type"].annotation),
+    reason="this dspy does not know the Responses API",
+)
 
 
 class _Person(pydantic.BaseModel):
@@ -95,7 +101,11 @@ def test_choices(server: FakeOpenAI) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model_type", "path"), [("text", "/v1/completions"), ("responses", "/v1/responses")]
+    ("model_type", "path"),
+    [
+        ("text", "/v1/completions"),
+        pytest.param("responses", "/v1/responses", marks=KNOWS_RESPONSES),
+    ],
 )
 def test_other_endpoints(server: FakeOpenAI, model_type: Any, path: str) -> None:
     with dspy.context(lm=_lm(server, model_type=model_type)):
@@ -136,7 +146,7 @@ def test_agent_with_a_scripted_tool_call(server: FakeOpenAI) -> None:
     assert result.answer == "answer value"
 
 
-@pytest.mark.parametrize("model_type", ["chat", "responses"])
+@pytest.mark.parametrize("model_type", ["chat", pytest.param("responses", marks=KNOWS_RESPONSES)])
 async def test_streaming(server: FakeOpenAI, model_type: Any) -> None:
     text = chat_text(answer="one two three")
     server.reply_with(Reply(text, chunk_delay=0.001))
