@@ -17,6 +17,9 @@ from benchmarks.instrumentations import WAYS
 from benchmarks.null_exporter import null_provider
 from benchmarks.programs import Program, program
 
+_SETTLING_CALLS = 3
+"""Untimed, at the start of each sample: another process had the processor, and its caches."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -50,6 +53,7 @@ class MeasuredPrograms:
         """Time so many calls, shared between so many threads."""
         chosen = self._program(name)
         gc.collect()
+        chosen.calls(_SETTLING_CALLS)
         each = max(calls // threads, 1)
         before, start = time.process_time_ns(), time.perf_counter_ns()
         if threads == 1:
@@ -95,6 +99,7 @@ class MeasuredPrograms:
         """
         chosen, make = self._program(name), self._makers[key]
         gc.collect()
+        chosen.calls(_SETTLING_CALLS, make)
         before, start = time.process_time_ns(), time.perf_counter_ns()
         used = _thread_time(lambda: chosen.calls(calls, make))
         wall = time.perf_counter_ns() - start
@@ -124,6 +129,8 @@ class MeasuredFloor:
         make = self._makers[key]
         each = max(calls // threads, 1)
         gc.collect()
+        for _ in range(_SETTLING_CALLS):
+            make()
 
         def run() -> None:
             for _ in range(each):

@@ -27,7 +27,7 @@ COMPARED = (
 )
 _IN_PLACE = ("ours", "ours-no-content")
 PROGRAMS = ("Predict", "RAG", "ReAct", "100 kB")
-_CALLS = {"Predict": 40, "RAG": 16, "ReAct": 5, "100 kB": 25}
+_CALLS = {"Predict": 120, "RAG": 48, "ReAct": 12, "100 kB": 75}
 _MLFLOW_SHARE = 8
 """MLflow's exporter takes so long that it gets a share of the calls."""
 

@@ -15,8 +15,8 @@ from benchmarks.tables import Table, micro
 
 NAME = "unsampled"
 _DEPTHS = (1, 11, 21)
-_NESTED_CALLS = 100
-_PROGRAMS = {"Predict": 40, "RAG": 20}
+_NESTED_CALLS = 300
+_PROGRAMS = {"Predict": 120, "RAG": 48}
 _TRACED_CALLS = 300
 
 

@@ -135,7 +135,7 @@ def test_an_exporter_with_bad_settings_costs_the_program_nothing(
     [status] = [one for one in mlflow_bridge.status() if one.dropped]
     assert (status.dropped, status.missing, status.last_error) == (1, 1, "there is no such scheme")
     [line] = [record.message for record in caplog.records if "not in" in record.message]
-    assert line.startswith("1 of 1 spans are not in nowhere")
+    assert line.startswith("1 of 1 spans are not in MLflow (bad settings)")
     # The reason has been told already, where the exporter was made.
     assert "the warnings before" in line
 

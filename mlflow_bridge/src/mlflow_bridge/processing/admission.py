@@ -70,7 +70,11 @@ class Admission:
     def admit(self, span: ReadableSpan) -> None:
         """Find a place for the span, or count it as lost."""
         if self._slots.try_take():
-            self._queue(span)
+            try:
+                self._enqueue(span)
+            except BaseException:
+                self._slots.give_back(1)
+                raise
             return
         may_wait = (
             self._block_seconds > 0

@@ -13,6 +13,7 @@ from weakref import ref
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import TraceFlags
 
 from mlflow_bridge.processing.admission import Admission
 from mlflow_bridge.processing.backoff import Backoff
@@ -213,9 +214,13 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Remember the span, and have the destination opened meanwhile. Never raises."""
         try:
-            note_absent_parent(span, parent_context, self._open)
+            if not span.get_span_context().trace_flags & TraceFlags.SAMPLED:
+                return
+            parent = span.parent
+            if parent is not None and parent.span_id not in self._open:
+                note_absent_parent(span, parent_context, self._open)
             self._open.started(span)
-            if not self._begun and span.get_span_context().trace_flags.sampled:
+            if not self._begun:
                 self._begin()
         except Exception:
             _logger.debug("The start of a span went unnoticed", exc_info=True)
@@ -235,11 +240,9 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         """Queue the span if it is sampled. Never raises."""
         try:
             context = span.context
-            if context is None:
+            if context is None or not context.trace_flags & TraceFlags.SAMPLED:
                 return
             self._open.ended(context.span_id)
-            if not context.trace_flags.sampled:
-                return
             if self._closed:
                 self._admission.admit_late(span)
             else:
@@ -254,7 +257,7 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
 
     def _enqueue(self, span: ReadableSpan) -> None:
         """Give a span that has a slot to the base class."""
-        if self._spool is not None:
+        if self._spool is not None and self._spool.writes_ahead:
             self._spool.write_ahead(span)
         super().on_end(span)
 

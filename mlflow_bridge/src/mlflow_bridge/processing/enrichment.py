@@ -14,7 +14,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import get_current_span
 
-from mlflow_bridge.processing.local_root import is_local_root
+from mlflow_bridge.processing.local_root import has_absent_parent
 from mlflow_bridge.processing.trace_context import TraceContext, current_trace_context
 
 _logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class MLflowEnrichmentProcessor(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Write down what is known. Never raises."""
         parent = span.parent
-        if parent is None or is_local_root(span):
+        if parent is None or parent.is_remote or has_absent_parent(span):
             _guarded(_enrich_root, span, parent_context)
             if EXPERIMENT_ID in (span.attributes or {}):
                 self._has_placed = True

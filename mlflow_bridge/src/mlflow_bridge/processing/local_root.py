@@ -15,6 +15,7 @@ from mlflow_bridge.processing.open_spans import OpenSpans
 ABSENT_PARENT: Final = "mlflow_bridge.absent_parent.span_id"
 """On a span whose parent is of this process, but will never be delivered: the parent's id."""
 
+_noted = False  # whether any has been written in this process
 _STORED_BY_MLFLOW: Final = "mlflow.traceRequestId"
 
 
@@ -24,24 +25,30 @@ def is_local_root(span: ReadableSpan) -> bool:
     return parent is None or parent.is_remote or ABSENT_PARENT in (span.attributes or {})
 
 
+def has_absent_parent(span: ReadableSpan) -> bool:
+    """Whether `note_absent_parent` has just been called for a span with that result."""
+    return _noted and ABSENT_PARENT in (span.attributes or {})
+
+
 def note_absent_parent(span: Span, context: Context | None, open_spans: OpenSpans) -> None:
     """Write down that the parent of a span that starts will never be delivered, if that is so.
 
     Args:
-        span: The span, as `SpanProcessor.on_start` gets it.
+        span: A sampled span whose parent is not open, as `SpanProcessor.on_start` gets it.
         context: The context that came with it.
         open_spans: Those that have started here before it and not ended.
     """
+    global _noted  # noqa: PLW0603
     parent = span.parent
-    own = span.get_span_context()
-    if parent is None or parent.is_remote or not own.trace_flags.sampled:
+    if parent is None or parent.is_remote:
         return
     if parent.trace_flags.sampled:
-        absent = parent.span_id not in open_spans and not _is_of_here(span, context)
+        absent = not _is_of_here(span, context)
     else:
         # A sampler may also leave out a span in the middle of a trace, which has its root then.
-        absent = not open_spans.has_sampled(own.trace_id)
+        absent = not open_spans.has(span.get_span_context().trace_id)
     if absent:
+        _noted = True
         span.set_attribute(ABSENT_PARENT, format_span_id(parent.span_id))
 
 

@@ -24,7 +24,7 @@ _DEMOTED_AT_ONCE: Final = 1024
 
 
 class OpenSpans:
-    """Knows the recording spans of one process from their start to their end.
+    """Knows the sampled spans of one process from their start to their end.
 
     ``started`` and ``ended`` are called by any thread of the program for every span; each of them
     is one operation on a dictionary and takes no lock. The newest 4096 open spans are held, so that
@@ -78,10 +78,9 @@ class OpenSpans:
         """The traces that have an open span."""
         return {span.get_span_context().trace_id for span in self._all()}
 
-    def has_sampled(self, trace_id: int) -> bool:
-        """Whether the trace has an open span that will be delivered."""
-        contexts = (span.get_span_context() for span in self._all())
-        return any(one.trace_id == trace_id and one.trace_flags.sampled for one in contexts)
+    def has(self, trace_id: int) -> bool:
+        """Whether the trace has an open span."""
+        return any(span.get_span_context().trace_id == trace_id for span in self._all())
 
     def move_to(self, other: OpenSpans) -> None:
         """Have another registry know these spans, and not this one."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Any, Final
 
 from opentelemetry.context import Context, attach, create_key, detach, get_current, get_value
 from opentelemetry.context import set_value as with_value
@@ -94,4 +94,5 @@ def trace_context(
 
 def current_trace_context(context: Context | None = None) -> TraceContext | None:
     """The values of the innermost block around the current code, or in ``context``."""
-    return cast("TraceContext | None", get_value(_KEY, context))
+    values: Any = get_value(_KEY, context)
+    return values
