@@ -337,7 +337,8 @@ def begin(
         parent: Any = context.get(CALL_KEY)
         unrecorded = False
         if parent is not None:
-            if not parent.recording and _is_unrecorded(parent, context):
+            # The context that the call attached says by itself that it is still current.
+            if not parent.recording and (parent.context is context or _is_current(parent, context)):
                 if not (runtime.metrics.enabled and operation.name in MEASURED):
                     return None
                 unrecorded = True
@@ -360,10 +361,9 @@ def begin(
         raise
 
 
-def _is_unrecorded(parent: Call, context: Context) -> bool:
-    """Whether nothing below an unrecorded call is recorded: it is still current."""
-    # The context the call attached says so by itself; any other may have a span of the program's.
-    return parent.context is context or get_current_span(context) is parent.span
+def _is_current(parent: Call, context: Context) -> bool:
+    """Whether no span of the program's own has been made current since."""
+    return get_current_span(context) is parent.span
 
 
 def _is_covered(parent: Call, operation: Operation, owner: type, asynchronous: bool) -> bool:
