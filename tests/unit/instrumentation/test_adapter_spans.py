@@ -257,3 +257,41 @@ def test_a_redaction_hook_is_asked_for_each_step(trace_with: TraceWith) -> None:
         dspy.Predict("question -> answer")(question="why?")
     assert traced.names()
     assert {("adapter", "inputs"), ("adapter.format", "inputs")} <= set(asked)
+
+
+class Unequal:
+    """Like an array, which cannot be compared for being equal as a whole."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("the truth value is ambiguous")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("given", "recorded"),
+    [
+        ({"demos": [], "inputs": {"question": Unequal()}}, {"demos": [], "inputs": Unequal}),
+        ({"demos": (), "inputs": {"question": "why?"}}, {"demos": [], "inputs": "why?"}),
+        ({"inputs": {"question": "why?"}}, {"inputs": "why?"}),
+    ],
+)
+def test_a_step_with_other_inputs_than_the_call(
+    traced: Traced, given: dict[str, Any], recorded: dict[str, Any]
+) -> None:
+    class Changing(dspy.ChatAdapter):
+        def format(self, signature: Any, demos: Any = (), inputs: Any = None) -> Any:
+            return super().format(signature, list(demos), {"question": "why?"})
+
+        def __call__(
+            self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any
+        ) -> list[Any]:
+            self.format(signature=signature, **given)
+            return [{"answer": "so"}]
+
+    with dspy.context(lm=EchoLM(), adapter=Changing()):
+        dspy.Predict("question -> answer")(question="why?")
+    content = traced.content("Changing.format", "dspy.adapter.input")
+    assert content.keys() == recorded.keys()
+    question = content["inputs"]["question"]
+    assert question == recorded["inputs"] or "Unequal" in question

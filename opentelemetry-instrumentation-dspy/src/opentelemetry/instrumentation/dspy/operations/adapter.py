@@ -68,6 +68,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
 _NOT_RECORDED = ("lm", "lm_kwargs", "signature")
 _CONTAINERS = (list, dict)
 _TEXT = {str}
+_LIST_AND_DICT = (list, dict)
 
 
 class AdapterOperation:
@@ -159,17 +160,19 @@ class _AdapterRecord:
 
 
 def _is_all_text(data: Mapping[str, Any]) -> bool:
+    """Whether there are no demos and nothing but texts, which no code of the program compares."""
+    demos: Any = data.get("demos")
     inputs: Any = data.get("inputs")
-    kind: type[Any] = type(inputs)  # type: ignore[reportUnknownVariableType]
-    return not data.get("demos") and kind is dict and set(map(type, inputs.values())) == _TEXT
+    kinds: tuple[Any, ...] = type(demos), type(inputs)  # type: ignore[reportUnknownVariableType]
+    return kinds == _LIST_AND_DICT and not demos and set(map(type, inputs.values())) == _TEXT
 
 
 def _text_from_around(call: Call, data: Mapping[str, Any]) -> str | None:
     """The JSON of the adapter call around this step, if it was made of the same texts."""
     around = call.parent.state if call.parent is not None else None
-    if type(around) is not _AdapterRecord or data.get("demos"):
+    if type(around) is not _AdapterRecord or around.text is None or not _is_all_text(data):
         return None
-    return around.text if data.get("inputs") == around.inputs else None
+    return around.text if data["inputs"] == around.inputs else None
 
 
 def _adapter_around(call: Call) -> Call | None:
