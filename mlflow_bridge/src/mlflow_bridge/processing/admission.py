@@ -70,7 +70,7 @@ class Admission:
     def admit(self, span: ReadableSpan) -> None:
         """Find a place for the span, or count it as lost."""
         if self._slots.try_take():
-            try:
+            try:  # as in _queue(), without a call more for each span
                 self._enqueue(span)
             except BaseException:
                 self._slots.give_back(1)
