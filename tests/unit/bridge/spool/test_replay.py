@@ -350,7 +350,14 @@ def test_a_program_that_is_never_idle_delivers_what_others_left(
 @pytest.mark.parametrize("write_ahead", [False, True])
 def test_what_is_settled_leaves_nothing_behind(tmp_path: Path, write_ahead: bool) -> None:
     delivery = FakeDelivery(DOWN, Rejected("poison"))
-    processor = processor_for(delivery, tmp_path, write_ahead=write_ahead, max_batch_size=4)
+    # Nothing is due before it is full, so that the refused batch is one of four.
+    processor = processor_for(
+        delivery,
+        tmp_path,
+        write_ahead=write_ahead,
+        max_batch_size=4,
+        schedule_delay_seconds=PATIENCE,
+    )
     with closing(processor) as tracer:
         end(tracer, *numbered(20))
         processor.force_flush()
