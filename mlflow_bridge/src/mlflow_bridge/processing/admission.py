@@ -31,7 +31,7 @@ class Admission:
     that runs an event loop never waits, nor does the sender's.
 
     Args:
-        enqueue: Queues a span that has a slot.
+        enqueue: Queues a span that has a slot, and is on disk if it is to be there first.
         slots: One for each span in the queue or on its way.
         overflow: Where spans go that have no slot. What ends after the shutdown is given to it
             directly; and, where it is a spool with write-ahead, all of it, for with that a span is
@@ -58,24 +58,34 @@ class Admission:
     ) -> None:
         self._enqueue = enqueue
         self._slots = slots
+        self._take_slot = slots.take
         self._counters = counters
         self._notices = notices
         self._destination = destination
         self._spill = spill
         self._overflow = overflow
+        self._spool = overflow if isinstance(overflow, Spool) else None
         self._blocks = blocks or overflow is None
         self._block_seconds = block_seconds
         self._sender = sender
 
     def admit(self, span: ReadableSpan) -> None:
         """Find a place for the span, or count it as lost."""
-        if self._slots.try_take():
-            try:  # as in _queue(), without a call more for each span
-                self._enqueue(span)
-            except BaseException:
-                self._slots.give_back(1)
-                raise
+        try:
+            self._take_slot()
+        except IndexError:
+            self._admit_without_slot(span)
             return
+        try:  # as in _queue(), without a call more for each span
+            spool = self._spool
+            if spool is not None and spool.writes_ahead:
+                spool.write_ahead(span)
+            self._enqueue(span)
+        except BaseException:
+            self._slots.give_back(1)
+            raise
+
+    def _admit_without_slot(self, span: ReadableSpan) -> None:
         may_wait = (
             self._block_seconds > 0
             and not self._sender.is_current_thread
@@ -110,6 +120,8 @@ class Admission:
 
     def _queue(self, span: ReadableSpan) -> None:
         try:
+            if self._spool is not None:
+                self._spool.write_ahead(span)
             self._enqueue(span)
         except BaseException:
             self._slots.give_back(1)
@@ -118,7 +130,7 @@ class Admission:
     def _spilled(self, span: ReadableSpan, may_wait: bool) -> bool:
         if self._spill is None or self._overflow is None:
             return False
-        writes_here = isinstance(self._overflow, Spool) and self._overflow.writes_ahead
+        writes_here = self._spool is not None and self._spool.writes_ahead
         if writes_here and self._overflow.accept((span,)):
             self._counters.given_up(1, spilled=True)
             return True

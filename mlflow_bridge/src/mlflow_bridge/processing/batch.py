@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+_SAMPLED = TraceFlags.SAMPLED
 _FLUSH_SECONDS = 30.0
 """How long a flush without a time-out of its own waits; OpenTelemetry's default."""
 
@@ -181,7 +182,7 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         )
         self._spill = self._spill_writer()
         self._admission = Admission(
-            self._enqueue,
+            super().on_end,
             slots=self._slots,
             counters=self._counters,
             notices=self._notices,
@@ -214,12 +215,13 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Remember the span, and have the destination opened meanwhile. Never raises."""
         try:
-            if not span.get_span_context().trace_flags & TraceFlags.SAMPLED:
+            context = span.get_span_context()
+            if not context.trace_flags & _SAMPLED:
                 return
-            parent = span.parent
-            if parent is not None and parent.span_id not in self._open:
-                note_absent_parent(span, parent_context, self._open)
-            self._open.started(span)
+            open_spans, parent = self._open, span.parent
+            if parent is not None and parent.span_id not in open_spans.held:
+                note_absent_parent(span, parent_context, open_spans)
+            open_spans.started(context.span_id, span)
             if not self._begun:
                 self._begin()
         except Exception:
@@ -240,9 +242,13 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         """Queue the span if it is sampled. Never raises."""
         try:
             context = span.context
-            if context is None or not context.trace_flags & TraceFlags.SAMPLED:
+            if context is None:
                 return
-            self._open.ended(context.span_id)
+            # What is known to be open was sampled.
+            if self._open.held.pop(context.span_id, None) is None:
+                self._open.ended(context.span_id)
+                if not context.trace_flags & _SAMPLED:
+                    return
             if self._closed:
                 self._admission.admit_late(span)
             else:
@@ -254,12 +260,6 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         """Answer for traces that are under way at another processor, which is closed next."""
         other._open.move_to(self._open)
         other._handover.heir = self.on_end
-
-    def _enqueue(self, span: ReadableSpan) -> None:
-        """Give a span that has a slot to the base class."""
-        if self._spool is not None and self._spool.writes_ahead:
-            self._spool.write_ahead(span)
-        super().on_end(span)
 
     def force_flush(self, timeout_millis: float | None = None) -> bool:
         """Wait until the spans that ended before this call are stored, or in the spool.

@@ -10,12 +10,16 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 from opentelemetry import baggage
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import get_current_span
 
 from mlflow_bridge.processing.local_root import has_absent_parent
-from mlflow_bridge.processing.trace_context import TraceContext, current_trace_context
+from mlflow_bridge.processing.trace_context import (
+    TRACE_CONTEXT_KEY,
+    TraceContext,
+    current_trace_context,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -59,7 +63,8 @@ class MLflowEnrichmentProcessor(SpanProcessor):
             return
         if self._has_placed:
             _guarded(_follow_parent, span, parent_context)
-        values = current_trace_context(parent_context)
+        context = get_current() if parent_context is None else parent_context
+        values: Any = context.get(TRACE_CONTEXT_KEY)
         if values is not None and values.entered_in == parent.span_id:
             _guarded(_enrich_nested, span, values)
 
@@ -77,8 +82,9 @@ def _guarded(enrich: Callable[[Span, Any], None], span: Span, source: object) ->
 
 def _enrich_root(span: Span, context: Context | None) -> None:
     attributes: dict[str, str] = {}
+    entries = baggage.get_all(context)
     for key in _FROM_BAGGAGE:
-        value = baggage.get_baggage(key, context)
+        value = entries.get(key)
         if value is not None:
             attributes[key] = str(value)
     values = current_trace_context(context)

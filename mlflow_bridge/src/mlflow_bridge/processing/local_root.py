@@ -34,13 +34,13 @@ def note_absent_parent(span: Span, context: Context | None, open_spans: OpenSpan
     """Write down that the parent of a span that starts will never be delivered, if that is so.
 
     Args:
-        span: A sampled span whose parent is not open, as `SpanProcessor.on_start` gets it.
+        span: A sampled span, as `SpanProcessor.on_start` gets it.
         context: The context that came with it.
         open_spans: Those that have started here before it and not ended.
     """
     global _noted  # noqa: PLW0603
     parent = span.parent
-    if parent is None or parent.is_remote:
+    if parent is None or parent.is_remote or parent.span_id in open_spans:
         return
     if parent.trace_flags.sampled:
         absent = not _is_of_here(span, context)

@@ -30,29 +30,33 @@ class OpenSpans:
     is one operation on a dictionary and takes no lock. The newest 4096 open spans are held, so that
     also those are ended that nobody else refers to; of older ones there is a weak reference only.
     So a program that forgets to end its spans costs a bounded amount of memory.
+
+    Attributes:
+        held: The newest ones by their ids. Whoever looks at every span may look here first, and
+            take out what has ended.
     """
 
     def __init__(self) -> None:
-        self._held: dict[int, Span] = {}
+        self.held: dict[int, Span] = {}
         self._known: WeakValueDictionary[int, Span] = WeakValueDictionary()
         self._demoting = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._held) + len(self._known)
+        return len(self.held) + len(self._known)
 
     def __contains__(self, span_id: object) -> bool:
-        return span_id in self._held or span_id in self._known
+        return span_id in self.held or span_id in self._known
 
-    def started(self, span: Span) -> None:
+    def started(self, span_id: int, span: Span) -> None:
         """Remember the span."""
-        held = self._held
-        held[span.get_span_context().span_id] = span
+        held = self.held
+        held[span_id] = span
         if len(held) > _HELD:
             self._demote()
 
     def ended(self, span_id: int) -> None:
         """Forget the span."""
-        if self._held.pop(span_id, None) is None and self._known:
+        if self.held.pop(span_id, None) is None and self._known:
             self._known.pop(span_id, None)
 
     def _demote(self) -> None:
@@ -61,18 +65,18 @@ class OpenSpans:
         if not self._demoting.acquire(blocking=False):
             return
         try:
-            for span_id in list(self._held)[:_DEMOTED_AT_ONCE]:
-                span = self._held.get(span_id)
+            for span_id in list(self.held)[:_DEMOTED_AT_ONCE]:
+                span = self.held.get(span_id)
                 if span is not None:
                     self._known[span_id] = span
                     # In this order: a span that ends meanwhile stays in neither.
-                    if self._held.pop(span_id, None) is None:
+                    if self.held.pop(span_id, None) is None:
                         self._known.pop(span_id, None)
         finally:
             self._demoting.release()
 
     def _all(self) -> list[Span]:
-        return [*self._known.values(), *list(self._held.values())]
+        return [*self._known.values(), *list(self.held.values())]
 
     def trace_ids(self) -> set[int]:
         """The traces that have an open span."""
@@ -88,7 +92,7 @@ class OpenSpans:
             self.ended(span.get_span_context().span_id)
             # One that has ended in the meantime is not looked for again.
             if span.is_recording():
-                other.started(span)
+                other.started(span.get_span_context().span_id, span)
 
     def finish(self) -> int:
         """End every sampled span, the youngest first, so that children end before their parents.

@@ -13,7 +13,7 @@ from opentelemetry.context import Context, attach, create_key, detach, get_curre
 from opentelemetry.context import set_value as with_value
 from opentelemetry.trace import get_current_span
 
-_KEY: Final = create_key("mlflow-bridge-trace-context")
+TRACE_CONTEXT_KEY: Final = create_key("mlflow-bridge-trace-context")
 
 TRACE_NAME_TAG: Final = "mlflow.traceName"
 """The tag in which MLflow keeps the name of a trace."""
@@ -81,7 +81,7 @@ def trace_context(
         tags=merged,
         entered_in=get_current_span().get_span_context().span_id,
     )
-    entered = with_value(_KEY, inner)
+    entered = with_value(TRACE_CONTEXT_KEY, inner)
     token = attach(entered)
     try:
         yield
@@ -94,5 +94,5 @@ def trace_context(
 
 def current_trace_context(context: Context | None = None) -> TraceContext | None:
     """The values of the innermost block around the current code, or in ``context``."""
-    values: Any = get_value(_KEY, context)
+    values: Any = get_value(TRACE_CONTEXT_KEY, context)
     return values

@@ -24,7 +24,7 @@ class Watcher(SpanProcessor):
         self.ended: list[ReadableSpan] = []
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        self.open.started(span)
+        self.open.started(span.get_span_context().span_id, span)
 
     def on_end(self, span: ReadableSpan) -> None:
         self.open.ended(span.context.span_id)
