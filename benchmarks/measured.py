@@ -49,19 +49,25 @@ class MeasuredPrograms:
         self._provider, _ = null_provider()
         self._makers: dict[Any, Callable[[], None]] = {}
 
-    def sample(self, name: str, calls: int, threads: int = 1) -> Sample:
-        """Time so many calls, shared between so many threads."""
-        chosen = self._program(name)
+    def sample(self, name: str, calls: int, threads: int = 1, by_hand: Any = None) -> Sample:
+        """Time so many calls, shared between so many threads.
+
+        With the key of recipes that were learnt, their spans are made by hand after each call: a
+        loop that makes nothing but spans has the processor's caches to itself, which no
+        instrumentation has.
+        """
+        chosen, make = self._program(name), self._makers.get(by_hand)
         gc.collect()
-        chosen.calls(_SETTLING_CALLS)
+        chosen.calls(_SETTLING_CALLS, make)
         each = max(calls // threads, 1)
         before, start = time.process_time_ns(), time.perf_counter_ns()
         if threads == 1:
-            used = _thread_time(lambda: chosen.calls(each))
+            used = _thread_time(lambda: chosen.calls(each, make))
         else:
-            used = _in_threads(lambda: chosen.calls(each), threads)
+            used = _in_threads(lambda: chosen.calls(each, make), threads)
         wall = time.perf_counter_ns() - start
         self._installed.flush()
+        self._provider.force_flush()
         process = time.process_time_ns() - before
         count = each * threads
         return Sample(used / count / 1000, process / count / 1000, wall / each / 1000)
@@ -88,24 +94,8 @@ class MeasuredPrograms:
         return [recipe(span) for span in self._installed.spans_of(lambda: chosen.calls(1))]
 
     def learn(self, key: Any, recipes: Sequence[Recipe]) -> None:
-        """Take the recipes for `sample_with_spans`."""
+        """Take the recipes of spans that `sample` is to make by hand."""
         self._makers[key] = replay(recipes, self._provider.get_tracer("floor"))
-
-    def sample_with_spans(self, name: str, key: Any, calls: int) -> Sample:
-        """Time so many calls with spans made by hand after each.
-
-        A loop that makes nothing but spans has the processor's caches to itself, which no
-        instrumentation has.
-        """
-        chosen, make = self._program(name), self._makers[key]
-        gc.collect()
-        chosen.calls(_SETTLING_CALLS, make)
-        before, start = time.process_time_ns(), time.perf_counter_ns()
-        used = _thread_time(lambda: chosen.calls(calls, make))
-        wall = time.perf_counter_ns() - start
-        self._provider.force_flush()
-        process = time.process_time_ns() - before
-        return Sample(used / calls / 1000, process / calls / 1000, wall / calls / 1000)
 
     def _program(self, name: str) -> Program:
         if name not in self._programs:

@@ -81,8 +81,8 @@ def _samples(
                     sample = floor.call("sample", (program, way), _CALLS[program])
                     found.setdefault((program, way, "floor"), []).append(sample)
                 if way in _IN_PLACE:
-                    arguments = program, (program, way), _CALLS[program]
-                    sample = workers["none"].call("sample_with_spans", *arguments)
+                    arguments = program, _CALLS[program], 1, (program, way)
+                    sample = workers["none"].call("sample", *arguments)
                     found.setdefault((program, way, "in place"), []).append(sample)
     return found
 

@@ -16,58 +16,78 @@ from benchmarks.scale import Scale
 from benchmarks.tables import Table, percent
 
 NAME = "latency"
-_THREADS = 16
-_DELAYS = (0.2, 0.02)
+_PROGRAM = "RAG"
+_SITUATIONS = ((200, 1), (200, 16), (20, 16))
+"""Milliseconds that each LM call takes, and threads that call."""
+_CALLS_IN_ONE_THREAD = 2
 _WAYS = ("none", "ours", "ours-tenth", "openinference", "genai-dspy")
+_BY_HAND = "by hand"
+_LABELS = {_BY_HAND: "our spans, made by hand after each call"}
 
 
 def run(scale: Scale) -> dict[str, Any]:
-    """Interleaved rounds of RAG in 16 threads, with each latency."""
-    return {f"{delay * 1000:g}": _with_delay(delay, scale) for delay in _DELAYS}
+    """Interleaved rounds of a program in each situation."""
+    return {f"{delay} ms, {threads}": _in(delay, threads, scale) for delay, threads in _SITUATIONS}
 
 
-def _with_delay(delay: float, scale: Scale) -> dict[str, Any]:
+def _in(delay: int, threads: int, scale: Scale) -> dict[str, Any]:
+    # The less a round takes otherwise, the more calls, so that it takes long enough to tell.
+    calls = threads * scale.latency_calls * (4 if delay < 100 else 1)
+    if threads == 1:
+        calls *= _CALLS_IN_ONE_THREAD
     ways = available(_WAYS)
-    # The shorter the latency, the more calls, so that a round takes long enough to tell.
-    calls = _THREADS * scale.latency_calls * (1 if delay > 0.1 else 4)
-    taken: dict[str, list[float]] = {way: [] for way in ways}
-    used: dict[str, list[float]] = {way: [] for way in ways}
+    taken: dict[str, list[float]] = {way: [] for way in (*ways, _BY_HAND)}
+    used: dict[str, list[float]] = {way: [] for way in (*ways, _BY_HAND)}
     with ExitStack() as stack:
         workers = {
-            way: stack.enter_context(Worker("benchmarks.measured:MeasuredPrograms", way, delay))
+            way: stack.enter_context(
+                Worker("benchmarks.measured:MeasuredPrograms", way, delay / 1000)
+            )
             for way in ways
         }
         for worker in workers.values():
-            worker.call("warm_up", "RAG", 3)
-        for _, order in rounds.in_turns(ways, scale.latency_rounds):
+            worker.call("warm_up", _PROGRAM, 3)
+        workers["none"].call("learn", _BY_HAND, workers["ours"].call("recipes", _PROGRAM))
+        for _, order in rounds.in_turns((*ways, _BY_HAND), scale.latency_rounds):
             for way in order:
-                sample = workers[way].call("sample", "RAG", calls, _THREADS)
+                sample = _sample(workers, way, calls, threads)
                 taken[way].append(sample.wall)
                 used[way].append(sample.thread)
+    return {way: _figures(way, taken, used) for way in taken}
+
+
+def _sample(workers: Mapping[str, Worker], way: str, calls: int, threads: int) -> Any:
+    if way == _BY_HAND:
+        return workers["none"].call("sample", _PROGRAM, calls, threads, _BY_HAND)
+    return workers[way].call("sample", _PROGRAM, calls, threads)
+
+
+def _figures(
+    way: str, taken: Mapping[str, list[float]], used: Mapping[str, list[float]]
+) -> dict[str, Any]:
     alone = taken["none"]
+    shares = [here / there - 1 for here, there in zip(taken[way], alone, strict=True)]
     return {
-        way: {
-            "call_ms": statistics.median(taken[way]) / 1000,
-            "overhead": rounds.ratio(alone, taken[way], alone),
-            "overhead_quartiles": rounds.quartiles(
-                [here / there - 1 for here, there in zip(taken[way], alone, strict=True)]
-            ),
-            "added_cpu_us": rounds.added(used["none"], used[way]),
-        }
-        for way in ways
+        "call_ms": statistics.median(taken[way]) / 1000,
+        "overhead": rounds.ratio(alone, taken[way], alone),
+        "overhead_quartiles": rounds.quartiles(shares),
+        "added_cpu_us": rounds.added(used["none"], used[way]),
     }
 
 
 def tables(data: Mapping[str, Any]) -> list[Table]:
     """Wall time beside the program alone."""
     rows = []
-    for delay, ways in data.items():
+    for situation, ways in data.items():
         alone = ways["none"]["call_ms"] * 1000
+        delay, threads = situation.split(", ")
+        where = f"{delay}, {threads} thread{'' if threads == '1' else 's'}"
         for way, figures in ways.items():
             low, high = figures["overhead_quartiles"]
             rows.append(
                 [
-                    f"{delay} ms, {WAYS[way].label}",
+                    where,
+                    _LABELS[way] if way in _LABELS else WAYS[way].label,
                     f"{figures['call_ms']:.1f} ms",
                     percent(figures["overhead"]),
                     f"{percent(low)} to {percent(high)}",
@@ -77,8 +97,8 @@ def tables(data: Mapping[str, Any]) -> list[Table]:
     return [
         Table(
             "latency",
-            "RAG with an LM that takes its time, in 16 threads",
-            ["LM latency", "wall for each call", "overhead", "quartiles", "added CPU / wall"],
+            "RAG with an LM that takes its time",
+            ["LM latency", "", "wall for each call", "overhead", "quartiles", "added CPU / wall"],
             rows,
             "The last column is what the thread's own CPU time adds to its wall time; waiting for "
             "the interpreter lock, and noise, come on top in the others.",

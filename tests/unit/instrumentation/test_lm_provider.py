@@ -246,10 +246,10 @@ def test_provider_and_model_of_a_name(model: str, provider: str, name: str) -> N
     from opentelemetry.instrumentation.dspy.tracing import Call, Runtime
 
     operation = LMOperation(Runtime(None, Settings()), Settings())  # type: ignore[arg-type]
-    start = operation.start(Call(operation, dspy.LM(model), (), {}, None))
-    assert start.name == f"chat {name}"
-    assert start.attributes["gen_ai.provider.name"] == provider
-    assert start.attributes["gen_ai.request.model"] == name
+    start_name, attributes, _ = operation.start(Call(operation, dspy.LM(model), (), {}, None))
+    assert start_name == f"chat {name}"
+    assert attributes["gen_ai.provider.name"] == provider
+    assert attributes["gen_ai.request.model"] == name
 
 
 def test_a_provider_that_is_named_beside_the_model(traced: Traced, server: FakeOpenAI) -> None:

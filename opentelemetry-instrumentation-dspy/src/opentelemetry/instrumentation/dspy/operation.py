@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanKind
 
@@ -14,19 +15,24 @@ if TYPE_CHECKING:
 Attributes = dict[str, Any]
 
 
-class SpanStart(NamedTuple):
-    """What a span has from its first moment, so that samplers can decide on it."""
+SpanStart = tuple[str, Attributes, SpanKind]
+"""Name, attributes and kind: what a span has at once, so that samplers can decide on it."""
+
+# A member of an enumeration takes a while to be found in its class.
+INTERNAL = SpanKind.INTERNAL
+CLIENT = SpanKind.CLIENT
+
+
+class Operation(ABC):
+    """How one kind of DSPy operation becomes a span. Methods may raise: the caller guards them.
+
+    What they know they put into the ``attributes`` that they are given, which may hold what was
+    put there before, at the beginning of the call for one.
+    """
 
     name: str
-    attributes: Attributes
-    kind: SpanKind = SpanKind.INTERNAL
 
-
-class Operation(Protocol):
-    """How one kind of DSPy operation becomes a span. Methods may raise: the caller guards them."""
-
-    name: str
-
+    @abstractmethod
     def start(self, call: Call) -> SpanStart | None:
         """Name, kind and the few cheap attributes that samplers need; None for no span.
 
@@ -34,14 +40,14 @@ class Operation(Protocol):
         """
         ...
 
-    def inputs(self, call: Call) -> Attributes:
-        """Attributes read from the arguments before the call runs; only for recording spans."""
-        ...
+    def inputs(self, call: Call, attributes: Attributes) -> None:
+        """Read the arguments, before the call runs; only for recording spans."""
+        return
 
-    def outputs(self, call: Call, result: Any) -> Attributes:
-        """Attributes read from the result; only for recording spans."""
-        ...
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
+        """Read the result; only for recording spans."""
+        return
 
-    def ended(self, call: Call, error: BaseException | None) -> Attributes:
-        """Attributes known at the end however it came; called for unrecorded calls as well."""
-        ...
+    def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
+        """Say what is known at the end however it came; called for unrecorded calls as well."""
+        return

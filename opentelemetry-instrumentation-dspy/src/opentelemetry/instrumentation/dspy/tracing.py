@@ -21,7 +21,6 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import (
     INVALID_SPAN,
     Span,
-    SpanKind,
     Tracer,
     get_current_span,
     set_span_in_context,
@@ -35,13 +34,21 @@ from opentelemetry.instrumentation.dspy.frames import as_dspy_frame, hide_frame
 from opentelemetry.instrumentation.dspy.guarding import guarded, log_once
 from opentelemetry.instrumentation.dspy.interruption import abandon
 from opentelemetry.instrumentation.dspy.metrics import MEASURED, Metrics
-from opentelemetry.instrumentation.dspy.operation import Attributes, Operation, SpanStart
+from opentelemetry.instrumentation.dspy.operation import (
+    CLIENT,
+    INTERNAL,
+    Attributes,
+    Operation,
+    SpanStart,
+)
 from opentelemetry.instrumentation.dspy.propagation import restore_context
 from opentelemetry.instrumentation.dspy.semconv import DSPY_OPERATION, DSPY_TRUNCATED
 from opentelemetry.instrumentation.dspy.settings import Settings
 
 __all__ = [
     "CALL_KEY",
+    "CLIENT",
+    "INTERNAL",
     "Attributes",
     "Call",
     "Operation",
@@ -63,7 +70,6 @@ being started (`Call.span` is still None for a sampler), so they can look at the
 arguments with nothing serialised. To them it is what hooks are shown: a `DSPyCall`.
 """
 
-_CLIENT = SpanKind.CLIENT
 _NOTHING: Attributes = {}  # where there are none yet; never changed
 # A Context refuses to be changed; one that nobody has seen yet may still be completed.
 _complete = dict[str, object].__setitem__
@@ -106,6 +112,8 @@ class Call:
         path: Dotted path of a module inside its program, where known.
         state: Facts that operations collect while the call runs.
         lm_calls: How many LM calls ended inside a module call so far.
+        start_attributes: What the span was started with.
+        attributes: What it has not been given yet: setting many at once is the cheapest.
     """
 
     # Most calls end with most of these as they are, so they are not set for each.
@@ -118,8 +126,6 @@ class Call:
     start_attributes: Attributes = _NOTHING
     error_identity: tuple[int, ...] = ()
     _started_ns = 0
-    _truncated: tuple[str, ...] = ()
-    _unset: Attributes | None = None
     _shared: tuple[Any, Attributes] | None = None
     _runtime: Runtime
     _token: Token[Context]
@@ -141,6 +147,7 @@ class Call:
         self.parent = parent
         self.owner = owner
         self.asynchronous = asynchronous
+        self.attributes: Attributes = {}
 
     @property
     def operation_name(self) -> str:
@@ -178,15 +185,15 @@ class Call:
             if span.is_recording():
                 self.recording = True
                 try:
-                    self._unset = self.operation.inputs(self)
+                    self.operation.inputs(self, self.attributes)
                 except Exception as error:
                     log_once(error)
-        if kind is _CLIENT:
+        if kind is CLIENT:
             current = self._announce(current)
         self.context = current
         self._token = context_api.attach(current)
         if self.recording and runtime.request_hook is not None:
-            self._set()  # so that the hook can replace the inputs
+            self._set_so_far()  # the hook may replace the inputs
             self._run_hook(runtime.request_hook)
         if runtime.metrics.enabled:
             self._started_ns = time.perf_counter_ns()
@@ -197,7 +204,7 @@ class Call:
         if announcement is None:
             return context
         key, data = announcement
-        self._shared = (data, self._unset or _NOTHING)
+        self._shared = (data, dict(self.attributes))
         return context_api.set_value(key, data, context)
 
     def _run_hook(self, hook: Callable[..., None], *result: Any) -> None:
@@ -224,30 +231,29 @@ class Call:
         Raises only what stops the program meanwhile.
         """
         ended_ns = time.perf_counter_ns() if self._started_ns else 0
-        outputs = ended = _NOTHING
         try:
             if self.recording and error is None:
                 try:
-                    outputs = self.operation.outputs(self, result)
+                    self.operation.outputs(self, result, self.attributes)
                 except Exception as fault:
                     log_once(fault)
                 hook = self._runtime.response_hook
                 if hook is not None:
-                    self._set(outputs)  # so that the hook can replace them
-                    outputs = _NOTHING
+                    self._set_so_far()  # the hook may replace the outputs
                     self._run_hook(hook, result)
             elif self.recording:
                 guarded(self._set_error, error)
+            attributes = self.attributes
             try:
-                ended = self.operation.ended(self, error)
+                self.operation.ended(self, error, attributes)
                 if self._shared is not None:
-                    ended = self._with_reported(*self._shared, ended)
+                    self._add_reported(*self._shared)
             except Exception as fault:
                 log_once(fault)
             if self.recording:
-                self._set(outputs, ended)
+                self._set(attributes)
             if ended_ns:
-                self._measure(ended_ns, error, ended)
+                self._measure(ended_ns, error, attributes)
             restore_context(self._token)
             parent, span = self.parent, self.span
             if parent is None:
@@ -259,32 +265,30 @@ class Call:
                     log_once(fault)
             # A context that outlives the call (a background task's) must not keep the inputs alive.
             self.args, self.kwargs = (), _NOTHING
+            self.attributes = _NOTHING
             self.state = self.context = self._shared = None
         except BaseException:
             abandon(self)
             raise
 
-    def _measure(self, ended_ns: int, error: BaseException | None, ended: Attributes) -> None:
+    def _measure(self, ended_ns: int, error: BaseException | None, attributes: Attributes) -> None:
         seconds = (ended_ns - self._started_ns) / 1e9
         kind = None if error is None else error_type(error)
         record = self._runtime.metrics.call_ended
-        guarded(record, self.start_attributes, ended, self.state, seconds, kind)
+        guarded(record, self.start_attributes, attributes, self.state, seconds, kind)
 
-    def _with_reported(self, data: Any, inputs: Attributes, ended: Attributes) -> Attributes:
-        return {**inference_data.reported(data, {**inputs, **ended}), **ended}
+    def _add_reported(self, data: Any, inputs: Attributes) -> None:
+        known = {**inputs, **self.attributes}
+        self.attributes.update(inference_data.reported(data, known))
 
-    def _set(self, outputs: Attributes = _NOTHING, ended: Attributes = _NOTHING) -> None:
-        # A call with many attributes is cheaper than several, so the inputs wait for the rest.
-        attributes, self._unset = self._unset, None
-        if attributes is None:
-            attributes = {}
-        if DSPY_TRUNCATED in attributes or DSPY_TRUNCATED in outputs or DSPY_TRUNCATED in ended:
-            for part in (attributes, outputs, ended):
-                self._truncated += tuple(part.get(DSPY_TRUNCATED, ()))
-        attributes.update(outputs)
-        attributes.update(ended)
-        if self._truncated:
-            attributes[DSPY_TRUNCATED] = self._truncated
+    def _set_so_far(self) -> None:
+        attributes = self.attributes
+        self._set(attributes)
+        # The list of what was cut may still grow.
+        cut = attributes.get(DSPY_TRUNCATED)
+        self.attributes = {DSPY_TRUNCATED: cut} if cut else {}
+
+    def _set(self, attributes: Attributes) -> None:
         span: Any = self.span
         try:
             if len(attributes) > _FEW_ATTRIBUTES:

@@ -22,7 +22,14 @@ from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_TRUNCATED,
     Operations,
 )
-from opentelemetry.instrumentation.dspy.tracing import Attributes, Call, Runtime, SpanStart
+from opentelemetry.instrumentation.dspy.tracing import (
+    INTERNAL,
+    Attributes,
+    Call,
+    Operation,
+    Runtime,
+    SpanStart,
+)
 
 _MODULE = "dspy.adapters.base"
 # Not an Adapter itself: it translates for one, or for a client that decides without a prompt.
@@ -71,7 +78,7 @@ _TEXT = {str}
 _LIST_AND_DICT = (list, dict)
 
 
-class AdapterOperation:
+class AdapterOperation(Operation):
     """One of the three adapter operations."""
 
     def __init__(
@@ -101,22 +108,20 @@ class AdapterOperation:
             # What an adapter calls while it handles an error of its own is what it falls back on.
             if around is not None and around.state != call.state:
                 attributes[DSPY_ADAPTER_FALLBACK_FROM] = type(around.instance).__name__
-        return SpanStart(kind + self._suffix, attributes)
+        return kind + self._suffix, attributes, INTERNAL
 
-    def inputs(self, call: Call) -> Attributes:
-        attributes: Attributes = {}
+    def inputs(self, call: Call, attributes: Attributes) -> None:
         if not self._settings.records_inputs:
-            return attributes
+            return
         data = self._data(call)
         text = _text_from_around(call, data) if self._repeats else None
         if text is not None:
             self._content.put_encoded(attributes, DSPY_ADAPTER_INPUT, self.name, data, text)
-            return attributes
+            return
         self._content.put(attributes, DSPY_ADAPTER_INPUT, self.name, data)
         if self._is_repeated and DSPY_TRUNCATED not in attributes and _is_all_text(data):
             record = call.state = call.state or _AdapterRecord()
             record.inputs, record.text = dict(data["inputs"]), attributes[DSPY_ADAPTER_INPUT]
-        return attributes
 
     def _data(self, call: Call) -> dict[str, Any]:
         args, kwargs = call.args, call.kwargs
@@ -128,20 +133,19 @@ class AdapterOperation:
         given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
         return {name: item for name, item in given.items() if name not in _NOT_RECORDED}
 
-    def outputs(self, call: Call, result: Any) -> Attributes:
-        attributes: Attributes = {}
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         # An adapter may be written as a plain function that returns an awaitable.
         if self._settings.records_outputs and not (
             type(result) not in _CONTAINERS and inspect.isawaitable(result)
         ):
             self._content.put(attributes, DSPY_ADAPTER_OUTPUT, self.name, result)
-        return attributes
 
-    def ended(self, call: Call, error: BaseException | None) -> Attributes:
+    def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
         if error is None or not isinstance(error, self._parse_error):
-            return {}
+            return
         fields = error_fields(error)
-        return {DSPY_ADAPTER_PARSE_ERROR_FIELD: fields} if fields else {}
+        if fields:
+            attributes[DSPY_ADAPTER_PARSE_ERROR_FIELD] = fields
 
 
 @dataclasses.dataclass(slots=True)

@@ -11,8 +11,6 @@ import functools
 from collections.abc import Sequence, Sized
 from typing import Any, cast
 
-from opentelemetry.trace import SpanKind
-
 from opentelemetry.instrumentation.dspy.operations import embedding_record
 from opentelemetry.instrumentation.dspy.operations.embedding_record import EmbeddingRecord
 from opentelemetry.instrumentation.dspy.operations.endpoint import read_connection
@@ -32,7 +30,14 @@ from opentelemetry.instrumentation.dspy.semconv import (
     GenAIOperations,
     Operations,
 )
-from opentelemetry.instrumentation.dspy.tracing import Attributes, Call, Runtime, SpanStart
+from opentelemetry.instrumentation.dspy.tracing import (
+    CLIENT,
+    Attributes,
+    Call,
+    Operation,
+    Runtime,
+    SpanStart,
+)
 
 
 def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
@@ -48,7 +53,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
     return [tree, *embedding_record.patch_points()]
 
 
-class EmbeddingOperation:
+class EmbeddingOperation(Operation):
     """One call of an embedder, from the cache or from the model."""
 
     name = Operations.EMBEDDING
@@ -67,12 +72,12 @@ class EmbeddingOperation:
         }
         if provider:
             attributes[GEN_AI_PROVIDER_NAME] = provider
-        return SpanStart(f"embeddings {model}", attributes, SpanKind.CLIENT)
+        return f"embeddings {model}", attributes, CLIENT
 
-    def inputs(self, call: Call) -> Attributes:
+    def inputs(self, call: Call, attributes: Attributes) -> None:
         defaults: dict[str, Any] = getattr(call.instance, "default_kwargs", None) or {}
         parameters = {**defaults, **call.kwargs}
-        attributes = read_connection(parameters, self._content.secrets)
+        attributes.update(read_connection(parameters, self._content.secrets))
         encoding = parameters.get("encoding_format")
         if isinstance(encoding, str):
             attributes[GEN_AI_REQUEST_ENCODING_FORMATS] = (encoding,)
@@ -85,19 +90,18 @@ class EmbeddingOperation:
             attributes[DSPY_EMBEDDER_INPUT_COUNT] = len(texts)
         if self._settings.records_inputs:
             self._content.put(attributes, DSPY_EMBEDDER_INPUT, self.name, texts)
-        return attributes
 
-    def outputs(self, call: Call, result: Any) -> Attributes:
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         # An array of one vector, or of a row for each input.
         shape = getattr(result, "shape", ())
-        return {GEN_AI_EMBEDDINGS_DIMENSION_COUNT: int(shape[-1])} if shape and shape[-1] else {}
+        if shape and shape[-1]:
+            attributes[GEN_AI_EMBEDDINGS_DIMENSION_COUNT] = int(shape[-1])
 
-    def ended(self, call: Call, error: BaseException | None) -> Attributes:
+    def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
         record: EmbeddingRecord = call.state
-        attributes = record.attributes()
+        attributes.update(record.attributes())
         if error is None and record.cache_hit is not None:
             attributes[DSPY_EMBEDDER_CACHE_HIT] = record.cache_hit
-        return attributes
 
 
 def _provider_and_model(embedder: Any) -> tuple[str | None, str]:

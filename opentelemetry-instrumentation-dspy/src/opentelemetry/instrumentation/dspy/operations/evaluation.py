@@ -44,8 +44,10 @@ from opentelemetry.instrumentation.dspy.semconv import (
 )
 from opentelemetry.instrumentation.dspy.traced_functions import traced_function
 from opentelemetry.instrumentation.dspy.tracing import (
+    INTERNAL,
     Attributes,
     Call,
+    Operation,
     Runtime,
     SpanStart,
     current_call,
@@ -73,7 +75,7 @@ class EvaluationRecord:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class EvaluateOperation:
+class EvaluateOperation(Operation):
     """One call of an ``Evaluate``."""
 
     name = Operations.EVALUATE
@@ -96,24 +98,21 @@ class EvaluateOperation:
             attributes[DSPY_EVALUATE_NUM_THREADS] = threads
         if index is not None:
             attributes[DSPY_OPTIMIZER_TRIAL_INDEX] = index
-        return SpanStart(f"evaluate {metric_name}", attributes)
+        return f"evaluate {metric_name}", attributes, INTERNAL
 
-    def inputs(self, call: Call) -> Attributes:
-        return {}
-
-    def outputs(self, call: Call, result: Any) -> Attributes:
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         score = as_number(getattr(result, "score", None))
         if score is None:
-            return {}
+            return
         if call.state.trial is not None:
             call.state.trial(score)
-        return {DSPY_EVALUATE_SCORE: score}
+        attributes[DSPY_EVALUATE_SCORE] = score
 
-    def ended(self, call: Call, error: BaseException | None) -> Attributes:
-        return {DSPY_EVALUATE_ERROR_COUNT: call.state.errors}
+    def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
+        attributes[DSPY_EVALUATE_ERROR_COUNT] = call.state.errors
 
 
-class ExampleOperation:
+class ExampleOperation(Operation):
     """One example of an evaluation: program call and metric call together."""
 
     name = Operations.EXAMPLE
@@ -128,19 +127,17 @@ class ExampleOperation:
         index = call.kwargs.get("index")
         if index is not None:
             attributes[DSPY_EXAMPLE_INDEX] = index
-        return SpanStart("example", attributes)
+        return "example", attributes, INTERNAL
 
-    def inputs(self, call: Call) -> Attributes:
-        attributes: Attributes = {}
+    def inputs(self, call: Call, attributes: Attributes) -> None:
         if self._settings.records_inputs:
             self._content.put(attributes, DSPY_EXAMPLE_INPUT, self.name, call.instance)
-        return attributes
 
-    def outputs(self, call: Call, result: Any) -> Attributes:
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         outcome = result[-1]
         score = score_of(outcome)
         if score is None or call.span is None:
-            return {}
+            return
         event: Attributes = {GEN_AI_EVALUATION_SCORE_VALUE: score}
         record = _evaluation_record()
         if record is not None:
@@ -150,17 +147,16 @@ class ExampleOperation:
         if feedback is not None and self._settings.records_outputs:
             self._content.put_text(event, GEN_AI_EVALUATION_EXPLANATION, self.name, feedback)
         call.span.add_event(Events.EVALUATION_RESULT, event)
-        return {DSPY_EXAMPLE_SCORE: score}
+        attributes[DSPY_EXAMPLE_SCORE] = score
 
-    def ended(self, call: Call, error: BaseException | None) -> Attributes:
+    def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
         record = _evaluation_record() if error is not None else None
         if record is not None:
             with record.lock:
                 record.errors += 1
-        return {}
 
 
-class MetricOperation:
+class MetricOperation(Operation):
     """One call of a metric."""
 
     name = Operations.METRIC
@@ -168,17 +164,12 @@ class MetricOperation:
     def start(self, call: Call) -> SpanStart:
         name = name_of(call.instance)
         attributes: Attributes = {DSPY_OPERATION: self.name, GEN_AI_EVALUATION_NAME: name}
-        return SpanStart(f"metric {name}", attributes)
+        return f"metric {name}", attributes, INTERNAL
 
-    def inputs(self, call: Call) -> Attributes:
-        return {}
-
-    def outputs(self, call: Call, result: Any) -> Attributes:
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         score = score_of(result)
-        return {} if score is None else {GEN_AI_EVALUATION_SCORE_VALUE: score}
-
-    def ended(self, call: Call, error: BaseException | None) -> Attributes:
-        return {}
+        if score is not None:
+            attributes[GEN_AI_EVALUATION_SCORE_VALUE] = score
 
 
 class ExampleSpans:

@@ -31,6 +31,7 @@ from opentelemetry.instrumentation.dspy.semconv import (
     Operations,
 )
 from opentelemetry.instrumentation.dspy.tracing import (
+    INTERNAL,
     Attributes,
     Call,
     Operation,
@@ -69,7 +70,7 @@ def _point(
     return point
 
 
-class InterpreterOperation:
+class InterpreterOperation(Operation):
     """One piece of code run by an interpreter."""
 
     name = Operations.INTERPRETER
@@ -88,30 +89,23 @@ class InterpreterOperation:
             DSPY_INTERPRETER_LANGUAGE: "python",
             **_step(call),
         }
-        return SpanStart(f"run_code {kind}", attributes)
+        return f"run_code {kind}", attributes, INTERNAL
 
-    def inputs(self, call: Call) -> Attributes:
-        attributes: Attributes = {}
+    def inputs(self, call: Call, attributes: Attributes) -> None:
         if self._settings.records_inputs:
             code, variables = _arguments(call, "code", "variables")
             given = {"code": code, "variables": variables} if variables else {"code": code}
             self._content.put(attributes, DSPY_INTERPRETER_INPUT, self.name, given)
-        return attributes
 
-    def outputs(self, call: Call, result: Any) -> Attributes:
-        attributes: Attributes = {}
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         if self._final is not None and isinstance(result, self._final):
             attributes[DSPY_INTERPRETER_SUBMITTED] = True
             result = result.output
         if self._settings.records_outputs:
             self._content.put(attributes, DSPY_INTERPRETER_OUTPUT, self.name, result)
-        return attributes
-
-    def ended(self, call: Call, error: BaseException | None) -> Attributes:
-        return {}
 
 
-class InterpreterToolOperation:
+class InterpreterToolOperation(Operation):
     """One call of a tool by code that runs in an interpreter."""
 
     name = Operations.TOOL
@@ -135,24 +129,17 @@ class InterpreterToolOperation:
             DSPY_TOOL_SOURCE: "function",
             **_step(call),
         }
-        return SpanStart(f"execute_tool {name}", attributes)
+        return f"execute_tool {name}", attributes, INTERNAL
 
-    def inputs(self, call: Call) -> Attributes:
-        attributes: Attributes = {}
+    def inputs(self, call: Call, attributes: Attributes) -> None:
         if self._settings.records_inputs:
             self._content.put(
                 attributes, GEN_AI_TOOL_CALL_ARGUMENTS, self.name, _tool_arguments(call)
             )
-        return attributes
 
-    def outputs(self, call: Call, result: Any) -> Attributes:
-        attributes: Attributes = {}
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         if self._settings.records_outputs:
             self._content.put(attributes, GEN_AI_TOOL_CALL_RESULT, self.name, result)
-        return attributes
-
-    def ended(self, call: Call, error: BaseException | None) -> Attributes:
-        return {}
 
 
 def _step(call: Call) -> Attributes:

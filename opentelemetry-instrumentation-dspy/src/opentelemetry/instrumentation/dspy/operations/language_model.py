@@ -8,8 +8,6 @@ import threading
 from collections.abc import Sequence
 from typing import Any, cast
 
-from opentelemetry.trace import SpanKind
-
 import dspy
 from opentelemetry.instrumentation.dspy.operations import lm_facts, lm_stream
 from opentelemetry.instrumentation.dspy.operations.lm_event import with_event
@@ -47,7 +45,14 @@ from opentelemetry.instrumentation.dspy.semconv import (
     Operations,
 )
 from opentelemetry.instrumentation.dspy.settings import Settings
-from opentelemetry.instrumentation.dspy.tracing import Attributes, Call, Runtime, SpanStart
+from opentelemetry.instrumentation.dspy.tracing import (
+    CLIENT,
+    Attributes,
+    Call,
+    Operation,
+    Runtime,
+    SpanStart,
+)
 
 _count_lock = threading.Lock()
 # An LM with one of its own, such as DummyLM up to 3.1, may go by the cache.
@@ -69,7 +74,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
     return [tree, *lm_facts.patch_points(), *lm_stream.patch_points()]
 
 
-class LMOperation:
+class LMOperation(Operation):
     """One call of an LM, from the cache or from the provider, retries included."""
 
     name = Operations.LM
@@ -95,12 +100,12 @@ class LMOperation:
         }
         if provider:
             attributes[GEN_AI_PROVIDER_NAME] = provider
-        return SpanStart(f"{operation} {model}", attributes, SpanKind.CLIENT)
+        return f"{operation} {model}", attributes, CLIENT
 
-    def inputs(self, call: Call) -> Attributes:
+    def inputs(self, call: Call, attributes: Attributes) -> None:
         lm = call.instance
         request = read_request(lm, call.args, call.kwargs, self._content.secrets)
-        attributes = request.attributes
+        attributes.update(request.attributes)
         cached = _is_cached(call)
         if cached is not None:
             attributes[DSPY_LM_CACHE_ENABLED] = cached
@@ -109,7 +114,6 @@ class LMOperation:
             attributes[DSPY_LM_RETRY_MAX] = retries
         if self._settings.records_inputs:
             self._put_content(attributes, call, request)
-        return attributes
 
     def _put_content(self, attributes: Attributes, call: Call, request: LMRequestFacts) -> None:
         put, name = self._content.put, self.name
@@ -123,8 +127,7 @@ class LMOperation:
         if request.others:
             put(attributes, DSPY_LM_PARAMETERS, name, request.others)
 
-    def outputs(self, call: Call, result: Any) -> Attributes:
-        attributes: Attributes = {}
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         if self._settings.records_outputs:
             record: LMRecord = call.state
             messages = output_messages(result, record.finish_reasons)
@@ -135,12 +138,11 @@ class LMOperation:
                 )
             else:
                 self._content.put(attributes, GEN_AI_OUTPUT_MESSAGES, self.name, messages)
-        return attributes
 
-    def ended(self, call: Call, error: BaseException | None) -> Attributes:
+    def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
         count_in_modules(call)
         record: LMRecord = call.state
-        return record.attributes()
+        attributes.update(record.attributes())
 
 
 def _is_cached(call: Call) -> bool | None:

@@ -40,7 +40,7 @@ def with_event(make: Callable[[Runtime, Settings], Operation], runtime: Runtime)
     return LMEventOperation(make(runtime, everywhere), settings, runtime.events)
 
 
-class LMEventOperation:
+class LMEventOperation(Operation):
     """An operation whose recorded calls make an event, too.
 
     Args:
@@ -59,38 +59,33 @@ class LMEventOperation:
     def start(self, call: Call) -> SpanStart | None:
         return self._operation.start(call)
 
-    def inputs(self, call: Call) -> Attributes:
-        attributes = self._operation.inputs(call)
-        self._recorded[id(call)] = dict(attributes)
-        return self._of_span(attributes)
+    def inputs(self, call: Call, attributes: Attributes) -> None:
+        recorded = self._recorded[id(call)] = {}
+        self._operation.inputs(call, recorded)
+        self._show(recorded, attributes)
 
-    def outputs(self, call: Call, result: Any) -> Attributes:
-        attributes = self._operation.outputs(call, result)
-        recorded = self._recorded.get(id(call))
-        if recorded is not None:
-            cut = [*recorded.get(DSPY_TRUNCATED, ()), *attributes.get(DSPY_TRUNCATED, ())]
-            recorded.update(attributes)
-            if cut:
-                recorded[DSPY_TRUNCATED] = cut
-        return self._of_span(attributes)
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
+        recorded = self._recorded[id(call)]
+        self._operation.outputs(call, result, recorded)
+        self._show(recorded, attributes)
 
-    def ended(self, call: Call, error: BaseException | None) -> Attributes:
+    def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
         recorded = self._recorded.pop(id(call), None)
-        attributes = self._operation.ended(call, error)
-        if recorded is not None:
-            event = {**call.start_attributes, **recorded, **attributes}
-            for name in _CONTENT:
-                if name in event:
-                    event[name] = structured(event[name])
-            if error is not None:
-                event[ERROR_TYPE] = error_type(error)
-            self._events.emit(Events.INFERENCE_DETAILS, event, call.context)
-        return attributes
+        self._operation.ended(call, error, attributes)
+        if recorded is None:
+            return
+        event = {**call.start_attributes, **recorded, **attributes}
+        for name in _CONTENT:
+            if name in event:
+                event[name] = structured(event[name])
+        if error is not None:
+            event[ERROR_TYPE] = error_type(error)
+        self._events.emit(Events.INFERENCE_DETAILS, event, call.context)
 
-    def _of_span(self, attributes: Attributes) -> Attributes:
-        if self._in_spans:
-            return attributes
-        return {name: attributes[name] for name in attributes if name not in _NOT_ON_SPAN}
+    def _show(self, recorded: Attributes, attributes: Attributes) -> None:
+        for name, value in recorded.items():
+            if self._in_spans or name not in _NOT_ON_SPAN:
+                attributes[name] = value
 
 
 _NOT_ON_SPAN = frozenset((*_CONTENT, DSPY_TRUNCATED))

@@ -62,8 +62,10 @@ from opentelemetry.instrumentation.dspy.semconv import (
     Operations,
 )
 from opentelemetry.instrumentation.dspy.tracing import (
+    INTERNAL,
     Attributes,
     Call,
+    Operation,
     Runtime,
     SpanStart,
     guarded,
@@ -93,7 +95,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
     ]
 
 
-class ModuleOperation:
+class ModuleOperation(Operation):
     """A call of a module: the outermost is the workflow, agents are agents, Predict a predict."""
 
     name = Operations.MODULE
@@ -124,18 +126,17 @@ class ModuleOperation:
             record.agent = begin_agent(kind.agent, module, call.kwargs)
             attributes[GEN_AI_OPERATION_NAME] = GenAIOperations.INVOKE_AGENT
             attributes[GEN_AI_AGENT_NAME] = call.path or kind.name
-            return SpanStart(_joined("invoke_agent", kind.name, call.path), attributes)
+            return _joined("invoke_agent", kind.name, call.path), attributes, INTERNAL
         if kind.makes_attempts:
             record.attempts = AttemptsRecord(module)
         if enclosing is None:
             self._check_peers()
             attributes[GEN_AI_OPERATION_NAME] = GenAIOperations.INVOKE_WORKFLOW
             attributes[GEN_AI_WORKFLOW_NAME] = kind.name
-            return SpanStart(f"invoke_workflow {kind.name}", attributes)
-        return SpanStart(_joined(kind.name, call.path or _signature_label(facts)), attributes)
+            return f"invoke_workflow {kind.name}", attributes, INTERNAL
+        return _joined(kind.name, call.path or _signature_label(facts)), attributes, INTERNAL
 
-    def inputs(self, call: Call) -> Attributes:
-        attributes: Attributes = {}
+    def inputs(self, call: Call, attributes: Attributes) -> None:
         record: ModuleRecord = call.state
         facts = record.facts
         if facts is not None and self._settings.capture_signatures:
@@ -156,7 +157,6 @@ class ModuleOperation:
             guarded(_put_hash, attributes, call.instance)
         if self._settings.records_inputs:
             self._content.put(attributes, DSPY_MODULE_INPUT, self.name, arguments_of(call))
-        return attributes
 
     def _put_prompt(self, attributes: Attributes, facts: SignatureFacts) -> None:
         # An optimizer writes the program's data into these.
@@ -167,8 +167,7 @@ class ModuleOperation:
             attributes, DSPY_SIGNATURE_FIELDS, self.name, facts.fields, facts.fields_json
         )
 
-    def outputs(self, call: Call, result: Any) -> Attributes:
-        attributes: Attributes = {}
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         record: ModuleRecord = call.state
         around = record_of(call.parent)
         if around is not None and around.agent is not None:
@@ -183,19 +182,17 @@ class ModuleOperation:
                 attributes[DSPY_PREDICTION_COMPLETION_COUNT] = len(completions)
         if self._settings.records_outputs:
             self._content.put(attributes, DSPY_MODULE_OUTPUT, self.name, result)
-        return attributes
 
-    def ended(self, call: Call, error: BaseException | None) -> Attributes:
-        attributes: Attributes = {DSPY_LM_CALL_COUNT: call.lm_calls}
+    def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
+        attributes[DSPY_LM_CALL_COUNT] = call.lm_calls
         if not call.recording:
-            return attributes
+            return
         record: ModuleRecord = call.state
         cpu_time = None if call.asynchronous else record.cpu_seconds()
         if cpu_time is not None:
             attributes[DSPY_MODULE_CPU_TIME] = cpu_time
         if error is not None:
             attributes.update(_failed(call, record, error))
-        return attributes
 
 
 class _Kind(NamedTuple):

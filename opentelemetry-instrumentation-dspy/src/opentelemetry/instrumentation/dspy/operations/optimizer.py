@@ -23,7 +23,14 @@ from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_OPTIMIZER_VALSET_COUNT,
     Operations,
 )
-from opentelemetry.instrumentation.dspy.tracing import Attributes, Call, Runtime, SpanStart
+from opentelemetry.instrumentation.dspy.tracing import (
+    INTERNAL,
+    Attributes,
+    Call,
+    Operation,
+    Runtime,
+    SpanStart,
+)
 
 
 def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
@@ -60,7 +67,7 @@ class CompileRecord:
                 self.best_score = score
 
 
-class OptimizerOperation:
+class OptimizerOperation(Operation):
     """One ``compile`` of one optimizer."""
 
     name = Operations.COMPILE
@@ -81,10 +88,9 @@ class OptimizerOperation:
             examples = call.kwargs.get(argument)
             if isinstance(examples, (list, tuple)):
                 attributes[attribute] = len(examples)  # type: ignore[reportUnknownArgumentType]
-        return SpanStart(f"compile {kind}", attributes)
+        return f"compile {kind}", attributes, INTERNAL
 
-    def inputs(self, call: Call) -> Attributes:
-        attributes: Attributes = {}
+    def inputs(self, call: Call, attributes: Attributes) -> None:
         plain = (bool, int, float, str) if self._settings.content_mode.in_spans else (int, float)
         config = {
             name: value
@@ -92,20 +98,17 @@ class OptimizerOperation:
             if isinstance(value, plain) and not name.startswith("_")
         }
         self._content.put(attributes, DSPY_OPTIMIZER_CONFIG, self.name, config)
-        return attributes
 
-    def outputs(self, call: Call, result: Any) -> Attributes:
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         score = as_number(getattr(result, "score", None))
         if score is not None:
             call.state.end_trial(score)
-        return {}
 
-    def ended(self, call: Call, error: BaseException | None) -> Attributes:
+    def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
         record: CompileRecord = call.state
-        attributes: Attributes = {DSPY_OPTIMIZER_TRIAL_COUNT: record.trials}
+        attributes[DSPY_OPTIMIZER_TRIAL_COUNT] = record.trials
         if record.best_score is not None:
             attributes[DSPY_OPTIMIZER_BEST_SCORE] = record.best_score
-        return attributes
 
 
 _SETS = {

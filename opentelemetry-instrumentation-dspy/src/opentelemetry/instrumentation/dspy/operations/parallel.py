@@ -23,8 +23,10 @@ from opentelemetry.instrumentation.dspy.semconv import (
     Operations,
 )
 from opentelemetry.instrumentation.dspy.tracing import (
+    INTERNAL,
     Attributes,
     Call,
+    Operation,
     Runtime,
     SpanStart,
     as_dspy_frame,
@@ -63,7 +65,7 @@ def _carrying_context(_execute: Callable[..., Any], runtime: Runtime, owner: Any
     return as_dspy_frame(execute, _execute)
 
 
-class ParallelOperation:
+class ParallelOperation(Operation):
     """One run of ``dspy.Parallel``, also below ``Module.batch``."""
 
     name = Operations.PARALLEL
@@ -76,17 +78,10 @@ class ParallelOperation:
             attributes[DSPY_PARALLEL_TASK_COUNT] = len(pairs)
         if isinstance(threads, int):
             attributes[DSPY_PARALLEL_NUM_THREADS] = threads
-        return SpanStart("parallel", attributes)
+        return "parallel", attributes, INTERNAL
 
-    def inputs(self, call: Call) -> Attributes:
-        return {}
-
-    def outputs(self, call: Call, result: Any) -> Attributes:
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         # (results, failed examples, exceptions) where failed ones are asked for; else a failed
         # task leaves None behind, which a program may also return.
         if call.instance.return_failed_examples:
-            return {DSPY_PARALLEL_ERROR_COUNT: len(result[1])}
-        return {}
-
-    def ended(self, call: Call, error: BaseException | None) -> Attributes:
-        return {}
+            attributes[DSPY_PARALLEL_ERROR_COUNT] = len(result[1])

@@ -9,8 +9,6 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from opentelemetry.trace import SpanKind
-
 import dspy
 from opentelemetry.instrumentation.dspy.operations.endpoint import read_connection
 from opentelemetry.instrumentation.dspy.patching import ClassTreePatch, PatchPoint
@@ -25,7 +23,14 @@ from opentelemetry.instrumentation.dspy.semconv import (
     GenAIOperations,
     Operations,
 )
-from opentelemetry.instrumentation.dspy.tracing import Attributes, Call, Runtime, SpanStart
+from opentelemetry.instrumentation.dspy.tracing import (
+    CLIENT,
+    Attributes,
+    Call,
+    Operation,
+    Runtime,
+    SpanStart,
+)
 
 _RETRIEVERS = (
     ("dspy.retrievers.retrieve", "Retrieve"),
@@ -60,7 +65,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
     ]
 
 
-class RetrievalOperation:
+class RetrievalOperation(Operation):
     """One search."""
 
     name = Operations.RETRIEVAL
@@ -76,11 +81,11 @@ class RetrievalOperation:
             GEN_AI_OPERATION_NAME: GenAIOperations.RETRIEVAL,
             DSPY_RETRIEVAL_TYPE: kind,
         }
-        return SpanStart(f"retrieval {kind}", attributes, SpanKind.CLIENT)
+        return f"retrieval {kind}", attributes, CLIENT
 
-    def inputs(self, call: Call) -> Attributes:
+    def inputs(self, call: Call, attributes: Attributes) -> None:
         connection = {"url": getattr(call.instance, "url", None)}
-        attributes = read_connection(connection, self._content.secrets)
+        attributes.update(read_connection(connection, self._content.secrets))
         top_k = _top_k(call)
         if top_k is not None:
             attributes[GEN_AI_RETRIEVAL_TOP_K] = top_k
@@ -88,17 +93,12 @@ class RetrievalOperation:
             query = _query(call)
             put = self._content.put_text if isinstance(query, str) else self._content.put
             put(attributes, GEN_AI_RETRIEVAL_QUERY_TEXT, self.name, query)
-        return attributes
 
-    def outputs(self, call: Call, result: Any) -> Attributes:
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         documents = documents_of(result)
-        attributes: Attributes = {DSPY_RETRIEVAL_DOCUMENT_COUNT: len(documents)}
+        attributes[DSPY_RETRIEVAL_DOCUMENT_COUNT] = len(documents)
         if self._settings.records_outputs:
             self._content.put(attributes, GEN_AI_RETRIEVAL_DOCUMENTS, self.name, documents)
-        return attributes
-
-    def ended(self, call: Call, error: BaseException | None) -> Attributes:
-        return {}
 
 
 def documents_of(result: Any) -> list[dict[str, Any]]:

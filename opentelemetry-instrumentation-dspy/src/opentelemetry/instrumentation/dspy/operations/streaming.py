@@ -30,8 +30,10 @@ from opentelemetry.instrumentation.dspy.semconv import (
     Operations,
 )
 from opentelemetry.instrumentation.dspy.tracing import (
+    INTERNAL,
     Attributes,
     Call,
+    Operation,
     Runtime,
     SpanStart,
     as_dspy_frame,
@@ -49,7 +51,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
     return [FunctionPatch(module, "streamify", _traced_streamify, _EFFECT) for module in modules]
 
 
-class StreamOperation:
+class StreamOperation(Operation):
     """One stream. ``Call.state`` counts its chunks.
 
     It carries what the program below it was given and returned, since it is the root of the trace
@@ -65,22 +67,18 @@ class StreamOperation:
     def start(self, call: Call) -> SpanStart:
         kind = type(call.instance).__name__
         call.state = 0
-        return SpanStart(f"stream {kind}", {DSPY_OPERATION: self.name, DSPY_MODULE_TYPE: kind})
+        return f"stream {kind}", {DSPY_OPERATION: self.name, DSPY_MODULE_TYPE: kind}, INTERNAL
 
-    def inputs(self, call: Call) -> Attributes:
-        attributes: Attributes = {}
+    def inputs(self, call: Call, attributes: Attributes) -> None:
         if self._settings.records_inputs:
             self._content.put(attributes, DSPY_MODULE_INPUT, self.name, arguments_of(call))
-        return attributes
 
-    def outputs(self, call: Call, result: Any) -> Attributes:
-        attributes: Attributes = {}
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         if result is not None and self._settings.records_outputs:
             self._content.put(attributes, DSPY_MODULE_OUTPUT, self.name, result)
-        return attributes
 
-    def ended(self, call: Call, error: BaseException | None) -> Attributes:
-        return {DSPY_STREAM_CHUNK_COUNT: call.state}
+    def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
+        attributes[DSPY_STREAM_CHUNK_COUNT] = call.state
 
 
 def _traced_streamify(_streamify: Callable[..., Any], runtime: Runtime, owner: Any) -> Any:

@@ -26,7 +26,14 @@ from opentelemetry.instrumentation.dspy.semconv import (
     GenAIOperations,
     Operations,
 )
-from opentelemetry.instrumentation.dspy.tracing import Attributes, Call, Runtime, SpanStart
+from opentelemetry.instrumentation.dspy.tracing import (
+    INTERNAL,
+    Attributes,
+    Call,
+    Operation,
+    Runtime,
+    SpanStart,
+)
 
 _MODULE = "dspy.adapters.types.tool"
 _SOURCES = {"dspy.utils.mcp": "mcp", "dspy.utils.langchain_tool": "langchain"}
@@ -42,7 +49,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
     ]
 
 
-class ToolOperation:
+class ToolOperation(Operation):
     """One call of a tool."""
 
     name = Operations.TOOL
@@ -71,10 +78,9 @@ class ToolOperation:
                 attributes[GEN_AI_TOOL_CALL_ID] = call_id
             if step is not None:
                 attributes[DSPY_AGENT_STEP_INDEX] = step
-        return SpanStart(f"execute_tool {name}", attributes)
+        return f"execute_tool {name}", attributes, INTERNAL
 
-    def inputs(self, call: Call) -> Attributes:
-        attributes: Attributes = {}
+    def inputs(self, call: Call, attributes: Attributes) -> None:
         tool = call.instance
         if tool.desc:
             put_text = self._content.put_text
@@ -88,21 +94,15 @@ class ToolOperation:
             arguments = dict(call.kwargs)
             self._learn_secrets(arguments)
             self._content.put(attributes, GEN_AI_TOOL_CALL_ARGUMENTS, self.name, arguments)
-        return attributes
 
     def _learn_secrets(self, arguments: dict[str, Any]) -> None:
         for name, argument in arguments.items():
             if is_secret_key(name):  # what the tool raises may repeat it
                 self._content.secrets.learn(name, argument)
 
-    def outputs(self, call: Call, result: Any) -> Attributes:
-        attributes: Attributes = {}
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         if self._settings.records_outputs:
             self._content.put(attributes, GEN_AI_TOOL_CALL_RESULT, self.name, result)
-        return attributes
-
-    def ended(self, call: Call, error: BaseException | None) -> Attributes:
-        return {}
 
 
 def _schema(args: dict[str, Any]) -> dict[str, Any]:

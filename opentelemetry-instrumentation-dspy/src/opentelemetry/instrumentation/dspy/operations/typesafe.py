@@ -7,8 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from opentelemetry.trace import SpanKind
-
 from opentelemetry.instrumentation.dspy.content import to_json
 from opentelemetry.instrumentation.dspy.operations.endpoint import server_attributes
 from opentelemetry.instrumentation.dspy.operations.language_model import count_in_modules
@@ -29,7 +27,14 @@ from opentelemetry.instrumentation.dspy.semconv import (
     Operations,
 )
 from opentelemetry.instrumentation.dspy.settings import Settings
-from opentelemetry.instrumentation.dspy.tracing import Attributes, Call, Runtime, SpanStart
+from opentelemetry.instrumentation.dspy.tracing import (
+    CLIENT,
+    Attributes,
+    Call,
+    Operation,
+    Runtime,
+    SpanStart,
+)
 
 _MODULE = "dspy.clients.typesafe"
 _PARAMETERS = ("state", "questions")
@@ -52,7 +57,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
     ]
 
 
-class TypeSafeOperation:
+class TypeSafeOperation(Operation):
     """One request for decisions, from the cache or from the service."""
 
     name = Operations.LM
@@ -71,33 +76,30 @@ class TypeSafeOperation:
             GEN_AI_REQUEST_MODEL: client.model,
             DSPY_LM_TYPE: type(client).__name__,
         }
-        return SpanStart(f"{GenAIOperations.CHAT} {client.model}", attributes, SpanKind.CLIENT)
+        return f"{GenAIOperations.CHAT} {client.model}", attributes, CLIENT
 
-    def inputs(self, call: Call) -> Attributes:
+    def inputs(self, call: Call, attributes: Attributes) -> None:
         client = call.instance
         self._content.secrets.learn("api_key", client.api_key)
         self._content.secrets.learn("base_url", client.base_url)
-        attributes: Attributes = {DSPY_LM_CACHE_ENABLED: bool(client.cache)}
+        attributes[DSPY_LM_CACHE_ENABLED] = bool(client.cache)
         attributes.update(server_attributes(client.base_url))
         if self._settings.records_inputs:
             given = {**dict(zip(_PARAMETERS, call.args, strict=False)), **call.kwargs}
             self._content.put(
                 attributes, GEN_AI_INPUT_MESSAGES, self.name, [_message("user", given)]
             )
-        return attributes
 
-    def outputs(self, call: Call, result: Any) -> Attributes:
-        attributes: Attributes = {}
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         if self._settings.records_outputs:
             self._content.put(
                 attributes, GEN_AI_OUTPUT_MESSAGES, self.name, [_message("assistant", result)]
             )
-        return attributes
 
-    def ended(self, call: Call, error: BaseException | None) -> Attributes:
+    def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
         count_in_modules(call)
         record: LMRecord = call.state
-        return record.attributes()
+        attributes.update(record.attributes())
 
 
 def _message(role: str, data: Any) -> dict[str, Any]:
