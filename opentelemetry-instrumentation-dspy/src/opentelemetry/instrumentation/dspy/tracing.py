@@ -264,8 +264,7 @@ class Call:
                 except Exception as fault:
                     log_once(fault)
             # A context that outlives the call (a background task's) must not keep the inputs alive.
-            self.args, self.kwargs = (), _NOTHING
-            self.attributes = _NOTHING
+            self.args, self.kwargs, self.attributes = (), _NOTHING, {}
             self.state = self.context = self._shared = None
         except BaseException:
             abandon(self)
