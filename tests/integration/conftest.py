@@ -5,12 +5,19 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from mlflow_bridge.config import MLflowDSPyConfig
 from tests.support.mlflow_server import MLflowServer
+from tests.unit.bridge.export.dspy_spans import Recorder
+
+if TYPE_CHECKING:
+    from tests.integration.place import Place
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +43,19 @@ def store_uri(empty_store: Path, tmp_path: Path) -> str:
     file = tmp_path / "mlflow.db"
     shutil.copyfile(empty_store, file)
     return f"sqlite:///{file}"
+
+
+@pytest.fixture(params=["store", "server"])
+def place(request: pytest.FixtureRequest) -> Place:
+    """An experiment of the test's own, in a store and behind a server."""
+    from mlflow import MlflowClient
+
+    from tests.integration.place import Place
+
+    if request.param == "server":
+        uri = request.getfixturevalue("shared_server").uri
+    else:
+        uri = request.getfixturevalue("store_uri")
+    name = f"export {uuid.uuid4().hex[:8]}"
+    config = MLflowDSPyConfig(tracking_uri=uri, experiment_name=name)
+    return Place(MlflowClient(uri), config, Recorder())

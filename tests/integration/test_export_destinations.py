@@ -8,9 +8,6 @@ import logging
 import math
 import os
 import random
-import uuid
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,71 +23,16 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from packaging.version import Version
 
 import mlflow_bridge
-from mlflow_bridge.config import MLflowDSPyConfig
-from mlflow_bridge.export.exporter import MLflowSpanExporter
-from mlflow_bridge.export.outcomes import Retry, Sent
+from mlflow_bridge.export.outcomes import Sent
+from tests.integration.place import Place, cost_of, spans_by_name, tokens_of
 from tests.unit.bridge.export.dspy_spans import Recorder, json_of, lm_attributes, text_message
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
 
 import mlflow
-from mlflow import MlflowClient
-from mlflow.entities import Span, SpanStatusCode, Trace, TraceInfo
+from mlflow.entities import SpanStatusCode
 
 pytestmark = pytest.mark.integration
-
-
-@dataclass
-class Place:
-    """An experiment of a test's own."""
-
-    client: MlflowClient
-    config: MLflowDSPyConfig
-    recorder: Recorder
-
-    def exporter(self, **settings: Any) -> MLflowSpanExporter:
-        values = {**self.config.model_dump(), **settings}
-        return MLflowSpanExporter(config=MLflowDSPyConfig.model_validate(values))
-
-    def store(self, spans: list[ReadableSpan], **settings: Any) -> None:
-        exporter = self.exporter(**settings)
-        outcome = exporter.deliver(spans)
-        assert (type(outcome), exporter.stats().sent) == (Sent, len(spans)), outcome
-        exporter.close()
-
-    def traces(self, filter_string: str | None = None) -> list[Trace]:
-        experiment = self.client.get_experiment_by_name(str(self.config.experiment_name))
-        assert experiment is not None
-        return self.client.search_traces(
-            locations=[experiment.experiment_id], filter_string=filter_string
-        )
-
-    def trace(self) -> Trace:
-        [found] = self.traces()
-        return self.client.get_trace(found.info.trace_id)
-
-
-@pytest.fixture(params=["store", "server"])
-def place(request: pytest.FixtureRequest, empty_store: Path, tmp_path: Path) -> Place:
-    if request.param == "server":
-        uri = request.getfixturevalue("shared_server").uri
-    else:
-        uri = request.getfixturevalue("store_uri")
-    name = f"export {uuid.uuid4().hex[:8]}"
-    config = MLflowDSPyConfig(tracking_uri=uri, experiment_name=name)
-    return Place(MlflowClient(uri), config, Recorder())
-
-
-def tokens_of(info: TraceInfo) -> int:
-    return (info.token_usage or {})["total_tokens"]
-
-
-def cost_of(info: TraceInfo) -> float:
-    return (info.cost or {})["total_cost"]
-
-
-def spans_by_name(trace: Trace) -> dict[str, Span]:
-    return {span.name: span for span in trace.data.spans}
 
 
 def test_a_program(place: Place) -> None:
@@ -224,77 +166,6 @@ def test_many_traces_in_one_batch(place: Place) -> None:
         number = trace.info.tags["number"]
         assert trace.info.trace_metadata["mlflow.trace.session"] == f"s{number}"
         assert tokens_of(trace.info) == 120
-
-
-def test_traces_are_linked_to_their_run(place: Place) -> None:
-    place.store(place.recorder.many(1))  # so that there is an experiment
-    experiment = place.client.get_experiment_by_name(str(place.config.experiment_name))
-    assert experiment is not None
-    run = place.client.create_run(experiment.experiment_id).info.run_id
-    linked: list[ReadableSpan] = []
-    for _ in range(103):
-        linked.append(place.recorder.one("linked", {"mlflow.sourceRun": run}))
-    place.store([*linked, *place.recorder.many(2)])
-    found = place.client.search_traces(
-        locations=[experiment.experiment_id], run_id=run, max_results=500
-    )
-    assert {trace.data.spans[0].name for trace in found} == {"linked"}
-    assert len(found) == 103
-
-
-def test_run_that_does_not_exist_costs_no_trace(place: Place) -> None:
-    place.store([place.recorder.one("root", {"mlflow.sourceRun": "0" * 32})])
-    assert place.trace().info.state.value == "OK"
-
-
-def test_experiment_that_the_trace_names(place: Place) -> None:
-    other = place.client.create_experiment(f"other {uuid.uuid4().hex[:8]}")
-    place.store([*place.recorder.rag({"mlflow.experimentId": other}), *place.recorder.many(1)])
-    [trace] = place.client.search_traces(locations=[other])
-    assert len(trace.data.spans) == 8
-    assert len(place.trace().data.spans) == 1
-
-
-def test_experiment_by_id(place: Place) -> None:
-    identifier = place.client.create_experiment(str(place.config.experiment_name))
-    place.store(place.recorder.many(1), experiment_name=None, experiment_id=identifier)
-    assert len(place.traces()) == 1
-
-
-def test_deleted_experiment_is_not_written_to(place: Place) -> None:
-    identifier = place.client.create_experiment(str(place.config.experiment_name))
-    place.client.delete_experiment(identifier)
-    spans = place.recorder.many(3)
-    for settings in ({}, {"experiment_name": None, "experiment_id": identifier}):
-        exporter = place.exporter(**settings)
-        outcome = exporter.deliver(spans)
-        assert isinstance(outcome, Retry)
-        assert outcome.lasting
-        assert "the experiment is deleted" in outcome.reason
-        assert exporter.stats().rejected == 0
-    place.client.restore_experiment(identifier)
-    assert place.traces() == []
-    place.store(spans)
-
-
-def test_deleted_experiment_that_the_trace_names(place: Place) -> None:
-    other = place.client.create_experiment(f"other {uuid.uuid4().hex[:8]}")
-    place.client.delete_experiment(other)
-    exporter = place.exporter()
-    outcome = exporter.deliver(
-        [*place.recorder.rag({"mlflow.experimentId": other}), *place.recorder.many(1)]
-    )
-    assert isinstance(outcome, Sent)
-    assert (outcome.spans, outcome.rejected) == (1, 8)
-    assert "mlflow.experimentId" in outcome.reason
-    assert len(place.traces()) == 1
-
-
-def test_experiment_id_that_does_not_exist(place: Place) -> None:
-    outcome = place.exporter(experiment_name=None, experiment_id="987654321").warm_up()
-    assert isinstance(outcome, Retry)
-    assert outcome.lasting
-    assert "MLFLOW_EXPERIMENT_ID" in outcome.reason
 
 
 def test_trace_of_thousands_of_spans(place: Place) -> None:
