@@ -86,7 +86,7 @@ def _unsampled(data: Mapping[str, Any]) -> Iterator[Goal]:
         )
     for name, left in data["left_behind"].items():
         blocks = float(left["blocks"])
-        yield Goal(f"{name} sampled out, blocks left by 300 calls", blocks, 10.0, "{:.0f}".format)
+        yield Goal(f"{name} sampled out, blocks left by 300 calls", blocks, 0.0, "{:.0f}".format)
 
 
 def _startup(data: Mapping[str, Any]) -> Iterator[Goal]:

@@ -10,7 +10,7 @@ UNSAMPLED = {
     "root_us": 9.0,
     "nested_module_us": 1.5,
     "programs": {"Predict": {"added_us": 40.0, "operations_below": 4, "operation_us": 7.0}},
-    "left_behind": {"Predict": {"bytes": 240, "blocks": 2}},
+    "left_behind": {"Predict": {"bytes": 0, "blocks": 0}},
 }
 
 
