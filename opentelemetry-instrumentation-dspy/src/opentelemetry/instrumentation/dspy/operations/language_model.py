@@ -190,7 +190,11 @@ def split_model(lm: Any) -> tuple[str | None, str]:
 def count_in_modules(call: Call) -> None:
     """Count an LM call that ended in every call around it."""
     parent = call.parent
+    outer: Call | None = None
     with _count_lock:
         while parent is not None:
             parent.lm_calls += 1
+            if outer is None and type(parent.state) is LMRecord:
+                outer = parent
+                outer.state.take_nested(call.state, outer.instance is call.instance)
             parent = parent.parent

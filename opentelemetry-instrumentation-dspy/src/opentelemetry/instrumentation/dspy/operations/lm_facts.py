@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import dspy
 from opentelemetry.instrumentation.dspy.observing import noting_call, noting_result
 from opentelemetry.instrumentation.dspy.operations.cost import (
     COST_FROM_DSPY,
@@ -23,6 +24,7 @@ from opentelemetry.instrumentation.dspy.patching import FunctionPatch, PatchPoin
 from opentelemetry.instrumentation.dspy.semconv import Operations
 from opentelemetry.instrumentation.dspy.tracing import Runtime, current_call
 
+_FORWARD = ("forward", "aforward")
 _NO_FACTS = "LM calls have no token usage, response id, finish reasons or cost"
 
 
@@ -32,6 +34,20 @@ def patch_points() -> list[PatchPoint]:
     return [
         FunctionPatch(
             "dspy.clients.execution", "finalize", noting(_note_result), _NO_FACTS, since=(3, 4)
+        ),
+        FunctionPatch(
+            "dspy.clients.call_result",
+            "CallResult.provider_response",
+            _replacing(noting_result, _note_forwarded),
+            "LMs that override forward() have no cost, and take what the cache gave for an answer",
+            since=(3, 4),
+        ),
+        FunctionPatch(
+            "dspy.clients.execution",
+            "_account_failed_call",
+            noting(_note_failed),
+            "failed LM calls do not say what they used before",
+            since=(3, 4),
         ),
         FunctionPatch(
             base_lm,
@@ -73,13 +89,17 @@ def patch_points() -> list[PatchPoint]:
     ]
 
 
-def noting(note: Callable[[LMRecord, tuple[Any, ...]], None]) -> Any:
-    """Makes the replacement of a function whose first argument is the LM."""
+def noting(note: Callable[..., None]) -> Any:
+    """Makes the replacement of a function whose first argument is the LM.
+
+    Args:
+        note: Called as ``note(record, lm, *others)``, with the other positional arguments.
+    """
 
     def take(lm: Any, *arguments: Any) -> None:
         call = current_call(Operations.LM, lm)
         if call is not None and isinstance(call.state, LMRecord):
-            note(call.state, arguments)
+            note(call.state, lm, *arguments)
 
     return _replacing(noting_call, take)
 
@@ -119,15 +139,24 @@ def _note_tier(key: str, cache: Any, *_arguments: Any) -> None:
             record.cache_tier = "memory" if key in memory else "disk"
 
 
-def _note_result(record: LMRecord, arguments: tuple[Any, ...]) -> None:
+def _note_result(record: LMRecord, lm: Any, call: Any, result: Any) -> None:
     """dspy >= 3.4: ``finalize(lm, call, result)``."""
-    result = arguments[1]
+    answer = _answer_of(result)
+    if call.managed and isinstance(lm._engine_spec, str):
+        record.answers.append(answer)
+    else:
+        record.take_made(answer)
+
+
+def _answer_of(result: Any) -> LMAnswer:
+    """The facts in a ``CallResult``, dspy >= 3.4."""
     answer = LMAnswer(
         cache_hit=bool(result.cache_hit),
         usage=result.usage,
         cost=as_cost(result.cost),
         cost_source=COST_FROM_DSPY if result.cost_details else COST_FROM_LITELLM,
         response_model=_text(result.response_model),
+        raw=result.raw,
     )
     responses = result.responses
     if responses:
@@ -135,27 +164,48 @@ def _note_result(record: LMRecord, arguments: tuple[Any, ...]) -> None:
         answer.finish_reasons = _texts(r.finish_reason for r in responses)
     elif result.raw is not None:
         _note_ids(answer, result.raw)
-    record.answers.append(answer)
+    return answer
 
 
-def _note_provider_response(record: LMRecord, arguments: tuple[Any, ...]) -> None:
+def _note_forwarded(response: Any, result: Any) -> None:
+    """dspy >= 3.4: ``result.provider_response()``, what ``forward`` of DSPy's own LM returns.
+
+    The response has neither the cost nor whether the cache gave it, and a ``forward`` that asks
+    for several returns one of them.
+    """
+    record = current_record()
+    if record is not None:
+        answer = _answer_of(result)
+        answer.raw = response
+        record.forwarded = (*record.forwarded, answer)
+
+
+def _note_failed(record: LMRecord, _lm: Any, results: Any, *_arguments: Any) -> None:
+    """dspy >= 3.4: ``_account_failed_call(lm, results, error)``; the results were paid for."""
+    record.answers.extend(_answer_of(result) for result in results)
+
+
+def _note_provider_response(record: LMRecord, lm: Any, response: Any, *_arguments: Any) -> None:
     """dspy < 3.4: ``lm._process_lm_response(response, prompt, messages, **kwargs)``."""
-    response = arguments[0]
     answer = LMAnswer(
         cache_hit=bool(record.cache_answered or value(response, "cache_hit", False)),
         usage=value(response, "usage"),
         cost=litellm_cost(response),
         cost_source=COST_FROM_LITELLM,
         response_model=_text(value(response, "model")),
+        raw=response,
     )
     _note_ids(answer, response)
     record.cache_answered = False
-    record.answers.append(answer)
+    kind: type[Any] = type(lm)
+    if any(getattr(kind, name) is not getattr(dspy.LM, name) for name in _FORWARD):
+        record.take_made(answer)
+    else:
+        record.answers.append(answer)
 
 
-def _note_typed_response(record: LMRecord, arguments: tuple[Any, ...]) -> None:
+def _note_typed_response(record: LMRecord, _lm: Any, _request: Any, response: Any) -> None:
     """dspy 3.3: ``lm._finalize_lm_response(request, response)``, maybe after the one above."""
-    response = arguments[1]
     if not record.answers or record.answers[-1].typed:
         record.answers.append(LMAnswer(cost_source=COST_FROM_LITELLM))
     answer = record.answers[-1]

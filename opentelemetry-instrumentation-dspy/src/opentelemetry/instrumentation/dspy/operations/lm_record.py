@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -48,6 +48,7 @@ class LMAnswer:
         response_model: The model that answered.
         finish_reasons: One for each choice.
         typed: Whether the facts are from the typed response that dspy 3.3 makes of a provider's.
+        raw: The response, to know it again where a program passes it on.
     """
 
     cache_hit: bool = False
@@ -58,6 +59,7 @@ class LMAnswer:
     response_model: str | None = None
     finish_reasons: tuple[str, ...] = ()
     typed: bool = False
+    raw: Any = None
 
 
 @dataclass(slots=True)
@@ -66,6 +68,9 @@ class LMRecord:
 
     Attributes:
         answers: One as a rule; more where an LM asks its base class several times.
+        forwarded: Answers that DSPy's own ``forward`` gave to one of the program's, which has not
+            returned yet.
+        nested: Answers to LM calls that were made inside this one.
         cache_answered: Whether the cache has just answered, where nothing else tells.
         cache_tier: ``memory`` or ``disk``: where the answer lies if it is a hit.
         retries: How often DSPy tried again.
@@ -74,18 +79,49 @@ class LMRecord:
     """
 
     answers: list[LMAnswer] = field(default_factory=list[LMAnswer])
+    forwarded: tuple[LMAnswer, ...] = ()
+    nested: tuple[LMAnswer, ...] = ()
     cache_answered: bool = False
     cache_tier: str | None = None
     retries: int = 0
     chunks: int = 0
     time_to_first_chunk: float | None = None
     _started_ns: int = field(default_factory=time.perf_counter_ns)
+    _nested_seen: int = 0
 
     def note_chunk(self) -> None:
         """Note that a chunk came."""
         self.chunks += 1
         if self.time_to_first_chunk is None:
             self.time_to_first_chunk = (time.perf_counter_ns() - self._started_ns) / 1e9
+
+    def take_made(self, answer: LMAnswer) -> None:
+        """Note an answer that code of the program made, maybe of answers that it was given.
+
+        Those were paid for, each of them. What it says itself counts where it is something else.
+        """
+        forwarded, self.forwarded = self.forwarded, ()
+        nested, self._nested_seen = self.nested[self._nested_seen :], len(self.nested)
+        if any(given.raw is answer.raw for given in forwarded):
+            self.answers.extend(forwarded)
+            return
+        given = (*forwarded, *nested)
+        if given and _is_passed_on(answer, given):
+            self.answers.extend(forwarded)
+            answer.usage = answer.cost = None
+            answer.cache_hit = all(one.cache_hit for one in given)
+        elif answer.cost is None:
+            _add_costs(answer, forwarded)
+        self.answers.append(answer)
+
+    def take_nested(self, inner: LMRecord, same_lm: bool) -> None:
+        """Note the answers to an LM call that ended inside this one.
+
+        An LM that calls itself does not pass on what it is given: its base class answers, too.
+        """
+        self.nested = (*self.nested, *inner.answers, *inner.forwarded, *inner.nested)
+        if same_lm:
+            self._nested_seen = len(self.nested)
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:
@@ -96,6 +132,9 @@ class LMRecord:
 
     def attributes(self) -> Attributes:
         """The record as span attributes: of what the cache answered neither usage nor cost."""
+        if self.forwarded:  # the program's ``forward`` failed, or nobody asked for its response
+            self.answers.extend(self.forwarded)
+            self.forwarded = ()
         attributes: Attributes = {}
         if self.retries:
             attributes[DSPY_LM_RETRY_COUNT] = self.retries
@@ -125,6 +164,29 @@ class LMRecord:
                     attributes.get(DSPY_LM_COST_TOTAL, 0.0) + answer.cost
                 )
                 attributes[DSPY_LM_COST_SOURCE] = answer.cost_source
+
+
+def _is_passed_on(answer: LMAnswer, given: Sequence[LMAnswer]) -> bool:
+    """Whether the usage of an answer is that of the answers that it was made of."""
+    if any(answer.raw is not None and one.raw is answer.raw for one in given):
+        return True
+    if any(one.cache_hit and one.response_id == answer.response_id for one in given):
+        return True  # its usage is that of the call that the cache has it from
+    used = _tokens(answer.usage)
+    each = [_tokens(one.usage) for one in given]
+    return not any(used) or used in each or used == tuple(map(sum, zip(*each, strict=True)))
+
+
+def _tokens(usage: Any) -> tuple[int, int]:
+    counts = usage_attributes(usage)
+    return counts.get(GEN_AI_USAGE_INPUT_TOKENS, 0), counts.get(GEN_AI_USAGE_OUTPUT_TOKENS, 0)
+
+
+def _add_costs(answer: LMAnswer, forwarded: Sequence[LMAnswer]) -> None:
+    for one in forwarded:
+        if one.cost is not None and not one.cache_hit:
+            answer.cost = (answer.cost or 0.0) + one.cost
+            answer.cost_source = one.cost_source
 
 
 def _put_response(attributes: Attributes, answer: LMAnswer) -> None:

@@ -107,9 +107,10 @@ def _message(role: str, data: Any) -> dict[str, Any]:
     return {"role": role, "parts": [{"type": "text", "content": to_json(data)}]}
 
 
-def _note_answers(record: LMRecord, arguments: tuple[Any, ...]) -> None:
+def _note_answers(
+    record: LMRecord, _client: Any, _request: Any, response: Any, cache_hit: Any
+) -> None:
     """``client._finish(request, response, cache_hit)``."""
-    _, response, cache_hit = arguments
     answer = LMAnswer(
         bool(cache_hit), usage=response.get("usage"), response_model=response.get("model")
     )
