@@ -11,8 +11,8 @@ from typing import Any
 import dspy
 import pytest
 
-from opentelemetry.instrumentation.dspy.operations.lm_record import usage_attributes
 from opentelemetry.instrumentation.dspy.operations.messages import input_messages, output_messages
+from opentelemetry.instrumentation.dspy.operations.usage import usage_attributes
 from tests.support.fake_openai import FakeOpenAI, Reply, Usage
 from tests.unit.instrumentation.conftest import TraceWith
 from tests.unit.instrumentation.lms import DSPY, EchoLM, Version, served

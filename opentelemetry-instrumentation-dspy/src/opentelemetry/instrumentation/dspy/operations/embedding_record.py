@@ -15,6 +15,7 @@ from typing import Any
 from opentelemetry.instrumentation.dspy.observing import noting_async_result, noting_result
 from opentelemetry.instrumentation.dspy.operations.cost import COST_FROM_LITELLM, litellm_cost
 from opentelemetry.instrumentation.dspy.operations.messages import value
+from opentelemetry.instrumentation.dspy.operations.usage import as_count
 from opentelemetry.instrumentation.dspy.patching import FunctionPatch, PatchPoint
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_LM_COST_SOURCE,
@@ -150,8 +151,8 @@ class _WatchedLiteLLM:
 
 
 def _note_response(record: EmbeddingRecord, response: Any) -> None:
-    tokens = value(value(response, "usage"), "prompt_tokens")
-    if isinstance(tokens, int) and not isinstance(tokens, bool):
+    tokens = as_count(value(value(response, "usage"), "prompt_tokens"))
+    if tokens is not None:
         record.input_tokens = (record.input_tokens or 0) + tokens
     cost = litellm_cost(response)
     if cost is not None:

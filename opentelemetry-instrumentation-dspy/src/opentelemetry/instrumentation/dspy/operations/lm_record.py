@@ -8,12 +8,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-from opentelemetry.instrumentation.dspy.operations.messages import value
+from opentelemetry.instrumentation.dspy.operations.usage import usage_attributes
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_LM_CACHE_HIT,
     DSPY_LM_CACHE_TIER,
@@ -26,11 +25,8 @@ from opentelemetry.instrumentation.dspy.semconv import (
     GEN_AI_RESPONSE_ID,
     GEN_AI_RESPONSE_MODEL,
     GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK,
-    GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS,
-    GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS,
     GEN_AI_USAGE_INPUT_TOKENS,
     GEN_AI_USAGE_OUTPUT_TOKENS,
-    GEN_AI_USAGE_REASONING_OUTPUT_TOKENS,
 )
 from opentelemetry.instrumentation.dspy.tracing import Attributes
 
@@ -194,63 +190,3 @@ def _put_response(attributes: Attributes, answer: LMAnswer) -> None:
         attributes[GEN_AI_RESPONSE_ID] = answer.response_id
     if answer.response_model:
         attributes[GEN_AI_RESPONSE_MODEL] = answer.response_model
-
-
-def usage_attributes(usage: Any) -> Attributes:
-    """Token counts, from any of the shapes in which LMs report them; non-numbers are left out."""
-    if not usage:
-        return {}
-    read = _reader(usage)
-    inputs = read("prompt_tokens_details") or read("input_tokens_details")
-    outputs = read("completion_tokens_details") or read("output_tokens_details")
-    attributes: Attributes = {}
-    if inputs:
-        _count(attributes, _reader(inputs), _INPUT_DETAILS)
-    if outputs:
-        _count(attributes, _reader(outputs), _OUTPUT_DETAILS)
-    _count(attributes, read, _COUNTS)
-    if read("prompt_tokens") is None and not inputs:
-        _add_cached(attributes, read)
-    return attributes
-
-
-_Reader = Callable[[str], Any]
-
-
-def _reader(source: Any) -> _Reader:
-    kind: type[Any] = type(source)  # type: ignore[reportUnknownVariableType]
-    return source.get if kind is dict else partial(value, source)
-
-
-def _add_cached(attributes: Attributes, read: _Reader) -> None:
-    """Anthropic counts apart what it read from and wrote to its cache; the conventions do not."""
-    for name in _APART:
-        count = read(name)
-        if GEN_AI_USAGE_INPUT_TOKENS in attributes and type(count) is int:
-            attributes[GEN_AI_USAGE_INPUT_TOKENS] += count
-
-
-def _count(attributes: Attributes, read: _Reader, counts: Iterable[tuple[str, str]]) -> None:
-    for attribute, name in counts:
-        count = read(name)
-        if count is None or type(count) is bool or not isinstance(count, int):
-            continue
-        # Some report nothing cached in one place and the number in another.
-        if not attributes.get(attribute):
-            attributes[attribute] = count
-
-
-_APART = ("cache_read_input_tokens", "cache_creation_input_tokens")
-_INPUT_DETAILS = (
-    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cached_tokens"),
-    (GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, "cache_creation_tokens"),
-)
-_OUTPUT_DETAILS = ((GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, "reasoning_tokens"),)
-_COUNTS = (
-    (GEN_AI_USAGE_INPUT_TOKENS, "prompt_tokens"),
-    (GEN_AI_USAGE_INPUT_TOKENS, "input_tokens"),
-    (GEN_AI_USAGE_OUTPUT_TOKENS, "completion_tokens"),
-    (GEN_AI_USAGE_OUTPUT_TOKENS, "output_tokens"),
-    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cache_read_input_tokens"),
-    (GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, "cache_creation_input_tokens"),
-)
