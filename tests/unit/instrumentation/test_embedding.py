@@ -355,3 +355,11 @@ def test_nothing_is_imported_for_it() -> None:
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
     )
     assert ran.stdout == "set()\n"
+
+
+def test_a_provider_that_is_named_beside_the_model(traced: Traced, server: FakeOpenAI) -> None:
+    served(server, "my-own-embedder", custom_llm_provider="openai")("one")
+    attributes = traced.attributes("embeddings my-own-embedder")
+    assert attributes["gen_ai.provider.name"] == "openai"
+    assert attributes["gen_ai.usage.input_tokens"] == 1
+    assert "dspy.lm.cost.total" not in attributes  # nobody knows its price

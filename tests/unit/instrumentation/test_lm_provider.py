@@ -238,6 +238,10 @@ def test_a_password_in_an_address_is_not_recorded(traced: Traced, server: FakeOp
         ("gpt-4o-mini", "openai", "gpt-4o-mini"),
         ("claude-opus-4-5", "anthropic", "claude-opus-4-5"),
         ("gemini-2.5-pro", "gcp.vertex_ai", "gemini-2.5-pro"),
+        ("openai-chat/gpt-4o-mini", "openai", "gpt-4o-mini"),
+        ("openai_chat/gpt-4o-mini", "openai", "gpt-4o-mini"),
+        ("bedrock-anthropic/claude-opus-4-7", "aws.bedrock", "claude-opus-4-7"),
+        ("vertex/gemini-2.5-pro", "gcp.vertex_ai", "gemini-2.5-pro"),
     ],
 )
 def test_provider_and_model_of_a_name(model: str, provider: str, name: str) -> None:
@@ -268,3 +272,48 @@ def test_a_provider_that_is_named_beside_the_model(traced: Traced, server: FakeO
     attributes = traced.attributes("chat my-own/model")
     assert attributes["gen_ai.provider.name"] == "openai"
     assert attributes["gen_ai.request.model"] == "my-own/model"
+
+
+OVERRIDES: list[tuple[dict[str, Any], str, str]] = [
+    ({"model": "openai/gpt-4o"}, "openai", "gpt-4o"),
+    ({"model": "anthropic/claude-opus-4-5"}, "anthropic", "claude-opus-4-5"),
+    ({"model": "gpt-4o"}, "openai", "gpt-4o"),
+    ({"custom_llm_provider": "azure"}, "azure.ai.openai", "openai/gpt-4o-mini"),
+    ({"model": "mine/x", "custom_llm_provider": "openai"}, "openai", "mine/x"),
+    ({"model": None}, "openai", "gpt-4o-mini"),
+]
+
+
+@pytest.mark.parametrize(("options", "provider", "model"), OVERRIDES, ids=str)
+def test_model_and_provider_that_a_call_names(
+    options: dict[str, Any], provider: str, model: str
+) -> None:
+    from opentelemetry.instrumentation.dspy.operations.language_model import LMOperation
+    from opentelemetry.instrumentation.dspy.settings import Settings
+    from opentelemetry.instrumentation.dspy.tracing import Call, Runtime
+
+    operation = LMOperation(Runtime(None, Settings()), Settings())  # type: ignore[arg-type]
+    lm = dspy.LM("openai/gpt-4o-mini")
+    name, attributes, _ = operation.start(Call(operation, lm, ("hello",), options, None))
+    assert name == f"chat {model}"
+    assert attributes["gen_ai.provider.name"] == provider
+    assert attributes["gen_ai.request.model"] == model
+
+
+@pytest.mark.skipif(not NATIVE, reason="before 3.4, DSPy does not let a call name its model")
+def test_another_model_for_one_call(traced: Traced, server: FakeOpenAI) -> None:
+    server.reply_with(Reply("hi", usage=Usage(1000, 500)))
+    served(server)("hello", model="openai/gpt-4o")
+    assert server.requests[0].model == "gpt-4o"
+    attributes = traced.attributes("chat gpt-4o")
+    assert attributes["gen_ai.request.model"] == "gpt-4o"
+    assert attributes["gen_ai.response.model"] == "gpt-4o"
+    assert attributes["dspy.lm.cost.total"] == pytest.approx(0.0075)
+
+
+def test_another_model_for_a_copy(traced: Traced, server: FakeOpenAI) -> None:
+    server.reply_with(Reply("hi", usage=Usage(1000, 500)))
+    served(server).copy(model="openai/gpt-4o")("hello")
+    attributes = traced.attributes("chat gpt-4o")
+    assert attributes["gen_ai.response.model"] == "gpt-4o"
+    assert attributes["dspy.lm.cost.total"] == pytest.approx(0.0075)

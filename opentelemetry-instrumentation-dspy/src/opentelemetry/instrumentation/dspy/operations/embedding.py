@@ -8,13 +8,16 @@ The vectors themselves are never recorded.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any, cast
 
 from opentelemetry.instrumentation.dspy.operations import embedding_record
 from opentelemetry.instrumentation.dspy.operations.embedding_record import EmbeddingRecord
 from opentelemetry.instrumentation.dspy.operations.endpoint import read_connection
-from opentelemetry.instrumentation.dspy.operations.model_names import split_model_name
+from opentelemetry.instrumentation.dspy.operations.model_names import (
+    provider_named,
+    split_model_name,
+)
 from opentelemetry.instrumentation.dspy.patching import ClassTreePatch, PatchPoint
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_EMBEDDER_BATCH_SIZE,
@@ -64,7 +67,7 @@ class EmbeddingOperation(Operation):
 
     def start(self, call: Call) -> SpanStart:
         call.state = EmbeddingRecord()
-        provider, model = _provider_and_model(call.instance)
+        provider, model = _provider_and_model(call.instance, call.kwargs)
         attributes: Attributes = {
             DSPY_OPERATION: self.name,
             GEN_AI_OPERATION_NAME: GenAIOperations.EMBEDDINGS,
@@ -104,10 +107,14 @@ class EmbeddingOperation(Operation):
             attributes[DSPY_EMBEDDER_CACHE_HIT] = record.cache_hit
 
 
-def _provider_and_model(embedder: Any) -> tuple[str | None, str]:
+def _provider_and_model(embedder: Any, kwargs: Mapping[str, Any]) -> tuple[str | None, str]:
     """Of a function, its name: it stands for a model of the program's own."""
     model: Any = getattr(embedder, "model", None)
     if isinstance(model, str):
+        options: Mapping[str, Any] = getattr(embedder, "default_kwargs", None) or {}
+        given = kwargs.get("custom_llm_provider") or options.get("custom_llm_provider")
+        if isinstance(given, str):
+            return provider_named(given), model.removeprefix(f"{given}/")
         if "/" in model or model.startswith("text-embedding-"):
             return split_model_name(model)
         return None, model  # LiteLLM knows some of several providers

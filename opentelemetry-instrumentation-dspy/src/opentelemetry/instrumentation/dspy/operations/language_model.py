@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import dspy
@@ -90,7 +90,7 @@ class LMOperation(Operation):
         operation = (
             GenAIOperations.TEXT_COMPLETION if model_type == "text" else GenAIOperations.CHAT
         )
-        provider, model = split_model(lm)
+        provider, model = split_model(lm, call.kwargs)
         attributes: Attributes = {
             DSPY_OPERATION: self.name,
             GEN_AI_OPERATION_NAME: operation,
@@ -172,16 +172,17 @@ def _size_of_texts(result: Any) -> int | None:
     return size
 
 
-def split_model(lm: Any) -> tuple[str | None, str]:
-    """Provider and model of an LM; ``openai/gpt-4o-mini`` is the model ``gpt-4o-mini``.
+def split_model(lm: Any, kwargs: Mapping[str, Any]) -> tuple[str | None, str]:
+    """Provider and model of a call of an LM; ``openai/gpt-4o-mini`` is the model ``gpt-4o-mini``.
 
     Only ``dspy.LM`` gives its model names that meaning; another LM's name is its own affair.
     """
-    model = str(getattr(lm, "model", None) or type(lm).__name__)
+    # A call may name another one.
+    model = str(kwargs.get("model") or getattr(lm, "model", None) or type(lm).__name__)
     if not isinstance(lm, dspy.LM):
         return None, model
     options: dict[str, Any] = lm.kwargs or {}
-    given = options.get("custom_llm_provider")
+    given = kwargs.get("custom_llm_provider") or options.get("custom_llm_provider")
     if isinstance(given, str):  # LiteLLM takes the name as it is, prefix or no prefix
         return provider_named(given), model.removeprefix(f"{given}/")
     return split_model_name(model)

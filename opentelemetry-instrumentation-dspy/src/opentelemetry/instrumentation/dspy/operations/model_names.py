@@ -25,6 +25,20 @@ _PROVIDERS = {
     "watsonx": "ibm.watsonx.ai",
     "watsonx_text": "ibm.watsonx.ai",
     "xai": "x_ai",
+    # Those of DSPy's own client, dspy >= 3.4, which names a provider once for each of its APIs.
+    "aws-anthropic": "anthropic",
+    "azure-anthropic": "azure.ai.inference",
+    "azure-chat": "azure.ai.openai",
+    "bedrock-anthropic": "aws.bedrock",
+    "bedrock-chat": "aws.bedrock",
+    "bedrock-mantle-chat": "aws.bedrock",
+    "claude-code": "anthropic",
+    "deepseek-anthropic": "deepseek",
+    "openai-chat": "openai",
+    "openai-codex": "openai",
+    "vertex": "gcp.vertex_ai",
+    "vertex-anthropic": "gcp.vertex_ai",
+    "vertex-express": "gcp.vertex_ai",
 }
 
 # Whose models LiteLLM knows by name alone. Any other name without a prefix is OpenAI's to DSPy.
@@ -44,12 +58,13 @@ def split_model_name(model: str) -> tuple[str, str]:
         return next(found, "openai"), model
     if prefix == "bedrock":
         rest = _without_route(rest)
-    return _PROVIDERS.get(prefix, prefix), rest
+    return provider_named(prefix), rest
 
 
 def provider_named(name: str) -> str:
-    """The conventions' name of what LiteLLM calls a provider."""
-    return _PROVIDERS.get(name, name)
+    """The conventions' name of what LiteLLM or DSPy's own client calls a provider."""
+    # The latter takes an underscore for a hyphen.
+    return _PROVIDERS.get(name) or _PROVIDERS.get(name.replace("_", "-"), name)
 
 
 def _without_route(model: str) -> str:
