@@ -20,6 +20,8 @@ class Usage:
     completion: int
     cached: int = 0
     reasoning: int = 0
+    more: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What a gateway adds to the usage of a chat, its charge for instance."""
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class Answer:
             completion=sum(usage.completion for usage in usages),
             cached=usages[0].cached,
             reasoning=sum(usage.reasoning for usage in usages),
+            more=usages[0].more,
         )
 
     def tool_call_id(self, choice: int, index: int) -> str:
@@ -89,6 +90,7 @@ def usage_json(usage: Usage) -> JSONObject:
         "total_tokens": usage.prompt + usage.completion,
         "prompt_tokens_details": {"cached_tokens": usage.cached, "audio_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning, "audio_tokens": 0},
+        **usage.more,
     }
 
 

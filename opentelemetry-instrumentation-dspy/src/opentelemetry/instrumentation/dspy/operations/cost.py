@@ -8,8 +8,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
+from opentelemetry.instrumentation.dspy.operations.messages import value
+
 COST_FROM_DSPY: Final = "dspy"
 COST_FROM_LITELLM: Final = "litellm"
+COST_FROM_PROVIDER: Final = "provider"
 
 
 def as_cost(candidate: Any) -> float | None:
@@ -26,3 +29,14 @@ def litellm_cost(response: Any) -> float | None:
     if not isinstance(hidden, Mapping):
         return None
     return as_cost(cast("Mapping[str, Any]", hidden).get("response_cost"))
+
+
+def provider_cost(usage: Any) -> float | None:
+    """The cost that a provider says it charges, as OpenRouter does with every usage."""
+    # https://openrouter.ai/docs/use-cases/usage-accounting
+    cost = as_cost(value(usage, "cost"))
+    if cost is None or cost < 0:
+        return None
+    if value(usage, "is_byok") is True:  # with a key of one's own, the fee of the gateway alone
+        cost += as_cost(value(value(usage, "cost_details"), "upstream_inference_cost")) or 0.0
+    return cost

@@ -15,8 +15,10 @@ from opentelemetry.instrumentation.dspy.observing import noting_call, noting_res
 from opentelemetry.instrumentation.dspy.operations.cost import (
     COST_FROM_DSPY,
     COST_FROM_LITELLM,
+    COST_FROM_PROVIDER,
     as_cost,
     litellm_cost,
+    provider_cost,
 )
 from opentelemetry.instrumentation.dspy.operations.lm_record import LMAnswer, LMRecord
 from opentelemetry.instrumentation.dspy.operations.messages import value
@@ -162,9 +164,20 @@ def _answer_of(result: Any) -> LMAnswer:
     if responses:
         answer.response_id = next((r.id for r in responses if r.id), None)
         answer.finish_reasons = _texts(r.finish_reason for r in responses)
+        _note_charges(answer, [value(r.provider_data, "usage") for r in responses])
     elif result.raw is not None:
         _note_ids(answer, result.raw)
+        if answer.cost is None:
+            _note_charges(answer, [result.usage])
     return answer
+
+
+def _note_charges(answer: LMAnswer, usages: Iterable[Any]) -> None:
+    """Prefer what the provider charges to what a price table estimates."""
+    charges = [provider_cost(usage) for usage in usages]
+    known = [charge for charge in charges if charge is not None]
+    if known and len(known) == len(charges):
+        answer.cost, answer.cost_source = sum(known), COST_FROM_PROVIDER
 
 
 def _note_forwarded(response: Any, result: Any) -> None:
@@ -196,8 +209,10 @@ def _note_provider_response(record: LMRecord, lm: Any, response: Any, *_argument
         raw=response,
     )
     _note_ids(answer, response)
+    if answer.cost is None:
+        _note_charges(answer, [answer.usage])
     record.cache_answered = False
-    kind: type[Any] = type(lm)
+    kind: type[Any] = type(lm)  # type: ignore[reportUnknownVariableType]
     if any(getattr(kind, name) is not getattr(dspy.LM, name) for name in _FORWARD):
         record.take_made(answer)
     else:
