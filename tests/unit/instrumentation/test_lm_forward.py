@@ -273,3 +273,71 @@ async def test_what_a_failed_call_had_paid_for(
     assert spent(traced) == ONCE
     assert traced.attributes(CHAT)["error.type"]
     assert tracker.get_total_tokens()[lm.model]["prompt_tokens"] == 1000
+
+
+class Judged(EchoLM):
+    """An LM that has its answer judged by another."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        result = super().__call__(*args, **kwargs)
+        Judging("fine")("is it?")
+        return result
+
+
+class Judging(EchoLM):
+    """A judge that asks a second one, and has costs of its own."""
+
+    def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        EchoLM("indeed")("is it really?")
+        details = {"cached_tokens": 20, "cache_write_tokens": 10}
+        usage = {"prompt_tokens": 40, "completion_tokens": 9, "prompt_tokens_details": details}
+        return completion("fine", usage=usage, _hidden_params={"response_cost": 0.5})
+
+
+def inner_of(span: Any) -> dict[str, Any]:
+    start = "dspy.lm.inner."
+    attributes = dict(span.attributes)
+    return {name.removeprefix(start): attributes[name] for name in attributes if start in name}
+
+
+def test_what_the_calls_inside_used_stands_apart(traced: Traced) -> None:
+    Judged("yes")("hello")
+    second, judge, own = traced.spans
+    assert inner_of(second) == {}
+    assert inner_of(judge) == {"input_tokens": 3, "output_tokens": 2}
+    assert inner_of(own) == {
+        "input_tokens": 43,
+        "output_tokens": 11,
+        "cache_read.input_tokens": 20,
+        "cache_creation.input_tokens": 10,
+        "cost.total": 0.5,
+    }
+    assert (own.attributes or {})[SPENT[0]] == 3
+
+
+def test_an_embedder_inside_of_an_lm_call(traced: Traced, server: FakeOpenAI) -> None:
+    embedder = dspy.Embedder(
+        "openai/text-embedding-3-small",
+        api_base=server.base_url,
+        api_key="test",
+        caching=False,
+    )
+
+    class Remembering(EchoLM):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            embedder(["one", "two"])
+            return super().__call__(*args, **kwargs)
+
+    Remembering("yes")("hello")
+    inner = inner_of(traced.span("chat echo"))
+    assert inner.pop("cost.total") > 0
+    assert inner == {"input_tokens": 2}
+
+
+def test_an_lm_that_used_nothing_itself_says_nothing_of_others(traced: Traced) -> None:
+    class Routing(EchoLM):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return EchoLM("routed")(*args, **kwargs)
+
+    Routing()("hello")
+    assert [inner_of(span) for span in traced.spans] == [{}, {}]

@@ -43,6 +43,13 @@ _PRICED_AS: Final = {
     "x_ai": "xai",
 }
 
+_INNER: Final = {
+    "input_tokens": semconv.DSPY_LM_INNER_INPUT_TOKENS,
+    "output_tokens": semconv.DSPY_LM_INNER_OUTPUT_TOKENS,
+    "cache_read_input_tokens": semconv.DSPY_LM_INNER_CACHE_READ_INPUT_TOKENS,
+    "cache_creation_input_tokens": semconv.DSPY_LM_INNER_CACHE_CREATION_INPUT_TOKENS,
+}
+
 _MAX_COUNT: Final = 2**53
 _USAGE_PREFIX: Final = "gen_ai.usage."
 
@@ -58,7 +65,7 @@ def model_call_fields(source: Mapping[str, Any], limit: int) -> dict[str, Storab
         return fields
     usage = _usage(source)
     if usage is not None:
-        fields[TOKEN_USAGE] = json_text(usage, limit)
+        fields[TOKEN_USAGE] = json_text(_with_inner(usage, source), limit)
     cost = _cost(source, usage or {})
     if cost is not None:
         fields[COST] = json_text(cost, limit)
@@ -94,6 +101,20 @@ def _usage(source: Mapping[str, Any]) -> dict[str, int] | None:
     return usage
 
 
+def _with_inner(usage: dict[str, int], source: Mapping[str, Any]) -> dict[str, int]:
+    """The usage with that of the calls made inside this one.
+
+    MLflow takes the usage of a span for the sum of what is below it, and adds up no further there.
+    """
+    total = dict(usage)
+    for name, key in _INNER.items():
+        inner = _count(source, key)
+        if inner:
+            total[name] = total.get(name, 0) + inner
+    total["total_tokens"] = total["input_tokens"] + total["output_tokens"]
+    return total
+
+
 def _count(source: Mapping[str, Any], *keys: str) -> int | None:
     for key in keys:
         value = source.get(key)
@@ -111,15 +132,25 @@ def _cost(source: Mapping[str, Any], usage: Mapping[str, int]) -> dict[str, floa
     How a total divides is only known where one side used nothing; otherwise both parts are 0,
     which is also what MLflow makes of them in the sum for the trace.
     """
-    total = source.get(semconv.DSPY_LM_COST_TOTAL)
-    if not isinstance(total, (int, float)) or not math.isfinite(total) or total < 0:
+    own = _dollars(source, semconv.DSPY_LM_COST_TOTAL)
+    # Here, too, MLflow stops adding up; see `_with_inner`.
+    inner = _dollars(source, semconv.DSPY_LM_INNER_COST_TOTAL)
+    if own is None and inner is None:
         return None
+    total = (own or 0.0) + (inner or 0.0)
     used, made = usage.get("input_tokens", 0), usage.get("output_tokens", 0)
     return {
-        "input_cost": float(total) if used and not made else 0.0,
-        "output_cost": float(total) if made and not used else 0.0,
-        "total_cost": float(total),
+        "input_cost": total if used and not made and not inner else 0.0,
+        "output_cost": total if made and not used and not inner else 0.0,
+        "total_cost": total,
     }
+
+
+def _dollars(source: Mapping[str, Any], key: str) -> float | None:
+    amount = source.get(key)
+    if not isinstance(amount, (int, float)) or not math.isfinite(amount) or amount < 0:
+        return None
+    return float(amount)
 
 
 def _model(source: Mapping[str, Any]) -> dict[str, Storable]:

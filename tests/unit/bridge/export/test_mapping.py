@@ -217,6 +217,33 @@ def test_cost(overrides: dict[str, Any], cost: dict[str, float] | None) -> None:
     assert one(lm_attributes(**overrides)).get("mlflow.llm.cost") == cost
 
 
+INNER = {
+    "dspy.lm.inner.input_tokens": 40,
+    "dspy.lm.inner.output_tokens": 9,
+    "dspy.lm.inner.cache_creation.input_tokens": 5,
+    "dspy.lm.inner.cost.total": 0.5,
+}
+
+
+def test_calls_inside_of_an_lm_call_are_part_of_its_sum() -> None:
+    attributes = one({**lm_attributes(), **INNER})
+    assert attributes["mlflow.chat.tokenUsage"] == {
+        "input_tokens": 140,
+        "output_tokens": 29,
+        "total_tokens": 169,
+        "cache_read_input_tokens": 10,
+        "cache_creation_input_tokens": 5,
+    }
+    cost = {"input_cost": 0.0, "output_cost": 0.0, "total_cost": pytest.approx(0.5012)}
+    assert attributes["mlflow.llm.cost"] == cost
+    assert attributes["gen_ai.usage.input_tokens"] == 100
+
+
+def test_an_unknown_cost_leaves_that_of_the_calls_inside() -> None:
+    attributes = one({**lm_attributes(dspy__lm__cost__total=None), **INNER})
+    assert attributes["mlflow.llm.cost"]["total_cost"] == 0.5
+
+
 @pytest.mark.parametrize("tokens", [-1, math.nan, "many", True, 2**70, None])
 def test_senseless_token_count_is_no_usage(tokens: Any) -> None:
     counts = {"gen_ai.usage.input_tokens": tokens, "gen_ai.usage.output_tokens": tokens}

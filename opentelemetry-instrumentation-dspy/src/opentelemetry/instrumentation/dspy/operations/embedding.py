@@ -14,6 +14,7 @@ from typing import Any, cast
 from opentelemetry.instrumentation.dspy.operations import embedding_record
 from opentelemetry.instrumentation.dspy.operations.embedding_record import EmbeddingRecord
 from opentelemetry.instrumentation.dspy.operations.endpoint import read_connection
+from opentelemetry.instrumentation.dspy.operations.lm_facts import current_record
 from opentelemetry.instrumentation.dspy.operations.model_names import (
     provider_named,
     split_model_name,
@@ -105,6 +106,9 @@ class EmbeddingOperation(Operation):
         attributes.update(record.attributes())
         if error is None and record.cache_hit is not None:
             attributes[DSPY_EMBEDDER_CACHE_HIT] = record.cache_hit
+        outer = current_record()
+        if outer is not None:
+            outer.add_inner(attributes)
 
 
 def _provider_and_model(embedder: Any, kwargs: Mapping[str, Any]) -> tuple[str | None, str]:

@@ -140,9 +140,7 @@ class LMOperation(Operation):
                 self._content.put(attributes, GEN_AI_OUTPUT_MESSAGES, self.name, messages)
 
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
-        count_in_modules(call)
-        record: LMRecord = call.state
-        attributes.update(record.attributes())
+        attributes.update(end_lm_call(call))
 
 
 def _is_cached(call: Call) -> bool | None:
@@ -188,14 +186,25 @@ def split_model(lm: Any, kwargs: Mapping[str, Any]) -> tuple[str | None, str]:
     return split_model_name(model)
 
 
-def count_in_modules(call: Call) -> None:
-    """Count an LM call that ended in every call around it."""
+def end_lm_call(call: Call) -> Attributes:
+    """Count an LM call that ended in every call around it; what is known of it, as attributes."""
+    outer = _count_in_modules(call)
+    record: LMRecord = call.state
+    attributes = record.attributes()
+    if outer is not None:
+        outer.add_inner(attributes, record.inner)
+    return attributes
+
+
+def _count_in_modules(call: Call) -> LMRecord | None:
+    """Count the call in those around it; the record of the LM call that it was made inside of."""
     parent = call.parent
-    outer: Call | None = None
+    outer: LMRecord | None = None
     with _count_lock:
         while parent is not None:
             parent.lm_calls += 1
             if outer is None and type(parent.state) is LMRecord:
-                outer = parent
-                outer.state.take_nested(call.state, outer.instance is call.instance)
+                outer = parent.state
+                outer.take_nested(call.state, parent.instance is call.instance)
             parent = parent.parent
+    return outer

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,11 @@ from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_LM_CACHE_TIER,
     DSPY_LM_COST_SOURCE,
     DSPY_LM_COST_TOTAL,
+    DSPY_LM_INNER_CACHE_CREATION_INPUT_TOKENS,
+    DSPY_LM_INNER_CACHE_READ_INPUT_TOKENS,
+    DSPY_LM_INNER_COST_TOTAL,
+    DSPY_LM_INNER_INPUT_TOKENS,
+    DSPY_LM_INNER_OUTPUT_TOKENS,
     DSPY_LM_RETRY_COUNT,
     DSPY_STREAM_CHUNK_COUNT,
     GEN_AI_REQUEST_STREAM,
@@ -25,10 +31,14 @@ from opentelemetry.instrumentation.dspy.semconv import (
     GEN_AI_RESPONSE_ID,
     GEN_AI_RESPONSE_MODEL,
     GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK,
+    GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS,
+    GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS,
     GEN_AI_USAGE_INPUT_TOKENS,
     GEN_AI_USAGE_OUTPUT_TOKENS,
 )
 from opentelemetry.instrumentation.dspy.tracing import Attributes
+
+_inner_lock = threading.Lock()
 
 
 @dataclass(slots=True)
@@ -67,6 +77,7 @@ class LMRecord:
         forwarded: Answers that DSPy's own ``forward`` gave to one of the program's, which has not
             returned yet.
         nested: Answers to LM calls that were made inside this one.
+        inner: What the calls inside this one used and cost, by the names that it has here.
         cache_answered: Whether the cache has just answered, where nothing else tells.
         cache_tier: ``memory`` or ``disk``: where the answer lies if it is a hit.
         retries: How often DSPy tried again.
@@ -77,6 +88,7 @@ class LMRecord:
     answers: list[LMAnswer] = field(default_factory=list[LMAnswer])
     forwarded: tuple[LMAnswer, ...] = ()
     nested: tuple[LMAnswer, ...] = ()
+    inner: Attributes | None = None
     cache_answered: bool = False
     cache_tier: str | None = None
     retries: int = 0
@@ -119,6 +131,15 @@ class LMRecord:
         if same_lm:
             self._nested_seen = len(self.nested)
 
+    def add_inner(self, attributes: Attributes, inner: Attributes | None = None) -> None:
+        """Add what a call inside this one used and cost, and what the calls inside that one did."""
+        with _inner_lock:  # calls in threads of the program's end at any time
+            total = self.inner = self.inner or {}
+            for name, here in _INNER.items():
+                amount = attributes.get(name, 0) + (inner or {}).get(here, 0)
+                if amount:
+                    total[here] = total.get(here, 0) + amount
+
     @property
     def finish_reasons(self) -> tuple[str, ...]:
         """Those of all answers."""
@@ -145,6 +166,8 @@ class LMRecord:
             attributes[GEN_AI_RESPONSE_FINISH_REASONS] = reasons
         if self.answers:
             self._put_spent(attributes)
+        if self.inner and not attributes.keys().isdisjoint(_INNER):
+            attributes.update(self.inner)
         return attributes
 
     def _put_spent(self, attributes: Attributes) -> None:
@@ -162,11 +185,21 @@ class LMRecord:
                 attributes[DSPY_LM_COST_SOURCE] = answer.cost_source
 
 
+_INNER = {
+    GEN_AI_USAGE_INPUT_TOKENS: DSPY_LM_INNER_INPUT_TOKENS,
+    GEN_AI_USAGE_OUTPUT_TOKENS: DSPY_LM_INNER_OUTPUT_TOKENS,
+    GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: DSPY_LM_INNER_CACHE_READ_INPUT_TOKENS,
+    GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS: DSPY_LM_INNER_CACHE_CREATION_INPUT_TOKENS,
+    DSPY_LM_COST_TOTAL: DSPY_LM_INNER_COST_TOTAL,
+}
+
+
 def _is_passed_on(answer: LMAnswer, given: Sequence[LMAnswer]) -> bool:
     """Whether the usage of an answer is that of the answers that it was made of."""
     if any(answer.raw is not None and one.raw is answer.raw for one in given):
         return True
-    if any(one.cache_hit and one.response_id == answer.response_id for one in given):
+    known = answer.response_id
+    if known and any(one.cache_hit and one.response_id == known for one in given):
         return True  # its usage is that of the call that the cache has it from
     used = _tokens(answer.usage)
     each = [_tokens(one.usage) for one in given]

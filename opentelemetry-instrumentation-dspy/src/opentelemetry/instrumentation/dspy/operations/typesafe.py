@@ -9,7 +9,7 @@ from typing import Any
 
 from opentelemetry.instrumentation.dspy.content import to_json
 from opentelemetry.instrumentation.dspy.operations.endpoint import server_attributes
-from opentelemetry.instrumentation.dspy.operations.language_model import count_in_modules
+from opentelemetry.instrumentation.dspy.operations.language_model import end_lm_call
 from opentelemetry.instrumentation.dspy.operations.lm_event import with_event
 from opentelemetry.instrumentation.dspy.operations.lm_facts import noting
 from opentelemetry.instrumentation.dspy.operations.lm_record import LMAnswer, LMRecord
@@ -97,9 +97,7 @@ class TypeSafeOperation(Operation):
             )
 
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
-        count_in_modules(call)
-        record: LMRecord = call.state
-        attributes.update(record.attributes())
+        attributes.update(end_lm_call(call))
 
 
 def _message(role: str, data: Any) -> dict[str, Any]:
