@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,3 +85,15 @@ def test_the_sums_of_a_trace(traced: Traced, server: FakeOpenAI, store_uri: str)
     cost = (trace.info.cost or {})["total_cost"]
     assert cost == pytest.approx(total(traced, "dspy.lm.cost.total"))
     assert cost > 0
+
+
+def test_a_model_of_ones_own_costs_nothing(
+    traced: Traced, server: FakeOpenAI, store_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.reply_with(Reply("yes", usage=Usage(1000, 500)))
+    served(server, "hosted_vllm/deepseek-ai/DeepSeek-R1")("hello")
+    # As on a server without litellm, where MLflow asks a price list of its own.
+    monkeypatch.setitem(sys.modules, "litellm", None)
+    (trace,) = stored(traced, store_uri)
+    assert (trace.info.token_usage or {})["total_tokens"] == 1500
+    assert (trace.info.cost or {}).get("total_cost", 0) == 0

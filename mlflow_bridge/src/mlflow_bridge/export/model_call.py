@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -43,6 +44,21 @@ _PRICED_AS: Final = {
     "x_ai": "xai",
 }
 
+# litellm's names of servers that one runs oneself.
+_SELF_HOSTED: Final = frozenset(
+    {
+        "hosted_vllm",
+        "llamafile",
+        "lm_studio",
+        "ollama",
+        "ollama_chat",
+        "sglang",
+        "triton",
+        "vllm",
+        "xinference",
+    }
+)
+
 _INNER: Final = {
     "input_tokens": semconv.DSPY_LM_INNER_INPUT_TOKENS,
     "output_tokens": semconv.DSPY_LM_INNER_OUTPUT_TOKENS,
@@ -67,6 +83,8 @@ def model_call_fields(source: Mapping[str, Any], limit: int) -> dict[str, Storab
     if usage is not None:
         fields[TOKEN_USAGE] = json_text(_with_inner(usage, source), limit)
     cost = _cost(source, usage or {})
+    if cost is None and usage is not None and _is_free_of_charge(fields):
+        cost = {}  # unknown to MLflow's UI, and no reason to work one out
     if cost is not None:
         fields[COST] = json_text(cost, limit)
     return fields
@@ -151,6 +169,18 @@ def _dollars(source: Mapping[str, Any], key: str) -> float | None:
     if not isinstance(amount, (int, float)) or not math.isfinite(amount) or amount < 0:
         return None
     return float(amount)
+
+
+def _is_free_of_charge(fields: Mapping[str, Storable]) -> bool:
+    """Whether the model runs on a machine of one's own, and has no price there.
+
+    Where MLflow knows no price at a provider, it takes that of any other for a model of the name.
+    """
+    if fields.get(PROVIDER) not in _SELF_HOSTED or MODEL not in fields:
+        return False
+    # The program may have told LiteLLM a price of its own. Asked only where it is imported anyway.
+    prices: Any = getattr(sys.modules.get("litellm"), "model_cost", {})
+    return f"{fields[PROVIDER]}/{fields[MODEL]}" not in prices
 
 
 def _model(source: Mapping[str, Any]) -> dict[str, Storable]:

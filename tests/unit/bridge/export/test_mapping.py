@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -242,6 +244,22 @@ def test_calls_inside_of_an_lm_call_are_part_of_its_sum() -> None:
 def test_an_unknown_cost_leaves_that_of_the_calls_inside() -> None:
     attributes = one({**lm_attributes(dspy__lm__cost__total=None), **INNER})
     assert attributes["mlflow.llm.cost"]["total_cost"] == 0.5
+
+
+@pytest.mark.parametrize("provider", ["hosted_vllm", "ollama_chat", "sglang"])
+def test_a_model_of_ones_own_gets_no_price_of_somebody_else(provider: str) -> None:
+    model = "deepseek-ai/DeepSeek-R1"
+    unpriced = lm_attributes(gen_ai__provider__name=provider, dspy__lm__cost__total=None)
+    assert one({**unpriced, "gen_ai.response.model": model})["mlflow.llm.cost"] == {}
+    priced = lm_attributes(gen_ai__provider__name=provider)
+    assert one(priced)["mlflow.llm.cost"]["total_cost"] == 0.0012
+
+
+def test_a_price_that_the_program_told_litellm(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = SimpleNamespace(model_cost={"hosted_vllm/mine": {"input_cost_per_token": 1e-6}})
+    monkeypatch.setitem(sys.modules, "litellm", known)
+    unpriced = lm_attributes(gen_ai__provider__name="hosted_vllm", dspy__lm__cost__total=None)
+    assert "mlflow.llm.cost" not in one({**unpriced, "gen_ai.response.model": "mine"})
 
 
 @pytest.mark.parametrize("tokens", [-1, math.nan, "many", True, 2**70, None])
