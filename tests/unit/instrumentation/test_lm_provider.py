@@ -311,6 +311,25 @@ def test_another_model_for_one_call(traced: Traced, server: FakeOpenAI) -> None:
     assert attributes["dspy.lm.cost.total"] == pytest.approx(0.0075)
 
 
+@pytest.mark.parametrize(
+    ("asked", "said", "recorded"),
+    [
+        ("zai/glm-4.6", "glm-4.6-0930", "glm-4.6-0930"),
+        ("openai/openai/gpt-oss-20b", "openai/gpt-oss-20b", "openai/gpt-oss-20b"),
+        ("openrouter/openai/gpt-4o", "openai/gpt-4o", "openai/gpt-4o"),
+        ("openai/gpt-4o", "gpt-4o-2024-08-06", "gpt-4o-2024-08-06"),
+        ("gpt-4o", "gpt-4o", "gpt-4o"),
+    ],
+)
+def test_litellms_prefix_is_no_part_of_the_model_that_answered(
+    traced: Traced, server: FakeOpenAI, asked: str, said: str, recorded: str
+) -> None:
+    server.reply_with(Reply("hi", model=said))
+    served(server, asked)("hello")
+    (span,) = traced.spans
+    assert (span.attributes or {})["gen_ai.response.model"] == recorded
+
+
 def test_another_model_for_a_copy(traced: Traced, server: FakeOpenAI) -> None:
     server.reply_with(Reply("hi", usage=Usage(1000, 500)))
     served(server).copy(model="openai/gpt-4o")("hello")

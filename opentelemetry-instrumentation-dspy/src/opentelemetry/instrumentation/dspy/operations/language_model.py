@@ -40,6 +40,7 @@ from opentelemetry.instrumentation.dspy.semconv import (
     GEN_AI_OUTPUT_MESSAGES,
     GEN_AI_PROVIDER_NAME,
     GEN_AI_REQUEST_MODEL,
+    GEN_AI_RESPONSE_MODEL,
     GEN_AI_TOOL_DEFINITIONS,
     GenAIOperations,
     Operations,
@@ -191,9 +192,26 @@ def end_lm_call(call: Call) -> Attributes:
     outer = _count_in_modules(call)
     record: LMRecord = call.state
     attributes = record.attributes()
+    answered = attributes.get(GEN_AI_RESPONSE_MODEL)
+    if answered is not None and "/" in answered:
+        asked: str = call.start_attributes[GEN_AI_REQUEST_MODEL]
+        attributes[GEN_AI_RESPONSE_MODEL] = _without_prefix(answered, asked, call.instance.model)
     if outer is not None:
         outer.add_inner(attributes, record.inner)
     return attributes
+
+
+def _without_prefix(answered: str, asked: str, named: str) -> str:
+    """The model that answered, without the prefix that LiteLLM puts before it for some providers.
+
+    Args:
+        answered: The model as the response has it.
+        asked: The model that was asked for, without that prefix.
+        named: The name that the LM was given.
+    """
+    prefix = named.removesuffix(asked)
+    # ``openai/openai/gpt-oss-20b`` is answered by a model that is called like a prefix.
+    return answered if answered == asked or prefix == named else answered.removeprefix(prefix)
 
 
 def _count_in_modules(call: Call) -> LMRecord | None:
