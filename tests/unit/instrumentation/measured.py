@@ -85,8 +85,13 @@ class Measured:
         (scope,) = (scope.scope for part in data.resource_metrics for scope in part.scope_metrics)
         return scope
 
-    def tokens(self) -> dict[str, int]:
-        return {point.attributes["gen_ai.token.type"]: point.sum for point in self.points(TOKENS)}
+    def tokens(self, model: str | None = None) -> dict[str, int]:
+        """Input and output tokens, of one requested model alone if it is given."""
+        return {
+            point.attributes["gen_ai.token.type"]: point.sum
+            for point in self.points(TOKENS)
+            if model in (None, point.attributes["gen_ai.request.model"])
+        }
 
 
 def key(attributes: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:

@@ -11,10 +11,13 @@ from typing import Any
 
 import dspy
 import pytest
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
 from tests.support.fake_openai import FakeOpenAI, Reply, Usage
 from tests.support.faults import Status
+from tests.unit.instrumentation.conftest import TraceWith
 from tests.unit.instrumentation.lms import DSPY, EchoLM, Version, completion, served
+from tests.unit.instrumentation.measured import Measured
 from tests.unit.instrumentation.traced import Traced
 
 CHAT = "chat gpt-4o-mini"
@@ -206,6 +209,19 @@ def test_a_usage_that_was_passed_on_is_counted_once(
     assert traced.tree(SPENT[0]) == "\n".join(
         ["chat router", *[f"├─ {inner}"] * (calls - 1), f"└─ {inner}"]
     )
+
+
+@pytest.mark.parametrize("sampler", [ALWAYS_ON, ALWAYS_OFF], ids=["sampled", "not sampled"])
+def test_metrics_count_what_the_spans_have(
+    trace_with: TraceWith, server: FakeOpenAI, sampler: Sampler
+) -> None:
+    measured = Measured()
+    trace_with(sampler=sampler, meter_provider=measured.provider)
+    server.reply_with(*priced("hi", "hi", "hi"))
+    Router(served(server), by_two_calls)("hello")
+    connected(Delegating, server)("hello")
+    assert measured.tokens("gpt-4o-mini") == {"input": 3000, "output": 1500}
+    assert measured.tokens("router") == {}
 
 
 def test_a_usage_of_its_own_is_counted_beside_that_of_another(traced: Traced) -> None:

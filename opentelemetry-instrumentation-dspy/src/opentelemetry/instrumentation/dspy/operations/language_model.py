@@ -195,7 +195,8 @@ def end_lm_call(call: Call) -> Attributes:
     answered = attributes.get(GEN_AI_RESPONSE_MODEL)
     if answered is not None and "/" in answered:
         asked: str = call.start_attributes[GEN_AI_REQUEST_MODEL]
-        attributes[GEN_AI_RESPONSE_MODEL] = _without_prefix(answered, asked, call.instance.model)
+        named = str(getattr(call.instance, "model", ""))
+        attributes[GEN_AI_RESPONSE_MODEL] = _without_prefix(answered, asked, named)
     if outer is not None:
         outer.add_inner(attributes, record.inner)
     return attributes
