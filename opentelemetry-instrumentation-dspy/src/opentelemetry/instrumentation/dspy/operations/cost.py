@@ -33,6 +33,8 @@ def litellm_cost(response: Any) -> float | None:
 
 def provider_cost(usage: Any) -> float | None:
     """The cost that a provider says it charges, as OpenRouter does with every usage."""
+    if usage is None:
+        return None
     # https://openrouter.ai/docs/use-cases/usage-accounting
     cost = as_cost(value(usage, "cost"))
     if cost is None or cost < 0:

@@ -144,7 +144,8 @@ def _note_tier(key: str, cache: Any, *_arguments: Any) -> None:
 def _note_result(record: LMRecord, lm: Any, call: Any, result: Any) -> None:
     """dspy >= 3.4: ``finalize(lm, call, result)``."""
     answer = _answer_of(result)
-    if call.managed and isinstance(lm._engine_spec, str):
+    # Anything but a name is an engine of the program's own.
+    if getattr(call, "managed", True) and isinstance(getattr(lm, "_engine_spec", None), str):
         record.answers.append(answer)
     else:
         record.take_made(answer)
@@ -164,7 +165,7 @@ def _answer_of(result: Any) -> LMAnswer:
     if responses:
         answer.response_id = next((r.id for r in responses if r.id), None)
         answer.finish_reasons = _texts(r.finish_reason for r in responses)
-        _note_charges(answer, [value(r.provider_data, "usage") for r in responses])
+        _note_charges(answer, (value(r.provider_data, "usage") for r in responses))
     elif result.raw is not None:
         _note_ids(answer, result.raw)
         if answer.cost is None:
@@ -174,10 +175,13 @@ def _answer_of(result: Any) -> LMAnswer:
 
 def _note_charges(answer: LMAnswer, usages: Iterable[Any]) -> None:
     """Prefer what the provider charges to what a price table estimates."""
-    charges = [provider_cost(usage) for usage in usages]
-    known = [charge for charge in charges if charge is not None]
-    if known and len(known) == len(charges):
-        answer.cost, answer.cost_source = sum(known), COST_FROM_PROVIDER
+    total = 0.0
+    for usage in usages:
+        charge = provider_cost(usage)
+        if charge is None:
+            return
+        total += charge
+    answer.cost, answer.cost_source = total, COST_FROM_PROVIDER
 
 
 def _note_forwarded(response: Any, result: Any) -> None:

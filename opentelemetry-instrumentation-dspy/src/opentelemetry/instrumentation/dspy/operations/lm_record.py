@@ -108,6 +108,9 @@ class LMRecord:
 
         Those were paid for, each of them. What it says itself counts where it is something else.
         """
+        if not self.forwarded and not self.nested:  # as most are
+            self.answers.append(answer)
+            return
         forwarded, self.forwarded = self.forwarded, ()
         nested, self._nested_seen = self.nested[self._nested_seen :], len(self.nested)
         if any(given.raw is answer.raw for given in forwarded):
