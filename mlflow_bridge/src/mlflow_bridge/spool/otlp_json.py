@@ -17,26 +17,37 @@ others in its line.
 
 from __future__ import annotations
 
-import base64
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import orjson
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanKind
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 from opentelemetry.trace.span import SpanContext
+
+from mlflow_bridge.spool.otlp_values import attributes_json, text_json
 
 SPAN_MARK: Final = b'"startTimeUnixNano":'
 """Stands once in a line for every span in it; inside of text its quotes would be escaped."""
 
 HAS_IS_REMOTE: Final = 0x100
 IS_REMOTE: Final = 0x200
-_INT64: Final = 2**63
 # Other than in opentelemetry.trace.SpanKind, 0 stands for "unspecified" in OTLP.
 _KINDS: Final = {kind: kind.value + 1 for kind in SpanKind}
+_INTERNAL: Final = _KINDS[SpanKind.INTERNAL]
+_NO_STATUS: Final = b',"status":{}'
+_SPAN: Final = (
+    b'{"traceId":"%032x","spanId":"%016x","name":%b,"kind":%d,'
+    b'"startTimeUnixNano":"%d","endTimeUnixNano":"%d"%b%b,"flags":%d}'
+)
+_EVENT: Final = b'{"timeUnixNano":"%d","name":%b%b%b}'
+_LINK: Final = b'{"traceId":"%032x","spanId":"%016x"%b%b,"flags":%d}'
+_INT64: Final = 2**63
+_MAX_ENVELOPES: Final = 64
+_Envelope = tuple[bytes, bytes]
 
 
 def line_of(spans: Sequence[ReadableSpan]) -> bytes:
@@ -46,167 +57,173 @@ def line_of(spans: Sequence[ReadableSpan]) -> bytes:
         ValueError: A span has no ids.
         RecursionError: A value is nested too deep.
     """
-    data = {"resourceSpans": _resource_spans(spans)}
-    try:
-        return orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError:  # Lone surrogates, which no UTF-8 can hold, as escapes.
-        return json.dumps(data, separators=(",", ":")).encode("ascii") + b"\n"
+    return first_line(spans)[0]
 
 
-def _resource_spans(spans: Sequence[ReadableSpan]) -> list[dict[str, Any]]:
-    # By identity: hashing a resource costs more than writing it twice.
-    groups: dict[tuple[int, int], list[ReadableSpan]] = {}
+def first_line(spans: Sequence[ReadableSpan], max_bytes: float = math.inf) -> tuple[bytes, int]:
+    """The first of these spans in one line, and how many they are: one at least.
+
+    Args:
+        spans: Which.
+        max_bytes: A line that is as long gets no further span.
+
+    Raises:
+        ValueError: A span has no ids.
+        RecursionError: A value is nested too deep.
+    """
+    groups: dict[_Envelope, list[bytes]] = {}
+    texts: list[bytes] = []
+    resource = scope = None
+    size = count = 0
     for span in spans:
-        groups.setdefault((id(span.resource), id(span.instrumentation_scope)), []).append(span)
-    return [_group(members) for members in groups.values()]
+        text = _span(span)
+        if span.resource is not resource or span.instrumentation_scope is not scope:
+            resource, scope = span.resource, span.instrumentation_scope
+            texts = groups.setdefault(_envelope(resource, scope), [])
+        texts.append(text)
+        size += len(text)
+        count += 1
+        if size >= max_bytes:
+            break
+    return _joined(groups), count
 
 
-def _group(spans: Sequence[ReadableSpan]) -> dict[str, Any]:
-    resource, scope = spans[0].resource, spans[0].instrumentation_scope
-    scope_spans: dict[str, Any] = {"scope": _scope(scope), "spans": [_span(s) for s in spans]}
-    if scope is not None and scope.schema_url:
-        scope_spans["schemaUrl"] = scope.schema_url
-    group: dict[str, Any] = {
-        "resource": _with_attributes({}, resource.attributes),
-        "scopeSpans": [scope_spans],
-    }
-    if resource.schema_url:
-        group["schemaUrl"] = resource.schema_url
-    return group
+def _joined(groups: Mapping[_Envelope, list[bytes]]) -> bytes:
+    # In one go, since what is copied twice is the memory of all spans twice.
+    parts, comma = [b'{"resourceSpans":['], b""
+    for (before, after), texts in groups.items():
+        parts += (comma, before)
+        for text in texts:
+            parts += (text, b",")
+        parts[-1], comma = after, b","
+    parts.append(b"]}\n")
+    return b"".join(parts)
 
 
-def _scope(scope: InstrumentationScope | None) -> dict[str, Any]:
+_envelopes: dict[tuple[int, int], tuple[_Envelope, Resource, InstrumentationScope | None]] = {}
+
+
+def _envelope(resource: Resource, scope: InstrumentationScope | None) -> _Envelope:
+    """What stands before and after the spans of this resource and scope."""
+    key = (id(resource), id(scope))
+    known = _envelopes.get(key)
+    if known is None:
+        if len(_envelopes) >= _MAX_ENVELOPES:
+            _envelopes.clear()
+        # Together with the two, so that no other objects get their ids.
+        known = _envelopes[key] = (_new_envelope(resource, scope), resource, scope)
+    return known[0]
+
+
+def _new_envelope(resource: Resource, scope: InstrumentationScope | None) -> _Envelope:
+    before = (
+        b'{"resource":'
+        + _object(attributes_json(resource.attributes))
+        + b',"scopeSpans":[{"scope":'
+        + _scope(scope)
+        + b',"spans":['
+    )
+    after = b"]" + _schema(scope and scope.schema_url) + b"}]" + _schema(resource.schema_url) + b"}"
+    return before, after
+
+
+def _object(fields: bytes) -> bytes:
+    """Fields that each begin with a comma, as an object."""
+    return b"{" + fields[1:] + b"}"
+
+
+def _schema(url: str | None) -> bytes:
+    return b',"schemaUrl":' + text_json(url) if url else b""
+
+
+def _scope(scope: InstrumentationScope | None) -> bytes:
     if scope is None:
-        return {}
-    found: dict[str, Any] = {"name": scope.name} if scope.name else {}
-    if scope.version:
-        found["version"] = scope.version
-    return _with_attributes(found, scope.attributes)
+        return b"{}"
+    name = b',"name":' + text_json(scope.name) if scope.name else b""
+    version = b',"version":' + text_json(scope.version) if scope.version else b""
+    return _object(name + version + attributes_json(scope.attributes))
 
 
-def _span(span: ReadableSpan) -> dict[str, Any]:
-    context = span.context
+def _span(span: ReadableSpan) -> bytes:
+    context, parent, kind, name = span.context, span.parent, span.kind, span.name
     if context is None:
         raise ValueError("the span has no ids")
-    found = _ids(context)
-    if span.parent is not None:
-        found["parentSpanId"] = f"{span.parent.span_id:016x}"
-    if context.trace_state:
-        found["traceState"] = ",".join(f"{k}={v}" for k, v in context.trace_state.items())
-    found["name"] = _text_of(span.name)
-    found["kind"] = _KINDS.get(span.kind, 0)
-    found["startTimeUnixNano"] = _nanoseconds(span.start_time)
-    found["endTimeUnixNano"] = _nanoseconds(span.end_time)
-    _with_attributes(found, span.attributes)
-    if span.events:
-        found["events"] = [_event(event) for event in span.events]
-    if span.links:
-        found["links"] = [_link(link) for link in span.links]
-    found["status"] = _status(span)
-    _with_dropped(found, "Attributes", span.dropped_attributes)
-    _with_dropped(found, "Events", span.dropped_events)
-    _with_dropped(found, "Links", span.dropped_links)
-    found["flags"] = context.trace_flags | _is_remote_flags(span.parent)
+    fields = (attributes_json(span.attributes), _rest(span, context, parent))
+    kind = _INTERNAL if kind is SpanKind.INTERNAL else _KINDS.get(kind, 0)
+    flags = context.trace_flags | _is_remote_flags(parent)
+    ids = (context.trace_id, context.span_id)
+    try:
+        text = orjson.dumps(name) if type(name) is str else text_json(name)
+        return _SPAN % (*ids, text, kind, span.start_time, span.end_time, *fields, flags)
+    except (TypeError, ValueError, OverflowError):  # Of names and times that are none.
+        times = (_nanoseconds(span.start_time), _nanoseconds(span.end_time))
+        return _SPAN % (*ids, text_json(name), kind, *times, *fields, flags)
+
+
+def _rest(span: ReadableSpan, context: SpanContext, parent: SpanContext | None) -> bytes:
+    """What few spans have, but for a parent; it is left out where there is none of it."""
+    status = span.status
+    plain = status.status_code is StatusCode.UNSET and not status.description
+    found = _NO_STATUS if plain else _status(status)
+    if parent is not None:
+        found += b',"parentSpanId":"%016x"' % parent.span_id
+    if state := context.trace_state:
+        header = ",".join(f"{key}={value}" for key, value in state.items())
+        found += b',"traceState":' + text_json(header)
+    if events := span.events:
+        found += b',"events":[' + b",".join(map(_event, events)) + b"]"
+    if links := span.links:
+        found += b',"links":[' + b",".join(map(_link, links)) + b"]"
+    if count := span.dropped_attributes:
+        found += _dropped(b"Attributes", count)
+    if count := span.dropped_events:
+        found += _dropped(b"Events", count)
+    if count := span.dropped_links:
+        found += _dropped(b"Links", count)
     return found
-
-
-def _ids(context: SpanContext) -> dict[str, Any]:
-    return {"traceId": f"{context.trace_id:032x}", "spanId": f"{context.span_id:016x}"}
 
 
 def _is_remote_flags(context: SpanContext | None) -> int:
-    return HAS_IS_REMOTE | (IS_REMOTE if context is not None and context.is_remote else 0)
+    if context is None or not context.is_remote:
+        return HAS_IS_REMOTE
+    return HAS_IS_REMOTE | IS_REMOTE
 
 
-def _status(span: ReadableSpan) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if span.status.description:
-        found["message"] = _text_of(span.status.description)
-    if span.status.status_code.value:
-        found["code"] = span.status.status_code.value
-    return found
+def _status(status: Status) -> bytes:
+    code, message = status.status_code.value, status.description
+    text = b',"message":' + text_json(message) if message else b""
+    return b',"status":' + _object(text + b',"code":%d' % code if code else text)
 
 
-def _event(event: Event) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "timeUnixNano": _nanoseconds(event.timestamp),
-        "name": _text_of(event.name),
-    }
-    _with_dropped(found, "Attributes", event.dropped_attributes)
-    return _with_attributes(found, event.attributes)
+def _event(event: Event) -> bytes:
+    return _EVENT % (
+        _nanoseconds(event.timestamp),
+        text_json(event.name),
+        attributes_json(event.attributes),
+        _dropped(b"Attributes", event.dropped_attributes),
+    )
 
 
-def _link(link: Link) -> dict[str, Any]:
-    found = _ids(link.context)
-    _with_dropped(found, "Attributes", link.dropped_attributes)
-    found["flags"] = link.context.trace_flags | _is_remote_flags(link.context)
-    return _with_attributes(found, link.attributes)
+def _link(link: Link) -> bytes:
+    context = link.context
+    return _LINK % (
+        context.trace_id,
+        context.span_id,
+        attributes_json(link.attributes),
+        _dropped(b"Attributes", link.dropped_attributes),
+        context.trace_flags | _is_remote_flags(context),
+    )
 
 
-def _with_dropped(found: dict[str, Any], what: str, count: int) -> None:
-    if count:
-        found[f"dropped{what}Count"] = count
+def _dropped(what: bytes, count: int) -> bytes:
+    return b',"dropped%bCount":%d' % (what, count) if count else b""
 
 
-def _with_attributes(found: dict[str, Any], attributes: Mapping[str, Any] | None) -> dict[str, Any]:
-    if attributes:
-        found["attributes"] = _key_values(attributes.items())
-    return found
-
-
-def _key_values(items: Iterable[tuple[Any, Any]]) -> list[dict[str, Any]]:
-    return [{"key": _text_of(key), "value": _value(value)} for key, value in items]
-
-
-def _value(value: Any) -> dict[str, Any]:
-    if isinstance(value, str):
-        return {"stringValue": _text_of(value)}
-    if isinstance(value, bool):
-        return {"boolValue": value}
-    if isinstance(value, int):
-        return {"intValue": str(int(value))} if -_INT64 <= value < _INT64 else _big(value)
-    if isinstance(value, float):
-        return {"doubleValue": float(value) if math.isfinite(value) else _unreal(value)}
-    if value is None:
-        return {}
-    if isinstance(value, (bytes, bytearray)):
-        return {"bytesValue": base64.b64encode(value).decode("ascii")}
-    if isinstance(value, Mapping):
-        items = _key_values(cast("Mapping[Any, Any]", value).items())
-        return {"kvlistValue": {"values": items} if items else {}}
-    if isinstance(value, Sequence):
-        values = [_value(item) for item in cast("Sequence[Any]", value)]
-        return {"arrayValue": {"values": values} if values else {}}
-    return {"stringValue": _text_of(value)}
-
-
-def _nanoseconds(value: Any) -> str:
+def _nanoseconds(value: Any) -> int:
+    if type(value) is int and -_INT64 <= value < _INT64:
+        return value
     # A float, from time.time() * 1e9, is a common mistake; NaN and text have no better time.
     try:
-        return str(int(value or 0))
+        return int(str(int(value or 0)))
     except (TypeError, ValueError, OverflowError):
-        return "0"
-
-
-def _text_of(value: Any) -> str:
-    if isinstance(value, str):
-        # A subclass could bring methods of its own.
-        return value if type(value) is str else str.__str__(value)
-    try:
-        return str(value)
-    except Exception:  # Of an object of the program, which must not cost the span.
-        return object.__repr__(value)
-
-
-def _big(value: int) -> dict[str, Any]:
-    # In hex where Python refuses to write so many decimal digits.
-    try:
-        return {"stringValue": str(value)}
-    except ValueError:
-        return {"stringValue": hex(value)}
-
-
-def _unreal(value: float) -> str:
-    if math.isnan(value):
-        return "NaN"
-    return "Infinity" if value > 0 else "-Infinity"
+        return 0

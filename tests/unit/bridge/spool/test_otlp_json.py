@@ -13,10 +13,12 @@ import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from mlflow_bridge.spool.otlp_json import SPAN_MARK, line_of
+from mlflow_bridge.spool.otlp_json import SPAN_MARK, first_line, line_of
 from mlflow_bridge.spool.spooled_spans import spans_in
 from tests.unit.bridge.spool.spans import everything_in, names_of, span_that_dropped, span_with
 
@@ -170,6 +172,52 @@ def test_a_line_holds_spans_of_many_scopes_and_counts_them() -> None:
     line = line_of(spans)
     assert sorted(names_of(spans_in(line))) == ["plain", "plain", "predict"]
     assert (line.count(SPAN_MARK), line.count(b"\n")) == (3, 1)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_line_of_a_bounded_size_has_the_first_spans(large: bool) -> None:
+    spans = [span_with({"x": "x" * 1000}, name=str(n)) for n in range(10)]
+    size = len(line_of(spans[:1]))
+    line, count = first_line(spans, 1 if large else size * 3)
+    assert line == line_of(spans[:count])
+    assert count == (1 if large else 4)
+    assert first_line(spans) == (line_of(spans), 10)
+
+
+def test_the_same_names_with_other_types_of_values() -> None:
+    values = ["1", 1, True, 1.0, None, (1,), b"1", {"a": 1}, math.inf, 2**63, "\udfff", "1"]
+    for value in values:
+        (back,) = spans_in(line_of([span_with({"50 % of": "%b", "x": value})]))
+        found = dict(back.attributes or {})
+        expected = str(2**63) if value == 2**63 else value
+        assert found == {"50 % of": "%b", "x": expected}
+        assert type(found["x"]) is type(expected)
+
+
+def test_names_that_are_equal_and_written_differently() -> None:
+    for key in (1, True, 1.0):
+        names: Any = {key: "x"}
+        (back,) = spans_in(line_of([span_with(names)]))
+        assert back.attributes == {str(key): "x"}
+
+
+def test_more_kinds_of_spans_than_are_remembered() -> None:
+    for number in range(600):
+        attributes = {f"name {number}": number, "other": "text"}
+        resource, scope = Resource({"number": number}), InstrumentationScope(str(number))
+        span = ReadableSpan(
+            "span",
+            context=span_with().context,
+            attributes=attributes,
+            resource=resource,
+            instrumentation_scope=scope,
+        )
+        (back,) = spans_in(line_of([span]))
+        assert back.attributes == attributes
+        assert back.resource.attributes == {"number": number}
+        assert (back.instrumentation_scope or scope).name == str(number)
+        # So that the next ones may get their ids.
+        del span, resource, scope
 
 
 @pytest.mark.parametrize(
