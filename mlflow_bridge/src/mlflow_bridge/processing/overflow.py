@@ -31,6 +31,16 @@ class Overflow(Protocol):
         ...
 
 
+def taken_by(overflow: Overflow, spans: Sequence[ReadableSpan]) -> int:
+    """Have the overflow take these spans; how many of the first ones it took.
+
+    Only of a spool may that be a part.
+    """
+    if isinstance(overflow, Spool):
+        return overflow.take(spans)
+    return len(spans) if overflow.accept(spans) else 0
+
+
 def kept_by(overflow: Overflow | None, spans: Sequence[ReadableSpan], *, until: float) -> int:
     """Have the overflow take what is left at the end; how many it took, the first ones first.
 

@@ -15,17 +15,25 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
 
 from mlflow_bridge.processing.flush_mark import FlushMark
-from mlflow_bridge.processing.overflow import Overflow
+from mlflow_bridge.processing.overflow import Overflow, taken_by
 from mlflow_bridge.processing.slots import Slots
 
 _logger = logging.getLogger(__name__)
 
-_LINE_SPANS: Final = 32
-"""Spans for the overflow at once: about a millisecond of work, so that others get their turn."""
+_FEW_SPANS: Final = 32
+"""Spans for the overflow at once: half a millisecond of work or so; then others get their turn."""
+
+_MANY_SPANS: Final = 512
+"""The same when a great many wait. With each write the interpreter goes to another thread, and a
+program that is busy keeps it for `sys.getswitchinterval`, 5 ms, every time: that, and not the work,
+is what bounds how many spans get to the disk."""
+
+_SHARE: Final = 8
+"""What part of those that wait is taken at once, between the two."""
 
 _GIVE_WAY_SECONDS: Final = 0.0002
-"""Pause after each of them. A thread that waits for the interpreter gets it now, and not only after
-`sys.getswitchinterval`, which is 5 ms."""
+"""Pause after a few. A thread that waits for the interpreter gets it now, and not only after those
+5 ms."""
 
 _REFUSED_SECONDS: Final = 0.02
 """How long to wait for a slot or for the overflow when it has refused."""
@@ -132,9 +140,10 @@ class SpillWriter:
         """Write one line. False when there is nothing more to do."""
         item: ReadableSpan | FlushMark | None = self._queue.get()
         line: list[ReadableSpan] = []
+        most = min(max(self.waiting // _SHARE, _FEW_SPANS), _MANY_SPANS)
         while isinstance(item, ReadableSpan):
             line.append(item)
-            if len(line) == _LINE_SPANS:
+            if len(line) == most:
                 break
             try:
                 item = self._queue.get_nowait()
@@ -151,24 +160,24 @@ class SpillWriter:
 
     def _settle(self) -> bool:
         """Find a place for the spans of the line. False if some have none, and the end has come."""
+        few = len(self._line) <= _FEW_SPANS
         while True:
-            if self._accepted(self._line):
-                self._release(len(self._line))
-                time.sleep(_GIVE_WAY_SECONDS)
-                return True
-            if self._return_to_queue():
-                return True
+            self._release(self._taken(self._line))
+            if not self._line or self._return_to_queue():
+                if few:
+                    time.sleep(_GIVE_WAY_SECONDS)
+                return not self._given_up
             if self._given_up:
                 return False
             time.sleep(_REFUSED_SECONDS)
 
-    def _accepted(self, line: list[ReadableSpan]) -> bool:
+    def _taken(self, line: list[ReadableSpan]) -> int:
         try:
-            return self._overflow.accept(line)
+            return taken_by(self._overflow, line)
         # Also what is no Exception: it would end this thread.
         except BaseException:
             _logger.debug("The overflow raised", exc_info=True)
-            return False
+            return 0
 
     def _return_to_queue(self) -> bool:
         """Queue the first spans of the line, as far as there are slots. True if that was all."""
@@ -181,9 +190,10 @@ class SpillWriter:
         return True
 
     def _release(self, count: int) -> None:
+        """Forget the first spans of the line, which the overflow has."""
         with self._lock:
             if self._given_up:  # Whoever gave up has counted these spans.
                 return
-            self._line = []
+            self._line = self._line[count:]
             self._spilled(count)
         self._room.give_back(count)

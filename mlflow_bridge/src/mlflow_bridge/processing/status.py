@@ -7,7 +7,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from mlflow_bridge.spool.spool import SpoolStatus
+from mlflow_bridge.spool.status import SpoolStatus
 
 
 @dataclass(frozen=True)

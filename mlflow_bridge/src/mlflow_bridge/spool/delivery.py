@@ -20,7 +20,7 @@ from mlflow_bridge.spool.segment import locks_are_supported
 from mlflow_bridge.spool.spool import Spool, directory_for
 
 if TYPE_CHECKING:
-    from mlflow_bridge.spool.spool import SpoolStatus
+    from mlflow_bridge.spool.status import SpoolStatus
 
 _IN_USE: Final = (
     "what is left belongs to processes that are still running, or this user may not write it"

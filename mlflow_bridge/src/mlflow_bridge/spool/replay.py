@@ -37,21 +37,25 @@ class _OpenFile:
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
         self.pending: list[ReadableSpan] = []
+        self._read: list[ReadableSpan] = []
         self._lines = segment.open_for_reading()
 
     def fill(self, limit: int, on_unreadable: Callable[[bytes], None]) -> bool:
-        """Read the next spans, unless some are pending. False at the end of the file."""
-        read = 0
-        while not self.pending or (len(self.pending) < limit and read < _SLICE_BYTES):
+        """Have the next spans pending, unless some are. False at the end of the file."""
+        if self.pending:
+            return True
+        size, spans = 0, self._read
+        while not spans or (len(spans) < limit and size < _SLICE_BYTES):
             line = self._lines.readline()
             if not line:
                 break
-            read += len(line)
+            size += len(line)
             try:
-                self.pending += spans_in(line)
+                spans += spans_in(line)
             except ValueError:
                 _logger.debug("A line of %s is unreadable", self.segment.path, exc_info=True)
                 on_unreadable(line)
+        self.pending, self._read = spans[:limit], spans[limit:]
         return bool(self.pending)
 
     def close(self) -> None:

@@ -8,8 +8,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -20,6 +20,7 @@ from mlflow_bridge.spool.directory import SpoolDirectory, default_directory, des
 from mlflow_bridge.spool.journal import Journal
 from mlflow_bridge.spool.otlp_json import SPAN_MARK
 from mlflow_bridge.spool.segment import Segment, locks_are_supported
+from mlflow_bridge.spool.status import SpoolStatus
 from mlflow_bridge.spool.writer import SegmentWriter
 
 if TYPE_CHECKING:
@@ -28,32 +29,9 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _SEGMENT_BYTES: Final = 4_194_304
-_LINE_SPANS: Final = 128
+_LINE_SPANS: Final = 512
 # A disk that is full or read-only must not be asked again at every span.
 _PAUSE_SECONDS: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class SpoolStatus:
-    """The spool in numbers: what this process did, and what is in the directory now."""
-
-    replayed: int = 0
-    """Spans from the spool that MLflow has confirmed, also those of other processes.
-
-    A span counts again if its file had to be begun again.
-    """
-    dropped: int = 0
-    """Spans lost from the spool: at its limits, unreadable, or refused by MLflow."""
-    stored_own: int = 0
-    """How many of the replayed ones this process had spilled itself."""
-    dropped_own: int = 0
-    """How many of the dropped ones this process had spilled itself."""
-    bytes: int = 0
-    """Size of all files, also those of other processes."""
-    oldest_seconds: float = 0.0
-    """How long ago the oldest file was begun; 0 if there is none."""
-    unjournaled: int = 0
-    """Spans that write-ahead could not write down before they were sent."""
 
 
 def directory_for(config: MLflowDSPyConfig) -> Path:
@@ -170,55 +148,77 @@ class Spool:
 
     def accept(self, spans: Sequence[ReadableSpan]) -> bool:
         """Keep all of these spans, or none of them; see `Overflow`."""
-        return self.keep(spans, until=None) == len(spans)
+        absent = self._not_written_ahead(spans)
+        return not absent or self._written(absent)
 
-    def keep(self, spans: Sequence[ReadableSpan], *, until: float | None) -> int:
+    def keep(self, spans: Sequence[ReadableSpan], *, until: float) -> int:
         """Keep as many of these spans as there is time for, the first ones first.
 
         Args:
             spans: Those that write-ahead has on disk take no time.
-            until: A `time.monotonic` after which no more is written; None writes all.
+            until: A `time.monotonic` after which no more is written.
 
         Returns:
             How many are on disk.
         """
+        absent = self._not_written_ahead(spans)
+        return len(spans) - len(absent) + self.take(absent, until=until)
+
+    def _not_written_ahead(self, spans: Sequence[ReadableSpan]) -> Sequence[ReadableSpan]:
         journal = self._journal
-        absent = [span for span in spans if journal is None or not journal.has(span)]
-        kept = len(spans) - len(absent)
-        for start in range(0, len(absent), _LINE_SPANS):
-            if until is not None and time.monotonic() > until:
-                return kept
-            some = absent[start : start + _LINE_SPANS]
-            if not self._write(some):
-                return kept
-            kept += len(some)
-        return kept
+        return spans if journal is None else [span for span in spans if not journal.has(span)]
+
+    def take(self, spans: Sequence[ReadableSpan], *, until: float = math.inf) -> int:
+        """Write these spans as far as the disk takes them, in lines of some hundred.
+
+        Returns:
+            How many of the first ones were written.
+        """
+        taken = 0
+        while taken < len(spans) and time.monotonic() <= until:
+            count = self._write(spans[taken : taken + _LINE_SPANS], self._spilled.write_first)
+            taken += count
+            if not count:
+                break
+        return taken
 
     def spill(self, spans: Sequence[ReadableSpan]) -> bool:
         """Take spans over that waited in memory, to give them out again later."""
-        if not self._write(spans):
+        if not self._written(spans):
             return False
         self.settled(spans)
         return True
 
-    def _write(self, spans: Sequence[ReadableSpan]) -> bool:
+    def _written(self, spans: Sequence[ReadableSpan]) -> bool:
+        return self._write(spans, self._write_all) == len(spans)
+
+    def _write_all(self, spans: Sequence[ReadableSpan]) -> int:
+        self._spilled.write(spans)
+        return len(spans)
+
+    def _write(
+        self, spans: Sequence[ReadableSpan], write: Callable[[Sequence[ReadableSpan]], int]
+    ) -> int:
+        """How many of the first ones are written, or never will be."""
         if time.monotonic() < self._refuses_until:
-            return False
+            return 0
         try:
-            self._spilled.write(spans)
+            return write(spans)
         except OSError as error:
             self._note_failure(error)
-            return False
+            return 0
         # Any: a value may bring code of the program's own, and the sender calls this.
         except Exception as error:
             return self._write_without_culprit(spans, error)
-        return True
 
-    def _write_without_culprit(self, spans: Sequence[ReadableSpan], error: Exception) -> bool:
+    def _write_without_culprit(self, spans: Sequence[ReadableSpan], error: Exception) -> int:
         """Write what can be, and give up the span that can never be: others would wait behind."""
         if len(spans) > 1:
             middle = len(spans) // 2
-            return self._write(spans[:middle]) and self._write(spans[middle:])
+            written = self._write(spans[:middle], self._write_all)
+            if written < middle:
+                return written
+            return middle + self._write(spans[middle:], self._write_all)
         self._count(dropped=1, dropped_own=1)
         self._notices.warn(
             "impossible",
@@ -226,7 +226,7 @@ class Spool:
             spans[0].name,
             error,
         )
-        return True
+        return 1
 
     def begin_write_ahead(self) -> None:
         """Write every span down before it is sent, from now on in this process."""

@@ -13,10 +13,14 @@ from typing import Final
 from opentelemetry.sdk.trace import ReadableSpan
 
 from mlflow_bridge.spool.directory import SpoolDirectory
-from mlflow_bridge.spool.otlp_json import line_of
+from mlflow_bridge.spool.otlp_json import first_line
 from mlflow_bridge.spool.segment import Segment
 
 _SYNC_SPANS: Final = 512
+_LINE_BYTES: Final = 1_048_576
+"""So that a line is neither held in memory as a whole by the hundreds of spans with images in them,
+nor too long for the one who reads it."""
+_FEW_SPANS: Final = 32
 
 SpanKey = tuple[int, int]
 
@@ -44,6 +48,7 @@ class SegmentWriter:
     ) -> None:
         self._directory = directory
         self._segment_bytes = segment_bytes
+        self._line_bytes = min(_LINE_BYTES, segment_bytes)
         self._sync = sync
         self._droppable = droppable
         self.lock = threading.RLock()
@@ -54,22 +59,40 @@ class SegmentWriter:
         self.full: deque[Segment] = deque()
 
     def write(self, spans: Sequence[ReadableSpan]) -> Segment:
-        """Append these spans as one line.
+        """Append these spans as one line, however long it gets; see `write_first`.
 
         Returns:
             The file that has them now.
+        """
+        return self._write(*first_line(spans))
+
+    def write_first(self, spans: Sequence[ReadableSpan]) -> int:
+        """Append the first of these spans as one line of about a MiB at most.
+
+        Returns:
+            How many they are: one at least.
 
         Raises:
             OSError: They could not be written; then nothing of them was.
             ValueError, RecursionError: One of them cannot be, or they are too large.
         """
-        line = line_of(spans)
+        line, count = first_line(spans, self._line_bytes)
+        try:
+            self._write(line, count)
+        except OSError:
+            if count <= _FEW_SPANS:
+                raise
+            # On a disk that is nearly full there may be room for some of them.
+            return self.write_first(spans[: count // 4])
+        return count
+
+    def _write(self, line: bytes, spans: int) -> Segment:
         with self.lock:
             if self.busy:
-                return self._write_apart(line, len(spans))
+                return self._write_apart(line, spans)
             self.busy = True
             try:
-                return self._append(line, len(spans))
+                return self._append(line, spans)
             finally:
                 self.busy = False
 

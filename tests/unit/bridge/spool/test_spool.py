@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import shutil
 import stat
@@ -327,7 +328,7 @@ def test_what_write_ahead_has_is_kept_without_being_written_again(tmp_path: Path
     size = spool.status().bytes
     assert spool.keep(spans[:1], until=0.0) == 1
     assert spool.status().bytes == size
-    assert spool.keep(spans, until=None) == 3
+    assert spool.keep(spans, until=math.inf) == 3
     spool.close()
     assert sorted(drained(Spool(tmp_path))) == ["a", "b", "c"]
 
@@ -336,6 +337,78 @@ def test_keeps_what_there_is_time_for(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     assert spool.keep(spans_named("a"), until=time.monotonic() - 1) == 0
     assert spool.keep(spans_named("a"), until=time.monotonic() + 60) == 1
+
+
+def lines_in(directory: Path) -> list[bytes]:
+    return [line for file in files_in(directory) for line in file.read_bytes().splitlines()]
+
+
+def test_many_spans_are_taken_in_lines_of_a_bounded_size(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=400_000, segment_bytes=100_000)
+    spans = [span_with({"x": "x" * 10_000}, name=str(n), span_id=n + 1) for n in range(25)]
+    assert spool.take(spans) == 25
+    lines = lines_in(tmp_path)
+    assert 3 <= len(lines) <= 5
+    assert max(map(len, lines)) < 115_000
+    assert drained(spool) == names_of(spans)
+
+
+def test_many_small_spans_are_few_lines(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spans = spans_named(*map(str, range(600)))
+    assert spool.take(spans) == 600
+    assert len(lines_in(tmp_path)) == 2
+    assert drained(spool) == names_of(spans)
+
+
+def test_of_what_a_full_disk_took_a_part_of_nothing_is_kept_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path, segment_bytes=5_000)
+    spans, write, room = spans_named(*map(str, range(40))), os.write, [2]
+
+    def write_twice(descriptor: int, data: bytes) -> int:
+        room[0] -= 1
+        if room[0] < 0:
+            raise OSError(errno.ENOSPC, "no space left")
+        return write(descriptor, data)
+
+    with monkeypatch.context() as full:
+        full.setattr("mlflow_bridge.spool.segment.os.write", write_twice)
+        taken = spool.take(spans)
+    assert 0 < taken < 40
+    spool._refuses_until = 0.0
+    assert spool.take(spans[taken:]) == 40 - taken
+    assert drained(spool) == names_of(spans)
+
+
+def test_a_disk_that_is_nearly_full_takes_some_of_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path)
+    spans, write = spans_named(*map(str, range(512))), os.write
+
+    def write_a_little(descriptor: int, data: bytes) -> int:
+        if len(data) > 200_000:
+            raise OSError(errno.ENOSPC, "no space left")
+        return write(descriptor, data)
+
+    monkeypatch.setattr("mlflow_bridge.spool.segment.os.write", write_a_little)
+    assert spool.take(spans) == 512
+    assert len(lines_in(tmp_path)) > 1
+    assert drained(spool) == names_of(spans)
+
+
+@pytest.mark.parametrize("value", [endless(), "x" * 60_000], ids=["endless", "too large"])
+def test_among_many_a_span_that_can_never_be_kept_costs_no_other(
+    tmp_path: Path, value: Any
+) -> None:
+    spool = Spool(tmp_path, max_bytes=50_000)
+    spans = spans_named(*map(str, range(20)))
+    spans.insert(13, span_with({"x": value}, name="poison", span_id=99))
+    assert spool.take(spans) == 21
+    assert drained(spool) == [str(n) for n in range(20)]
+    assert spool.status().dropped_own == 1
 
 
 @pytest.mark.parametrize("write_ahead", [False, True])
