@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
-from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 
+from mlflow_bridge.processing.exit_time import seconds_until
 from mlflow_bridge.processing.notices import Notices
 from mlflow_bridge.processing.overflow import Overflow
 from mlflow_bridge.processing.sender import Sender
@@ -18,17 +19,15 @@ from mlflow_bridge.processing.spill_writer import SpillWriter
 from mlflow_bridge.processing.status import Counters
 from mlflow_bridge.spool.spool import Spool
 
-_GIVE_WAY_SECONDS: Final = 0.02
-"""The longest that a thread waits, where it may, for a disk that is slower than the program."""
-
 
 class Admission:
     """Finds a place for each span, on the thread that ends it.
 
     At the limit of the queue, with the policy "spill", a span goes to the `SpillWriter` at once;
-    with "block", or without one, the thread waits for a slot first. Where the writer has no room
-    either, the disk being slower than the program, the thread gives way for up to 20 ms. A thread
-    that runs an event loop never waits, nor does the sender's.
+    with "block", or without one, the thread waits for a slot first. Where the writer has hardly
+    any room either, the disk being slower than the program, the thread waits for that: better
+    slow than without its spans. All of it takes ``block_seconds`` at most. A thread that runs an
+    event loop never waits, nor do those of the sender and the writer.
 
     Args:
         enqueue: Queues a span that has a slot, and is on disk if it is to be there first.
@@ -38,7 +37,7 @@ class Admission:
             to be on disk before its end returns.
         spill: Writes to the overflow otherwise.
         blocks: Whether to wait for a slot before a span is spilled.
-        block_seconds: The longest wait for a slot.
+        block_seconds: The longest wait for room.
         sender: Whose thread never waits.
     """
 
@@ -86,15 +85,27 @@ class Admission:
             raise
 
     def _admit_without_slot(self, span: ReadableSpan) -> None:
-        may_wait = (
-            self._block_seconds > 0
-            and not self._sender.is_current_thread
-            and not _runs_event_loop()
-        )
-        if self._blocks and may_wait and self._slots.take_within(self._block_seconds):
+        patience = self._block_seconds if self._may_wait() else 0.0
+        until = time.monotonic() + patience
+        if self._blocks and patience and self._slots.take_within(patience):
             self._queue(span)
-        elif not self._spilled(span, may_wait):
+        elif not self._spilled(span, until):
             self.lose(self._reason)
+
+    def _may_wait(self) -> bool:
+        if self._sender.is_current_thread or _runs_event_loop():
+            return False
+        return self._spill is None or not self._spill.is_current_thread
+
+    def end(self) -> None:
+        """Queue nothing any more: from now on, whoever has a slot finds that it is too late."""
+        self._enqueue = self._admit_with_slot_too_late
+
+    def _admit_with_slot_too_late(self, span: ReadableSpan) -> None:
+        self.admit_late(span)
+        # Whoever freed all slots in the meantime has counted the span as lost.
+        if not self._slots.give_back_own():
+            self._counters.given_up(-1, spilled=False)
 
     def admit_late(self, span: ReadableSpan) -> None:
         """Find a place for a span that ended after the shutdown."""
@@ -127,7 +138,7 @@ class Admission:
             self._slots.give_back(1)
             raise
 
-    def _spilled(self, span: ReadableSpan, may_wait: bool) -> bool:
+    def _spilled(self, span: ReadableSpan, until: float) -> bool:
         if self._spill is None or self._overflow is None:
             return False
         writes_here = self._spool is not None and self._spool.writes_ahead
@@ -135,9 +146,8 @@ class Admission:
             self._counters.given_up(1, spilled=True)
             return True
         # With a disk that takes nothing now, memory is the better place than none.
-        if self._spill.put(span):
-            return True
-        return may_wait and self._spill.put_within(span, _GIVE_WAY_SECONDS)
+        seconds = seconds_until(until)
+        return self._spill.put_within(span, seconds) if seconds else self._spill.put(span)
 
     @property
     def _reason(self) -> str:

@@ -17,6 +17,7 @@ from opentelemetry.trace import TraceFlags
 
 from mlflow_bridge.processing.admission import Admission
 from mlflow_bridge.processing.backoff import Backoff
+from mlflow_bridge.processing.drain import drain
 from mlflow_bridge.processing.exit_summary import exit_summary
 from mlflow_bridge.processing.exit_time import ExitTime, seconds_until
 from mlflow_bridge.processing.handover import Handover
@@ -209,6 +210,7 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
             # The thread must not keep a processor alive that nobody has any more.
             requeue=lambda span: (it := this()) is not None and it._admission.requeue(span),
             spilled=lambda count: counters.given_up(count, spilled=True),
+            too_late=lambda span: (it := this()) and it._admission.admit_late(span),
             capacity=self._max_spill_queue_size,
         )
 
@@ -332,17 +334,16 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
     def _stop(self, deadline: float) -> bool:
         # First, for the sender also delivers at its end what this process has spilled.
         left = self._spill.close(seconds_until(deadline) / 2) if self._spill is not None else []
-        # Drained here first, so that the base class has nothing left that could keep it waiting.
-        super().force_flush()
+        # Here, so that the base class has nothing left that could keep it waiting, or be dropped.
+        drain(super().force_flush, lambda: self._handover.expected, end=self._admission.end)
         super().shutdown()
         self._handover.end()
         left = [*self._sender.close(seconds_until(deadline)), *left]
         # The time for this begins when it was planned to; a delivery that ended early leaves more.
         until = max(deadline, time.monotonic()) + self._time.spooling_seconds
         kept = kept_by(self._overflow, left, until=until)
-        # A span whose on_end overlapped with this call was dropped by the base class.
-        late = self._queued
-        self._slots.give_back(self._slots.used)
+        # Of threads that are about to queue a span; each looks again, and corrects this.
+        late = self._slots.give_back_all()
         self._counters.given_up(kept, spilled=True)
         self._counters.given_up(len(left) - kept + late, spilled=False)
         if self._spool is not None:
@@ -351,11 +352,9 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         return late == 0 and kept == len(left)
 
     def _report_what_is_missing(self) -> None:
+        spool, known = self._spool and self._spool.path, self._sender.has_warned
         line = exit_summary(
-            self.status(),
-            spool=self._spool and self._spool.path,
-            known=self._sender.has_warned,
-            exit_timeout=self._exit_timeout,
+            self.status(), spool=spool, known=known, exit_timeout=self._exit_timeout
         )
         if line is not None:
             _logger.warning("%s", line)

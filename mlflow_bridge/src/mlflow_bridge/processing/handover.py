@@ -48,6 +48,12 @@ class Handover(SpanExporter):
         """Spans that the filter holds back."""
         return 0 if self._filter is None else self._filter.held
 
+    @property
+    def expected(self) -> int:
+        """Spans that have a slot and are not here yet."""
+        # In this order: the filter gives spans to the sender, and gets none back.
+        return self._sender.slots_elsewhere() - self.held
+
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Give the sender those spans that are wanted."""
         if self._filter is None:

@@ -168,6 +168,11 @@ class Sender:
             mark.reach(complete=not left)
         return left
 
+    def slots_elsewhere(self) -> int:
+        """How many slots are taken by spans that are not here."""
+        with self._changed:
+            return self._slots.used - len(self._waiting_spans())
+
     def _waiting_spans(self) -> list[ReadableSpan]:
         queued = [item for item in self._queue if not isinstance(item, FlushMark)]
         return [*self._in_flight, *queued]

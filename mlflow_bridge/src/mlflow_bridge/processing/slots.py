@@ -44,22 +44,27 @@ class Slots:
             return False
         return True
 
-    def take_within(self, seconds: float) -> bool:
-        """Take a slot, waiting for one at most this long.
+    def take_within(self, seconds: float, *, leaving: int = 0) -> bool:
+        """Take a slot, waiting at most this long until more than ``leaving`` are free.
 
-        After one wait in vain nobody waits again until slots have come back: a destination that
-        is gone must not slow every call of the program down.
+        After that, any will do. After one wait in vain nobody waits again until slots have come
+        back: a destination that is gone must not slow every call of the program down.
         """
+        if self._take_but(leaving):
+            return True
         with self._given_back:
-            if self._stalled:
-                return self.try_take()
-            self._waiters += 1
-            try:
-                taken = self._given_back.wait_for(self.try_take, seconds)
-            finally:
-                self._waiters -= 1
-            self._stalled = not taken
-            return taken
+            if not self._stalled:
+                self._waiters += 1
+                try:
+                    if self._given_back.wait_for(lambda: self._take_but(leaving), seconds):
+                        return True
+                finally:
+                    self._waiters -= 1
+                self._stalled = True
+            return self.try_take()
+
+    def _take_but(self, leaving: int) -> bool:
+        return len(self._free) > leaving and self.try_take()
 
     def give_back(self, count: int) -> None:
         """Free this many slots."""
@@ -68,3 +73,17 @@ class Slots:
             with self._given_back:
                 self._stalled = False
                 self._given_back.notify_all()
+
+    def give_back_all(self) -> int:
+        """Free all slots, whoever has them; how many these were."""
+        with self._given_back:
+            used = self.used
+            self.give_back(used)
+        return used
+
+    def give_back_own(self) -> bool:
+        """Free a slot that may have been freed by `give_back_all`; False if it was."""
+        with self._given_back:
+            used = self.used > 0
+            self.give_back(int(used))
+        return used

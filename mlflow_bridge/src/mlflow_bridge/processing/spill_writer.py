@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Final
 
@@ -29,7 +29,8 @@ program that is busy keeps it for `sys.getswitchinterval`, 5 ms, every time: tha
 is what bounds how many spans get to the disk."""
 
 _SHARE: Final = 8
-"""What part of those that wait is taken at once, between the two."""
+"""What part of those that wait is taken at once, between the two; and what part of the room is for
+the threads of event loops alone."""
 
 _GIVE_WAY_SECONDS: Final = 0.0002
 """Pause after a few. A thread that waits for the interpreter gets it now, and not only after those
@@ -51,6 +52,7 @@ class SpillWriter:
         overflow: Where they go.
         requeue: Queues a span if there is a slot for it, and says whether there was.
         spilled: Told how many spans the overflow has taken.
+        too_late: Given a span that came when this was closed, by the thread that ended it.
         capacity: The most spans that may wait.
     """
 
@@ -60,11 +62,13 @@ class SpillWriter:
         *,
         requeue: Callable[[ReadableSpan], bool],
         spilled: Callable[[int], None],
+        too_late: Callable[[ReadableSpan], object],
         capacity: int,
     ) -> None:
         self._overflow = overflow
         self._requeue = requeue
         self._spilled = spilled
+        self._too_late = too_late
         self._room = Slots(capacity)
         # Its put() may interrupt itself, in a garbage collection for instance.
         self._queue: SimpleQueue[ReadableSpan | FlushMark | None] = SimpleQueue()
@@ -81,6 +85,10 @@ class SpillWriter:
         return self._room.used
 
     @property
+    def is_current_thread(self) -> bool:
+        return threading.current_thread() is self._thread
+
+    @property
     def capacity(self) -> int:
         return self._room.capacity
 
@@ -88,15 +96,25 @@ class SpillWriter:
         """Take the span if there is room for it. Does not wait."""
         if not self._room.try_take():
             return False
-        self._queue.put(span)
+        self._put(span)
         return True
 
     def put_within(self, span: ReadableSpan, seconds: float) -> bool:
-        """Take the span, waiting for room at most this long."""
-        if not self._room.take_within(seconds):
+        """Take the span, waiting at most this long for room.
+
+        Who can wait leaves some to those who cannot.
+        """
+        if not self._room.take_within(seconds, leaving=self.capacity // _SHARE):
             return False
-        self._queue.put(span)
+        self._put(span)
         return True
+
+    def _put(self, span: ReadableSpan) -> None:
+        self._queue.put(span)
+        if self._given_up:  # It may have been put after all were taken out.
+            for late in self._take_out():
+                self._room.give_back(1)
+                self._too_late(late)
 
     def flush(self, seconds: float) -> bool:
         """Wait until all that was put before is with the overflow, or in the queue again."""
@@ -119,17 +137,21 @@ class SpillWriter:
             # A copy: the thread may be in the middle of writing the line.
             left = [*self._line]
             self._line = []
+        left += self._take_out()
+        self._room.give_back(len(left))
+        return left
+
+    def _take_out(self) -> Iterator[ReadableSpan]:
+        """What waits here, one by one: others may be at it as well."""
         while True:
             try:
                 item = self._queue.get_nowait()
             except Empty:
-                break
+                return
             if isinstance(item, FlushMark):
                 item.reach(complete=False)
             elif item is not None:
-                left.append(item)
-        self._room.give_back(len(left))
-        return left
+                yield item
 
     def _run(self) -> None:
         with suppress_instrumentation():

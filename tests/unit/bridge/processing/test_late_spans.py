@@ -1,0 +1,106 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Spans that end in other threads while the processor is shut down: kept, and counted as such."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from opentelemetry.trace import Tracer
+
+from mlflow_bridge.export.outcomes import Retry
+from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
+from mlflow_bridge.spool.segment import Segment
+from mlflow_bridge.spool.spool import Spool
+from mlflow_bridge.spool.spooled_spans import spans_in
+from tests.unit.bridge.processing.fakes import (
+    PATIENCE,
+    FakeDelivery,
+    closing,
+    wait_until,
+)
+from tests.unit.bridge.spool.spans import files_in
+
+
+def names_on_disk(directory: Path) -> list[str]:
+    lines = (line for file in files_in(directory) for line in file.read_bytes().splitlines())
+    return [span.name for line in lines for span in spans_in(line)]
+
+
+class SlowWrite:
+    """One write to the spool waits for ``release``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.entered, self.release = threading.Event(), threading.Event()
+        append = Segment.append
+
+        def slow(segment: Segment, line: bytes, spans: int) -> None:
+            if not self.entered.is_set():
+                self.entered.set()
+                self.release.wait(PATIENCE)
+            append(segment, line, spans)
+
+        monkeypatch.setattr(Segment, "append", slow)
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+def test_a_span_that_is_being_written_ahead_at_the_shutdown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_time: bool
+) -> None:
+    monkeypatch.setattr("mlflow_bridge.processing.drain._LATE_SECONDS", PATIENCE * in_time)
+    disk = SlowWrite(monkeypatch)
+    delivery = FakeDelivery()
+    processor = MLflowBatchSpanProcessor(delivery, overflow=Spool(tmp_path, write_ahead=True))
+    with closing(processor) as tracer:
+        thread = threading.Thread(target=lambda: tracer.start_span("late").end())
+        thread.start()
+        assert disk.entered.wait(PATIENCE)
+        closer = threading.Thread(target=processor.close)
+        closer.start()
+        if not in_time:
+            # What is not known to be on disk counts as lost until it is.
+            wait_until(lambda: processor.status().dropped == 1)
+        disk.release.set()
+        thread.join(PATIENCE)
+        closer.join(PATIENCE)
+    status = processor.status()
+    assert (status.dropped, status.queued) == (0, 0)
+    assert (status.stored, status.kept) == ((1, 0) if in_time else (0, 1))
+    assert (set(delivery.names), set(names_on_disk(tmp_path))) == (
+        ({"late"}, set()) if in_time else (set(), {"late"})
+    )
+
+
+@pytest.mark.parametrize("write_ahead", [True, False])
+@pytest.mark.parametrize("away", [True, False])
+def test_threads_that_end_spans_during_the_shutdown_lose_none(
+    tmp_path: Path, write_ahead: bool, away: bool
+) -> None:
+    refusals = [Retry("no such experiment", None, lasting=True)] * 1_000
+    delivery = FakeDelivery(*refusals) if away else FakeDelivery()
+    processor = MLflowBatchSpanProcessor(
+        delivery,
+        overflow=Spool(tmp_path, write_ahead=write_ahead),
+        max_queue_size=200,
+        exit_timeout_seconds=PATIENCE,
+    )
+    ended: list[str] = []
+
+    def end_spans(tracer: Tracer) -> None:
+        for number in range(300):
+            tracer.start_span(f"span {number}").end()
+            ended.append("")
+
+    with closing(processor) as tracer:
+        threads = [threading.Thread(target=end_spans, args=(tracer,)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(ended) >= 600)
+        processor.close()
+        for thread in threads:
+            thread.join(PATIENCE)
+    status = processor.status()
+    assert (status.dropped, status.queued) == (0, 0)
+    assert status.stored + status.recovered + status.kept == len(ended) == 1800

@@ -1,0 +1,141 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The queue is full, and so is that for the disk: who waits, for whom, and who never does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import Tracer
+
+from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
+from tests.unit.bridge.processing.fakes import (
+    PATIENCE,
+    HangingDelivery,
+    ListOverflow,
+    closing,
+    wait_until,
+)
+
+LONG = 3600.0
+
+
+class HangingOverflow(ListOverflow):
+    """Does not take anything before ``release`` is set, and remembers how much at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release = threading.Event()
+        self.sizes: list[int] = []
+
+    def accept(self, spans: Sequence[ReadableSpan]) -> bool:
+        self.release.wait(PATIENCE)
+        self.sizes.append(len(spans))
+        return super().accept(spans)
+
+
+def full(
+    overflow: ListOverflow, *, room: int, block_seconds: float = LONG
+) -> tuple[MLflowBatchSpanProcessor, HangingDelivery]:
+    delivery = HangingDelivery()
+    processor = MLflowBatchSpanProcessor(
+        delivery,
+        max_queue_size=1,
+        max_spill_queue_size=room,
+        block_seconds=block_seconds,
+        overflow=overflow,
+    )
+    return processor, delivery
+
+
+def end_spans(tracer: Tracer, count: int) -> None:
+    for index in range(count):
+        tracer.start_span(f"span {index}").end()
+
+
+def test_without_room_for_the_disk_a_thread_waits_and_loses_nothing() -> None:
+    overflow = HangingOverflow()
+    processor, delivery = full(overflow, room=4)
+    with closing(processor) as tracer:
+        thread = threading.Thread(target=end_spans, args=(tracer, 200))
+        thread.start()
+        wait_until(lambda: processor.status().queued == 5)
+        thread.join(0.2)
+        assert thread.is_alive()
+        overflow.release.set()
+        thread.join(PATIENCE)
+        wait_until(lambda: processor.status().spilled == 199)
+        assert processor.status().dropped == 0
+        delivery.release.set()
+
+
+def test_after_a_wait_for_the_disk_in_vain_nobody_waits() -> None:
+    overflow = HangingOverflow()
+    processor, delivery = full(overflow, room=4, block_seconds=0.05)
+    with closing(processor) as tracer:
+        # With a wait for each of them this would take more than a minute.
+        end_spans(tracer, 1_505)
+        assert (processor.status().queued, processor.status().dropped) == (5, 1_500)
+        overflow.release.set()
+        delivery.release.set()
+
+
+async def test_the_thread_of_an_event_loop_does_not_wait_for_the_disk() -> None:
+    overflow = HangingOverflow()
+    processor, delivery = full(overflow, room=4)
+    with closing(processor) as tracer:
+        end_spans(tracer, 20)
+        assert (processor.status().queued, processor.status().dropped) == (5, 15)
+        overflow.release.set()
+        delivery.release.set()
+
+
+async def test_threads_that_wait_leave_some_room_to_the_event_loop() -> None:
+    overflow = HangingOverflow()
+    processor, delivery = full(overflow, room=80)
+    with closing(processor) as tracer:
+        thread = threading.Thread(target=end_spans, args=(tracer, 200))
+        thread.start()
+        wait_until(lambda: processor.status().queued == 71)
+        thread.join(0.2)
+        assert (thread.is_alive(), processor.status().queued) == (True, 71)
+        end_spans(tracer, 10)
+        assert (processor.status().queued, processor.status().dropped) == (81, 0)
+        overflow.release.set()
+        thread.join(PATIENCE)
+        wait_until(lambda: processor.status().spilled == 209)
+        assert processor.status().dropped == 0
+        delivery.release.set()
+
+
+def test_the_thread_that_writes_never_waits_for_itself() -> None:
+    class EndsSpans(ListOverflow):
+        def accept(self, spans: Sequence[ReadableSpan]) -> bool:
+            if not self.names:
+                for _ in range(10):
+                    processor.on_end(spans[0])
+            return super().accept(spans)
+
+    processor, delivery = full(EndsSpans(), room=4)
+    with closing(processor) as tracer:
+        end_spans(tracer, 2)
+        wait_until(lambda: processor.status().queued == 1)
+        status = processor.status()
+        assert (status.spilled, status.dropped) == (4, 7)
+        delivery.release.set()
+
+
+def test_what_waits_for_the_disk_is_written_in_few_long_lines() -> None:
+    overflow = HangingOverflow()
+    processor, delivery = full(overflow, room=100_000)
+    with closing(processor) as tracer:
+        end_spans(tracer, 10_001)
+        overflow.release.set()
+        wait_until(lambda: processor.status().spilled == 10_000)
+        assert max(overflow.sizes) == 512
+        # But few at once while few wait, so that each is soon on disk.
+        assert min(overflow.sizes[-3:]) <= 32
+        assert len(overflow.sizes) < 80
+        delivery.release.set()
