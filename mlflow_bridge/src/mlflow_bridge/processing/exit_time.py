@@ -11,8 +11,11 @@ from typing import Final
 _SPOOLING_SHARE: Final = 0.1
 """The share that is for giving up in good order; the rest is for delivery."""
 
-_SPOOLING_SECONDS: Final = 0.00006
-"""About the time that it takes to write one span to the spool."""
+_SPOOLING_SECONDS: Final = 0.00004
+"""The time that it takes to write a span of some kB to the spool, on a machine that is busy."""
+
+_LARGEST_SPOOLING_SHARE: Final = 0.75
+"""The share for the spool where very many spans wait: more than MLflow could take in that time."""
 
 _SHORTEST_SPOOLING_SECONDS: Final = 0.25
 """Time for the spool that even a shutdown without any time grants."""
@@ -38,7 +41,7 @@ class ExitTime:
         share = total * _SPOOLING_SHARE
         if not queued:
             return cls(total - share, max(share, _SHORTEST_SPOOLING_SECONDS))
-        usual = min(share + queued * _SPOOLING_SECONDS, total / 2)
+        usual = min(share + queued * _SPOOLING_SECONDS, total * _LARGEST_SPOOLING_SHARE)
         spooling = max(usual, _SHORTEST_SPOOLING_SECONDS)
         return cls(max(total - spooling, 0.0), spooling)
 
