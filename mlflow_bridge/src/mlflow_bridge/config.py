@@ -164,8 +164,8 @@ class MLflowDSPyConfig(BaseSettings):
         default=1.0,
         ge=0,
         le=3600,
-        description="Longest wait for room, 0 to 3600 seconds: for that of max_queue_size with "
-        "overflow=block or without a spool, else for that of max_spill_queue_size; 0 never waits.",
+        description="Longest wait for room, 0 to 3600 seconds, with overflow=block or without a "
+        "spool; otherwise 0.04 seconds, and only for a disk that is too slow; 0 never waits.",
     )
     max_spill_queue_size: int = Field(
         default=100_000,

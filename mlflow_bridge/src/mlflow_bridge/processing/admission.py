@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 
@@ -19,15 +20,20 @@ from mlflow_bridge.processing.spill_writer import SpillWriter
 from mlflow_bridge.processing.status import Counters
 from mlflow_bridge.spool.spool import Spool
 
+_GIVE_WAY_SECONDS: Final = 0.04
+"""The longest that a thread waits for the disk where it is not to wait for a slot: about as long as
+the writer takes for the spans that it writes at once."""
+
 
 class Admission:
     """Finds a place for each span, on the thread that ends it.
 
     At the limit of the queue, with the policy "spill", a span goes to the `SpillWriter` at once;
     with "block", or without one, the thread waits for a slot first. Where the writer has hardly
-    any room either, the disk being slower than the program, the thread waits for that: better
-    slow than without its spans. All of it takes ``block_seconds`` at most. A thread that runs an
-    event loop never waits, nor do those of the sender and the writer.
+    any room either, the disk being slower than the program, the thread gives way to it: better
+    slow than without its spans. With "block" all of it takes ``block_seconds`` at most, with
+    "spill" a moment. A thread that runs an event loop never waits, nor do those of the sender and
+    the writer.
 
     Args:
         enqueue: Queues a span that has a slot, and is on disk if it is to be there first.
@@ -65,7 +71,7 @@ class Admission:
         self._overflow = overflow
         self._spool = overflow if isinstance(overflow, Spool) else None
         self._blocks = blocks or overflow is None
-        self._block_seconds = block_seconds
+        self._patience = block_seconds if self._blocks else min(block_seconds, _GIVE_WAY_SECONDS)
         self._sender = sender
 
     def admit(self, span: ReadableSpan) -> None:
@@ -85,7 +91,7 @@ class Admission:
             raise
 
     def _admit_without_slot(self, span: ReadableSpan) -> None:
-        patience = self._block_seconds if self._may_wait() else 0.0
+        patience = self._patience if self._may_wait() else 0.0
         until = time.monotonic() + patience
         if self._blocks and patience and self._slots.take_within(patience):
             self._queue(span)

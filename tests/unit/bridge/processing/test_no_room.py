@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Tracer
 
@@ -36,18 +37,22 @@ class HangingOverflow(ListOverflow):
         return super().accept(spans)
 
 
-def full(
-    overflow: ListOverflow, *, room: int, block_seconds: float = LONG
-) -> tuple[MLflowBatchSpanProcessor, HangingDelivery]:
+def full(overflow: ListOverflow, *, room: int) -> tuple[MLflowBatchSpanProcessor, HangingDelivery]:
     delivery = HangingDelivery()
     processor = MLflowBatchSpanProcessor(
         delivery,
         max_queue_size=1,
         max_spill_queue_size=room,
-        block_seconds=block_seconds,
+        block_seconds=LONG,
         overflow=overflow,
     )
     return processor, delivery
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that gives way to the disk does so for as long as the test takes."""
+    monkeypatch.setattr("mlflow_bridge.processing.admission._GIVE_WAY_SECONDS", LONG)
 
 
 def end_spans(tracer: Tracer, count: int) -> None:
@@ -55,6 +60,7 @@ def end_spans(tracer: Tracer, count: int) -> None:
         tracer.start_span(f"span {index}").end()
 
 
+@pytest.mark.usefixtures("patient")
 def test_without_room_for_the_disk_a_thread_waits_and_loses_nothing() -> None:
     overflow = HangingOverflow()
     processor, delivery = full(overflow, room=4)
@@ -71,17 +77,19 @@ def test_without_room_for_the_disk_a_thread_waits_and_loses_nothing() -> None:
         delivery.release.set()
 
 
-def test_after_a_wait_for_the_disk_in_vain_nobody_waits() -> None:
+def test_a_wait_for_the_disk_is_short_and_after_one_in_vain_nobody_waits() -> None:
     overflow = HangingOverflow()
-    processor, delivery = full(overflow, room=4, block_seconds=0.05)
+    processor, delivery = full(overflow, room=4)
     with closing(processor) as tracer:
-        # With a wait for each of them this would take more than a minute.
-        end_spans(tracer, 1_505)
-        assert (processor.status().queued, processor.status().dropped) == (5, 1_500)
+        # With a wait for each of them this would take more than a minute, and `block_seconds` is
+        # far longer.
+        end_spans(tracer, 2_005)
+        assert (processor.status().queued, processor.status().dropped) == (5, 2_000)
         overflow.release.set()
         delivery.release.set()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_the_thread_of_an_event_loop_does_not_wait_for_the_disk() -> None:
     overflow = HangingOverflow()
     processor, delivery = full(overflow, room=4)
@@ -92,6 +100,7 @@ async def test_the_thread_of_an_event_loop_does_not_wait_for_the_disk() -> None:
         delivery.release.set()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_threads_that_wait_leave_some_room_to_the_event_loop() -> None:
     overflow = HangingOverflow()
     processor, delivery = full(overflow, room=80)
@@ -110,6 +119,7 @@ async def test_threads_that_wait_leave_some_room_to_the_event_loop() -> None:
         delivery.release.set()
 
 
+@pytest.mark.usefixtures("patient")
 def test_the_thread_that_writes_never_waits_for_itself() -> None:
     class EndsSpans(ListOverflow):
         def accept(self, spans: Sequence[ReadableSpan]) -> bool:
