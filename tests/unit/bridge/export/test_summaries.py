@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.bridge.export.test_mapping import one
+from tests.unit.bridge.export.mapped_spans import one
 
 EVALUATION = {
     "dspy.operation": "evaluate",

@@ -138,3 +138,11 @@ def wait_until(condition: Callable[[], bool]) -> None:
         if time.monotonic() > until:
             raise AssertionError("the condition did not come true")
         time.sleep(0.002)
+
+
+def end_spans(tracer: Tracer, count: int, prefix: str = "span") -> list[str]:
+    """End so many spans; their names."""
+    names = [f"{prefix} {index}" for index in range(count)]
+    for name in names:
+        tracer.start_span(name).end()
+    return names

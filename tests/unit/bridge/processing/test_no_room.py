@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import Tracer
 
 from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
 from tests.unit.bridge.processing.fakes import (
@@ -17,6 +16,7 @@ from tests.unit.bridge.processing.fakes import (
     HangingDelivery,
     ListOverflow,
     closing,
+    end_spans,
     wait_until,
 )
 
@@ -53,11 +53,6 @@ def full(overflow: ListOverflow, *, room: int) -> tuple[MLflowBatchSpanProcessor
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that gives way to the disk does so for as long as the test takes."""
     monkeypatch.setattr("mlflow_bridge.processing.admission._GIVE_WAY_SECONDS", LONG)
-
-
-def end_spans(tracer: Tracer, count: int) -> None:
-    for index in range(count):
-        tracer.start_span(f"span {index}").end()
 
 
 @pytest.mark.usefixtures("patient")

@@ -14,6 +14,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.span import TraceState
 
+from mlflow_bridge.spool.spool import Spool
+from mlflow_bridge.spool.spooled_spans import spans_in
+
 TRACE_ID = 0x0AF7651916CD43DD8448EB211C80319C
 RESOURCE = Resource({"service.name": "shop", "zero": 0}, "https://schemas.example/1")
 SCOPE = InstrumentationScope("scope", "1.2", "https://schemas.example/2", {"scoped": True})
@@ -115,3 +118,19 @@ def files_in(directory: Path) -> list[Path]:
 
 def names_of(spans: Sequence[ReadableSpan]) -> list[str]:
     return [span.name for span in spans]
+
+
+def drained(spool: Spool) -> list[str]:
+    """Names of the spans that the spool gives out, until it has no more."""
+    names: list[str] = []
+    while segment := spool.borrow():
+        with segment.open_for_reading() as lines:
+            names += [span.name for line in lines for span in spans_in(line)]
+        spool.give_back(segment, done=True)
+    return names
+
+
+def endless() -> Any:
+    nested: list[Any] = []
+    nested.append(nested)
+    return nested

@@ -16,22 +16,16 @@ from typing import Any
 
 import pytest
 
-from mlflow_bridge.config import MLflowDSPyConfig
-from mlflow_bridge.spool.directory import default_directory, destination_key
 from mlflow_bridge.spool.segment import Segment
 from mlflow_bridge.spool.spool import Spool
-from mlflow_bridge.spool.spooled_spans import spans_in
-from tests.unit.bridge.spool.spans import files_in, names_of, span_with, spans_named
-
-
-def drained(spool: Spool) -> list[str]:
-    """Names of the spans that the spool gives out, until it has no more."""
-    names: list[str] = []
-    while segment := spool.borrow():
-        with segment.open_for_reading() as lines:
-            names += [span.name for line in lines for span in spans_in(line)]
-        spool.give_back(segment, done=True)
-    return names
+from tests.unit.bridge.spool.spans import (
+    drained,
+    endless,
+    files_in,
+    names_of,
+    span_with,
+    spans_named,
+)
 
 
 def test_nothing_is_made_before_there_is_a_span(tmp_path: Path) -> None:
@@ -240,12 +234,6 @@ def test_a_file_that_cannot_be_removed_is_emptied(
     assert drained(Spool(tmp_path)) == []
 
 
-def endless() -> Any:
-    nested: list[Any] = []
-    nested.append(nested)
-    return nested
-
-
 @pytest.mark.parametrize("value", [endless(), "x" * 60_000], ids=["endless", "too large"])
 def test_a_span_that_can_never_be_kept_costs_no_other_and_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, value: Any
@@ -339,78 +327,6 @@ def test_keeps_what_there_is_time_for(tmp_path: Path) -> None:
     assert spool.keep(spans_named("a"), until=time.monotonic() + 60) == 1
 
 
-def lines_in(directory: Path) -> list[bytes]:
-    return [line for file in files_in(directory) for line in file.read_bytes().splitlines()]
-
-
-def test_many_spans_are_taken_in_lines_of_a_bounded_size(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, max_bytes=400_000, segment_bytes=100_000)
-    spans = [span_with({"x": "x" * 10_000}, name=str(n), span_id=n + 1) for n in range(25)]
-    assert spool.take(spans) == 25
-    lines = lines_in(tmp_path)
-    assert 3 <= len(lines) <= 5
-    assert max(map(len, lines)) < 115_000
-    assert drained(spool) == names_of(spans)
-
-
-def test_many_small_spans_are_few_lines(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
-    spans = spans_named(*map(str, range(600)))
-    assert spool.take(spans) == 600
-    assert len(lines_in(tmp_path)) == 2
-    assert drained(spool) == names_of(spans)
-
-
-def test_of_what_a_full_disk_took_a_part_of_nothing_is_kept_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spool = Spool(tmp_path, segment_bytes=5_000)
-    spans, write, room = spans_named(*map(str, range(40))), os.write, [2]
-
-    def write_twice(descriptor: int, data: bytes) -> int:
-        room[0] -= 1
-        if room[0] < 0:
-            raise OSError(errno.ENOSPC, "no space left")
-        return write(descriptor, data)
-
-    with monkeypatch.context() as full:
-        full.setattr("mlflow_bridge.spool.segment.os.write", write_twice)
-        taken = spool.take(spans)
-    assert 0 < taken < 40
-    spool._refuses_until = 0.0
-    assert spool.take(spans[taken:]) == 40 - taken
-    assert drained(spool) == names_of(spans)
-
-
-def test_a_disk_that_is_nearly_full_takes_some_of_many(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spool = Spool(tmp_path)
-    spans, write = spans_named(*map(str, range(512))), os.write
-
-    def write_a_little(descriptor: int, data: bytes) -> int:
-        if len(data) > 200_000:
-            raise OSError(errno.ENOSPC, "no space left")
-        return write(descriptor, data)
-
-    monkeypatch.setattr("mlflow_bridge.spool.segment.os.write", write_a_little)
-    assert spool.take(spans) == 512
-    assert len(lines_in(tmp_path)) > 1
-    assert drained(spool) == names_of(spans)
-
-
-@pytest.mark.parametrize("value", [endless(), "x" * 60_000], ids=["endless", "too large"])
-def test_among_many_a_span_that_can_never_be_kept_costs_no_other(
-    tmp_path: Path, value: Any
-) -> None:
-    spool = Spool(tmp_path, max_bytes=50_000)
-    spans = spans_named(*map(str, range(20)))
-    spans.insert(13, span_with({"x": value}, name="poison", span_id=99))
-    assert spool.take(spans) == 21
-    assert drained(spool) == [str(n) for n in range(20)]
-    assert spool.status().dropped_own == 1
-
-
 @pytest.mark.parametrize("write_ahead", [False, True])
 def test_a_span_that_ends_inside_of_a_write_is_kept_as_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_ahead: bool
@@ -454,42 +370,3 @@ def test_fsync_per_batch(
             spool.spill((span,))
     assert len(synced) == 3
     spool.close()
-
-
-def test_one_directory_per_destination_without_secrets(tmp_path: Path) -> None:
-    uris = ("postgresql://me:geheim@host/a", "postgresql://me:other@host/a", "http://host:5000")
-    paths = [
-        spool.path
-        for uri in uris
-        if (
-            spool := Spool.from_config(MLflowDSPyConfig(tracking_uri=uri, spool_directory=tmp_path))
-        )
-    ]
-    assert paths[0] == paths[1] != paths[2]
-    assert "geheim" not in str(paths)
-    assert {path.parent for path in paths} == {tmp_path}
-    elsewhere = Spool.from_config(
-        MLflowDSPyConfig(tracking_uri=uris[2], workspace="team", spool_directory=tmp_path)
-    )
-    assert elsewhere is not None
-    assert elsewhere.path not in paths
-
-
-def test_default_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("XDG_STATE_HOME")
-    assert default_directory() == tmp_path / ".local/state/mlflow-bridge/spool"
-    monkeypatch.setenv("XDG_STATE_HOME", "relative")
-    assert default_directory() == tmp_path / ".local/state/mlflow-bridge/spool"
-    monkeypatch.setenv("XDG_STATE_HOME", "/state")
-    assert default_directory() == Path("/state/mlflow-bridge/spool")
-
-
-def test_spool_can_be_turned_off() -> None:
-    assert Spool.from_config(MLflowDSPyConfig(spool=False)) is None
-
-
-def test_destination_keys_are_safe_names() -> None:
-    key = destination_key("http://host:5000/../x, experiment 'a/b'")
-    assert set("/.:' ").isdisjoint(key)
-    assert key != destination_key("http://host:5000/../x, experiment 'a.b'")
