@@ -18,6 +18,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Link, SpanContext, Status, format_span_id
 
+from mlflow_bridge.attributes import as_dict
 from mlflow_bridge.export.content import content_fields
 from mlflow_bridge.export.model_call import (
     is_cache_hit,
@@ -97,7 +98,7 @@ class SpanMapper:
             ValueError: It is no span of a trace, but was made without a context.
         """
         trace_id = context_of(span).trace_id
-        source = span.attributes or {}
+        source = as_dict(span.attributes)
         attributes = self._attributes(span, source)
         mapped = ReadableSpan(
             name=_name(span.name) or "unnamed",

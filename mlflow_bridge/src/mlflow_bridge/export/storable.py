@@ -42,6 +42,8 @@ class JsonText(str):
 
 def clean_text(text: str, limit: int) -> str:
     """Valid UTF-8 without NUL, of at most ``limit`` bytes; a note says how much was cut."""
+    if len(text) <= limit and text.isascii() and "\x00" not in text:
+        return text  # nearly all are
     if "\x00" in text:
         text = text.replace("\x00", "\ufffd")
     try:

@@ -17,6 +17,8 @@ from typing import Any, Final, cast
 
 import orjson
 
+from mlflow_bridge.attributes import as_dict
+
 _INT64: Final = 2**63
 _MAX_SHAPES: Final = 256
 
@@ -31,14 +33,7 @@ def attributes_json(attributes: Mapping[str, Any] | None) -> bytes:
     Raises:
         RecursionError: A value is nested too deep.
     """
-    if attributes is None:
-        return b""
-    mapping: Any = attributes
-    try:
-        # The SDK's mappings are written in Python; their copy is a dict, which is quicker to read.
-        found: dict[str, Any] = mapping.copy()
-    except AttributeError:
-        found = dict(attributes)
+    found = as_dict(attributes)
     if not found:
         return b""
     values = found.values()
