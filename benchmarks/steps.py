@@ -9,6 +9,7 @@ OpenTelemetry and DSPy. What C code does inside of one call is not seen.
 from __future__ import annotations
 
 import gc
+import inspect
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -46,6 +47,10 @@ def _instructions(run: Callable[[], Any]) -> int:
             count += 1
         return trace
 
+    here = inspect.currentframe()
+    assert here is not None
+    # Python 3.12 looks for a frame that wants these events when tracing begins, and not later.
+    here.f_trace_opcodes = True
     before = sys.gettrace()
     sys.settrace(trace)
     try:
