@@ -357,3 +357,20 @@ def test_an_lm_that_used_nothing_itself_says_nothing_of_others(traced: Traced) -
 
     Routing()("hello")
     assert [inner_of(span) for span in traced.spans] == [{}, {}]
+
+
+@engines_only
+def test_a_release_that_hands_over_more_than_today(
+    monkeypatch: pytest.MonkeyPatch, trace_with: TraceWith, server: FakeOpenAI
+) -> None:
+    from dspy.clients import execution
+
+    today = execution.finalize
+    monkeypatch.setattr(execution, "finalize", lambda *arguments: today(*arguments[:3]))
+    traced = trace_with()
+    observed = execution.finalize
+    server.reply_with(Reply("yes", usage=Usage(1000, 500)))
+    with monkeypatch.context() as later:
+        later.setattr(execution, "finalize", lambda *arguments: observed(*arguments, "new"))
+        served(server)("hello")
+    assert tuple(traced.attributes(CHAT).get(name) for name in SPENT) == ONCE

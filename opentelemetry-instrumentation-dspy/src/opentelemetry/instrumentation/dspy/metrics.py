@@ -123,7 +123,7 @@ class Metrics:
 
         Args:
             started: The attributes that its span started with, or would have.
-            ended: The attributes known at its end.
+            ended: The attributes known at its end; of a recorded call also those from before.
             state: What the operation collected, `Call.state`.
             seconds: How long it took.
             error_type: ``error.type``; None where it succeeded.

@@ -95,7 +95,8 @@ def noting(note: Callable[..., None]) -> Any:
     """Makes the replacement of a function whose first argument is the LM.
 
     Args:
-        note: Called as ``note(record, lm, *others)``, with the other positional arguments.
+        note: Called as ``note(record, lm, *others)``, with the other positional arguments; a later
+            release may have more of them.
     """
 
     def take(lm: Any, *arguments: Any) -> None:
@@ -141,7 +142,7 @@ def _note_tier(key: str, cache: Any, *_arguments: Any) -> None:
             record.cache_tier = "memory" if key in memory else "disk"
 
 
-def _note_result(record: LMRecord, lm: Any, call: Any, result: Any) -> None:
+def _note_result(record: LMRecord, lm: Any, call: Any, result: Any, *_arguments: Any) -> None:
     """dspy >= 3.4: ``finalize(lm, call, result)``."""
     answer = _answer_of(result)
     # Anything but a name is an engine of the program's own.
@@ -184,7 +185,7 @@ def _note_charges(answer: LMAnswer, usages: Iterable[Any]) -> None:
     answer.cost, answer.cost_source = total, COST_FROM_PROVIDER
 
 
-def _note_forwarded(response: Any, result: Any) -> None:
+def _note_forwarded(response: Any, result: Any, *_arguments: Any) -> None:
     """dspy >= 3.4: ``result.provider_response()``, what ``forward`` of DSPy's own LM returns.
 
     The response has neither the cost nor whether the cache gave it, and a ``forward`` that asks

@@ -106,7 +106,12 @@ def _message(role: str, data: Any) -> dict[str, Any]:
 
 
 def _note_answers(
-    record: LMRecord, _client: Any, _request: Any, response: Any, cache_hit: Any
+    record: LMRecord,
+    _client: Any,
+    _request: Any,
+    response: Any,
+    cache_hit: Any,
+    *_arguments: Any,
 ) -> None:
     """``client._finish(request, response, cache_hit)``."""
     answer = LMAnswer(
