@@ -13,17 +13,15 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import (
-    AliasChoices,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import NoDecode
 
+from mlflow_bridge.environment_settings import (
+    ConfigurationError,
+    EnvironmentSettings,
+    values_by_name,
+    variable_of,
+)
 from mlflow_bridge.export.tracking_uri import (
     InvalidTrackingURI,
     checked_tracking_uri,
@@ -32,12 +30,9 @@ from mlflow_bridge.export.tracking_uri import (
 
 logger = logging.getLogger(__name__)
 
-ENVIRONMENT_PREFIX: Final = "MLFLOW_BRIDGE_"
+__all__ = ["ConfigurationError", "MLflowDSPyConfig", "environment_variable"]
+
 DEFAULT_EXPERIMENT_NAME: Final = "Default"
-
-
-class ConfigurationError(ValueError):
-    """A setting has a value that cannot be used; the message names the setting."""
 
 
 def _mlflow(variable: str, default: Any, description: str, **constraints: Any) -> Any:
@@ -50,7 +45,7 @@ def _mlflow(variable: str, default: Any, description: str, **constraints: Any) -
     )
 
 
-class MLflowDSPyConfig(BaseSettings):
+class MLflowDSPyConfig(EnvironmentSettings):
     """Where spans go and how; immutable.
 
     Every field can be given as an argument or by the environment variable in parentheses; the
@@ -60,15 +55,6 @@ class MLflowDSPyConfig(BaseSettings):
         ConfigurationError: A value is not accepted. The message names the environment variable,
             the argument and what is accepted.
     """
-
-    model_config = SettingsConfigDict(
-        frozen=True,
-        env_prefix=ENVIRONMENT_PREFIX,
-        env_ignore_empty=True,
-        extra="forbid",
-        populate_by_name=True,
-        hide_input_in_errors=True,
-    )
 
     tracking_uri: str = _mlflow(
         "MLFLOW_TRACKING_URI",
@@ -245,13 +231,7 @@ class MLflowDSPyConfig(BaseSettings):
             if "experiment_name" in values and "experiment_id" not in values:
                 # An explicit name must not lose against an id from the environment.
                 values["experiment_id"] = None
-            # Under the name that the environment has for a setting: in older pydantic-settings, an
-            # argument by the name of the field does not replace the variable, but collides with it.
-            aliases = {name: _variable_of(name, field) for name, field in _aliased_fields(self)}
-            try:
-                super().__init__(**{aliases.get(key, key): values[key] for key in values})
-            except (ValidationError, SettingsError) as error:
-                raise _as_configuration_error(type(self), error) from None
+            super().__init__(**values)
 
     @field_validator("tracking_uri")
     @classmethod
@@ -264,7 +244,7 @@ class MLflowDSPyConfig(BaseSettings):
     @field_validator("headers", mode="before")
     @classmethod
     def _parse_headers(cls, value: Any) -> Any:
-        return _headers_from_text(value) if isinstance(value, str) else value
+        return values_by_name(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _check_combinations(self) -> MLflowDSPyConfig:
@@ -310,55 +290,4 @@ class MLflowDSPyConfig(BaseSettings):
 
 def environment_variable(field_name: str) -> str:
     """The environment variable that sets a field of `MLflowDSPyConfig`."""
-    return _variable_of(field_name, MLflowDSPyConfig.model_fields[field_name])
-
-
-def _variable_of(name: str, field: FieldInfo) -> str:
-    if isinstance(field.validation_alias, AliasChoices):
-        return str(field.validation_alias.choices[0])
-    return f"{ENVIRONMENT_PREFIX}{name}".upper()
-
-
-def _aliased_fields(config: MLflowDSPyConfig) -> list[tuple[str, FieldInfo]]:
-    fields = type(config).model_fields.items()
-    return [(name, field) for name, field in fields if field.validation_alias is not None]
-
-
-def _headers_from_text(text: str) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for item in filter(None, (part.strip() for part in text.split(","))):
-        name, separator, value = item.partition("=")
-        if not separator or not name.strip():
-            raise ValueError("not of the form name=value,name2=value2")
-        headers[name.strip()] = value.strip()
-    return headers
-
-
-def _as_configuration_error(
-    model: type[MLflowDSPyConfig], error: ValidationError | SettingsError
-) -> ConfigurationError:
-    if isinstance(error, SettingsError):
-        return ConfigurationError(str(error))
-    problems = [
-        _described_problem(model, tuple(detail["loc"]), detail["type"], detail["msg"])
-        for detail in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
-    return ConfigurationError("; ".join(problems))
-
-
-def _described_problem(
-    model: type[MLflowDSPyConfig], location: tuple[int | str, ...], kind: str, message: str
-) -> str:
-    # Pydantic puts this in front of what a validator said.
-    message = message.removeprefix("Value error, ")
-    if not location:
-        return message
-    given = str(location[0])
-    if kind == "extra_forbidden":
-        return f"there is no setting {given!r}"
-    for name, field in model.model_fields.items():
-        variable = _variable_of(name, field)
-        if given in (name, variable):
-            accepted = (field.description or "").rstrip(".")
-            return f"{variable} (argument {name}): {message}. Accepted: {accepted}"
-    return f"{given}: {message}"
+    return variable_of(MLflowDSPyConfig, field_name)

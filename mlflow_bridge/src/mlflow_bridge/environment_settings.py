@@ -1,0 +1,105 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Settings from arguments, then the environment, then defaults, with errors that name them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import AliasChoices, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+ENVIRONMENT_PREFIX: Final = "MLFLOW_BRIDGE_"
+
+
+class ConfigurationError(ValueError):
+    """A setting has a value that cannot be used; the message names the setting."""
+
+
+class EnvironmentSettings(BaseSettings):
+    """Base of the classes of settings; immutable.
+
+    Raises:
+        ConfigurationError: A value is not accepted. The message names the environment variable,
+            the argument and what is accepted.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        populate_by_name=True,
+        hide_input_in_errors=True,
+    )
+
+    if not TYPE_CHECKING:  # type checkers shall see the fields as arguments
+
+        def __init__(self, **values):
+            # Under the name that the environment has for a setting: in older pydantic-settings, an
+            # argument by the name of the field does not replace the variable, but collides with it.
+            model = type(self)
+            aliases = {name: variable_of(model, name) for name in _aliased_fields(model)}
+            try:
+                super().__init__(**{aliases.get(key, key): values[key] for key in values})
+            except (ValidationError, SettingsError) as error:
+                raise _as_configuration_error(model, error) from None
+
+
+def variable_of(model: type[EnvironmentSettings], name: str) -> str:
+    """The environment variable that sets a field."""
+    field = model.model_fields[name]
+    if isinstance(field.validation_alias, AliasChoices):
+        return str(field.validation_alias.choices[0])
+    return f"{model.model_config.get('env_prefix')}{name}".upper()
+
+
+def values_by_name(text: str) -> dict[str, str]:
+    """The pairs in ``name=value,name2=value2``.
+
+    Raises:
+        ValueError: It is not of this form.
+    """
+    pairs: dict[str, str] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, separator, value = item.partition("=")
+        if not separator or not name.strip():
+            raise ValueError("not of the form name=value,name2=value2")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def _aliased_fields(model: type[EnvironmentSettings]) -> list[str]:
+    fields: dict[str, FieldInfo] = model.model_fields
+    return [name for name, field in fields.items() if field.validation_alias is not None]
+
+
+def _as_configuration_error(
+    model: type[EnvironmentSettings], error: ValidationError | SettingsError
+) -> ConfigurationError:
+    if isinstance(error, SettingsError):
+        return ConfigurationError(str(error))
+    problems = [
+        _described_problem(model, tuple(detail["loc"]), detail["type"], detail["msg"])
+        for detail in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    return ConfigurationError("; ".join(problems))
+
+
+def _described_problem(
+    model: type[EnvironmentSettings], location: tuple[int | str, ...], kind: str, message: str
+) -> str:
+    # Pydantic puts this in front of what a validator said.
+    message = message.removeprefix("Value error, ")
+    if not location:
+        return message
+    given: Any = location[0]
+    if kind == "extra_forbidden":
+        return f"there is no setting {given!r}"
+    for name, field in model.model_fields.items():
+        variable = variable_of(model, name)
+        if given in (name, variable):
+            accepted = (field.description or "").rstrip(".")
+            return f"{variable} (argument {name}): {message}. Accepted: {accepted}"
+    return f"{given}: {message}"
