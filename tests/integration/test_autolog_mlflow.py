@@ -51,6 +51,37 @@ def test_moving_to_another_experiment_and_off(store_uri: str, tmp_path: Path) ->
     assert names == {"one": [{"first", "first step"}], "two": [{"second", "second step"}]}
 
 
+def test_a_share_of_programs(store_uri: str, tmp_path: Path) -> None:
+    source = """
+        import dspy
+        from dspy.utils import DummyLM
+        from mlflow_bridge import autolog
+
+        autolog()
+
+        class Rare(dspy.Module):
+            def forward(self):
+                return dspy.Predict("question -> answer")(question="Why?")
+
+        class Common(Rare):
+            pass
+
+        with dspy.context(lm=DummyLM([{"answer": "So."}] * 4)):
+            for program in (Rare(), Common(), Common(), Rare()):
+                program()
+    """
+    environment = {
+        "MLFLOW_TRACKING_URI": store_uri,
+        "MLFLOW_EXPERIMENT_NAME": "programs",
+        "MLFLOW_BRIDGE_SAMPLING_MODULES": "Common=0",
+    }
+    done = run_program(source, tmp_path, environment)
+    assert done.log_lines("WARNING") == []
+    traces = stored_traces(store_uri, "programs")
+    assert [trace.info.tags["mlflow.traceName"] for trace in traces] == ["Rare", "Rare"]
+    assert {len(trace.data.spans) for trace in traces} == {6}
+
+
 def test_the_active_run_gets_the_trace(store_uri: str, tmp_path: Path) -> None:
     source = """
         import mlflow

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_bridge.sampling.keys import is_in_share, number_of
 from tests.integration.traced_program import (
     run_program,
     span_names,
@@ -82,6 +83,46 @@ def test_declarative_file(store_uri: str, tmp_path: Path) -> None:
     assert report["content"] == "SPAN_ONLY"
     [trace] = stored_traces(store_uri, "from-file")
     assert span_names(trace) == {"only", "only step"}
+
+
+def test_a_share_of_sessions(store_uri: str, tmp_path: Path) -> None:
+    source = """
+        from mlflow_bridge import trace_context
+
+        for number in range(12):
+            with trace_context(session_id=f"chat-{number}"):
+                work("first")
+                work("second")
+    """
+    environment = {
+        "OTEL_TRACES_EXPORTER": "mlflow",
+        "OTEL_TRACES_SAMPLER": "dspy",
+        "OTEL_TRACES_SAMPLER_ARG": "0.5",
+        "MLFLOW_BRIDGE_SAMPLING_KEY": "session",
+        "MLFLOW_TRACKING_URI": store_uri,
+        "MLFLOW_EXPERIMENT_NAME": "sessions",
+    }
+    done = run_program(source, tmp_path, environment, zero_code=True)
+    assert done.log_lines("WARNING") == []
+
+    sessions = [f"chat-{number}" for number in range(12)]
+    chosen = [name for name in sessions if is_in_share(number_of(name), 0.5)]
+    assert 0 < len(chosen) < len(sessions)
+    traces = stored_traces(store_uri, "sessions")
+    stored = sorted(trace.info.trace_metadata["mlflow.trace.session"] for trace in traces)
+    assert stored == sorted(chosen * 2)
+    assert all(len(trace.data.spans) == 2 for trace in traces)
+
+
+def test_settings_of_a_sampler_that_is_not_named_are_pointed_at(tmp_path: Path) -> None:
+    environment = {
+        "OTEL_TRACES_EXPORTER": "mlflow",
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:1",
+        "MLFLOW_BRIDGE_SAMPLING_RATIO": "0.5",
+    }
+    done = run_program("", tmp_path, environment, zero_code=True)
+    [line] = done.log_lines("MLFLOW_BRIDGE_SAMPLING_RATIO")
+    assert "OTEL_TRACES_SAMPLER=dspy" in line
 
 
 def test_our_processor_is_at_work_and_content_is_on(tmp_path: Path) -> None:

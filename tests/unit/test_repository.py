@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import tomli
 
-from mlflow_bridge.config import MLflowDSPyConfig, environment_variable
+from mlflow_bridge.config import MLflowDSPyConfig
+from mlflow_bridge.environment_settings import variable_of
+from mlflow_bridge.sampling.settings import SamplingSettings
 from mlflow_bridge.version import __version__ as bridge_version
 from opentelemetry.instrumentation.dspy.package import _instruments
 from opentelemetry.instrumentation.dspy.version import __version__ as instrumentation_version
@@ -32,6 +34,12 @@ HEADER = (
 ENVIRONMENT_VARIABLE = re.compile(r"(?:OTEL|MLFLOW)_[A-Z0-9_]*[A-Z0-9]")
 OUR_PREFIXES = ("OTEL_INSTRUMENTATION_", "MLFLOW_")
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text("utf-8")
+# By its variable, each setting of the bridge and its default.
+SETTINGS = {
+    variable_of(model, name): (name, field.default)
+    for model in (MLflowDSPyConfig, SamplingSettings)
+    for name, field in model.model_fields.items()
+}
 
 
 def _python_files(*places: Path) -> list[Path]:
@@ -91,7 +99,7 @@ def test_no_source_file_is_too_long_to_read(file: Path) -> None:
 
 def _names_in_code() -> set[str]:
     written = {name for file in _python_files(*SOURCES) for name in _environment_names(file)}
-    return written | {environment_variable(field) for field in MLflowDSPyConfig.model_fields}
+    return written | set(SETTINGS)
 
 
 def _environment_names(file: Path) -> Iterator[str]:
@@ -112,14 +120,14 @@ def test_every_documented_environment_variable_of_ours_is_read() -> None:
     assert ours - _names_in_code() == set()
 
 
-@pytest.mark.parametrize("field", MLflowDSPyConfig.model_fields)
-def test_every_setting_of_the_bridge_is_documented_with_its_default(field: str) -> None:
-    variable = environment_variable(field)
+@pytest.mark.parametrize("variable", SETTINGS)
+def test_every_setting_of_the_bridge_is_documented_with_its_default(variable: str) -> None:
+    field, default = SETTINGS[variable]
     row = next(line for line in CONFIGURATION.splitlines() if line.startswith(f"| `{variable}` |"))
-    _, _, argument, _, default, *_ = (cell.strip() for cell in row.split("|"))
+    cells = [cell.strip() for cell in row.split("|")]
 
-    assert argument == f"`{field}`"
-    assert default == _shown(MLflowDSPyConfig.model_fields[field].default)
+    assert cells[2] == f"`{field}`"
+    assert cells[4] == _shown(default)
 
 
 def _shown(default: Any) -> str:

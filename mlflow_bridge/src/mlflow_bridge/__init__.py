@@ -35,17 +35,21 @@ if TYPE_CHECKING:
     from mlflow_bridge.processing.live import status
     from mlflow_bridge.processing.status import DeliveryStatus
     from mlflow_bridge.processing.trace_context import trace_context
+    from mlflow_bridge.sampling.sampler import DSPySampler
+    from mlflow_bridge.sampling.settings import SamplingSettings
     from mlflow_bridge.spool.delivery import SpoolDelivery, deliver_spool
 
 __all__ = [
     "Check",
     "ConfigurationError",
+    "DSPySampler",
     "DeliveryStatus",
     "DoctorReport",
     "MLflowBatchSpanProcessor",
     "MLflowDSPyConfig",
     "MLflowEnrichmentProcessor",
     "MLflowSpanExporter",
+    "SamplingSettings",
     "SpoolDelivery",
     "__version__",
     "autolog",
@@ -58,11 +62,13 @@ __all__ = [
 
 _HOMES: Final = {
     "ConfigurationError": "mlflow_bridge.config",
+    "DSPySampler": "mlflow_bridge.sampling.sampler",
     "DeliveryStatus": "mlflow_bridge.processing.status",
     "MLflowBatchSpanProcessor": "mlflow_bridge.processing.batch",
     "MLflowDSPyConfig": "mlflow_bridge.config",
     "MLflowEnrichmentProcessor": "mlflow_bridge.processing.enrichment",
     "MLflowSpanExporter": "mlflow_bridge.export.exporter",
+    "SamplingSettings": "mlflow_bridge.sampling.settings",
     "SpoolDelivery": "mlflow_bridge.spool.delivery",
     "deliver_spool": "mlflow_bridge.spool.delivery",
     "status": "mlflow_bridge.processing.live",

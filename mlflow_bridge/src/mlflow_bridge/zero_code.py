@@ -67,6 +67,7 @@ def _adopt_all() -> None:
     from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
     from mlflow_bridge.processing.enrichment import MLflowEnrichmentProcessor
     from mlflow_bridge.processing.termination import handle_sigterm
+    from mlflow_bridge.sampling.entry_point import warn_of_unused_settings
 
     provider = trace.get_tracer_provider()
     add_span_processor = getattr(provider, "add_span_processor", None)
@@ -77,6 +78,7 @@ def _adopt_all() -> None:
             type(provider).__qualname__,
         )
         return
+    warn_of_unused_settings(provider)
     mode = default_to_content()
     join_mlflow_tracing(provider)
     for exporter in exporters:

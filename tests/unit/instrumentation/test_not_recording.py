@@ -20,8 +20,7 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from opentelemetry.instrumentation.dspy import DSPyInstrumentor
-from opentelemetry.instrumentation.dspy.tracing import CALL_KEY, Call
+from opentelemetry.instrumentation.dspy import DSPyInstrumentor, current_dspy_call
 from tests.support.memory import span_memory
 from tests.unit.instrumentation.conftest import TraceWith
 from tests.unit.instrumentation.lms import EchoLM
@@ -75,7 +74,7 @@ class CountingSampler(Sampler):
         trace_state: Any = None,
     ) -> SamplingResult:
         self.asked.append((name, dict(attributes or {})))
-        self.calls.append(parent_context.get(CALL_KEY) if parent_context else None)
+        self.calls.append(current_dspy_call(parent_context))
         return SamplingResult(self.decision, attributes)
 
     def get_description(self) -> str:
@@ -175,7 +174,7 @@ def test_a_sampler_sees_the_raw_call(trace_with: TraceWith) -> None:
     seen: list[Any] = []
 
     def look(parent_context: Any, *args: Any, **kwargs: Any) -> SamplingResult:
-        call: Call = parent_context.get(CALL_KEY)
+        call: Any = current_dspy_call(parent_context)
         seen.append((call.instance, call.kwargs.get("thing"), call.span))
         return SamplingResult(Decision.DROP)
 
@@ -191,7 +190,7 @@ def test_a_processor_sees_the_raw_call_at_the_start(trace_with: TraceWith) -> No
             self.seen: list[Any] = []
 
         def on_start(self, span: Span, parent_context: Any = None) -> None:
-            call: Call = parent_context.get(CALL_KEY)
+            call: Any = current_dspy_call(parent_context)
             self.seen.append((span.name, type(call.instance).__name__))
 
         def on_end(self, span: ReadableSpan) -> None:

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from opentelemetry import baggage
 from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import get_current_span
@@ -19,6 +18,7 @@ from mlflow_bridge.processing.trace_context import (
     TRACE_CONTEXT_KEY,
     TraceContext,
     current_trace_context,
+    identity_in,
 )
 
 _logger = logging.getLogger(__name__)
@@ -26,11 +26,6 @@ _logger = logging.getLogger(__name__)
 EXPERIMENT_ID: Final = "mlflow.experimentId"
 SOURCE_RUN: Final = "mlflow.sourceRun"
 TRACE_TAG_PREFIX: Final = "mlflow.traceTag."
-SESSION_ID: Final = "session.id"
-USER_ID: Final = "user.id"
-CONVERSATION_ID: Final = "gen_ai.conversation.id"
-
-_FROM_BAGGAGE: Final = (SESSION_ID, USER_ID, CONVERSATION_ID)
 
 
 class MLflowEnrichmentProcessor(SpanProcessor):
@@ -81,15 +76,9 @@ def _guarded(enrich: Callable[[Span, Any], None], span: Span, source: object) ->
 
 
 def _enrich_root(span: Span, context: Context | None) -> None:
-    attributes: dict[str, str] = {}
-    entries = baggage.get_all(context)
-    for key in _FROM_BAGGAGE:
-        value = entries.get(key)
-        if value is not None:
-            attributes[key] = str(value)
+    attributes = identity_in(context)
     values = current_trace_context(context)
     if values is not None:
-        attributes.update(_identity(values))
         attributes.update({TRACE_TAG_PREFIX + key: tag for key, tag in values.tags.items()})
         if values.experiment_id is not None:
             attributes[EXPERIMENT_ID] = values.experiment_id
@@ -108,16 +97,7 @@ def _follow_parent(span: Span, context: Context | None) -> None:
 
 
 def _enrich_nested(span: Span, values: TraceContext) -> None:
-    _set_missing(span, _identity(values))
-
-
-def _identity(values: TraceContext) -> dict[str, str]:
-    found = {
-        SESSION_ID: values.session_id,
-        USER_ID: values.user_id,
-        CONVERSATION_ID: values.conversation_id,
-    }
-    return {key: value for key, value in found.items() if value is not None}
+    _set_missing(span, values.identity())
 
 
 def _set_missing(span: Span, attributes: dict[str, str]) -> None:

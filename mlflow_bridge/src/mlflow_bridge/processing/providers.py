@@ -11,6 +11,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
 
+from mlflow_bridge.sampling.entry_point import sampler_of_new_provider, warn_of_unused_settings
+
 _logger = logging.getLogger(__name__)
 
 
@@ -35,9 +37,10 @@ def joined_or_new_provider() -> AcceptsProcessors:
     """
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         # The first to set one wins; another thread may do so at the same moment.
-        trace.set_tracer_provider(SDKTracerProvider())
+        trace.set_tracer_provider(_new_provider())
     current = trace.get_tracer_provider()
     if accepts_processors(current):
+        warn_of_unused_settings(current)
         return current
     _logger.warning(
         "The global tracer provider (%s) is not OpenTelemetry's SDK and takes no span processors. "
@@ -45,4 +48,8 @@ def joined_or_new_provider() -> AcceptsProcessors:
         "get there, and are not parents of DSPy's.",
         type(cast("object", current)).__qualname__,
     )
-    return SDKTracerProvider()
+    return _new_provider()
+
+
+def _new_provider() -> SDKTracerProvider:
+    return SDKTracerProvider(sampler=sampler_of_new_provider())

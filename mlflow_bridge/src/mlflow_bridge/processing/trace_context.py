@@ -9,11 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from opentelemetry import baggage
 from opentelemetry.context import Context, attach, create_key, detach, get_current, get_value
 from opentelemetry.context import set_value as with_value
 from opentelemetry.trace import get_current_span
 
 TRACE_CONTEXT_KEY: Final = create_key("mlflow-bridge-trace-context")
+
+SESSION_ID: Final = "session.id"
+USER_ID: Final = "user.id"
+CONVERSATION_ID: Final = "gen_ai.conversation.id"
+_IDENTITY: Final = (SESSION_ID, USER_ID, CONVERSATION_ID)
 
 TRACE_NAME_TAG: Final = "mlflow.traceName"
 """The tag in which MLflow keeps the name of a trace."""
@@ -31,6 +37,11 @@ class TraceContext:
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     entered_in: int = 0
     """Id of the span that was current on entry; 0 if there was none."""
+
+    def identity(self) -> dict[str, str]:
+        """Session, user and conversation, as far as they are known, by their attributes."""
+        found = zip(_IDENTITY, (self.session_id, self.user_id, self.conversation_id), strict=True)
+        return {key: value for key, value in found if value is not None}
 
 
 @contextmanager
@@ -96,3 +107,11 @@ def current_trace_context(context: Context | None = None) -> TraceContext | None
     """The values of the innermost block around the current code, or in ``context``."""
     values: Any = get_value(TRACE_CONTEXT_KEY, context)
     return values
+
+
+def identity_in(context: Context | None) -> dict[str, str]:
+    """Session, user and conversation by `trace_context` and, where that is silent, by baggage."""
+    entries = baggage.get_all(context)
+    known = {key: str(entries[key]) for key in _IDENTITY if entries.get(key) is not None}
+    values = current_trace_context(context)
+    return known if values is None else {**known, **values.identity()}

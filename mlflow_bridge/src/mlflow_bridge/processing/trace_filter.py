@@ -12,13 +12,9 @@ from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlflow_bridge.processing.enrichment import (
-    CONVERSATION_ID,
-    EXPERIMENT_ID,
-    SOURCE_RUN,
-    TRACE_TAG_PREFIX,
-)
+from mlflow_bridge.processing.enrichment import EXPERIMENT_ID, SOURCE_RUN, TRACE_TAG_PREFIX
 from mlflow_bridge.processing.local_root import is_local_root
+from mlflow_bridge.processing.trace_context import CONVERSATION_ID
 from opentelemetry.instrumentation.dspy.semconv import DSPY_UNFINISHED
 
 _DSPY: Final = "opentelemetry.instrumentation.dspy"

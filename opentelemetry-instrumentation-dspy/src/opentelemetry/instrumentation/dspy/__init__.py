@@ -61,7 +61,12 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider, get_tracer
 
-from opentelemetry.instrumentation.dspy.hooks import DSPyCall, RequestHook, ResponseHook
+from opentelemetry.instrumentation.dspy.hooks import (
+    DSPyCall,
+    RequestHook,
+    ResponseHook,
+    current_dspy_call,
+)
 from opentelemetry.instrumentation.dspy.package import _instruments  # type: ignore[reportPrivateUsage]
 from opentelemetry.instrumentation.dspy.patch_status import PatchStatus
 from opentelemetry.instrumentation.dspy.semconv import DSPY_VERSION, SCHEMA_URL
@@ -79,6 +84,7 @@ __all__ = [
     "PatchStatus",
     "RequestHook",
     "ResponseHook",
+    "current_dspy_call",
 ]
 
 logger = logging.getLogger(__name__)

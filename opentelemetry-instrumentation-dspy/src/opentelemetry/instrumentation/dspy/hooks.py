@@ -1,13 +1,18 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The types of the hooks that ``instrument()`` takes, and what they are shown of a call."""
+"""What others are shown of a DSPy call: hooks, samplers and span processors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+from opentelemetry import context as context_api
+from opentelemetry.context import Context
 from opentelemetry.trace import Span
+
+CALL_KEY: Final = context_api.create_key("dspy-call")
+"""Key of the OTel Context under which the DSPy call in progress stands."""
 
 
 class DSPyCall(Protocol):
@@ -50,3 +55,18 @@ RequestHook = Callable[[Span, DSPyCall], None]
 ResponseHook = Callable[[Span, DSPyCall, Any], None]
 """Called as ``response_hook(span, call, result)`` after the operation returned, before its span
 ends. Not called where the operation raised: the exception is on the span."""
+
+
+def current_dspy_call(context: Context | None = None) -> DSPyCall | None:
+    """The innermost DSPy call in progress; None outside of DSPy.
+
+    For samplers and ``SpanProcessor.on_start``: in the context that comes with a span of this
+    instrumentation, it is the call whose span is being started. So they can look at the object and
+    its arguments, of which nothing has been serialised yet. With a span of anybody else's, it is
+    the call around that.
+
+    Args:
+        context: The context that they were given; default: the current one.
+    """
+    call: Any = context_api.get_value(CALL_KEY, context)
+    return call

@@ -32,6 +32,7 @@ from opentelemetry.instrumentation.dspy.events import EventLog
 from opentelemetry.instrumentation.dspy.failures import error_type, identity_of, record_failure
 from opentelemetry.instrumentation.dspy.frames import as_dspy_frame, hide_frame
 from opentelemetry.instrumentation.dspy.guarding import guarded, log_once
+from opentelemetry.instrumentation.dspy.hooks import CALL_KEY
 from opentelemetry.instrumentation.dspy.interruption import abandon
 from opentelemetry.instrumentation.dspy.metrics import MEASURED, Metrics
 from opentelemetry.instrumentation.dspy.operation import (
@@ -46,7 +47,6 @@ from opentelemetry.instrumentation.dspy.semconv import DSPY_OPERATION, DSPY_TRUN
 from opentelemetry.instrumentation.dspy.settings import Settings
 
 __all__ = [
-    "CALL_KEY",
     "CLIENT",
     "INTERNAL",
     "Attributes",
@@ -61,14 +61,6 @@ __all__ = [
     "hide_frame",
     "restore_context",
 ]
-
-CALL_KEY = context_api.create_key("dspy-call")
-"""Key of the OTel Context under which the DSPy call in progress stands, a `Call`.
-
-Samplers and ``SpanProcessor.on_start`` are given a context in which it is the call whose span is
-being started (`Call.span` is still None for a sampler), so they can look at the raw instance and
-arguments with nothing serialised. To them it is what hooks are shown: a `DSPyCall`.
-"""
 
 _NOTHING: Attributes = {}  # where there are none yet; never changed
 # A Context refuses to be changed; one that nobody has seen yet may still be completed.

@@ -1,0 +1,158 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""A head sampler for traces of DSPy programs, and of anything else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.trace import Link, SpanContext, SpanKind, TraceState, get_current_span
+from opentelemetry.util.types import Attributes
+
+from mlflow_bridge.processing.notices import Notices
+from mlflow_bridge.sampling.keys import is_in_share, key_in, number_of
+from mlflow_bridge.sampling.settings import SamplingSettings
+from mlflow_bridge.sampling.volume import VolumePolicy, is_run
+from opentelemetry.instrumentation.dspy import DSPyCall, current_dspy_call
+from opentelemetry.instrumentation.dspy.semconv import DSPY_MODULE_TYPE, DSPY_OPERATION
+
+_logger = logging.getLogger(__name__)
+
+RatioOf = Callable[[DSPyCall], float | None]
+"""The share of calls like this one that is recorded; None to leave it to the settings."""
+KeyOf = Callable[[DSPyCall], object]
+"""What a call's trace is chosen by: all with the same key, told by its text, or none."""
+
+_NOTHING: Final[Mapping[str, Any]] = {}
+
+
+class DSPySampler(Sampler):
+    """Records a share of traces, each of them whole, and of optimizers as much as is wanted.
+
+    The choice is made for the first span of a trace, before anything is serialised: by its program,
+    session or arguments. Below it, also in other processes, the parent's choice holds, except for
+    what the settings leave out of optimizers and evaluations. The runs of these are recorded
+    whatever the share.
+
+    It decides for all exporters of its tracer provider. Of what is not recorded there are metrics
+    all the same.
+
+    Args:
+        settings: Default: those of the environment.
+        ratio_of: Asked for each trace that begins with a DSPy call, with that call, live: it is
+            to be read, never changed.
+        key_of: Likewise, instead of ``settings.key``.
+
+    Raises:
+        ConfigurationError: The environment has a value that is not accepted.
+
+    Example:
+        >>> def ratio_of(call):
+        ...     return 1.0 if call.kwargs.get("tenant") == "new" else None
+        >>> TracerProvider(sampler=DSPySampler(ratio_of=ratio_of))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        settings: SamplingSettings | None = None,
+        *,
+        ratio_of: RatioOf | None = None,
+        key_of: KeyOf | None = None,
+    ) -> None:
+        self._settings = settings or SamplingSettings()
+        self._ratio_of = ratio_of
+        self._key_of = key_of
+        self._volume = VolumePolicy(self._settings)
+        self._notices = Notices(_logger)
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        """Whether the span is recorded. Never raises: what cannot be decided is recorded."""
+        parent = get_current_span(parent_context).get_span_context()
+        known = attributes or _NOTHING
+        if parent.is_valid and not parent.trace_flags.sampled:
+            records = False
+        else:
+            records = self._decided(parent, parent_context, trace_id, known)
+        return SamplingResult(
+            Decision.RECORD_AND_SAMPLE if records else Decision.DROP,
+            # The SDK starts the span with these alone.
+            attributes if records else None,
+            parent.trace_state if parent.is_valid else trace_state,
+        )
+
+    def get_description(self) -> str:
+        """The settings that are not the default ones."""
+        settings = self._settings
+        given = {name: getattr(settings, name) for name in type(settings).model_fields}
+        defaults = {name: field.default for name, field in type(settings).model_fields.items()}
+        shown = [f"{name}={value}" for name, value in given.items() if value != defaults[name]]
+        return f"DSPySampler{{{','.join(shown)}}}"
+
+    def _decided(
+        self,
+        parent: SpanContext,
+        context: Context | None,
+        trace_id: int,
+        attributes: Mapping[str, Any],
+    ) -> bool:
+        try:
+            # With a span of another library, the call is the one around it.
+            call = current_dspy_call(context) if DSPY_OPERATION in attributes else None
+            if call is not None and not self._volume.records(call):
+                return False
+            if parent.is_valid or (call is not None and is_run(call)):
+                return True
+            return is_in_share(
+                self._number(context, call, trace_id, attributes), self._share(call, attributes)
+            )
+        except Exception as error:
+            self._warn("DSPySampler", error)
+            return True
+
+    def _share(self, call: DSPyCall | None, attributes: Mapping[str, Any]) -> float:
+        if self._ratio_of is not None and call is not None:
+            try:
+                share = self._ratio_of(call)
+                if share is not None:
+                    return min(max(float(share), 0.0), 1.0)
+            except Exception as error:
+                self._warn("ratio_of", error)
+        settings = self._settings
+        return settings.modules.get(str(attributes.get(DSPY_MODULE_TYPE)), settings.ratio)
+
+    def _number(
+        self,
+        context: Context | None,
+        call: DSPyCall | None,
+        trace_id: int,
+        attributes: Mapping[str, Any],
+    ) -> int:
+        key: object = None
+        try:
+            if self._key_of is not None:
+                key = self._key_of(call) if call is not None else None
+            else:
+                key = key_in(self._settings.key, context, call, attributes)
+            return trace_id if key is None else number_of(key)
+        except Exception as error:
+            self._warn("the key of a trace", error)
+            return trace_id
+
+    def _warn(self, what: str, error: Exception) -> None:
+        # The message of an error may well repeat the arguments of a call.
+        self._notices.warn(
+            what, "Sampling: %s raised %s; it is left out.", what, type(error).__name__
+        )

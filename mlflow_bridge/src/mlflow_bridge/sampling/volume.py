@@ -1,0 +1,62 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""How much is recorded of optimizers and evaluations, which call a program a thousand times."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+from mlflow_bridge.sampling.settings import SamplingSettings, Volume
+from opentelemetry.instrumentation.dspy import DSPyCall
+from opentelemetry.instrumentation.dspy.semconv import Operations
+
+_RUNS: Final = (Operations.COMPILE, Operations.EVALUATE)
+# Not the program's own random numbers: what it draws may not depend on being traced.
+_random: Final = random.SystemRandom()
+
+
+class VolumePolicy:
+    """Whether a call inside of a sampled trace is recorded. Thread-safe."""
+
+    def __init__(self, settings: SamplingSettings) -> None:
+        self._optimizers: Volume = settings.optimizers
+        self._evaluations: Volume = settings.evaluations
+        self._share = settings.summary_ratio
+        self._is_full = self._optimizers == self._evaluations == "full"
+
+    def records(self, call: DSPyCall) -> bool:
+        """Whether the span that is being started for the call is recorded.
+
+        Below one that is not, nothing is asked any more.
+        """
+        if self._is_full:
+            return True
+        if is_run(call):
+            return self._volume_around(call) != "off"
+        parent = call.parent
+        if parent is None or not _is_frame(parent) or self._volume_around(parent) == "full":
+            return True
+        # What a frame calls is chosen whole: what is inside of it has another parent.
+        return _is_frame(call) or _random.random() < self._share
+
+    def _volume_around(self, call: DSPyCall) -> Volume:
+        enclosing: DSPyCall | None = call
+        while enclosing is not None:
+            if enclosing.operation_name == Operations.COMPILE:
+                return self._optimizers
+            enclosing = enclosing.parent
+        return self._evaluations
+
+
+def is_run(call: DSPyCall) -> bool:
+    """Whether the call is the run of an optimizer or an evaluation."""
+    return call.operation_name in _RUNS
+
+
+def _is_frame(call: DSPyCall) -> bool:
+    """Whether a summary has this call itself: a run, and what divides its work among threads."""
+    enclosing: DSPyCall | None = call
+    while enclosing is not None and enclosing.operation_name == Operations.PARALLEL:
+        enclosing = enclosing.parent
+    return enclosing is not None and is_run(enclosing)

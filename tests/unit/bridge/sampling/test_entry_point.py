@@ -1,0 +1,113 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import logging
+from importlib.metadata import entry_points
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ParentBased
+
+from mlflow_bridge import DSPySampler, SamplingSettings
+from mlflow_bridge.sampling import entry_point
+from mlflow_bridge.sampling.entry_point import (
+    dspy_sampler,
+    sampler_of_new_provider,
+    warn_of_unused_settings,
+)
+
+RATIO = "MLFLOW_BRIDGE_SAMPLING_RATIO"
+
+
+@pytest.fixture(autouse=True)
+def warnings_are_seen(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, logger=entry_point.__name__)
+
+
+@pytest.mark.parametrize("group", ["opentelemetry_traces_sampler", "opentelemetry_sampler"])
+def test_opentelemetry_finds_it_by_name(group: str) -> None:
+    [found] = entry_points(group=group, name="dspy")
+    assert found.load() is dspy_sampler
+
+
+@pytest.mark.parametrize(
+    ("argument", "description"),
+    [
+        (None, "DSPySampler{ratio=0.5}"),
+        ("", "DSPySampler{ratio=0.5}"),
+        ("0.1", "DSPySampler{ratio=0.1}"),
+        (0.1, "DSPySampler{ratio=0.1}"),
+        ("1", "DSPySampler{}"),
+    ],
+)
+def test_the_argument_is_the_ratio(
+    monkeypatch: pytest.MonkeyPatch, argument: Any, description: str
+) -> None:
+    monkeypatch.setenv(RATIO, "0.5")
+    assert dspy_sampler(argument).get_description() == description
+
+
+def test_a_bad_argument_is_named_and_everything_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    assert dspy_sampler("10 %").get_description() == "DSPySampler{}"
+    [line] = caplog.messages
+    assert line.startswith("Sampling: OTEL_TRACES_SAMPLER_ARG=10 %: ")
+    assert line.endswith("0 to 1. Every trace is recorded.")
+
+
+def test_a_bad_variable_is_named_and_everything_recorded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_BRIDGE_SAMPLING_KEY", "customer")
+    monkeypatch.setenv(RATIO, "0")
+    assert dspy_sampler().get_description() == "DSPySampler{}"
+    [line] = caplog.messages
+    assert "MLFLOW_BRIDGE_SAMPLING_KEY" in line
+    assert "conversation" in line
+
+
+@pytest.mark.parametrize(
+    ("named", "ratio", "description"),
+    [
+        (None, None, None),
+        (None, "0.5", "DSPySampler{ratio=0.5}"),
+        ("dspy", None, "DSPySampler{ratio=0.1}"),
+        ("DSPy ", "0.5", "DSPySampler{ratio=0.1}"),
+        ("parentbased_traceidratio", "0.5", None),
+        ("always_off", None, None),
+    ],
+)
+def test_the_sampler_of_a_provider_that_is_made_for_autolog(
+    monkeypatch: pytest.MonkeyPatch, named: str | None, ratio: str | None, description: str | None
+) -> None:
+    for name, value in (("OTEL_TRACES_SAMPLER", named), (RATIO, ratio)):
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.1")
+    sampler = sampler_of_new_provider()
+    assert (sampler and sampler.get_description()) == description
+
+
+def test_settings_that_have_no_effect_are_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_unused_settings(TracerProvider())
+    assert caplog.messages == []
+    monkeypatch.setenv(RATIO, "0.5")
+    monkeypatch.setenv("MLFLOW_BRIDGE_SAMPLING_EVALUATIONS", "summary")
+    warn_of_unused_settings(TracerProvider())
+    [line] = caplog.messages
+    assert line.startswith(f"{RATIO}, MLFLOW_BRIDGE_SAMPLING_EVALUATIONS: no effect")
+    assert "OTEL_TRACES_SAMPLER=dspy" in line
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_provider_with_the_sampler_needs_no_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, wrapped: bool
+) -> None:
+    monkeypatch.setenv(RATIO, "0.5")
+    sampler = DSPySampler(SamplingSettings())
+    warn_of_unused_settings(TracerProvider(sampler=ParentBased(sampler) if wrapped else sampler))
+    warn_of_unused_settings(object())
+    assert caplog.messages == []
