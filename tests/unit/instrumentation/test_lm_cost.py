@@ -78,8 +78,8 @@ def test_a_charge_in_the_usage_of_a_custom_lm(
 def test_a_price_that_the_lm_was_made_with(traced: Traced, server: FakeOpenAI) -> None:
     server.reply_with(Reply("hi", usage=Usage(1000, 500)))
     prices = {"input_cost_per_token": 1e-3, "output_cost_per_token": 2e-3}
-    served(server, "openai/my-own-model", **prices)("hello")
-    assert cost_of(traced, "chat my-own-model") == (pytest.approx(2.0), "litellm")
+    served(server, "openai/my-priced-model", **prices)("hello")
+    assert cost_of(traced, "chat my-priced-model") == (pytest.approx(2.0), "litellm")
 
 
 def test_a_model_without_a_price_has_no_cost(traced: Traced, server: FakeOpenAI) -> None:
