@@ -51,6 +51,30 @@ def test_moving_to_another_experiment_and_off(store_uri: str, tmp_path: Path) ->
     assert names == {"one": [{"first", "first step"}], "two": [{"second", "second step"}]}
 
 
+@pytest.mark.parametrize("zero_code", [False, True])
+def test_a_program_that_seeds_its_random_numbers_has_a_trace_of_each_run(
+    store_uri: str, tmp_path: Path, zero_code: bool
+) -> None:
+    source = """
+        import random
+        from mlflow_bridge import autolog
+
+        autolog()
+        for _ in range(2):
+            random.seed(42)
+            work("seeded")
+    """
+    environment = {
+        "MLFLOW_TRACKING_URI": store_uri,
+        "MLFLOW_EXPERIMENT_NAME": "seeded",
+        "OTEL_TRACES_EXPORTER": "mlflow" if zero_code else "none",
+    }
+    for _ in range(2):
+        run_program(source, tmp_path, environment, zero_code=zero_code)
+    traces = stored_traces(store_uri, "seeded")
+    assert [span_names(trace) for trace in traces] == [{"seeded", "seeded step"}] * 4
+
+
 def test_a_share_of_programs(store_uri: str, tmp_path: Path) -> None:
     source = """
         import dspy

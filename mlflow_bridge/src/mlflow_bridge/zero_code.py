@@ -67,6 +67,7 @@ def _adopt_all() -> None:
     from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
     from mlflow_bridge.processing.enrichment import MLflowEnrichmentProcessor
     from mlflow_bridge.processing.termination import handle_sigterm
+    from mlflow_bridge.processing.unseeded_ids import use_unseeded_ids
     from mlflow_bridge.sampling.entry_point import warn_of_unused_settings
 
     provider = trace.get_tracer_provider()
@@ -79,6 +80,7 @@ def _adopt_all() -> None:
         )
         return
     warn_of_unused_settings(provider)
+    use_unseeded_ids(provider)
     mode = default_to_content()
     join_mlflow_tracing(provider)
     for exporter in exporters:

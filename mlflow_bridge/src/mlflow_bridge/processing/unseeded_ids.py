@@ -1,0 +1,48 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Ids of traces and spans that ``random.seed()`` does not repeat.
+
+OpenTelemetry's generator draws from the ``random`` module's one generator. A program that seeds
+it, as training and evaluation scripts do, gets the ids of its last run again: MLflow takes its
+traces for those that it has already, and keeps one of them. The other way round, each span changes
+what the program draws next.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any
+
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+
+_random = random.Random()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.seed)
+
+
+class UnseededIdGenerator(RandomIdGenerator):
+    """Random ids from a generator of their own. Thread-safe, also after a fork.
+
+    ``OTEL_PYTHON_ID_GENERATOR=unseeded`` names it where the bridge does not put it in place.
+    """
+
+    def generate_span_id(self) -> int:
+        """A span id of 64 random bits."""
+        return _random.getrandbits(64) or 1  # 0 is none
+
+    def generate_trace_id(self) -> int:
+        """A trace id of 128 random bits."""
+        return _random.getrandbits(128) or 1
+
+
+def use_unseeded_ids(provider: object) -> None:
+    """Have a tracer provider make such ids, unless it has a generator of the program's choice.
+
+    Tracers that it has handed out already keep the generator that they have.
+    """
+    given: Any = provider
+    # Not isinstance: a subclass is a choice.
+    if type(getattr(given, "id_generator", None)) is RandomIdGenerator:
+        given.id_generator = UnseededIdGenerator()
