@@ -23,16 +23,17 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite store with nothing but its default experiment; not to be written to."""
-    from mlflow import MlflowClient
+    client = pytest.importorskip("mlflow").MlflowClient
 
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
+    client(f"sqlite:///{file}").search_experiments()
     return file
 
 
 @pytest.fixture(scope="session")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
     """A tracking server in which each test has experiments of its own."""
+    pytest.importorskip("mlflow")
     with MLflowServer(tmp_path_factory.mktemp("server"), start_timeout=300) as running:
         yield running
 

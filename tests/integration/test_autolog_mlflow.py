@@ -18,6 +18,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_one_call_is_enough(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
     source = """
         import mlflow_bridge
 

@@ -115,6 +115,7 @@ def test_a_burst_into_a_store(store_uri: str, tmp_path: Path) -> None:
 
 
 def test_a_burst_into_a_server(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
     directory = tmp_path / "server"
     directory.mkdir()
     with MLflowServer(directory, start_timeout=300) as server:
@@ -182,6 +183,7 @@ def test_processes_with_threads_into_one_store(store_uri: str, tmp_path: Path) -
 
 
 def test_processes_with_threads_into_one_server(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
     directory = tmp_path / "server"
     directory.mkdir()
     with MLflowServer(directory, start_timeout=300) as server:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 TIMEOUT = 300.0
 """Seconds; guards against a program that never ends, and is no measure of anything."""
 
@@ -89,9 +91,7 @@ def stored_traces(tracking_uri: str, experiment_name: str = "Default") -> list[A
 
     MLflow orders by milliseconds, and a small program makes several traces in one.
     """
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri)
+    client = pytest.importorskip("mlflow").MlflowClient(tracking_uri)
     experiment = client.get_experiment_by_name(experiment_name)
     if experiment is None:
         return []
