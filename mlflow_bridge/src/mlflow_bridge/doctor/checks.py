@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from mlflow_bridge.config import ConfigurationError, MLflowDSPyConfig
 from mlflow_bridge.doctor import Check, State
 from mlflow_bridge.doctor.round_trip import check_destination
+from mlflow_bridge.doctor.sampling import check_sampling
 from mlflow_bridge.processing.live import status
 from mlflow_bridge.spool.directory import files_in
 from mlflow_bridge.spool.segment import Segment, locks_are_supported
@@ -48,6 +49,7 @@ def examine(
         yield _settings_found(config)
     yield from _guarded("versions", lambda: _versions(config))
     yield from _guarded("instrumentation", _instrumentation)
+    yield from _guarded("sampling", check_sampling)
     if config is None:
         return
     yield from _guarded("spool", lambda: _spool(config))

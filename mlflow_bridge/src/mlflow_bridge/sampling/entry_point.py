@@ -56,19 +56,24 @@ def sampler_of_new_provider() -> Sampler | None:
 
 def warn_of_unused_settings(provider: object) -> None:
     """Say it where a tracer provider has another sampler than the settings are meant for."""
+    unused = unused_settings(provider)
+    if unused is not None:
+        _logger.warning("%s", unused)
+
+
+def unused_settings(provider: object) -> str | None:
+    """What to say of settings that have no effect on a tracer provider; None if they have."""
     given = _given_variables()
     sampler = getattr(provider, "sampler", None)
     if not given or not isinstance(sampler, Sampler):
-        return
-    if DSPySampler.__name__ not in sampler.get_description():
-        _logger.warning(
-            "%s: no effect, because the tracer provider has another sampler (%s). Set %s=%s, or "
-            "give the provider a DSPySampler.",
-            ", ".join(given),
-            sampler.get_description(),
-            OTEL_TRACES_SAMPLER,
-            NAME,
-        )
+        return None
+    description = sampler.get_description()
+    if DSPySampler.__name__ in description:
+        return None
+    return (
+        f"{', '.join(given)}: no effect, because the tracer provider has another sampler "
+        f"({description}). Set {OTEL_TRACES_SAMPLER}={NAME}, or give the provider a DSPySampler."
+    )
 
 
 def _given_variables() -> list[str]:
