@@ -11,7 +11,9 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+import dspy
 import pytest
+import wrapt
 
 from tests.unit.instrumentation.conftest import TraceWith
 from tests.unit.instrumentation.lms import EchoLM
@@ -103,3 +105,49 @@ def test_an_error_in_a_class_statement_has_no_frame_of_ours(traced: Traced) -> N
     while_traced = files()
     uninstrument()
     assert while_traced == files()
+
+
+@wrapt.decorator
+def noting(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    instance.bound_to.append((wrapped.__name__, args))
+    return wrapped(*args, **kwargs)
+
+
+class Decorated(EchoLM):
+    """An LM whose methods a library has decorated that tells them from functions (wrapt)."""
+
+    bound_to: list[Any]
+
+    @noting
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(*args, **kwargs)
+
+    @noting
+    async def acall(self, *args: Any, **kwargs: Any) -> Any:
+        return await super().acall(*args, **kwargs)
+
+
+async def test_a_decorator_is_given_the_instance_that_its_method_is_called_on() -> None:
+    class Program(dspy.Module):
+        bound_to: list[Any]
+
+        def forward(self, question: str) -> str:
+            return question
+
+        @noting
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return super().__call__(*args, **kwargs)
+
+    async def calls() -> Any:
+        lm, program = Decorated(), Program()
+        lm.bound_to = program.bound_to = []
+        answers = lm("hello"), await lm.acall("hello"), program("hello")
+        return answers, lm.bound_to
+
+    untraced = await calls()
+    traced = Traced()
+    try:
+        assert await calls() == untraced
+        assert traced.tree() == "chat echo\nchat echo\ninvoke_workflow Program"
+    finally:
+        uninstrument()

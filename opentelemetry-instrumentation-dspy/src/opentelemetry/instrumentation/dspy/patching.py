@@ -113,7 +113,7 @@ class TracedMethod:
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:
-            return self.original
+            return self.original.__get__(None, owner)  # of a function, the function
         return types.MethodType(self._replacement, instance)
 
     def __reduce__(self) -> Any:
