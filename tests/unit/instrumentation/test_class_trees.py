@@ -151,3 +151,83 @@ async def test_a_decorator_is_given_the_instance_that_its_method_is_called_on() 
         assert traced.tree() == "chat echo\nchat echo\ninvoke_workflow Program"
     finally:
         uninstrument()
+
+
+class Twice:
+    """A mixin that tries everything twice, whatever it is mixed into."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        super().__call__(*args, **kwargs)  # type: ignore[misc]
+        return super().__call__(*args, **kwargs)  # type: ignore[misc]
+
+    async def acall(self, *args: Any, **kwargs: Any) -> Any:
+        await super().acall(*args, **kwargs)  # type: ignore[misc]
+        return await super().acall(*args, **kwargs)  # type: ignore[misc]
+
+
+class Alone(Twice):
+    """Nothing of DSPy's."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+
+class Length(dspy.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = dspy.Tool(lambda text: len(text), name="count", args={"text": {}})
+
+    def forward(self, text: str) -> int:
+        return self.count(text=text)
+
+    async def aforward(self, text: str) -> int:
+        return self.count(text=text)
+
+
+LENGTHS = "invoke_workflow {}\n├─ execute_tool count\n└─ execute_tool count"
+
+
+@pytest.mark.parametrize("defined", ["before", "while traced"])
+async def test_a_method_from_a_mixin_makes_one_span(trace_with: TraceWith, defined: str) -> None:
+    def define() -> tuple[Any, Any]:
+        class TwiceLength(Twice, Length): ...
+
+        class TwiceEcho(Twice, EchoLM): ...
+
+        return TwiceLength, TwiceEcho
+
+    classes = define() if defined == "before" else None
+    traced = trace_with()
+    program, lm = classes or define()
+    assert program()(text="four") == 4
+    assert traced.tree() == LENGTHS.format("TwiceLength")
+    traced.clear()
+    assert await program().acall(text="four") == 4
+    assert traced.tree() == LENGTHS.format("TwiceLength")
+    traced.clear()
+    assert lm()("hello") == EchoLM()("hello")
+    assert traced.names() == ["chat echo"] * 2
+
+
+def test_a_mixin_is_left_as_it_was() -> None:
+    call, acall = vars(Twice)["__call__"], vars(Twice)["acall"]
+    traced = Traced()
+
+    class OverMixin(Twice, Length):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return super().__call__(*args, **kwargs)
+
+    class TwiceEcho(Twice, EchoLM): ...
+
+    try:
+        assert Twice.__call__ is call
+        assert OverMixin()(text="four") == 4
+        assert traced.tree() == LENGTHS.format("OverMixin")
+        with pytest.raises(AttributeError, match="__call__"):  # it has no class behind it
+            Alone()()
+        assert Alone().__call__.__func__ is call
+    finally:
+        uninstrument()
+    assert vars(Twice)["__call__"] is call
+    assert vars(Twice)["acall"] is acall
+    assert TwiceEcho()("hello") == EchoLM()("hello")

@@ -17,6 +17,7 @@ import copy
 import inspect
 import logging
 import types
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -124,8 +125,27 @@ class TracedMethod:
         return getattr(self.original, "__isabstractmethod__", False)
 
 
+class TracedMixinMethod(TracedMethod):
+    """A method of a class outside of the trees that classes of one or more of them inherit."""
+
+    def __init__(self, original: Any) -> None:
+        super().__init__(original, original)
+        self.replacements: dict[type, Any] = {}
+        """What an instance of a tree is given, by the root of the tree."""
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        for root, replacement in self.replacements.items():
+            if root in type(instance).__mro__:
+                return types.MethodType(replacement, instance)
+        return self.original.__get__(instance, owner)
+
+
 class ClassTreePatch:
-    """Traces methods on every class of a tree, also on those defined later."""
+    """Traces methods on every class of a tree, also on those defined later.
+
+    A mixin that stands before the root in a class's resolution order is traced in that class's
+    instances.
+    """
 
     def __init__(
         self,
@@ -150,6 +170,7 @@ class ClassTreePatch:
         self._runtime: Runtime | None = None
         self._root: type | None = None
         self._on_root: list[tuple[Any, str, Any, Any]] = []
+        self._mixins: weakref.WeakSet[type] = weakref.WeakSet()
 
     @property
     def point(self) -> str:
@@ -178,6 +199,9 @@ class ClassTreePatch:
             return True
         for cls in (*_subclasses(root), root):
             guarded(self._untrace_class, cls)
+        for mixin in self._mixins:
+            guarded(self._untrace_mixin, mixin, root)
+        self._mixins.clear()
         replaced, self._on_root = self._on_root, []
         return all([_put_back(*entry) for entry in reversed(replaced)])
 
@@ -201,12 +225,34 @@ class ClassTreePatch:
             if inspect.isfunction(method):
                 replacement = traced(method, operation, self._runtime, cls)
                 setattr(cls, name, TracedMethod(method, replacement))
+        for mixin in _mixins_of(cls, self._root):
+            self._trace_mixin(mixin, self._root, self._runtime)
+
+    def _trace_mixin(self, mixin: type, root: Any, runtime: Runtime) -> None:
+        for name, operation in self.methods.items():
+            method = vars(mixin).get(name)
+            if inspect.isfunction(method):
+                method = TracedMixinMethod(method)
+                setattr(mixin, name, method)
+            if isinstance(method, TracedMixinMethod) and root not in method.replacements:
+                replacement = traced(method.original, operation, runtime, mixin)
+                method.replacements = {**method.replacements, root: replacement}
+                self._mixins.add(mixin)
 
     def _untrace_class(self, cls: type) -> None:
         for name in self.methods:
             method = vars(cls).get(name)
             if isinstance(method, TracedMethod):
                 setattr(cls, name, method.original)
+
+    def _untrace_mixin(self, mixin: type, root: type) -> None:
+        for name in self.methods:
+            method = vars(mixin).get(name)
+            if isinstance(method, TracedMixinMethod):
+                others = {key: other for key, other in method.replacements.items() if key != root}
+                method.replacements = others
+                if not others:
+                    setattr(mixin, name, method.original)
 
     def _subclass_hook(self, _root: type) -> Any:
         _original = vars(_root).get("__init_subclass__")
@@ -295,6 +341,12 @@ def _subclasses(root: type) -> Iterator[type]:
             seen.add(cls)
             yield cls
             pending.extend(type.__subclasses__(cls))
+
+
+def _mixins_of(cls: type, root: Any) -> list[type]:
+    """The classes that are asked for a method before the root and are not of its tree."""
+    before = cls.__mro__[: cls.__mro__.index(root)]
+    return [candidate for candidate in before if root not in candidate.__mro__]
 
 
 def _require_own_or_inherited(owner: Any, name: str) -> None:
