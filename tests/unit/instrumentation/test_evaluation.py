@@ -33,6 +33,27 @@ class CallableMetric:
         return 0.5
 
 
+class Proxy:
+    """A metric that has every attribute: a name that is no name, a ``func`` of its own."""
+
+    def __getattr__(self, name: str) -> Any:
+        return ("attribute", name)
+
+    def __call__(self, example: Any, prediction: Any) -> float:
+        return 0.5
+
+
+class Unreadable:
+    """A metric whose attributes cannot be read."""
+
+    @property
+    def __name__(self) -> str:
+        raise RuntimeError("not now")
+
+    def __call__(self, example: Any, prediction: Any) -> float:
+        return 0.5
+
+
 def explained(example: Any, prediction: Any) -> Any:
     return dspy.Prediction(score=0.25, feedback="Too short.")
 
@@ -101,12 +122,15 @@ def test_each_example_has_its_index_its_score_and_its_metric_call(
         (CallableMetric(), "CallableMetric", 0.5),
         (functools.partial(agrees, trace=None), "agrees", 1.0),
         (lambda example, prediction: 1, "<lambda>", 1.0),
+        (Proxy(), "Proxy", 0.5),
+        pytest.param(Unreadable(), "Unreadable", 0.5, id="unreadable"),
     ],
 )
 def test_any_callable_is_a_metric(
     spans: InMemorySpanExporter, metric: Any, name: str, score: float
 ) -> None:
-    evaluate(metric)
+    result = evaluate(metric)
+    assert result.score == score * 100
     metrics = spans_named(spans.get_finished_spans(), f"metric {name}")
     assert [span.attributes["gen_ai.evaluation.score.value"] for span in metrics] == [score] * 4
 
@@ -120,6 +144,33 @@ def test_an_example_that_a_data_set_has_twice_has_two_indices(
 
     examples = spans_named(spans.get_finished_spans(), "example")
     assert sorted(span.attributes["dspy.example.index"] for span in examples) == [0, 1, 2]
+
+
+class ReadOnDemand:
+    """A data set that makes its examples when they are asked for."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def __len__(self) -> int:
+        return len(EXAMPLES)
+
+    def __getitem__(self, index: int) -> Any:
+        example = EXAMPLES[index]
+        self.reads += 1
+        return example.copy()
+
+
+def test_a_data_set_is_not_read_once_more(spans: InMemorySpanExporter) -> None:
+    def reads() -> int:
+        devset = ReadOnDemand()
+        dspy.Evaluate(devset=devset, metric=agrees)(dspy.Predict("question -> answer"))
+        return devset.reads
+
+    traced = reads()
+    assert len(spans_named(spans.get_finished_spans(), "example")) == len(EXAMPLES)
+    DSPyInstrumentor().uninstrument()
+    assert traced == reads()
 
 
 def test_feedback_is_the_explanation_of_the_score(spans: InMemorySpanExporter) -> None:

@@ -195,3 +195,19 @@ def test_a_program_that_holds_itself(traced: Traced) -> None:
 def test_no_option_is_told_by_the_hash(traced: Traced) -> None:
     one, other = dspy.Predict(QA, api_key="sk-one-one-one"), dspy.Predict(QA, api_key="sk-two-two")
     assert hash_of(traced, one) == hash_of(traced, other)
+
+
+class Compared(dspy.Predict):
+    """A predictor with an equality of its own, which no hash goes with."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("nobody else compares them")
+
+
+def test_a_predictor_that_cannot_be_hashed(traced: Traced) -> None:
+    compared, plain = Compared(QA), dspy.Predict(QA)
+    assert hash_of(traced, compared) == hash_of(traced, plain)
+    compared.demos = plain.demos = [demo("blue")]
+    assert hash_of(traced, compared) == hash_of(traced, plain)

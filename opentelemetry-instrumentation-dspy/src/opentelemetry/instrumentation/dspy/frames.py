@@ -52,4 +52,9 @@ def as_dspy_frame(function: Any, original: Callable[..., Any]) -> Any:
         function.__defaults__,
         function.__closure__,
     )
-    return functools.update_wrapper(copy, original)
+    try:
+        return functools.update_wrapper(copy, original)
+    except Exception:
+        # An object of the program's own, such as a metric, may be called without having a name that
+        # a function can have. Then the guise is incomplete.
+        return copy

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from opentelemetry.instrumentation.dspy.guarding import log_once
 from opentelemetry.instrumentation.dspy.metrics import Metrics
 from opentelemetry.instrumentation.dspy.observing import noting_result
 from opentelemetry.instrumentation.dspy.operations.optimizer import note_trial
@@ -54,6 +55,7 @@ from opentelemetry.instrumentation.dspy.tracing import (
 )
 
 _NO_INDEX: Iterator[None] = itertools.repeat(None)
+_READ_AT_ONCE = (list[Any].__iter__, tuple[Any, ...].__iter__)
 _PARAMETERS = ("program", "metric", "devset", "num_threads")
 
 
@@ -182,6 +184,13 @@ class ExampleSpans:
 
     def around(self, function: Callable[[Any], Any], data: Any) -> Callable[[Any], Any]:
         """The executor's function with spans; the same function outside of an evaluation."""
+        try:
+            return self._around(function, data)
+        except Exception as error:
+            log_once(error)
+            return function
+
+    def _around(self, function: Callable[[Any], Any], data: Any) -> Callable[[Any], Any]:
         call = current_call()
         if call is None or call.operation.name != Operations.EVALUATE:
             return function
@@ -238,7 +247,13 @@ class ExampleSpans:
 
 
 def _indices(data: Any) -> dict[int, Iterator[int]]:
-    """The indices of each example, in turn where a data set has the same one several times."""
+    """The indices of each example, in turn where a data set has the same one several times.
+
+    None where reading the data set would run code of the program's, which may fetch them anew.
+    """
+    kind: type[Any] = type(data)  # type: ignore[reportUnknownVariableType]
+    if getattr(kind, "__iter__", None) not in _READ_AT_ONCE:
+        return {}
     found: dict[int, list[int]] = {}
     for index, item in enumerate(data):
         found.setdefault(id(item), []).append(index)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -12,8 +13,11 @@ import dspy
 
 def name_of(metric: Any) -> str:
     """A metric's name: of the function, or of the class of a callable object."""
-    inner = getattr(metric, "func", metric)  # functools.partial
-    name = getattr(inner, "__name__", None)
+    inner = metric.func if isinstance(metric, functools.partial) else metric
+    try:
+        name = getattr(inner, "__name__", None)
+    except Exception:  # a property of the program's own
+        name = None
     return name if isinstance(name, str) else type(inner).__name__
 
 
