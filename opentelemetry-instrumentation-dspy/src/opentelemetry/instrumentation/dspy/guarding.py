@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
+
+from opentelemetry.instrumentation.dspy.locks import new_lock
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ def guarded(action: Callable[..., Any], *arguments: Any) -> None:
 
 
 _logged: set[tuple[type, str]] = set()
-_logged_lock = threading.Lock()
+_logged_lock = new_lock()
 
 
 def log_once(error: Exception) -> None:

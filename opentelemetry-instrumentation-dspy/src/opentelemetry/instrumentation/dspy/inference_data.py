@@ -15,10 +15,10 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-import threading
 from collections.abc import Mapping
 from typing import Any
 
+from opentelemetry.instrumentation.dspy.locks import new_lock
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_LM_CACHE_HIT,
     GEN_AI_OPERATION_NAME,
@@ -109,7 +109,7 @@ def reported(data: Any, known: dict[str, Any]) -> dict[str, Any]:
     return attributes
 
 
-_merging = threading.Lock()
+_merging = new_lock()
 
 
 @functools.lru_cache(maxsize=8)

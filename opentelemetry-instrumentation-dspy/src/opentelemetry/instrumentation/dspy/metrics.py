@@ -12,12 +12,12 @@ Metrics do not depend on sampling: what is measured is measured below an unsampl
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from opentelemetry.metrics import Histogram, Meter, MeterProvider, NoOpMeter, get_meter_provider
 
+from opentelemetry.instrumentation.dspy.locks import new_lock
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_EMBEDDER_CACHE_HIT,
     DSPY_LM_CACHE_HIT,
@@ -88,7 +88,7 @@ class Metrics:
         self._scope_attributes = {DSPY_VERSION: dspy_version}
         self._instruments: _Instruments | None = None
         self._settled = False
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self.look_for_provider()
 
     def look_for_provider(self) -> None:

@@ -8,12 +8,13 @@ import hashlib
 import json
 import os
 import re
-import threading
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from opentelemetry.instrumentation.dspy.locks import new_lock
 
 REDACTED = "[REDACTED]"
 MIN_DATA_URI = 256
@@ -103,7 +104,7 @@ class KnownSecrets:
         self._known: dict[str, None] = {}
         # From error messages they find their way into prompts.
         self.echoed: dict[str, None] = {}
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def learn(self, name: str, value: Any) -> None:
         """Remember the secrets in a connection setting: a key, headers, an address."""

@@ -10,9 +10,9 @@ what stands behind its name there.
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterable
 
+from opentelemetry.instrumentation.dspy.locks import new_lock
 from opentelemetry.instrumentation.dspy.redaction import REDACTED, is_secret_key
 
 # What is nested in an argument has names that no tool tells.
@@ -47,7 +47,7 @@ class SecretArguments:
     def __init__(self) -> None:
         self.known = False
         self._patterns: dict[str, re.Pattern[str]] = {}
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def learn(self, names: Iterable[str]) -> None:
         """Remember those of the names that are a secret's."""

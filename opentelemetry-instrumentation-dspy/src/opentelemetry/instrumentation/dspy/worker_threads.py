@@ -17,6 +17,7 @@ from opentelemetry import context as context_api
 from opentelemetry.context import Context
 from opentelemetry.trace import get_current_span
 
+from opentelemetry.instrumentation.dspy.locks import new_lock
 from opentelemetry.instrumentation.dspy.patching import FunctionPatch, PatchPoint, Version
 from opentelemetry.instrumentation.dspy.propagation import bound_to_current_context
 from opentelemetry.instrumentation.dspy.tracing import Runtime, as_dspy_frame, hide_frame
@@ -107,7 +108,7 @@ class _Waiting:
     """The contexts of the callers that wait for a batch, in the order of their arrival."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._places: dict[object, tuple[int, int, Context]] = {}
 
     def enter(self, unbatchify: Any, item: Any) -> object:

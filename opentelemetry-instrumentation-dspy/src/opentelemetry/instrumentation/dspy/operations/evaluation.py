@@ -8,13 +8,13 @@ The score of an example is on its span, and as a ``gen_ai.evaluation.result`` ev
 from __future__ import annotations
 
 import itertools
-import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from opentelemetry.instrumentation.dspy.guarding import log_once
+from opentelemetry.instrumentation.dspy.locks import new_lock
 from opentelemetry.instrumentation.dspy.metrics import Metrics
 from opentelemetry.instrumentation.dspy.observing import noting_result
 from opentelemetry.instrumentation.dspy.operations.optimizer import note_trial
@@ -74,7 +74,7 @@ class EvaluationRecord:
     trial: Callable[[float], None] | None = None
     begun: bool = False
     errors: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: Any = field(default_factory=new_lock)
 
 
 class EvaluateOperation(Operation):

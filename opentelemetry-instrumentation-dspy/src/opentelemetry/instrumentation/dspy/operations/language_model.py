@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import dspy
+from opentelemetry.instrumentation.dspy.locks import new_lock
 from opentelemetry.instrumentation.dspy.operations import lm_facts, lm_stream
 from opentelemetry.instrumentation.dspy.operations.lm_event import with_event
 from opentelemetry.instrumentation.dspy.operations.lm_record import LMRecord
@@ -55,7 +55,7 @@ from opentelemetry.instrumentation.dspy.tracing import (
     SpanStart,
 )
 
-_count_lock = threading.Lock()
+_count_lock = new_lock()
 # An LM with one of its own, such as DummyLM up to 3.1, may go by the cache.
 _CACHING = ("__call__", "acall", "forward", "aforward")
 

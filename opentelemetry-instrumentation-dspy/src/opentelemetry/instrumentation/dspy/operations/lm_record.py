@@ -7,12 +7,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from opentelemetry.instrumentation.dspy.locks import new_lock
 from opentelemetry.instrumentation.dspy.operations.usage import usage_attributes
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_LM_CACHE_HIT,
@@ -38,7 +38,7 @@ from opentelemetry.instrumentation.dspy.semconv import (
 )
 from opentelemetry.instrumentation.dspy.tracing import Attributes
 
-_inner_lock = threading.Lock()
+_inner_lock = new_lock()
 
 
 @dataclass(slots=True)

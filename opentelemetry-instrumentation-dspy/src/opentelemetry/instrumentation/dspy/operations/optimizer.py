@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from opentelemetry.instrumentation.dspy.locks import new_lock
 from opentelemetry.instrumentation.dspy.operations.own_attributes import own_attributes
 from opentelemetry.instrumentation.dspy.operations.scores import as_number, name_of
 from opentelemetry.instrumentation.dspy.patching import ClassTreePatch, PatchPoint
@@ -52,7 +52,7 @@ class CompileRecord:
 
     trials: int = 0
     best_score: float | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: Any = field(default_factory=new_lock)
 
     def begin_trial(self) -> int:
         """The index of a new trial, from 0."""
