@@ -26,11 +26,12 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from opentelemetry.instrumentation.dspy import inference_data
+from opentelemetry.instrumentation.dspy import generators, inference_data
 from opentelemetry.instrumentation.dspy.content import ContentEncoder
 from opentelemetry.instrumentation.dspy.events import EventLog
 from opentelemetry.instrumentation.dspy.failures import error_type, identity_of, record_failure
 from opentelemetry.instrumentation.dspy.frames import as_dspy_frame, hide_frame
+from opentelemetry.instrumentation.dspy.generators import GENERATORS
 from opentelemetry.instrumentation.dspy.guarding import guarded, log_once
 from opentelemetry.instrumentation.dspy.hooks import CALL_KEY
 from opentelemetry.instrumentation.dspy.interruption import abandon
@@ -217,7 +218,10 @@ class Call:
         if self.context is not None:
             self._token = context_api.attach(self.context)
 
-    def close(self, result: Any, error: BaseException | None = None) -> None:
+    # One function, with more branches than are fine elsewhere, since each frame costs every call.
+    def close(  # noqa: PLR0912
+        self, result: Any, error: BaseException | None = None
+    ) -> None:
         """End the span, with the result of the operation or with what it raised.
 
         Raises only what stops the program meanwhile.
@@ -247,6 +251,8 @@ class Call:
             if ended_ns:
                 self._measure(ended_ns, error, attributes)
             restore_context(self._token)
+            if type(result) in GENERATORS and self.context is not None:
+                guarded(generators.note_generator, result, self.context)
             parent, span = self.parent, self.span
             if parent is None:
                 self._runtime.content.forget_texts()
@@ -330,6 +336,9 @@ def begin(
     try:
         context = context_api.get_current()
         parent: Any = context.get(CALL_KEY)
+        if parent is None and generators.live:
+            context = _with_call_of_step(context)
+            parent = context.get(CALL_KEY)
         unrecorded = False
         if parent is not None:
             # The context that the call attached says by itself that it is still current.
@@ -354,6 +363,15 @@ def begin(
     except BaseException:
         abandon(call)
         raise
+
+
+def _with_call_of_step(context: Context) -> Context:
+    """``context``; in a step of a generator with the call that returned it and its span."""
+    origin = generators.origin_of_step(context)
+    if origin is None:
+        return context
+    with_call = context_api.set_value(CALL_KEY, origin.get(CALL_KEY), context)
+    return set_span_in_context(get_current_span(origin), with_call)
 
 
 def _is_current(parent: Call, context: Context) -> bool:
