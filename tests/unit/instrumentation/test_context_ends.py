@@ -9,13 +9,14 @@ import contextlib
 import contextvars
 import gc
 import threading
+import warnings
 import weakref
 from typing import Any
 
 import dspy
 import pytest
 
-from tests.unit.instrumentation.traced import Traced
+from tests.unit.instrumentation.traced import Traced, uninstrument
 
 
 class Forever:
@@ -38,6 +39,26 @@ def test_a_coroutine_that_nobody_finishes(traced: Traced, telemetry_log: Any) ->
     gc.collect()
     assert traced.tree() == "execute_tool wait ERROR(GeneratorExit)"
     assert telemetry_log.take() == []
+
+
+def test_a_coroutine_that_nobody_begins(traced: Traced) -> None:
+    class Handing(dspy.Module):
+        def acall(self, *args: Any, **kwargs: Any) -> Any:
+            return super().acall(*args, **kwargs)
+
+        async def aforward(self) -> None: ...
+
+    def caught() -> list[str]:
+        with warnings.catch_warnings(record=True) as recorded:
+            warnings.simplefilter("always")
+            Handing().acall()
+            gc.collect()
+        return [str(warning.message) for warning in recorded]
+
+    while_traced = caught()
+    assert traced.tree() == "invoke_workflow Handing ERROR(GeneratorExit)"
+    uninstrument()
+    assert caught() == while_traced == ["coroutine 'Module.acall' was never awaited"]
 
 
 def test_a_coroutine_that_is_closed_elsewhere(traced: Traced, telemetry_log: Any) -> None:

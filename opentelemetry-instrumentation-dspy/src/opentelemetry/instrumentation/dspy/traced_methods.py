@@ -8,6 +8,7 @@ import copy
 import functools
 import inspect
 import types
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -119,7 +120,19 @@ def _finished_later(call: Call, coroutine: Coroutine[Any, Any, Any]) -> Any:
         call.close(_result)
         return _result
 
-    return finished()
+    later = finished()
+    # As whoever looks at it, or is warned that nobody awaits it, knows it.
+    later.__name__, later.__qualname__ = coroutine.__name__, coroutine.__qualname__
+    weakref.finalize(later, _close_unawaited, call, coroutine).atexit = False
+    return later
+
+
+@pickled_by_value
+def _close_unawaited(call: Call, coroutine: Coroutine[Any, Any, Any]) -> None:
+    """End a call whose coroutine was thrown away before its first step, in which nothing runs."""
+    coroutine.close()  # the warning is about the one coroutine that the program has seen
+    if call.context is not None:
+        call.close(None, GeneratorExit())
 
 
 def _traced_async(_original: Callable[..., Any], _begin: Callable[..., Call | None]) -> Any:
