@@ -231,3 +231,35 @@ def test_a_mixin_is_left_as_it_was() -> None:
     assert vars(Twice)["__call__"] is call
     assert vars(Twice)["acall"] is acall
     assert TwiceEcho()("hello") == EchoLM()("hello")
+
+
+async def test_a_method_that_another_instrumentation_has_wrapped() -> None:
+    seen: list[Any] = []
+
+    def note(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        seen.append((type(instance).__name__, len(args)))
+        return wrapped(*args, **kwargs)
+
+    async def calls() -> list[Any]:
+        seen.clear()
+        program = Letters()
+        await program.acall(text="foo")
+        program.batch([dspy.Example(text="foo").with_inputs("text")], disable_progress_bar=True)
+        return list(seen)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in (
+            (dspy.Module, "__call__"),
+            (dspy.Module, "acall"),
+            (dspy.utils.parallelizer.ParallelExecutor, "execute"),
+        ):
+            patch.setattr(owner, name, wrapt.FunctionWrapper(vars(owner)[name], note))
+        untraced = await calls()
+        assert len(untraced) == 3
+        traced = Traced()
+        try:
+            assert await calls() == untraced
+            assert "execute_tool count" in traced.names()
+        finally:
+            uninstrument()
+        assert await calls() == untraced

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import inspect
 import types
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -58,3 +59,41 @@ def as_dspy_frame(function: Any, original: Callable[..., Any]) -> Any:
         # An object of the program's own, such as a metric, may be called without having a name that
         # a function can have. Then the guise is incomplete.
         return copy
+
+
+def called_on_instance(method: Any) -> Any:
+    """What stands in a class as a function that takes the instance first.
+
+    A method that wrapt has decorated, by the program or by another instrumentation, looks like a
+    function and has to be bound: called as one, its decorator is given no instance.
+    """
+    if type(method) is types.FunctionType or not inspect.isfunction(method):
+        return method
+    bound = _bound_async if inspect.iscoroutinefunction(method) else _bound
+    return as_dspy_frame(bound(method), method)
+
+
+def _bound(_method: Any) -> Any:
+    _hide = hide_frame
+
+    def bound(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return _method.__get__(self, type(self))(*args, **kwargs)
+        except BaseException as _error:
+            _hide(_error)
+            raise
+
+    return bound
+
+
+def _bound_async(_method: Any) -> Any:
+    _hide = hide_frame
+
+    async def bound(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await _method.__get__(self, type(self))(*args, **kwargs)
+        except BaseException as _error:
+            _hide(_error)
+            raise
+
+    return bound

@@ -25,7 +25,11 @@ from typing import Any, Protocol
 
 import wrapt
 
-from opentelemetry.instrumentation.dspy.frames import as_dspy_frame, hide_frame
+from opentelemetry.instrumentation.dspy.frames import (
+    as_dspy_frame,
+    called_on_instance,
+    hide_frame,
+)
 from opentelemetry.instrumentation.dspy.patch_status import PatchStatus
 from opentelemetry.instrumentation.dspy.traced_methods import traced
 from opentelemetry.instrumentation.dspy.tracing import Operation, Runtime, guarded
@@ -76,7 +80,8 @@ class FunctionPatch:
     def install(self, runtime: Runtime) -> None:
         owner, name, original = wrapt.resolve_path(self.module, self.path)  # type: ignore[reportUnknownMemberType]
         _require_own_or_inherited(owner, name)
-        replacement = self.make(original, runtime, owner)
+        called = called_on_instance(original) if isinstance(owner, type) else original
+        replacement = self.make(called, runtime, owner)
         # An inherited name must leave no attribute behind when it is removed.
         own = _own_attributes(owner).get(name, _ABSENT)
         setattr(owner, name, replacement)
@@ -184,7 +189,7 @@ class ClassTreePatch:
         self._root = root
         if self._closure_on_root:
             for name, operation in self.methods.items():
-                original = _own_attributes(root)[name]
+                original = called_on_instance(_own_attributes(root)[name])
                 self._replace_on_root(name, traced(original, operation, runtime, root))
         else:
             self._trace_class(root)
@@ -223,7 +228,7 @@ class ClassTreePatch:
                 # make the class anew: it stands in another place of the resolution order now.
                 method = method.original
             if inspect.isfunction(method):
-                replacement = traced(method, operation, self._runtime, cls)
+                replacement = traced(called_on_instance(method), operation, self._runtime, cls)
                 setattr(cls, name, TracedMethod(method, replacement))
         for mixin in _mixins_of(cls, self._root):
             self._trace_mixin(mixin, self._root, self._runtime)
@@ -235,7 +240,8 @@ class ClassTreePatch:
                 method = TracedMixinMethod(method)
                 setattr(mixin, name, method)
             if isinstance(method, TracedMixinMethod) and root not in method.replacements:
-                replacement = traced(method.original, operation, runtime, mixin)
+                original = called_on_instance(method.original)
+                replacement = traced(original, operation, runtime, mixin)
                 method.replacements = {**method.replacements, root: replacement}
                 self._mixins.add(mixin)
 

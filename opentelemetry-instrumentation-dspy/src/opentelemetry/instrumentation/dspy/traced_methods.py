@@ -7,7 +7,6 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import types
 import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -21,31 +20,13 @@ def traced(
 ) -> Callable[..., Any]:
     """A plain function that behaves as ``original`` in every way and makes its span."""
     asynchronous = inspect.iscoroutinefunction(original)
-    called = original if type(original) is types.FunctionType else _called_on_instance(original)
     if asynchronous:
         make = _traced_async
     else:
         # A plain function may return the coroutine of another.
         make = _traced_plain_async if original.__name__ == "acall" else _traced_sync
     opening = _Opening(begin, operation, runtime, owner, asynchronous)
-    return as_dspy_frame(make(called, opening), original)
-
-
-def _called_on_instance(_descriptor: Any) -> Any:
-    """What looks like a function but has to be bound, as a method that wrapt has decorated.
-
-    Called as a function, it would take the instance for the first argument of the call.
-    """
-    _hide = hide_frame
-
-    def bound(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return _descriptor.__get__(self, type(self))(*args, **kwargs)
-        except BaseException as _error:
-            _hide(_error)
-            raise
-
-    return as_dspy_frame(bound, _descriptor)
+    return as_dspy_frame(make(original, opening), original)
 
 
 # A partial, since that is called without a frame of its own.
