@@ -38,11 +38,9 @@ class UnseededIdGenerator(RandomIdGenerator):
 
 
 def use_unseeded_ids(provider: object) -> None:
-    """Have a tracer provider make such ids, unless it has a generator of the program's choice.
-
-    Tracers that it has handed out already keep the generator that they have.
-    """
-    given: Any = provider
+    """Have a tracer provider make such ids, unless it has a generator of the program's choice."""
+    generator: Any = getattr(provider, "id_generator", None)
     # Not isinstance: a subclass is a choice.
-    if type(getattr(given, "id_generator", None)) is RandomIdGenerator:
-        given.id_generator = UnseededIdGenerator()
+    if type(generator) is RandomIdGenerator:
+        # The very object, since the tracers that were handed out already have it, too.
+        generator.__class__ = UnseededIdGenerator

@@ -66,13 +66,17 @@ def test_a_forked_child_has_other_ids_than_its_parent() -> None:
     assert in_child != generator.generate_trace_id()
 
 
-def test_a_provider_with_the_usual_generator_gets_this_one() -> None:
+def test_a_provider_with_the_usual_generator_makes_them_from_now_on() -> None:
     provider = TracerProvider(shutdown_on_exit=False)
+    early = provider.get_tracer("made before")
+    random.seed(42)
+    seeded = early.start_span("span").get_span_context()
     use_unseeded_ids(provider)
     random.seed(42)
-    first = ids_of_a_span(provider)
+    assert early.start_span("span").get_span_context().trace_id != seeded.trace_id
     random.seed(42)
-    assert ids_of_a_span(provider) != first
+    assert ids_of_a_span(provider) != (seeded.trace_id, seeded.span_id)
+    assert type(TracerProvider(shutdown_on_exit=False).id_generator) is RandomIdGenerator
 
 
 def test_a_generator_of_the_programs_choice_stays() -> None:
