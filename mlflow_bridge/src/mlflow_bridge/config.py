@@ -22,6 +22,7 @@ from mlflow_bridge.environment_settings import (
     values_by_name,
     variable_of,
 )
+from mlflow_bridge.export.header_text import header_text, is_header_name
 from mlflow_bridge.export.tracking_uri import (
     InvalidTrackingURI,
     checked_tracking_uri,
@@ -246,6 +247,34 @@ class MLflowDSPyConfig(EnvironmentSettings):
     def _parse_headers(cls, value: Any) -> Any:
         return values_by_name(value) if isinstance(value, str) else value
 
+    @field_validator("headers")
+    @classmethod
+    def _check_headers(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        if not all(is_header_name(name) for name in headers):
+            raise ValueError("a name has characters that the name of an HTTP header cannot have")
+        return {name: _secret_header_text(value) for name, value in headers.items()}
+
+    @field_validator("tracking_token")
+    @classmethod
+    def _check_token(cls, token: SecretStr | None) -> SecretStr | None:
+        return None if token is None else _secret_header_text(token)
+
+    @field_validator("tracking_password")
+    @classmethod
+    def _check_password(cls, password: SecretStr | None) -> SecretStr | None:
+        # A secret that was written to a file often has the end of a line with it.
+        return None if password is None else SecretStr(password.get_secret_value().rstrip("\r\n"))
+
+    @field_validator("tracking_username")
+    @classmethod
+    def _check_username(cls, name: str | None) -> str | None:
+        return None if name is None else name.rstrip("\r\n")
+
+    @field_validator("workspace")
+    @classmethod
+    def _check_workspace(cls, name: str | None) -> str | None:
+        return None if name is None else header_text(name)
+
     @model_validator(mode="after")
     def _check_combinations(self) -> MLflowDSPyConfig:
         if self.insecure_tls and self.server_cert_path is not None:
@@ -291,3 +320,7 @@ class MLflowDSPyConfig(EnvironmentSettings):
 def environment_variable(field_name: str) -> str:
     """The environment variable that sets a field of `MLflowDSPyConfig`."""
     return variable_of(MLflowDSPyConfig, field_name)
+
+
+def _secret_header_text(secret: SecretStr) -> SecretStr:
+    return SecretStr(header_text(secret.get_secret_value()))

@@ -10,6 +10,7 @@ redirects; both would hide what happened.
 from __future__ import annotations
 
 import json
+import math
 import os
 import ssl
 from collections.abc import Mapping
@@ -152,9 +153,13 @@ class TrackingServer:
                 verify=self._verify,
                 cert=self._certificate,
             )
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader) as error:
+        except requests.exceptions.InvalidURL as error:
+            return Retry(f"the request cannot be made ({_SETTING}): {_detail(error)}", lasting=True)
+        # What a header cannot hold. The message would repeat it, and it may be a secret.
+        except ValueError as error:
             return Retry(
-                f"the request cannot be made ({_SETTING}, {_CREDENTIALS}): {_detail(error)}",
+                f"the request cannot be made ({_SETTING}, {_CREDENTIALS}, MLFLOW_BRIDGE_HEADERS): "
+                f"{type(error).__name__}",
                 lasting=True,
             )
         except requests.exceptions.SSLError as error:
@@ -224,12 +229,13 @@ def _retry_after(header: str | None) -> float | None:
     if header is None:
         return None
     try:
-        return max(float(header), 0.0)
+        seconds = float(header)
+        return max(seconds, 0.0) if math.isfinite(seconds) else None
     except ValueError:
         pass
     try:
         moment = parsedate_to_datetime(header)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)

@@ -13,6 +13,7 @@ import gzip
 import logging
 from typing import Any, Final, cast
 
+from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.message import DecodeError
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -21,7 +22,9 @@ from mlflow_bridge.config import MLflowDSPyConfig
 from mlflow_bridge.export.batches import Batch
 from mlflow_bridge.export.destinations.experiments import Experiment, Experiments, Found
 from mlflow_bridge.export.destinations.http import Answer, TrackingServer
+from mlflow_bridge.export.header_text import is_header_value
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
+from mlflow_bridge.processing.notices import Notices
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,7 @@ class ServerDestination:
         self._config = config
         self._server = TrackingServer(config)
         self._experiments = Experiments(config, ServerExperiments(self._server))
+        self._notices = Notices(logger)
 
     def warm_up(self) -> Retry | Rejected | None:
         """Look up the experiment."""
@@ -81,13 +85,24 @@ class ServerDestination:
         if not isinstance(experiment, str):
             return experiment
         headers = {"Content-Type": _PROTOBUF, _EXPERIMENT_HEADER: experiment}
-        if batch.run_id is not None:
+        if batch.run_id is not None and self._can_be_named(batch.run_id):
             headers[_RUN_HEADER] = batch.run_id
         body = encode_spans([item.span for item in batch.spans]).SerializeToString()
         if self._config.compression == "gzip" and len(body) >= _MIN_COMPRESSED:
             headers["Content-Encoding"] = "gzip"
             body = gzip.compress(body, compresslevel=1)
         return self._server.request("POST", _TRACES_PATH, body=body, headers=headers)
+
+    def _can_be_named(self, run_id: str) -> bool:
+        """Whether the run's id can be sent. If not, it is no run, which must not cost the trace."""
+        if is_header_value(run_id):
+            return True
+        self._notices.warn(
+            "run",
+            "Traces are stored, but cannot be linked to run %r: no run has such an id.",
+            run_id,
+        )
+        return False
 
 
 class ServerExperiments:
@@ -150,20 +165,26 @@ def _outcome(answer: Answer, spans: int) -> Outcome:
 
 
 def _accepted(answer: Answer, spans: int) -> Outcome:
-    if answer.content_type == "application/json":
-        partial: dict[str, Any] = answer.json.get("partialSuccess") or {}
-        rejected, message = int(partial.get("rejectedSpans") or 0), partial.get("errorMessage", "")
-    else:
-        response = ExportTraceServiceResponse()
-        try:
-            response.ParseFromString(answer.body)
-        except DecodeError:
-            return Retry("the tracking server's answer is damaged (MLFLOW_TRACKING_URI)")
-        rejected = response.partial_success.rejected_spans
-        message = response.partial_success.error_message
-    if rejected <= 0:
+    try:
+        partial = _otlp_response(answer).partial_success
+    except (DecodeError, ParseError, ValueError):
+        # A gateway may have given it, and the spans may have got nowhere.
+        return Retry("the tracking server's answer is damaged (MLFLOW_TRACKING_URI)")
+    message = partial.error_message
+    if partial.rejected_spans <= 0:
         # OTLP: a message without a number is a warning.
         return Sent(spans, reason=f"the tracking server warns: {message}" if message else "")
-    rejected = min(rejected, spans)
+    rejected = min(partial.rejected_spans, spans)
     # OTLP forbids to send a partly accepted request again.
     return Sent(spans - rejected, rejected, f"the tracking server left spans out: {message}")
+
+
+def _otlp_response(answer: Answer) -> ExportTraceServiceResponse:
+    """What the server says about a request that it took.
+
+    Raises:
+        DecodeError, ParseError, ValueError: It is not what OTLP knows for an answer.
+    """
+    if answer.content_type == "application/json":
+        return Parse(answer.body.strip() or b"{}", ExportTraceServiceResponse())
+    return ExportTraceServiceResponse.FromString(answer.body)
