@@ -108,3 +108,18 @@ def test_mlflows_own_autolog_is_noticed(
         PeerCheck()()
     (message,) = telemetry_log.take()
     assert "mlflow.dspy.autolog()" in message
+
+
+def test_mlflows_autolog_may_be_called_afterwards() -> None:
+    instrumentor = DSPyInstrumentor()
+    instrumentor.instrument()
+    try:
+        for optimizer in (dspy.MIPROv2, dspy.BootstrapFewShot, dspy.LabeledFewShot):
+            stands, read = vars(optimizer)["compile"], optimizer.compile
+            # What MLflow asks before it puts a function of its own there, and raises over.
+            differs = read != stands
+            assert not differs
+            assert hash(stands) == hash(read)
+            assert stands != dspy.Predict.__call__
+    finally:
+        instrumentor.uninstrument()
