@@ -22,6 +22,7 @@ from weakref import WeakSet, WeakValueDictionary
 from mlflow.entities import TraceInfo, TraceLocation, TraceState
 from mlflow.entities.span import create_mlflow_span
 from mlflow.tracing import fluent
+from mlflow.tracing.constant import TraceTagKey
 from mlflow.tracing.processor.mlflow_v3 import MlflowV3SpanProcessor
 from mlflow.tracing.trace_manager import InMemoryTraceManager
 from opentelemetry.context import Context
@@ -55,7 +56,8 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
     """
 
     def __init__(self, provider: Any) -> None:
-        super().__init__(_NoExport(provider), export_metrics=False)
+        self._bridge = _NoExport(provider)
+        super().__init__(self._bridge, export_metrics=False)
         self.active = False
         """Whether MLflow makes its spans with the provider of this processor."""
         self._open: dict[int, _OpenTrace] = {}
@@ -111,6 +113,18 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
                 InMemoryTraceManager.get_instance().pop_trace(context.trace_id)
         if span.parent is None:
             _note_last_trace(trace.trace_id)
+        if trace.evaluation is not None and trace.is_root(context.span_id):
+            self._have_ready(trace, trace.evaluation)
+
+    def _have_ready(self, trace: _OpenTrace, evaluation: str) -> None:
+        """Have ``mlflow.genai.evaluate`` find the trace, which it reads now, to have it scored.
+
+        MLflow's own processor stores the traces of an evaluation on the thread of the program, too.
+        """
+        known = getattr(fluent, "_EVAL_REQUEST_ID_TO_TRACE_ID", None)
+        if known is not None:
+            known[evaluation] = trace.trace_id
+            self._bridge.flush()
 
     def _register(self, trace: _OpenTrace) -> None:
         root = trace.root
@@ -118,6 +132,7 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
         metadata = _WrittenThrough(lambda key, value: _write_metadata(root, key, value))
         # What mlflow.tracing.context() and the program's active run say about the trace.
         tags.update(self._get_basic_trace_tags(root))
+        trace.evaluation = tags.get(TraceTagKey.EVAL_REQUEST_ID)
         known = self._get_basic_trace_metadata()
         metadata.update({key: known[key] for key in _METADATA if key in known})
         info = TraceInfo(
@@ -158,6 +173,11 @@ class _OpenTrace:
         # Weak: a span that nobody ever ends must not stay for ever.
         self.spans: WeakValueDictionary[int, Span] = WeakValueDictionary()
         self.live = _LiveSpans(self)
+        self.evaluation: str | None = None
+        """The id by which an evaluation of MLflow's will look the trace up, if it is of one."""
+
+    def is_root(self, span_id: int) -> bool:
+        return self.root.get_span_context().span_id == span_id
 
 
 class _LiveSpans(dict[str, Any]):
@@ -228,5 +248,5 @@ class _NoExport(SpanExporter):
         return SpanExportResult.SUCCESS
 
     def flush(self, terminate: bool = False) -> None:
-        """Deliver what waits: ``mlflow.flush_trace_async_logging`` ends up here."""
+        """Deliver what waits: ``mlflow.flush_trace_async_logging`` ends up here, too."""
         self._provider.force_flush()

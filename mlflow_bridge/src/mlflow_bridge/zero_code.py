@@ -82,7 +82,6 @@ def _adopt_all() -> None:
     warn_of_unused_settings(provider)
     use_unseeded_ids(provider)
     mode = default_to_content()
-    join_mlflow_tracing(provider)
     for exporter in exporters:
         processor = MLflowBatchSpanProcessor.from_config(exporter, exporter.config)
         # Making a new store takes seconds; a short program has none to spare after its first span.
@@ -99,6 +98,8 @@ def _adopt_all() -> None:
         )
     # Behind those, which note the spans that are roots here; those are enriched.
     add_span_processor(MLflowEnrichmentProcessor())
+    # And behind all of them, for it has a span delivered that they must have got before.
+    join_mlflow_tracing(provider)
 
 
 def _refuse_for(exporter: MLflowSpanExporter) -> None:
