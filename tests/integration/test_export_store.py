@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -15,6 +16,7 @@ import pytest
 from mlflow_bridge.config import MLflowDSPyConfig
 from mlflow_bridge.export.exporter import MLflowSpanExporter
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
+from tests.integration.stored import traces_by
 from tests.unit.bridge.export.dspy_spans import Recorder, lm_attributes
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
@@ -88,6 +90,23 @@ def test_store_that_comes_back(tmp_path: Path) -> None:
     assert isinstance(exporter.deliver(spans), Retry)
     blocker.unlink()
     assert exporter.deliver(spans) == Sent(2)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_store_that_is_removed_or_replaced_while_it_is_open(
+    store_uri: str, empty_store: Path, replaced: bool
+) -> None:
+    exporter = MLflowSpanExporter(store_uri, "mine")
+    assert exporter.deliver(Recorder().many(2)) == Sent(2)
+    file = Path(store_uri.removeprefix("sqlite:///"))
+    file.unlink()
+    if replaced:
+        shutil.copyfile(empty_store, file)
+    later = Recorder().many(3)
+    assert exporter.deliver(later) == Sent(3)
+    names = {trace.info.tags["mlflow.traceName"] for trace in traces_by(exporter)}
+    assert names == {span.name for span in later}
+    assert len(traces_by(exporter)) == 3
 
 
 def test_locked_store_is_waited_for(store_uri: str) -> None:

@@ -35,7 +35,7 @@ from mlflow_bridge.export.destinations.store_errors import (
     opening_failure_of,
     request_failure_of,
 )
-from mlflow_bridge.export.destinations.store_probe import probe
+from mlflow_bridge.export.destinations.store_probe import FileIdentity, file_identity, probe
 from mlflow_bridge.export.destinations.store_turns import turn_at
 from mlflow_bridge.export.mapping import TRACE_ID, context_of
 from mlflow_bridge.export.model_call import COST, TOKEN_USAGE
@@ -75,6 +75,8 @@ class StoreDestination:
         self._mlflow = _import_mlflow()
         self._tracing: Any = None
         self._client: Any = None
+        # The file that is open, of a store in a file.
+        self._file: FileIdentity | None = None
         self._experiments = Experiments(config, _StoreExperiments(lambda: self._client))
         self._process = os.getpid()
         self._notices = Notices(logger)
@@ -123,19 +125,30 @@ class StoreDestination:
         if mlflow_guard.stranded:
             return _STRANDED
         self._leave_connections_to_parent()
+        uri = self._config.tracking_uri
         if self._tracing is not None:
-            return None
+            if file_identity(uri) == self._file:
+                return None
+            self._leave_file()
         try:
-            uri = self._config.tracking_uri
             tracing_client = self._mlflow.tracing.client.TracingClient
             probe(uri)
             create_if_absent(uri, tracing_client)
             self._tracing = tracing_client(uri)
             self._client = self._mlflow.MlflowClient(tracking_uri=uri)
+            self._file = file_identity(uri)
         except Exception as error:
             self._tracing = self._client = None
             return opening_failure_of(error)
         return None
+
+    def _leave_file(self) -> None:
+        """Give up a file that somebody has removed or replaced: what is open is not it any more."""
+        self._experiments.forget()
+        engine = getattr(getattr(self._tracing, "store", None), "engine", None)
+        if engine is not None:
+            engine.dispose()
+        self.close()
 
     def _leave_connections_to_parent(self) -> None:
         """After a fork, open connections anew: two processes cannot share one."""

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Can a SQL store be opened at all? Asked once before MLflow is.
+"""Can a SQL store be opened at all? Asked once before MLflow is. And is it still there?
 
 MLflow itself tries for more than 100 seconds, and logs each attempt, before it says no.
 """
@@ -10,6 +10,9 @@ from __future__ import annotations
 import os
 
 from mlflow_bridge.export.tracking_uri import sqlite_path
+
+FileIdentity = tuple[int, int]
+"""Device and number of a file, whatever its name."""
 
 
 class StoreUnavailable(Exception):
@@ -36,6 +39,18 @@ def probe(uri: str) -> None:
     with engine.connect() as connection:
         # SQLite opens the file at the first statement only.
         connection.execute(sqlalchemy.text("SELECT 1" if path is None else "PRAGMA schema_version"))
+
+
+def file_identity(uri: str) -> FileIdentity | None:
+    """Which file a SQLite URI names now; ``None`` if there is none, or for another database."""
+    path = sqlite_path(uri)
+    if path is None:
+        return None
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _check_file(path: str) -> None:
