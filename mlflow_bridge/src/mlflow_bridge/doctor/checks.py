@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,9 @@ from mlflow_bridge.config import ConfigurationError, MLflowDSPyConfig
 from mlflow_bridge.doctor import Check, State
 from mlflow_bridge.doctor.round_trip import check_destination
 from mlflow_bridge.doctor.sampling import check_sampling
+from mlflow_bridge.environment_settings import ENVIRONMENT_PREFIX, variable_of
 from mlflow_bridge.processing.live import status
+from mlflow_bridge.sampling.settings import SamplingSettings
 from mlflow_bridge.spool.directory import files_in
 from mlflow_bridge.spool.segment import Segment, locks_are_supported
 from mlflow_bridge.spool.spool import directory_for
@@ -29,6 +31,9 @@ _logger = logging.getLogger(__name__)
 
 SUPPORTED: Final = ("dspy >= 3.0, < 4", "opentelemetry-sdk ~= 1.37", "wrapt >= 1.17, < 3")
 FOR_A_STORE: Final = "mlflow >= 3.15, < 4"
+_SAMPLER: Final = "OTEL_TRACES_SAMPLER"
+_SAMPLER_ARGUMENT: Final = "OTEL_TRACES_SAMPLER_ARG"
+_BY_RATIO: Final = frozenset({"traceidratio", "parentbased_traceidratio"})
 _PRICES: Final = "LITELLM_LOCAL_MODEL_COST_MAP"
 
 
@@ -47,6 +52,7 @@ def examine(
         config = None
     else:
         yield _settings_found(config)
+    yield from _guarded("settings", lambda: _environment(os.environ))
     yield from _guarded("versions", lambda: _versions(config))
     yield from _guarded("instrumentation", _instrumentation)
     yield from _guarded("sampling", check_sampling)
@@ -77,6 +83,34 @@ def _settings_found(config: MLflowDSPyConfig) -> Check:
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Check("settings", "fail", "OTEL_SDK_DISABLED turns all of OpenTelemetry off")
     return Check("settings", "ok", f"{which} go to {config.destination_description}")
+
+
+def _environment(variables: Mapping[str, str]) -> Iterator[Check]:
+    """What the environment has that keeps traces from being made, or that nobody reads."""
+    sampler = variables.get(_SAMPLER, "").strip().lower()
+    if sampler == "always_off":
+        yield Check("settings", "fail", f"{_SAMPLER}={sampler} records no trace")
+    elif sampler in _BY_RATIO and _is_zero(variables.get(_SAMPLER_ARGUMENT, "")):
+        detail = f"{_SAMPLER}={sampler} records no trace with {_SAMPLER_ARGUMENT}=0"
+        yield Check("settings", "fail", detail)
+    elif sampler == "parentbased_always_off":
+        detail = f"{_SAMPLER}={sampler} records no trace that begins in this process"
+        yield Check("settings", "warn", detail)
+    known = {
+        variable_of(model, name)
+        for model in (MLflowDSPyConfig, SamplingSettings)
+        for name in model.model_fields
+    }
+    for name in sorted(variables):
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in known:
+            yield Check("settings", "warn", f"{name} is set, but there is no such setting")
+
+
+def _is_zero(text: str) -> bool:
+    try:
+        return float(text) == 0
+    except ValueError:
+        return False
 
 
 def _versions(config: MLflowDSPyConfig | None) -> Iterator[Check]:
