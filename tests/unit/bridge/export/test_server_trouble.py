@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from email.utils import format_datetime
@@ -145,3 +146,29 @@ def test_a_success_that_is_no_answer_of_otlp_is_not_believed(
     server.traces_reply = HttpReply(200, JSON, b"{}")
     assert destination.send(batch_of()) == Sent(3)
     assert spans_in(server.trace_requests[-1]) == ["span 0", "span 1", "span 2"]
+
+
+def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(server: FakeTrackingServer) -> None:
+    def slowly() -> Iterator[bytes]:
+        for _ in range(100):
+            time.sleep(0.05)
+            yield b" "
+        yield b"{}"
+
+    destination = destination_at(server, request_timeout_seconds=1.0)
+    assert destination.warm_up() is None
+    server.traces_reply = HttpReply(200, JSON, slowly())
+    outcome = destination.send(batch_of())
+    assert isinstance(outcome, Retry)
+    assert "did not answer in time" in outcome.reason
+    server.traces_reply = HttpReply(200, JSON, b"{}")
+    assert destination.send(batch_of()) == Sent(3)
+
+
+def test_an_answer_without_an_end_is_not_kept(server: FakeTrackingServer) -> None:
+    destination = destination_at(server)
+    assert destination.warm_up() is None
+    server.traces_reply = HttpReply(200, JSON, (b"x" * 65_536 for _ in range(100_000)))
+    outcome = destination.send(batch_of())
+    assert isinstance(outcome, Retry)
+    assert "damaged" in outcome.reason

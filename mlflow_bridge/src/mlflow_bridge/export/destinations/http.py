@@ -13,6 +13,7 @@ import json
 import math
 import os
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -36,6 +37,8 @@ _WORKSPACE_HEADER: Final = "X-MLFLOW-WORKSPACE"
 _AUTH_PLUGINS: Final = "mlflow.request_auth_provider"
 _MAX_CONNECT_SECONDS: Final = 10.0
 _MAX_DETAIL: Final = 300
+_PIECE_BYTES: Final = 64
+_MAX_BODY_BYTES: Final = 1_048_576
 
 _SUCCESS: Final = range(200, 300)
 _REDIRECT: Final = range(300, 400)
@@ -141,7 +144,7 @@ class TrackingServer:
     ) -> Answer | Retry:
         """Make one request below the server's address and read the whole answer."""
         try:
-            response = self._open_session().request(
+            with self._open_session().request(
                 method,
                 self._base + path,
                 params=query,
@@ -152,7 +155,9 @@ class TrackingServer:
                 allow_redirects=False,
                 verify=self._verify,
                 cert=self._certificate,
-            )
+                stream=True,
+            ) as response:
+                return _understood(response, _body_of(response, self._timeout))
         except requests.exceptions.InvalidURL as error:
             return Retry(f"the request cannot be made ({_SETTING}): {_detail(error)}", lasting=True)
         # What a header cannot hold. The message would repeat it, and it may be a secret.
@@ -175,7 +180,6 @@ class TrackingServer:
         # OSError: files of certificates that cannot be read; the others derive from it.
         except OSError as error:
             return Retry(f"cannot reach the tracking server ({_SETTING}): {_detail(error)}")
-        return _understood(response)
 
     def close(self) -> None:
         """Close kept connections; the next request opens new ones."""
@@ -196,7 +200,26 @@ class TrackingServer:
         return self._session
 
 
-def _understood(response: requests.Response) -> Answer | Retry:
+def _body_of(response: requests.Response, seconds: float) -> bytes:
+    """The body, or its beginning if it is far longer than any answer of MLflow's.
+
+    Raises:
+        requests.exceptions.RequestException: It does not come, or not within this time: requests'
+            own time-out is about each wait for a byte, and a server may send one now and then.
+    """
+    until = time.monotonic() + seconds
+    body = bytearray()
+    # In small pieces, since each of them is waited for as a whole.
+    for piece in response.iter_content(_PIECE_BYTES):
+        body += piece
+        if len(body) > _MAX_BODY_BYTES:
+            break
+        if time.monotonic() > until:
+            raise requests.exceptions.ReadTimeout("the answer comes too slowly")
+    return bytes(body)
+
+
+def _understood(response: requests.Response, body: bytes) -> Answer | Retry:
     status = response.status_code
     if status in _REDIRECT:
         target = response.headers.get("Location", "elsewhere")
@@ -212,7 +235,6 @@ def _understood(response: requests.Response) -> Answer | Retry:
             about_spans=status == _UNEXPLAINED,
         )
     content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    body = response.content
     return Answer(status, content_type, body, _json_object(body) if "json" in content_type else {})
 
 
