@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ class Delivers(Protocol):
         ...
 
 
+_MAX_RETIRED: Final = 16
+
 _live: WeakKeyDictionary[Delivers, int] = WeakKeyDictionary()
+_retired: deque[Delivers] = deque(maxlen=_MAX_RETIRED)
 _made = 0
 
 
@@ -41,6 +45,15 @@ def register(processor: Delivers) -> str:
     number, _made = _made, _made + 1
     _live[processor] = number
     return f"{_component_type(processor)}/{number}"
+
+
+def retire(processor: Delivers) -> None:
+    """Go on telling of a closed processor that nobody will have, if spans of it are missing.
+
+    Only of the last few.
+    """
+    if processor.status().missing:
+        _retired.append(processor)
 
 
 def _component_type(processor: Delivers) -> str:
@@ -57,7 +70,8 @@ def status() -> tuple[DeliveryStatus, ...]:
 
     Reads the directory of the spool, and neither waits nor asks MLflow. Counters start from zero in
     a forked child. Processors that are closed are among them for as long as anybody, such as their
-    tracer provider, refers to them.
+    tracer provider, refers to them; and the last 16 that `autolog` replaced, or `disable_autolog`
+    closed, while not all of their spans were in MLflow.
 
     Example:
         >>> for one in mlflow_bridge.status():

@@ -8,6 +8,7 @@ from opentelemetry.sdk.trace import SynchronousMultiSpanProcessor
 
 from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
 from mlflow_bridge.processing.enrichment import MLflowEnrichmentProcessor
+from mlflow_bridge.processing.live import retire
 
 
 class Pipeline(SynchronousMultiSpanProcessor):
@@ -30,3 +31,4 @@ class Pipeline(SynchronousMultiSpanProcessor):
         if successor is not None:
             successor._batch.take_over(self._batch)
         self._batch.close(end_open_spans=False)
+        retire(self._batch)

@@ -1,0 +1,60 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What stays of a destination that a program has moved away from."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+
+import mlflow_bridge
+from mlflow_bridge.export.outcomes import Outcome, Rejected, Sent
+from mlflow_bridge.processing import live
+from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
+from mlflow_bridge.processing.pipeline import Pipeline
+from tests.unit.bridge.processing.fakes import FakeDelivery
+
+
+@pytest.fixture(autouse=True)
+def nobody_retired() -> Iterator[None]:
+    vars(live)["_retired"].clear()
+    yield
+    vars(live)["_retired"].clear()
+
+
+def retired_with(outcome: Outcome) -> None:
+    delivery = FakeDelivery(outcome)
+    delivery.destination_description = "the place before"
+    pipeline = Pipeline(MLflowBatchSpanProcessor(delivery))
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(pipeline)
+    provider.get_tracer("program").start_span("span").end()
+    pipeline.retire(None)
+
+
+def known() -> list[tuple[int, str | None]]:
+    gc.collect()
+    return [
+        (status.missing, status.last_error)
+        for status in mlflow_bridge.status()
+        if status.destination == "the place before"
+    ]
+
+
+def test_spans_that_did_not_get_there_stay_in_the_status() -> None:
+    retired_with(Rejected("too old"))
+    assert known() == [(1, "too old")]
+
+
+def test_nothing_is_kept_of_one_where_all_went_well() -> None:
+    retired_with(Sent(1))
+    assert known() == []
+
+
+def test_what_is_kept_is_bounded() -> None:
+    for _ in range(20):
+        retired_with(Rejected("too old"))
+    assert len(known()) == 16
