@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import logging
 import threading
 import warnings
 import weakref
@@ -15,6 +16,7 @@ from typing import Any
 
 import dspy
 import pytest
+from opentelemetry import trace
 
 from tests.unit.instrumentation.traced import Traced, uninstrument
 
@@ -144,3 +146,22 @@ def test_nothing_of_a_program_is_kept(traced: Traced, outcome: str) -> None:
     kept = run()
     gc.collect()
     assert [reference() for reference in kept] == [None, None]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_span_that_somebody_else_has_ended(
+    traced: Traced, telemetry_log: Any, caplog: pytest.LogCaptureFixture, fails: bool
+) -> None:
+    class Ended(dspy.Module):
+        def forward(self, question: str) -> dspy.Prediction:
+            # As those that are open at the end of a process are, for they are to be delivered.
+            trace.get_current_span().end()
+            if fails:
+                raise LookupError("no")
+            return dspy.Prediction(answer=question)
+
+    with caplog.at_level(logging.WARNING), contextlib.suppress(LookupError):
+        Ended()(question="any")
+    assert traced.tree() == "invoke_workflow Ended"
+    assert telemetry_log.take() == []
+    assert [record.getMessage() for record in caplog.records] == []

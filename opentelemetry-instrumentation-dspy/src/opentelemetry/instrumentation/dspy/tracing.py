@@ -228,6 +228,10 @@ class Call:
         """
         ended_ns = time.perf_counter_ns() if self._started_ns else 0
         try:
+            if self.recording and self.span is not None and not self.span.is_recording():
+                # Ended by somebody else, as what is open at the end of a process is: the SDK would
+                # log a warning for all that comes after.
+                self.recording, self.span = False, None
             if self.recording and error is None:
                 try:
                     self.operation.outputs(self, result, self.attributes)
@@ -257,10 +261,7 @@ class Call:
             if parent is None:
                 self._runtime.content.forget_texts()
             if span is not None and (parent is None or span is not parent.span):
-                try:
-                    span.end()
-                except Exception as fault:
-                    log_once(fault)
+                guarded(span.end)
             # A context that outlives the call (a background task's) must not keep the inputs alive.
             self.args, self.kwargs, self.attributes = (), _NOTHING, {}
             self.state = self.context = self._shared = None
