@@ -84,3 +84,28 @@ def test_traces_are_there_when_mlflow_scores_them(
     for trace in scored:
         values = {found.name: found.value for found in trace.info.assessments}
         assert values == {"answered": True, "sees_the_call": True}
+
+
+def test_an_optimizer_afterwards_has_one_trace(store_uri: str, tmp_path: Path) -> None:
+    source = """
+        import dspy
+        import mlflow
+        from dspy.utils import DummyLM
+        from mlflow_bridge import autolog
+
+        autolog()
+        # What an evaluation of MLflow's does around the calls of the program.
+        mlflow.dspy.autolog(silent=True)
+        mlflow.dspy.autolog(disable=True, silent=True)
+        examples = [dspy.Example(question="q", answer="blue").with_inputs("question")]
+        with dspy.context(lm=DummyLM([{"answer": "blue"}] * 4)):
+            program = dspy.Predict("question -> answer")
+            dspy.BootstrapFewShot(max_labeled_demos=1).compile(program, trainset=examples)
+    """
+    environment = {"MLFLOW_TRACKING_URI": store_uri, "MLFLOW_EXPERIMENT_NAME": "optimizing"}
+    run_program(source, tmp_path, environment)
+    [trace] = stored_traces(store_uri, "optimizing")
+    names = [span.name for span in trace.data.spans]
+    assert "compile BootstrapFewShot" in names
+    assert "compile LabeledFewShot" in names
+    assert "invoke_workflow Predict" in names

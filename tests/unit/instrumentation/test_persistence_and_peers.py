@@ -19,6 +19,8 @@ from opentelemetry.instrumentation.dspy import DSPyInstrumentor
 from opentelemetry.instrumentation.dspy.peers import PeerCheck
 from tests.support.memory import span_memory
 from tests.unit.instrumentation.conftest import TelemetryLog
+from tests.unit.instrumentation.lms import answering
+from tests.unit.instrumentation.traced import Traced
 
 # Asked for from 3.1 on.
 _ALLOW = {"allow_pickle": True} if "allow_pickle" in signature(saving.load).parameters else {}
@@ -110,11 +112,16 @@ def test_mlflows_own_autolog_is_noticed(
     assert "mlflow.dspy.autolog()" in message
 
 
+class OwnOptimizer(dspy.BootstrapFewShot):
+    def compile(self, student: Any, **kwargs: Any) -> Any:
+        return super().compile(student, **kwargs)
+
+
 def test_mlflows_autolog_may_be_called_afterwards() -> None:
     instrumentor = DSPyInstrumentor()
     instrumentor.instrument()
     try:
-        for optimizer in (dspy.MIPROv2, dspy.BootstrapFewShot, dspy.LabeledFewShot):
+        for optimizer in (dspy.MIPROv2, dspy.BootstrapFewShot, dspy.LabeledFewShot, OwnOptimizer):
             stands, read = vars(optimizer)["compile"], optimizer.compile
             # What MLflow asks before it puts a function of its own there, and raises over.
             differs = read != stands
@@ -123,3 +130,22 @@ def test_mlflows_autolog_may_be_called_afterwards() -> None:
             assert stands != dspy.Predict.__call__
     finally:
         instrumentor.uninstrument()
+
+
+@pytest.mark.parametrize("optimizer", [dspy.BootstrapFewShot, dspy.LabeledFewShot])
+def test_an_optimizer_that_somebody_else_has_wrapped_meanwhile_has_its_span(
+    traced: Traced, monkeypatch: pytest.MonkeyPatch, optimizer: Any
+) -> None:
+    read = optimizer.compile
+
+    # As MLflow's autologging does, which stays in place when it is off.
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return read(self, *args, **kwargs)
+
+    monkeypatch.setattr(optimizer, "compile", wrapped)
+    examples = [dspy.Example(question="q", answer="blue").with_inputs("question")]
+    with dspy.context(lm=answering()):
+        optimizer().compile(dspy.Predict("question -> answer"), trainset=examples)
+    [root] = [span for span in traced.spans if span.parent is None]
+    assert root.name == f"compile {optimizer.__name__}"
+    monkeypatch.undo()

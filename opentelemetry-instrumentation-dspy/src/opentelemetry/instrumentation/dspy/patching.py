@@ -168,6 +168,7 @@ class ClassTreePatch:
         effect: str,
         *,
         closure_on_root: bool,
+        closures_in_dspy: bool = False,
         skip: frozenset[str] = frozenset(),
         users_only: bool = False,
     ) -> None:
@@ -178,11 +179,12 @@ class ClassTreePatch:
         self.since: Version = (0,)
         self.until: Version | None = None
         self._closure_on_root = closure_on_root
+        self._closures_in_dspy = closures_in_dspy
         self._skip = skip
         self._users_only = users_only
         self._runtime: Runtime | None = None
         self._root: type | None = None
-        self._on_root: list[tuple[Any, str, Any, Any]] = []
+        self._replaced: list[tuple[Any, str, Any, Any]] = []
         self._mixins: weakref.WeakSet[type] = weakref.WeakSet()
 
     @property
@@ -198,10 +200,10 @@ class ClassTreePatch:
         if self._closure_on_root:
             for name, operation in self.methods.items():
                 original = called_on_instance(_own_attributes(root)[name])
-                self._replace_on_root(name, traced(original, operation, runtime, root))
+                self._replace(root, name, traced(original, operation, runtime, root))
         else:
             self._trace_class(root)
-        self._replace_on_root("__init_subclass__", self._subclass_hook(root))
+        self._replace(root, "__init_subclass__", self._subclass_hook(root))
         for cls in _subclasses(root):
             # A metaclass may forbid it; that class is then traced where it calls super().
             guarded(self._trace_class, cls)
@@ -215,19 +217,20 @@ class ClassTreePatch:
         for mixin in self._mixins:
             guarded(self._untrace_mixin, mixin, root)
         self._mixins.clear()
-        replaced, self._on_root = self._on_root, []
+        replaced, self._replaced = self._replaced, []
         return all([_put_back(*entry) for entry in reversed(replaced)])
 
-    def _replace_on_root(self, name: str, replacement: Any) -> None:
-        own = vars(self._root).get(name, _ABSENT)
-        setattr(self._root, name, replacement)
+    def _replace(self, cls: type, name: str, replacement: Any) -> None:
+        own = vars(cls).get(name, _ABSENT)
+        setattr(cls, name, replacement)
         # A classmethod is another object each time it is read: remember what stands in __dict__.
-        self._on_root.append((self._root, name, own, vars(self._root)[name]))
+        self._replaced.append((cls, name, own, vars(cls)[name]))
 
     def _trace_class(self, cls: type) -> None:
         if self._runtime is None or cls.__name__ in self._skip:
             return
-        if self._users_only and cls.__module__.partition(".")[0] == "dspy":
+        in_dspy = cls.__module__.partition(".")[0] == "dspy"
+        if self._users_only and in_dspy:
             return
         for name, operation in self.methods.items():
             method = vars(cls).get(name)
@@ -237,7 +240,10 @@ class ClassTreePatch:
                 method = method.original
             if inspect.isfunction(method):
                 replacement = traced(called_on_instance(method), operation, self._runtime, cls)
-                setattr(cls, name, TracedMethod(method, replacement))
+                if in_dspy and self._closures_in_dspy:
+                    self._replace(cls, name, replacement)
+                else:
+                    setattr(cls, name, TracedMethod(method, replacement))
         for mixin in _mixins_of(cls, self._root):
             self._trace_mixin(mixin, self._root, self._runtime)
 

@@ -42,6 +42,8 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
             {"compile": OptimizerOperation(runtime)},
             "optimizer runs get no span",
             closure_on_root=False,
+            # MLflow's autologging replaces these by functions that call what it has read here.
+            closures_in_dspy=True,
         )
     ]
 
