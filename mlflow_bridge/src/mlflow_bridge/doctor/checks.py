@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -31,9 +31,6 @@ _logger = logging.getLogger(__name__)
 
 SUPPORTED: Final = ("dspy >= 3.0, < 4", "opentelemetry-sdk ~= 1.37", "wrapt >= 1.17, < 3")
 FOR_A_STORE: Final = "mlflow >= 3.15, < 4"
-_SAMPLER: Final = "OTEL_TRACES_SAMPLER"
-_SAMPLER_ARGUMENT: Final = "OTEL_TRACES_SAMPLER_ARG"
-_BY_RATIO: Final = frozenset({"traceidratio", "parentbased_traceidratio"})
 _PRICES: Final = "LITELLM_LOCAL_MODEL_COST_MAP"
 
 
@@ -52,7 +49,7 @@ def examine(
         config = None
     else:
         yield _settings_found(config)
-    yield from _guarded("settings", lambda: _environment(os.environ))
+    yield from _guarded("settings", _unknown_settings)
     yield from _guarded("versions", lambda: _versions(config))
     yield from _guarded("instrumentation", _instrumentation)
     yield from _guarded("sampling", check_sampling)
@@ -85,32 +82,16 @@ def _settings_found(config: MLflowDSPyConfig) -> Check:
     return Check("settings", "ok", f"{which} go to {config.destination_description}")
 
 
-def _environment(variables: Mapping[str, str]) -> Iterator[Check]:
-    """What the environment has that keeps traces from being made, or that nobody reads."""
-    sampler = variables.get(_SAMPLER, "").strip().lower()
-    if sampler == "always_off":
-        yield Check("settings", "fail", f"{_SAMPLER}={sampler} records no trace")
-    elif sampler in _BY_RATIO and _is_zero(variables.get(_SAMPLER_ARGUMENT, "")):
-        detail = f"{_SAMPLER}={sampler} records no trace with {_SAMPLER_ARGUMENT}=0"
-        yield Check("settings", "fail", detail)
-    elif sampler == "parentbased_always_off":
-        detail = f"{_SAMPLER}={sampler} records no trace that begins in this process"
-        yield Check("settings", "warn", detail)
+def _unknown_settings() -> Iterator[Check]:
+    """Variables that look like settings of the bridge, and that nobody reads."""
     known = {
         variable_of(model, name)
         for model in (MLflowDSPyConfig, SamplingSettings)
         for name in model.model_fields
     }
-    for name in sorted(variables):
+    for name in sorted(os.environ):
         if name.startswith(ENVIRONMENT_PREFIX) and name not in known:
             yield Check("settings", "warn", f"{name} is set, but there is no such setting")
-
-
-def _is_zero(text: str) -> bool:
-    try:
-        return float(text) == 0
-    except ValueError:
-        return False
 
 
 def _versions(config: MLflowDSPyConfig | None) -> Iterator[Check]:

@@ -185,32 +185,8 @@ def test_the_ranges_are_those_of_the_packages() -> None:
     assert "opentelemetry-sdk ~= 1.37" in project["dependencies"]
 
 
-@pytest.mark.parametrize(
-    ("variables", "state", "words"),
-    [
-        ({"OTEL_TRACES_SAMPLER": "always_off"}, "fail", "OTEL_TRACES_SAMPLER"),
-        (
-            {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.0"},
-            "fail",
-            "OTEL_TRACES_SAMPLER_ARG",
-        ),
-        ({"OTEL_TRACES_SAMPLER": "parentbased_always_off"}, "warn", "OTEL_TRACES_SAMPLER"),
-        ({"MLFLOW_BRIDGE_WRITEAHEAD": "true"}, "warn", "MLFLOW_BRIDGE_WRITEAHEAD"),
-    ],
-)
-def test_an_environment_that_keeps_traces_away_or_is_misspelt(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], state: str, words: str
-) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    [detail] = found(mlflow_bridge.doctor(SERVER, send=False), "settings")[state]
-    assert words in detail
-
-
-def test_an_environment_that_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "traceidratio")
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "many")
-    monkeypatch.setenv("MLFLOW_BRIDGE_WRITE_AHEAD", "true")
-    monkeypatch.setenv("MLFLOW_BRIDGE_SAMPLING_RATIO", "0.5")
-    states = found(mlflow_bridge.doctor(SERVER, send=False), "settings")
-    assert set(states) == {"ok"}
+def test_a_variable_that_is_misspelt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_BRIDGE_WRITEAHEAD", "true")
+    monkeypatch.setenv("MLFLOW_BRIDGE_SAMPLING_RATIO", "1")
+    [detail] = found(mlflow_bridge.doctor(SERVER, send=False), "settings")["warn"]
+    assert detail.startswith("MLFLOW_BRIDGE_WRITEAHEAD is set")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 
 import mlflow_bridge
 from mlflow_bridge import DSPySampler
@@ -11,6 +11,8 @@ from mlflow_bridge.doctor.sampling import check_sampling
 from tests.unit.bridge.fake_exporter import GlobalProvider
 
 RATIO = "MLFLOW_BRIDGE_SAMPLING_RATIO"
+SAMPLER = "OTEL_TRACES_SAMPLER"
+SHARE = "OTEL_TRACES_SAMPLER_ARG"
 
 
 @pytest.fixture(autouse=True)
@@ -22,22 +24,48 @@ def test_before_there_is_a_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     [check] = check_sampling()
     assert (check.name, check.state) == ("sampling", "ok")
     assert "ParentBased{root:AlwaysOnSampler" in check.detail
-    monkeypatch.setenv(RATIO, "0.1")
+    monkeypatch.setenv(RATIO, "0.001")
     [check] = check_sampling()
-    assert check.detail == "traces are chosen by DSPySampler{ratio=0.1}"
+    assert (check.state, check.detail) == ("ok", "traces are chosen by DSPySampler{ratio=0.001}")
+
+
+@pytest.mark.parametrize(
+    ("variables", "state"),
+    [
+        ({SAMPLER: "always_off"}, "fail"),
+        ({SAMPLER: "traceidratio", SHARE: "0"}, "fail"),
+        ({SAMPLER: "traceidratio", SHARE: "0.001"}, "ok"),
+        ({SAMPLER: "parentbased_always_off"}, "warn"),
+        (
+            {SAMPLER: "parentbased_traceidratio", SHARE: "0"},
+            "warn",
+        ),
+        ({RATIO: "0"}, "warn"),
+        ({RATIO: "0", "MLFLOW_BRIDGE_SAMPLING_KEY": "session"}, "warn"),
+        ({"MLFLOW_BRIDGE_SAMPLING_EVALUATIONS": "off"}, "ok"),
+    ],
+)
+def test_a_sampler_that_leaves_everything_out(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], state: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    [check] = check_sampling()
+    assert check.state == state
+    assert state == "ok" or SAMPLER in check.detail
 
 
 def test_the_provider_of_the_process(
     monkeypatch: pytest.MonkeyPatch, provider: GlobalProvider
 ) -> None:
     sdk = provider.use_sdk()
-    sdk.sampler = ALWAYS_OFF
+    sdk.sampler = TraceIdRatioBased(0.5)
     [check] = check_sampling()
-    assert (check.state, check.detail) == ("ok", "traces are chosen by AlwaysOffSampler")
+    assert (check.state, check.detail) == ("ok", "traces are chosen by TraceIdRatioBased{0.5}")
     monkeypatch.setenv(RATIO, "0.1")
-    [check] = check_sampling()
-    assert check.state == "warn"
-    assert check.detail.startswith(f"{RATIO}: no effect")
+    unused, chosen = check_sampling()
+    assert (unused.state, chosen.state) == ("warn", "ok")
+    assert unused.detail.startswith(f"{RATIO}: no effect")
     sdk.sampler = DSPySampler()
     [check] = check_sampling()
     assert check.state == "ok"
