@@ -97,6 +97,26 @@ def test_no_source_file_is_too_long_to_read(file: Path) -> None:
     assert len(file.read_text("utf-8").splitlines()) <= MAX_LINES
 
 
+@pytest.mark.parametrize("file", _python_files(*SOURCES), ids=_name)
+def test_no_random_numbers_are_taken_from_the_program(file: Path) -> None:
+    tree = ast.parse(file.read_text("utf-8"))
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "random"
+    }
+    imported = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "random"
+        for alias in node.names
+    }
+
+    assert used | imported <= {"Random"}
+
+
 def _names_in_code() -> set[str]:
     written = {name for file in _python_files(*SOURCES) for name in _environment_names(file)}
     return written | set(SETTINGS)

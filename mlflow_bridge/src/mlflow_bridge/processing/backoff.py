@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from mlflow_bridge.own_random import own_random
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Backoff:
     longest: float = 30.0
     longest_asked: float = 300.0
     """The most that is granted to a server that names the time itself."""
-    random: Callable[[], float] = random.random
+    random: Callable[[], float] = own_random.random
     """Gives numbers in [0, 1)."""
 
     def delay(self, attempt: int, asked: float | None = None) -> float:

@@ -10,16 +10,11 @@ what the program draws next.
 
 from __future__ import annotations
 
-import os
-import random
 from typing import Any
 
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
-_random = random.Random()
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_random.seed)
+from mlflow_bridge.own_random import own_random
 
 
 class UnseededIdGenerator(RandomIdGenerator):
@@ -30,11 +25,11 @@ class UnseededIdGenerator(RandomIdGenerator):
 
     def generate_span_id(self) -> int:
         """A span id of 64 random bits."""
-        return _random.getrandbits(64) or 1  # 0 is none
+        return own_random.getrandbits(64) or 1  # 0 is none
 
     def generate_trace_id(self) -> int:
         """A trace id of 128 random bits."""
-        return _random.getrandbits(128) or 1
+        return own_random.getrandbits(128) or 1
 
 
 def use_unseeded_ids(provider: object) -> None:

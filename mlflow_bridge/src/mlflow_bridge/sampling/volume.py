@@ -4,16 +4,14 @@
 
 from __future__ import annotations
 
-import random
 from typing import Final
 
+from mlflow_bridge.own_random import own_random
 from mlflow_bridge.sampling.settings import SamplingSettings, Volume
 from opentelemetry.instrumentation.dspy import DSPyCall
 from opentelemetry.instrumentation.dspy.semconv import Operations
 
 _RUNS: Final = (Operations.COMPILE, Operations.EVALUATE)
-# Not the program's own random numbers: what it draws may not depend on being traced.
-_random: Final = random.SystemRandom()
 
 
 class VolumePolicy:
@@ -38,7 +36,7 @@ class VolumePolicy:
         if parent is None or not _is_frame(parent) or self._volume_around(parent) == "full":
             return True
         # What a frame calls is chosen whole: what is inside of it has another parent.
-        return _is_frame(call) or _random.random() < self._share
+        return _is_frame(call) or own_random.random() < self._share
 
     def _volume_around(self, call: DSPyCall) -> Volume:
         enclosing: DSPyCall | None = call

@@ -13,7 +13,6 @@ import importlib
 import json
 import logging
 import os
-import random
 import re
 import sys
 import time
@@ -41,6 +40,7 @@ from mlflow_bridge.export.mapping import TRACE_ID, context_of
 from mlflow_bridge.export.model_call import COST, TOKEN_USAGE
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
 from mlflow_bridge.export.storable import JsonText
+from mlflow_bridge.own_random import own_random
 from mlflow_bridge.processing.notices import Notices
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class StoreDestination:
             with mlflow_guard.inside(), turn_at(self._config.tracking_uri) as is_mine:
                 if is_mine or time.monotonic() >= until:
                     return work()
-            time.sleep(random.uniform(0.005, 0.02))
+            time.sleep(own_random.uniform(0.005, 0.02))
 
     def _send(self, batch: Batch) -> Outcome:
         failure = self._open()

@@ -1,0 +1,19 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Random numbers of the bridge's own.
+
+What the functions of the ``random`` module draw, they take from the program: one that seeds it
+would draw something else wherever telemetry has drawn before, and telemetry would repeat itself.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Final
+
+own_random: Final = random.Random()
+"""Seeded by the system, and anew in a forked child. Thread-safe."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=own_random.seed)
