@@ -9,6 +9,7 @@ computed before a metric reader collects.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -133,6 +134,17 @@ class _Instruments:
 
 
 _lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """In a forked child: the thread that held it is the parent's."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
 # By the id of the meter provider, which is kept with them, so that the id stays its own.
 _instruments: dict[int, tuple[MeterProvider | None, _Instruments]] = {}
 
