@@ -109,3 +109,23 @@ def test_an_optimizer_afterwards_has_one_trace(store_uri: str, tmp_path: Path) -
     assert "compile BootstrapFewShot" in names
     assert "compile LabeledFewShot" in names
     assert "invoke_workflow Predict" in names
+
+
+def test_an_mlflow_that_keeps_them_in_another_way_is_one_warning(
+    store_uri: str, tmp_path: Path
+) -> None:
+    source = """
+        import mlflow
+        from mlflow.tracing import fluent
+        from mlflow_bridge import autolog
+
+        autolog()
+        del fluent._EVAL_REQUEST_ID_TO_TRACE_ID
+        for number in range(2):
+            with mlflow.tracing.context(tags={"mlflow.eval.requestId": str(number)}):
+                work(f"evaluated {number}")
+    """
+    environment = {"MLFLOW_TRACKING_URI": store_uri, "MLFLOW_EXPERIMENT_NAME": "evaluation"}
+    done = run_program(source, tmp_path, environment)
+    assert len(done.log_lines("mlflow.genai.evaluate() cannot find")) == 1
+    assert len(stored_traces(store_uri, "evaluation")) == 2

@@ -25,12 +25,14 @@ from mlflow.tracing import fluent
 from mlflow.tracing.constant import TraceTagKey
 from mlflow.tracing.processor.mlflow_v3 import MlflowV3SpanProcessor
 from mlflow.tracing.trace_manager import InMemoryTraceManager
+from mlflow.version import VERSION
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from mlflow_bridge.export.mapping import SOURCE_RUN, TRACE_ID, TRACE_NAME, TRACE_TAG_PREFIX
+from mlflow_bridge.processing.notices import Notices
 from opentelemetry.instrumentation.dspy.semconv import SESSION_ID, USER_ID
 
 _logger = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
         """Whether MLflow makes its spans with the provider of this processor."""
         self._open: dict[int, _OpenTrace] = {}
         self._lock = threading.Lock()
+        self._notices = Notices(_logger)
         _live.add(self)
 
     def after_fork(self) -> None:
@@ -122,9 +125,16 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
         MLflow's own processor stores the traces of an evaluation on the thread of the program, too.
         """
         known = getattr(fluent, "_EVAL_REQUEST_ID_TO_TRACE_ID", None)
-        if known is not None:
-            known[evaluation] = trace.trace_id
-            self._bridge.flush()
+        if known is None:
+            self._notices.warn(
+                "evaluation",
+                "mlflow.genai.evaluate() cannot find the traces of what it evaluates: MLflow %s "
+                "keeps them in another way. They are stored all the same.",
+                VERSION,
+            )
+            return
+        known[evaluation] = trace.trace_id
+        self._bridge.flush()
 
     def _register(self, trace: _OpenTrace) -> None:
         root = trace.root
