@@ -80,7 +80,7 @@ demo: export OTEL_EXPORTER_OTLP_PROTOCOL ?= http/protobuf
 # A cache of its own that is empty at the start: a demo of cache hits would show no tokens.
 demo: export DSPY_CACHEDIR := .demo/dspy-cache
 # The first write makes the database, which takes MLflow longer than a program may take to exit.
-demo: export MLFLOW_BRIDGE_EXIT_TIMEOUT_SECONDS := 60
+demo: export MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS := 60
 demo: $(VENV)/.runtime
 	@rm -rf .demo && mkdir .demo
 	@collector="$${OTEL_EXPORTER_OTLP_ENDPOINT:-}$${OTEL_EXPORTER_OTLP_TRACES_ENDPOINT:-}"; \

@@ -29,7 +29,7 @@ def _isolate_environment() -> None:
     # Where the spool is by default; a process that a test starts would deliver what is in it.
     os.environ["XDG_STATE_HOME"] = os.path.join(scratch, "state")
     # Most tests of delivery send spans that have nothing of DSPy; by default they are filtered out.
-    os.environ["MLFLOW_BRIDGE_TRACES"] = "all"
+    os.environ["MLFLOW_DSPY_TRACES"] = "all"
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 

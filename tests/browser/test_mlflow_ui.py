@@ -45,7 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
             "OTEL_LOGS_EXPORTER": "none",
             "MLFLOW_TRACKING_URI": server.uri,
             "MLFLOW_EXPERIMENT_NAME": "quickstart",
-            "MLFLOW_BRIDGE_EXIT_TIMEOUT_SECONDS": "60",
+            "MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS": "60",
             "DSPY_CACHEDIR": str(directory / "dspy-cache"),
         }
         instrument = str(Path(sys.executable).with_name("opentelemetry-instrument"))

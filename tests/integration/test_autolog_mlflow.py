@@ -98,7 +98,7 @@ def test_a_share_of_programs(store_uri: str, tmp_path: Path) -> None:
     environment = {
         "MLFLOW_TRACKING_URI": store_uri,
         "MLFLOW_EXPERIMENT_NAME": "programs",
-        "MLFLOW_BRIDGE_SAMPLING_MODULES": "Common=0",
+        "MLFLOW_DSPY_SAMPLING_MODULES": "Common=0",
     }
     done = run_program(source, tmp_path, environment)
     assert done.log_lines("WARNING") == []

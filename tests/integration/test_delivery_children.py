@@ -65,7 +65,7 @@ EXPECTED = traces(
 def environment(tmp_path: Path, uri: str) -> dict[str, str]:
     return {
         "MLFLOW_TRACKING_URI": uri,
-        "MLFLOW_BRIDGE_SCHEDULE_DELAY_SECONDS": "3600",
+        "MLFLOW_DSPY_SCHEDULE_DELAY_SECONDS": "3600",
         "XDG_STATE_HOME": str(tmp_path / "state"),
         "OTEL_TRACES_EXPORTER": "mlflow",
     }
@@ -111,7 +111,7 @@ def test_forked_children_and_a_store(tmp_path: Path, store_uri: str) -> None:
             assert os.waitpid(child, 0)[1] == 0
     """
     )
-    settings = {**environment(tmp_path, store_uri), "MLFLOW_BRIDGE_SCHEDULE_DELAY_SECONDS": "0.01"}
+    settings = {**environment(tmp_path, store_uri), "MLFLOW_DSPY_SCHEDULE_DELAY_SECONDS": "0.01"}
     done = run_program(source, tmp_path, settings)
     names = Counter(span.name for t in stored_traces(store_uri) for span in t.data.spans)
     parents = [f"parent {n} {m}" for n in range(3) for m in range(3)]
@@ -139,8 +139,8 @@ def test_children_that_are_forked_while_the_store_is_made(tmp_path: Path) -> Non
     uri = f"sqlite:///{tmp_path / 'new.db'}"
     settings = {
         **environment(tmp_path, uri),
-        "MLFLOW_BRIDGE_EXIT_TIMEOUT_SECONDS": "60",
-        "MLFLOW_BRIDGE_SPOOL_DIRECTORY": str(tmp_path / "spool"),
+        "MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS": "60",
+        "MLFLOW_DSPY_SPOOL_DIRECTORY": str(tmp_path / "spool"),
     }
     done = run_program(source, tmp_path, settings)
     # A fork waits for ten seconds at most, and where that is not enough the child knows it.

@@ -39,7 +39,7 @@ def run(uri: str, tmp_path: Path, source: str = "", **environment: str) -> Finis
     settings = {
         "MLFLOW_TRACKING_URI": uri,
         "XDG_STATE_HOME": str(tmp_path / "state"),
-        "MLFLOW_BRIDGE_EXIT_TIMEOUT_SECONDS": "2",
+        "MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS": "2",
         **environment,
     }
     done = run_program(source + WORKING.format(traces=TRACES), tmp_path, settings)
@@ -84,8 +84,8 @@ def test_a_spool_without_room_beside_a_server_that_is_there(tmp_path: Path) -> N
             sink.http.url,
             tmp_path,
             NO_ROOM,
-            MLFLOW_BRIDGE_WRITE_AHEAD="true",
-            MLFLOW_BRIDGE_EXIT_TIMEOUT_SECONDS="60",
+            MLFLOW_DSPY_WRITE_AHEAD="true",
+            MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS="60",
         )
         assert sink.stored() == traces(*(f"trace {n}" for n in range(TRACES)))
 
@@ -94,7 +94,7 @@ def test_a_spool_without_room_beside_a_server_that_is_there(tmp_path: Path) -> N
 def test_neither_a_server_nor_a_disk(spool: str, tmp_path: Path) -> None:
     """There is no place left: the loss is counted to the span, and named."""
     full = spool == "full"
-    environment = {} if full else {"MLFLOW_BRIDGE_SPOOL_DIRECTORY": "/proc/spool"}
+    environment = {} if full else {"MLFLOW_DSPY_SPOOL_DIRECTORY": "/proc/spool"}
     done = run("http://127.0.0.1:1", tmp_path, NO_ROOM if full else "", **environment)
     numbers = summary(done)
     kept = spooled(tmp_path / "state")

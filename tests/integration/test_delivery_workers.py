@@ -56,7 +56,7 @@ def settings(tmp_path: Path, sink: SpanSink) -> dict[str, str]:
     return {
         **program_environment(tmp_path),
         "MLFLOW_TRACKING_URI": sink.http.url,
-        "MLFLOW_BRIDGE_SCHEDULE_DELAY_SECONDS": "3600",
+        "MLFLOW_DSPY_SCHEDULE_DELAY_SECONDS": "3600",
         "XDG_STATE_HOME": str(tmp_path / "state"),
         "OTEL_TRACES_EXPORTER": "mlflow",
         "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]),

@@ -62,7 +62,7 @@ def run(tmp_path: Path, *command: str) -> str:
         "PYTHONPATH": str(ROOT),
         "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",
         "MLFLOW_EXPERIMENT_NAME": "my-program",
-        "MLFLOW_BRIDGE_EXIT_TIMEOUT_SECONDS": "60",
+        "MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS": "60",
         "XDG_STATE_HOME": str(tmp_path / "state"),
     }
     done = subprocess.run(

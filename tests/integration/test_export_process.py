@@ -97,8 +97,8 @@ def test_server_that_does_not_answer_delays_the_exit_for_a_moment(
     server = FakeTrackingServer()
     settings = {
         "MLFLOW_EXPERIMENT_NAME": "mine",
-        "MLFLOW_BRIDGE_EXIT_TIMEOUT_SECONDS": "2",
-        "MLFLOW_BRIDGE_REQUEST_TIMEOUT_SECONDS": "1",
+        "MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS": "2",
+        "MLFLOW_DSPY_REQUEST_TIMEOUT_SECONDS": "1",
     }
     with server.http:
         server.http.fail_with(*[Hang(60)] * 50)

@@ -81,7 +81,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "MLFLOW_TRACKING_URI": f"sqlite:///{directory}/mlflow.db",
             "MLFLOW_EXPERIMENT_NAME": "quickstart",
-            "MLFLOW_BRIDGE_EXIT_TIMEOUT_SECONDS": "60",
+            "MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS": "60",
             "DSPY_CACHEDIR": str(directory / "traced-cache"),
         }
         instrument = str(Path(sys.executable).with_name("opentelemetry-instrument"))

@@ -161,7 +161,7 @@ def test_the_command_lists_and_delivers(tmp_path: Path) -> None:
         path = leave(config, 7)
         environment = {
             "MLFLOW_TRACKING_URI": sink.http.url,
-            "MLFLOW_BRIDGE_SPOOL_DIRECTORY": str(tmp_path / "spools"),
+            "MLFLOW_DSPY_SPOOL_DIRECTORY": str(tmp_path / "spools"),
         }
         code, output, _ = run("list", directory=tmp_path, **environment)
         assert code == 1
@@ -181,8 +181,8 @@ def test_the_command_lists_and_delivers(tmp_path: Path) -> None:
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     leave(settings(tmp_path, NOBODY), 1)
     environment = {
-        "MLFLOW_BRIDGE_SPOOL_DIRECTORY": str(tmp_path / "spools"),
-        "MLFLOW_BRIDGE_RETRY_DEADLINE_SECONDS": "0",
+        "MLFLOW_DSPY_SPOOL_DIRECTORY": str(tmp_path / "spools"),
+        "MLFLOW_DSPY_RETRY_DEADLINE_SECONDS": "0",
     }
     code, output, errors = run(
         "deliver", directory=tmp_path, MLFLOW_TRACKING_URI=NOBODY, **environment

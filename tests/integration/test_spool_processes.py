@@ -271,14 +271,14 @@ def test_store_that_was_not_reached_in_time(tmp_path: Path, store_uri: str) -> N
         import mlflow_bridge
         from opentelemetry import trace
         mlflow_bridge.autolog()
-        directory = Path(os.environ["MLFLOW_BRIDGE_SPOOL_DIRECTORY"])
+        directory = Path(os.environ["MLFLOW_DSPY_SPOOL_DIRECTORY"])
         wait_until(lambda: not list(directory.glob("*/*.jsonl")))
         trace.get_tracer_provider().shutdown()
     """
     settings = {
         "MLFLOW_TRACKING_URI": store_uri,
-        "MLFLOW_BRIDGE_WRITE_AHEAD": "true",
-        "MLFLOW_BRIDGE_SPOOL_DIRECTORY": str(tmp_path / "spool"),
+        "MLFLOW_DSPY_WRITE_AHEAD": "true",
+        "MLFLOW_DSPY_SPOOL_DIRECTORY": str(tmp_path / "spool"),
     }
     finish(start(first, tmp_path, **settings))
     (file,) = (tmp_path / "spool").glob("*/*.jsonl")

@@ -98,7 +98,7 @@ def test_a_share_of_sessions(store_uri: str, tmp_path: Path) -> None:
         "OTEL_TRACES_EXPORTER": "mlflow",
         "OTEL_TRACES_SAMPLER": "dspy",
         "OTEL_TRACES_SAMPLER_ARG": "0.5",
-        "MLFLOW_BRIDGE_SAMPLING_KEY": "session",
+        "MLFLOW_DSPY_SAMPLING_KEY": "session",
         "MLFLOW_TRACKING_URI": store_uri,
         "MLFLOW_EXPERIMENT_NAME": "sessions",
     }
@@ -118,10 +118,10 @@ def test_settings_of_a_sampler_that_is_not_named_are_pointed_at(tmp_path: Path) 
     environment = {
         "OTEL_TRACES_EXPORTER": "mlflow",
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:1",
-        "MLFLOW_BRIDGE_SAMPLING_RATIO": "0.5",
+        "MLFLOW_DSPY_SAMPLING_RATIO": "0.5",
     }
     done = run_program("", tmp_path, environment, zero_code=True)
-    [line] = done.log_lines("MLFLOW_BRIDGE_SAMPLING_RATIO")
+    [line] = done.log_lines("MLFLOW_DSPY_SAMPLING_RATIO")
     assert "OTEL_TRACES_SAMPLER=dspy" in line
 
 
@@ -194,7 +194,7 @@ def test_a_destination_that_does_not_work_is_one_warning(
     environment = {
         "OTEL_TRACES_EXPORTER": exporters,
         "MLFLOW_TRACKING_URI": uri.format(port=free_port()),
-        "MLFLOW_BRIDGE_EXIT_TIMEOUT_SECONDS": "1",
+        "MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS": "1",
     }
     done = run_program(source, tmp_path, environment, zero_code=True)
     assert "the program's own output" in done.stdout

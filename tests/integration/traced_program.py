@@ -53,7 +53,7 @@ def program_environment(directory: Path) -> dict[str, str]:
         "HOME": str(directory),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Making the tables of a new store takes seconds, and many where machines are busy.
-        "MLFLOW_BRIDGE_EXIT_TIMEOUT_SECONDS": "100",
+        "MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS": "100",
     }
 
 

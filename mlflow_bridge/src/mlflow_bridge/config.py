@@ -4,7 +4,7 @@
 
 Where MLflow has a variable for something, that variable is read, so that a program which already
 talks to MLflow needs no second configuration. What only the bridge knows has the prefix
-``MLFLOW_BRIDGE_``.
+``MLFLOW_DSPY_``.
 """
 
 from __future__ import annotations
@@ -284,8 +284,8 @@ class MLflowDSPyConfig(EnvironmentSettings):
             )
         if self.write_ahead and not self.spool:
             raise ValueError(
-                "MLFLOW_BRIDGE_WRITE_AHEAD (argument write_ahead) needs "
-                "MLFLOW_BRIDGE_SPOOL (argument spool)"
+                "MLFLOW_DSPY_WRITE_AHEAD (argument write_ahead) needs "
+                "MLFLOW_DSPY_SPOOL (argument spool)"
             )
         if self.experiment_id is not None and self.experiment_name is not None:
             logger.warning(

@@ -10,7 +10,7 @@ from pydantic import AliasChoices, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-ENVIRONMENT_PREFIX: Final = "MLFLOW_BRIDGE_"
+ENVIRONMENT_PREFIX: Final = "MLFLOW_DSPY_"
 
 
 class ConfigurationError(ValueError):

@@ -348,7 +348,7 @@ def test_spans_of_undecided_traces_move_on_to_the_next_destination(
     dspy: FakeInstrumentor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("MLFLOW_BRIDGE_TRACES", "genai")
+    monkeypatch.setenv("MLFLOW_DSPY_TRACES", "genai")
     sdk = provider.use_sdk()
     tracer = sdk.get_tracer("test")
     autolog(experiment_name="one")
@@ -380,7 +380,7 @@ def test_sigterm_is_handled_only_where_that_is_wanted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setenv("MLFLOW_BRIDGE_FLUSH_ON_SIGTERM", str(wanted).lower())
+    monkeypatch.setenv("MLFLOW_DSPY_FLUSH_ON_SIGTERM", str(wanted).lower())
     autolog()
     assert isinstance(signal.getsignal(signal.SIGTERM), TerminationHandler) is wanted
     disable_autolog()

@@ -46,27 +46,27 @@ SETTINGS: dict[str, tuple[str, str, Any]] = {
     "server_cert_path": ("MLFLOW_TRACKING_SERVER_CERT_PATH", "/ca.pem", Path("/ca.pem")),
     "client_cert_path": ("MLFLOW_TRACKING_CLIENT_CERT_PATH", "/me.pem", Path("/me.pem")),
     "workspace": ("MLFLOW_WORKSPACE", "team", "team"),
-    "headers": ("MLFLOW_BRIDGE_HEADERS", "a=1, b=2=3", {"a": "1", "b": "2=3"}),
-    "compression": ("MLFLOW_BRIDGE_COMPRESSION", "none", "none"),
-    "request_timeout_seconds": ("MLFLOW_BRIDGE_REQUEST_TIMEOUT_SECONDS", "2.5", 2.5),
-    "retry_deadline_seconds": ("MLFLOW_BRIDGE_RETRY_DEADLINE_SECONDS", "10", 10),
-    "exit_timeout_seconds": ("MLFLOW_BRIDGE_EXIT_TIMEOUT_SECONDS", "1", 1),
-    "max_queue_size": ("MLFLOW_BRIDGE_MAX_QUEUE_SIZE", "100", 100),
-    "flush_on_sigterm": ("MLFLOW_BRIDGE_FLUSH_ON_SIGTERM", "true", True),
-    "overflow": ("MLFLOW_BRIDGE_OVERFLOW", "block", "block"),
-    "block_seconds": ("MLFLOW_BRIDGE_BLOCK_SECONDS", "0.5", 0.5),
-    "max_spill_queue_size": ("MLFLOW_BRIDGE_MAX_SPILL_QUEUE_SIZE", "100", 100),
-    "traces": ("MLFLOW_BRIDGE_TRACES", "all", "all"),
-    "max_batch_size": ("MLFLOW_BRIDGE_MAX_BATCH_SIZE", "10", 10),
-    "max_batch_bytes": ("MLFLOW_BRIDGE_MAX_BATCH_BYTES", "65536", 65536),
-    "schedule_delay_seconds": ("MLFLOW_BRIDGE_SCHEDULE_DELAY_SECONDS", "0.5", 0.5),
-    "max_attribute_bytes": ("MLFLOW_BRIDGE_MAX_ATTRIBUTE_BYTES", "2048", 2048),
-    "spool": ("MLFLOW_BRIDGE_SPOOL", "false", False),
-    "spool_directory": ("MLFLOW_BRIDGE_SPOOL_DIRECTORY", "/spool", Path("/spool")),
-    "spool_max_bytes": ("MLFLOW_BRIDGE_SPOOL_MAX_BYTES", "65536", 65536),
-    "spool_max_age_seconds": ("MLFLOW_BRIDGE_SPOOL_MAX_AGE_SECONDS", "60", 60),
-    "spool_fsync": ("MLFLOW_BRIDGE_SPOOL_FSYNC", "batch", "batch"),
-    "write_ahead": ("MLFLOW_BRIDGE_WRITE_AHEAD", "true", True),
+    "headers": ("MLFLOW_DSPY_HEADERS", "a=1, b=2=3", {"a": "1", "b": "2=3"}),
+    "compression": ("MLFLOW_DSPY_COMPRESSION", "none", "none"),
+    "request_timeout_seconds": ("MLFLOW_DSPY_REQUEST_TIMEOUT_SECONDS", "2.5", 2.5),
+    "retry_deadline_seconds": ("MLFLOW_DSPY_RETRY_DEADLINE_SECONDS", "10", 10),
+    "exit_timeout_seconds": ("MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS", "1", 1),
+    "max_queue_size": ("MLFLOW_DSPY_MAX_QUEUE_SIZE", "100", 100),
+    "flush_on_sigterm": ("MLFLOW_DSPY_FLUSH_ON_SIGTERM", "true", True),
+    "overflow": ("MLFLOW_DSPY_OVERFLOW", "block", "block"),
+    "block_seconds": ("MLFLOW_DSPY_BLOCK_SECONDS", "0.5", 0.5),
+    "max_spill_queue_size": ("MLFLOW_DSPY_MAX_SPILL_QUEUE_SIZE", "100", 100),
+    "traces": ("MLFLOW_DSPY_TRACES", "all", "all"),
+    "max_batch_size": ("MLFLOW_DSPY_MAX_BATCH_SIZE", "10", 10),
+    "max_batch_bytes": ("MLFLOW_DSPY_MAX_BATCH_BYTES", "65536", 65536),
+    "schedule_delay_seconds": ("MLFLOW_DSPY_SCHEDULE_DELAY_SECONDS", "0.5", 0.5),
+    "max_attribute_bytes": ("MLFLOW_DSPY_MAX_ATTRIBUTE_BYTES", "2048", 2048),
+    "spool": ("MLFLOW_DSPY_SPOOL", "false", False),
+    "spool_directory": ("MLFLOW_DSPY_SPOOL_DIRECTORY", "/spool", Path("/spool")),
+    "spool_max_bytes": ("MLFLOW_DSPY_SPOOL_MAX_BYTES", "65536", 65536),
+    "spool_max_age_seconds": ("MLFLOW_DSPY_SPOOL_MAX_AGE_SECONDS", "60", 60),
+    "spool_fsync": ("MLFLOW_DSPY_SPOOL_FSYNC", "batch", "batch"),
+    "write_ahead": ("MLFLOW_DSPY_WRITE_AHEAD", "true", True),
 }
 
 
@@ -106,7 +106,7 @@ def test_every_setting_is_documented(name: str) -> None:
 
 def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://environment:1")
-    monkeypatch.setenv("MLFLOW_BRIDGE_MAX_BATCH_SIZE", "1")
+    monkeypatch.setenv("MLFLOW_DSPY_MAX_BATCH_SIZE", "1")
     config = MLflowDSPyConfig(tracking_uri="http://argument:1", max_batch_size=2)
     assert config.tracking_uri == "http://argument:1"
     assert config.max_batch_size == 2
@@ -215,7 +215,7 @@ def test_settings_that_exclude_each_other() -> None:
 
 
 def test_write_ahead_needs_the_spool() -> None:
-    with pytest.raises(ConfigurationError, match=r"MLFLOW_BRIDGE_WRITE_AHEAD .* needs"):
+    with pytest.raises(ConfigurationError, match=r"MLFLOW_DSPY_WRITE_AHEAD .* needs"):
         MLflowDSPyConfig(write_ahead=True, spool=False)
 
 

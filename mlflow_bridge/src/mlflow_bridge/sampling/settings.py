@@ -25,7 +25,7 @@ class SamplingSettings(EnvironmentSettings):
     """Which traces are recorded; immutable.
 
     Every field can be given as an argument or by an environment variable, ``ratio`` by
-    ``MLFLOW_BRIDGE_SAMPLING_RATIO``; the argument wins.
+    ``MLFLOW_DSPY_SAMPLING_RATIO``; the argument wins.
 
     Raises:
         ConfigurationError: A value is not accepted. The message names the environment variable,

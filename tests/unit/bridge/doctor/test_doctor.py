@@ -26,7 +26,7 @@ PROJECT = Path(__file__).parents[4] / "mlflow_bridge/pyproject.toml"
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(round_trip, "_PAUSE_SECONDS", 0.0)
-    monkeypatch.setenv("MLFLOW_BRIDGE_SPOOL_DIRECTORY", str(tmp_path / "spool"))
+    monkeypatch.setenv("MLFLOW_DSPY_SPOOL_DIRECTORY", str(tmp_path / "spool"))
     yield
 
 
@@ -96,7 +96,7 @@ def test_the_trap_of_two_packages_that_lock_up(monkeypatch: pytest.MonkeyPatch) 
 def test_a_spool_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("")
-    monkeypatch.setenv("MLFLOW_BRIDGE_SPOOL_DIRECTORY", str(blocker))
+    monkeypatch.setenv("MLFLOW_DSPY_SPOOL_DIRECTORY", str(blocker))
     [detail] = found(mlflow_bridge.doctor(SERVER, send=False), "spool")["fail"]
     assert "cannot be written" in detail
 
@@ -105,7 +105,7 @@ def test_a_spool_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_read_only_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readonly = tmp_path / "readonly"
     readonly.mkdir(mode=0o500)
-    monkeypatch.setenv("MLFLOW_BRIDGE_SPOOL_DIRECTORY", str(readonly))
+    monkeypatch.setenv("MLFLOW_DSPY_SPOOL_DIRECTORY", str(readonly))
     assert found(mlflow_bridge.doctor(SERVER, send=False), "spool")["fail"]
 
 
@@ -186,7 +186,7 @@ def test_the_ranges_are_those_of_the_packages() -> None:
 
 
 def test_a_variable_that_is_misspelt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_BRIDGE_WRITEAHEAD", "true")
-    monkeypatch.setenv("MLFLOW_BRIDGE_SAMPLING_RATIO", "1")
+    monkeypatch.setenv("MLFLOW_DSPY_WRITEAHEAD", "true")
+    monkeypatch.setenv("MLFLOW_DSPY_SAMPLING_RATIO", "1")
     [detail] = found(mlflow_bridge.doctor(SERVER, send=False), "settings")["warn"]
-    assert detail.startswith("MLFLOW_BRIDGE_WRITEAHEAD is set")
+    assert detail.startswith("MLFLOW_DSPY_WRITEAHEAD is set")

@@ -10,7 +10,7 @@ from mlflow_bridge import DSPySampler
 from mlflow_bridge.doctor.sampling import check_sampling
 from tests.unit.bridge.fake_exporter import GlobalProvider
 
-RATIO = "MLFLOW_BRIDGE_SAMPLING_RATIO"
+RATIO = "MLFLOW_DSPY_SAMPLING_RATIO"
 SAMPLER = "OTEL_TRACES_SAMPLER"
 SHARE = "OTEL_TRACES_SAMPLER_ARG"
 
@@ -41,8 +41,8 @@ def test_before_there_is_a_provider(monkeypatch: pytest.MonkeyPatch) -> None:
             "warn",
         ),
         ({RATIO: "0"}, "warn"),
-        ({RATIO: "0", "MLFLOW_BRIDGE_SAMPLING_KEY": "session"}, "warn"),
-        ({"MLFLOW_BRIDGE_SAMPLING_EVALUATIONS": "off"}, "ok"),
+        ({RATIO: "0", "MLFLOW_DSPY_SAMPLING_KEY": "session"}, "warn"),
+        ({"MLFLOW_DSPY_SAMPLING_EVALUATIONS": "off"}, "ok"),
     ],
 )
 def test_a_sampler_that_leaves_everything_out(

@@ -223,7 +223,7 @@ def test_bad_arguments_raise(exporters: Exporters, arguments: dict[str, Any]) ->
         ("MLFLOW_TRACKING_URI", "nonsense"),
         ("MLFLOW_TRACKING_URI", "databricks"),
         ("MLFLOW_EXPERIMENT_ID", "seven"),
-        ("MLFLOW_BRIDGE_MAX_BATCH_SIZE", "many"),
+        ("MLFLOW_DSPY_MAX_BATCH_SIZE", "many"),
         ("MLFLOW_TRACKING_INSECURE_TLS", "perhaps"),
     ],
 )

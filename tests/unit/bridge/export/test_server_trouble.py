@@ -62,9 +62,9 @@ def test_a_password_keeps_all_but_the_end_of_the_line() -> None:
     [
         ("tracking_token", f"{SECRET}\nmore", "MLFLOW_TRACKING_TOKEN"),
         ("tracking_token", f"“{SECRET}”", "MLFLOW_TRACKING_TOKEN"),
-        ("headers", {"X-Key": f"{SECRET}\nmore"}, "MLFLOW_BRIDGE_HEADERS"),
-        ("headers", {"X-Key": f"“{SECRET}”"}, "MLFLOW_BRIDGE_HEADERS"),
-        ("headers", {"X Key": SECRET}, "MLFLOW_BRIDGE_HEADERS"),
+        ("headers", {"X-Key": f"{SECRET}\nmore"}, "MLFLOW_DSPY_HEADERS"),
+        ("headers", {"X-Key": f"“{SECRET}”"}, "MLFLOW_DSPY_HEADERS"),
+        ("headers", {"X Key": SECRET}, "MLFLOW_DSPY_HEADERS"),
         ("workspace", "東京", "MLFLOW_WORKSPACE"),
     ],
 )

@@ -18,7 +18,7 @@ from mlflow_bridge.sampling.entry_point import (
     warn_of_unused_settings,
 )
 
-RATIO = "MLFLOW_BRIDGE_SAMPLING_RATIO"
+RATIO = "MLFLOW_DSPY_SAMPLING_RATIO"
 
 
 @pytest.fixture(autouse=True)
@@ -59,11 +59,11 @@ def test_a_bad_argument_is_named_and_everything_recorded(caplog: pytest.LogCaptu
 def test_a_bad_variable_is_named_and_everything_recorded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("MLFLOW_BRIDGE_SAMPLING_KEY", "customer")
+    monkeypatch.setenv("MLFLOW_DSPY_SAMPLING_KEY", "customer")
     monkeypatch.setenv(RATIO, "0")
     assert dspy_sampler().get_description() == "DSPySampler{}"
     [line] = caplog.messages
-    assert "MLFLOW_BRIDGE_SAMPLING_KEY" in line
+    assert "MLFLOW_DSPY_SAMPLING_KEY" in line
     assert "conversation" in line
 
 
@@ -95,10 +95,10 @@ def test_settings_that_have_no_effect_are_named(
     warn_of_unused_settings(TracerProvider())
     assert caplog.messages == []
     monkeypatch.setenv(RATIO, "0.5")
-    monkeypatch.setenv("MLFLOW_BRIDGE_SAMPLING_EVALUATIONS", "summary")
+    monkeypatch.setenv("MLFLOW_DSPY_SAMPLING_EVALUATIONS", "summary")
     warn_of_unused_settings(TracerProvider())
     [line] = caplog.messages
-    assert line.startswith(f"{RATIO}, MLFLOW_BRIDGE_SAMPLING_EVALUATIONS: no effect")
+    assert line.startswith(f"{RATIO}, MLFLOW_DSPY_SAMPLING_EVALUATIONS: no effect")
     assert "OTEL_TRACES_SAMPLER=dspy" in line
 
 

@@ -180,10 +180,10 @@ def test_a_span_of_somebody_else_below_ours_follows_it(sample_with: SampleWith) 
 
 
 def test_without_settings_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_BRIDGE_SAMPLING_RATIO", "0.25")
+    monkeypatch.setenv("MLFLOW_DSPY_SAMPLING_RATIO", "0.25")
     assert DSPySampler().get_description() == "DSPySampler{ratio=0.25}"
-    monkeypatch.setenv("MLFLOW_BRIDGE_SAMPLING_RATIO", "all")
-    with pytest.raises(ConfigurationError, match="MLFLOW_BRIDGE_SAMPLING_RATIO"):
+    monkeypatch.setenv("MLFLOW_DSPY_SAMPLING_RATIO", "all")
+    with pytest.raises(ConfigurationError, match="MLFLOW_DSPY_SAMPLING_RATIO"):
         DSPySampler()
 
 

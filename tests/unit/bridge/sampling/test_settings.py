@@ -11,12 +11,12 @@ from mlflow_bridge import ConfigurationError, SamplingSettings
 from mlflow_bridge.sampling.settings import sampling_variable
 
 SETTINGS: dict[str, tuple[str, str, Any]] = {
-    "ratio": ("MLFLOW_BRIDGE_SAMPLING_RATIO", "0.25", 0.25),
-    "modules": ("MLFLOW_BRIDGE_SAMPLING_MODULES", "RAG=1, Chat=0.05", {"RAG": 1.0, "Chat": 0.05}),
-    "key": ("MLFLOW_BRIDGE_SAMPLING_KEY", "session", "session"),
-    "optimizers": ("MLFLOW_BRIDGE_SAMPLING_OPTIMIZERS", "summary", "summary"),
-    "evaluations": ("MLFLOW_BRIDGE_SAMPLING_EVALUATIONS", "off", "off"),
-    "summary_ratio": ("MLFLOW_BRIDGE_SAMPLING_SUMMARY_RATIO", "0", 0.0),
+    "ratio": ("MLFLOW_DSPY_SAMPLING_RATIO", "0.25", 0.25),
+    "modules": ("MLFLOW_DSPY_SAMPLING_MODULES", "RAG=1, Chat=0.05", {"RAG": 1.0, "Chat": 0.05}),
+    "key": ("MLFLOW_DSPY_SAMPLING_KEY", "session", "session"),
+    "optimizers": ("MLFLOW_DSPY_SAMPLING_OPTIMIZERS", "summary", "summary"),
+    "evaluations": ("MLFLOW_DSPY_SAMPLING_EVALUATIONS", "off", "off"),
+    "summary_ratio": ("MLFLOW_DSPY_SAMPLING_SUMMARY_RATIO", "0", 0.0),
 }
 
 

@@ -163,7 +163,7 @@ class TrackingServer:
         # What a header cannot hold. The message would repeat it, and it may be a secret.
         except ValueError as error:
             return Retry(
-                f"the request cannot be made ({_SETTING}, {_CREDENTIALS}, MLFLOW_BRIDGE_HEADERS): "
+                f"the request cannot be made ({_SETTING}, {_CREDENTIALS}, MLFLOW_DSPY_HEADERS): "
                 f"{type(error).__name__}",
                 lasting=True,
             )
