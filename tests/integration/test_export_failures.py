@@ -227,7 +227,7 @@ def test_what_somebody_has_to_put_right_keeps_the_spans_until_then(
     assert (server.stored, [r.path for r in server.requests if "/login" in r.path]) == ({}, [])
     right = Program(server, tmp_path, tracking_token="right")
     right.take_over()
-    right.wait_for(lambda status: status.replayed == SPANS)
+    right.wait_for(lambda status: status.redelivered == SPANS)
     right.end()
     assert set(server.stored) == names
 
@@ -267,7 +267,7 @@ def test_experiment_that_is_deleted_is_not_written_to(
     server.experiments["mine"]["lifecycle_stage"] = "active"
     later = Program(server, tmp_path)
     later.take_over()
-    later.wait_for(lambda status: status.replayed == SPANS)
+    later.wait_for(lambda status: status.redelivered == SPANS)
     later.end()
     assert set(server.stored) == names
 
@@ -289,10 +289,10 @@ def test_spans_in_the_spool_of_an_experiment_that_is_deleted_hold_up_no_others(
     server.experiments["gone"]["lifecycle_stage"] = "deleted"
     right = Program(server, tmp_path, tracking_token="right")
     right.take_over()
-    status = right.wait_for(lambda status: status.replayed + status.spool_dropped == 2 * SPANS)
+    status = right.wait_for(lambda status: status.redelivered + status.spool_dropped == 2 * SPANS)
     right.end()
     assert set(server.stored) == names
-    assert (status.replayed, status.spool_dropped) == (SPANS, SPANS)
+    assert (status.redelivered, status.spool_dropped) == (SPANS, SPANS)
 
 
 @pytest.mark.parametrize("status", [400, 422, 403, 500])

@@ -64,7 +64,7 @@ NEXT = """
 start(FileDelivery)
 processor.warm_up()
 wait_until(lambda: not list(SPOOL.glob("*.jsonl")))
-print(processor.status().replayed, processor.status().spool_dropped)
+print(processor.status().redelivered, processor.status().spool_dropped)
 """
 
 
@@ -200,12 +200,12 @@ def test_torn_line_of_a_killed_process(tmp_path: Path) -> None:
     assert stored(tmp_path) == spans(9, "span")
 
 
-def test_killed_in_the_middle_of_a_replay(tmp_path: Path) -> None:
+def test_killed_in_the_middle_of_a_redelivery(tmp_path: Path) -> None:
     run("start(Down)\nend('span', 1000)", tmp_path)
     program = """
         start(Slow, max_batch_size=10)
         processor.warm_up()
-        wait_until(lambda: processor.status().replayed >= 200)
+        wait_until(lambda: processor.status().redelivered >= 200)
         os.kill(os.getpid(), signal.SIGKILL)
     """
     run(program, tmp_path, -signal.SIGKILL)

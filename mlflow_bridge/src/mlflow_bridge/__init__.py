@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from mlflow_bridge.processing.enrichment import MLflowEnrichmentProcessor
     from mlflow_bridge.processing.live import status
     from mlflow_bridge.processing.status import DeliveryStatus
+    from mlflow_bridge.processing.system_random_ids import SystemRandomIdGenerator
     from mlflow_bridge.processing.trace_context import trace_context
-    from mlflow_bridge.processing.unseeded_ids import UnseededIdGenerator
     from mlflow_bridge.sampling.sampler import DSPySampler
     from mlflow_bridge.sampling.settings import SamplingSettings
     from mlflow_bridge.spool.delivery import SpoolDelivery, deliver_spool
@@ -52,7 +52,7 @@ __all__ = [
     "MLflowSpanExporter",
     "SamplingSettings",
     "SpoolDelivery",
-    "UnseededIdGenerator",
+    "SystemRandomIdGenerator",
     "__version__",
     "autolog",
     "deliver_spool",
@@ -72,7 +72,7 @@ _HOMES: Final = {
     "MLflowSpanExporter": "mlflow_bridge.export.exporter",
     "SamplingSettings": "mlflow_bridge.sampling.settings",
     "SpoolDelivery": "mlflow_bridge.spool.delivery",
-    "UnseededIdGenerator": "mlflow_bridge.processing.unseeded_ids",
+    "SystemRandomIdGenerator": "mlflow_bridge.processing.system_random_ids",
     "deliver_spool": "mlflow_bridge.spool.delivery",
     "status": "mlflow_bridge.processing.live",
     "trace_context": "mlflow_bridge.processing.trace_context",

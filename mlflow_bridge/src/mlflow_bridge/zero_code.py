@@ -66,8 +66,8 @@ def _adopt_all() -> None:
     from mlflow_bridge.mlflow_tracing import join_mlflow_tracing
     from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
     from mlflow_bridge.processing.enrichment import MLflowEnrichmentProcessor
+    from mlflow_bridge.processing.system_random_ids import use_system_random_ids
     from mlflow_bridge.processing.termination import handle_sigterm
-    from mlflow_bridge.processing.unseeded_ids import use_unseeded_ids
     from mlflow_bridge.sampling.entry_point import warn_of_unused_settings
 
     provider = trace.get_tracer_provider()
@@ -80,7 +80,7 @@ def _adopt_all() -> None:
         )
         return
     warn_of_unused_settings(provider)
-    use_unseeded_ids(provider)
+    use_system_random_ids(provider)
     mode = default_to_content()
     for exporter in exporters:
         processor = MLflowBatchSpanProcessor.from_config(exporter, exporter.config)

@@ -231,7 +231,7 @@ class Delivery:
         return [span for span in spans if _key(span) not in self._settled]
 
     def _forget_settled_of_others(self, spans: Sequence[ReadableSpan]) -> None:
-        # The same span may be delivered again one day, after a replay for instance.
+        # The same span may be delivered again one day, after a redelivery for instance.
         if self._settled:
             keys = {_key(span) for span in spans}
             self._settled = {key: stored for key, stored in self._settled.items() if key in keys}

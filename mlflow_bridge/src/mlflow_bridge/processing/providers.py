@@ -11,7 +11,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
 
-from mlflow_bridge.processing.unseeded_ids import use_unseeded_ids
+from mlflow_bridge.processing.system_random_ids import use_system_random_ids
 from mlflow_bridge.sampling.entry_point import sampler_of_new_provider, warn_of_unused_settings
 
 _logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def joined_or_new_provider() -> AcceptsProcessors:
     current = trace.get_tracer_provider()
     if accepts_processors(current):
         warn_of_unused_settings(current)
-        use_unseeded_ids(current)
+        use_system_random_ids(current)
         return current
     _logger.warning(
         "The global tracer provider (%s) is not OpenTelemetry's SDK and takes no span processors. "
@@ -55,5 +55,5 @@ def joined_or_new_provider() -> AcceptsProcessors:
 
 def _new_provider() -> SDKTracerProvider:
     provider = SDKTracerProvider(sampler=sampler_of_new_provider())
-    use_unseeded_ids(provider)
+    use_system_random_ids(provider)
     return provider

@@ -68,7 +68,9 @@ _MEASURES: Final = (
     ),
     _Measure("mlflow_bridge.span.accepted", "counter", "{span}", _one(lambda it: it.accepted)),
     _Measure("mlflow_bridge.span.spilled", "counter", "{span}", _one(lambda it: it.spilled)),
-    _Measure("mlflow_bridge.span.replayed", "counter", "{span}", _one(lambda it: it.replayed)),
+    _Measure(
+        "mlflow_bridge.span.redelivered", "counter", "{span}", _one(lambda it: it.redelivered)
+    ),
     _Measure("mlflow_bridge.span.filtered", "counter", "{span}", _one(lambda it: it.filtered)),
     _Measure("mlflow_bridge.span.missing", "up_down", "{span}", _one(lambda it: it.missing)),
     _Measure("mlflow_bridge.attempt.failed", "counter", "{attempt}", _one(lambda it: it.retried)),

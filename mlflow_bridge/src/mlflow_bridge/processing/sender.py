@@ -21,7 +21,7 @@ from mlflow_bridge.processing.notices import Notices
 from mlflow_bridge.processing.slots import Slots
 from mlflow_bridge.processing.span_delivery import SpanDelivery
 from mlflow_bridge.processing.status import Counters
-from mlflow_bridge.spool.replay import Replay
+from mlflow_bridge.spool.redelivery import Redelivery
 from mlflow_bridge.spool.spool import Spool
 
 _logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Sender:
         self._backoff = backoff
         self._spool = spool
         self._spill_after = spill_after_seconds
-        self._replay = spool and Replay(
+        self._redelivery = spool and Redelivery(
             spool, delivery.deliver, batch_size=batch_size, backoff=backoff
         )
         # Guards the fields below, and is notified when any of them changes.
@@ -187,10 +187,10 @@ class Sender:
                     self._send(batch)
                 else:
                     self._take_turn_at_spool()
-            if self._replay is not None:
-                self._replay.drain_own(lambda: not self._given_up)
-                self._replay.drain_children(lambda: not self._given_up)
-                self._replay.close()
+            if self._redelivery is not None:
+                self._redelivery.drain_own(lambda: not self._given_up)
+                self._redelivery.drain_children(lambda: not self._given_up)
+                self._redelivery.close()
             self._close_delivery()
 
     def _has_time_to_warm_up(self) -> bool:
@@ -213,22 +213,26 @@ class Sender:
                 self._reach_marks()
                 held_back = self._resume_at - time.monotonic() if self._queue else None
                 if held_back is not None and (self._closing or held_back <= 0):
-                    if self._replay is None or self._closing or not self._replay.is_overdue():
+                    if (
+                        self._redelivery is None
+                        or self._closing
+                        or not self._redelivery.is_overdue()
+                    ):
                         return self._take_batch()
                     return ()
                 if self._closing:
                     return None
-                if self._replay is None:
+                if self._redelivery is None:
                     self._changed.wait(held_back)
                     continue
-                due = self._replay.seconds_until_due()
+                due = self._redelivery.seconds_until_due()
                 if due <= 0:
                     return ()
                 self._changed.wait(due if held_back is None else min(due, held_back))
             return None
 
     def _take_turn_at_spool(self) -> None:
-        if self._replay is not None and self._replay.turn():
+        if self._redelivery is not None and self._redelivery.turn():
             with self._changed:
                 self._failures = 0
                 self._resume_at = 0.0
@@ -306,8 +310,8 @@ class Sender:
         with self._changed:
             self._resume_at = time.monotonic() + self._backoff.delay(self._failures, asked)
             self._resume_asked = asked is not None
-            if self._replay is not None:
-                self._replay.hold_back(self._resume_at)
+            if self._redelivery is not None:
+                self._redelivery.hold_back(self._resume_at)
 
     def _pause(self, attempt: int, asked: float | None) -> bool:
         """Wait before the next attempt. False if there is none because the sender gave up."""
@@ -338,8 +342,8 @@ class Sender:
         self._failures = 0
         if self._spool is not None:
             self._spool.settled(batch)
-        if self._replay is not None and stored:
-            self._replay.destination_answers()
+        if self._redelivery is not None and stored:
+            self._redelivery.destination_answers()
         if rejected:
             self._counters.error(outcome.reason)
         # Of spans that are missing from what was stored the exporter itself says which and why.

@@ -38,7 +38,7 @@ class DeliveryStatus:
     """Spilled spans that were stored after all."""
     kept: int = 0
     """Spilled spans that are still with the overflow."""
-    replayed: int = 0
+    redelivered: int = 0
     """Spans stored from the spool, also those that other processes left there."""
     spool_dropped: int = 0
     """Spans lost from the spool, whoever left them there: at its limits, unreadable or refused."""
@@ -143,7 +143,7 @@ class Counters:
                 last_error=self._last_error,
                 recovered=spool.stored_own,
                 kept=max(spilled - spool.stored_own - spool.dropped_own, 0),
-                replayed=spool.replayed,
+                redelivered=spool.redelivered,
                 spool_dropped=spool.dropped,
                 spool_bytes=spool.bytes,
                 spool_oldest_seconds=spool.oldest_seconds,

@@ -15,7 +15,7 @@ from mlflow_bridge.export.exporter import MLflowSpanExporter
 from mlflow_bridge.export.outcomes import Rejected
 from mlflow_bridge.processing.backoff import Backoff
 from mlflow_bridge.spool.directory import files_in
-from mlflow_bridge.spool.replay import Replay
+from mlflow_bridge.spool.redelivery import Redelivery
 from mlflow_bridge.spool.segment import locks_are_supported
 from mlflow_bridge.spool.spool import Spool, directory_for
 
@@ -102,29 +102,31 @@ def _deliver(
     obstacle = exporter.warm_up()
     if isinstance(obstacle, Rejected):
         return obstacle.reason
-    replay = Replay(spool, exporter.deliver, batch_size=config.max_batch_size, backoff=Backoff())
+    redelivery = Redelivery(
+        spool, exporter.deliver, batch_size=config.max_batch_size, backoff=Backoff()
+    )
     patience = time.monotonic() + config.retry_deadline_seconds
     try:
         while time.monotonic() < deadline:
-            if replay.turn():
+            if redelivery.turn():
                 patience = time.monotonic() + config.retry_deadline_seconds
                 continue
-            if not replay.obstacle:
+            if not redelivery.obstacle:
                 return ""
-            next_at = time.monotonic() + replay.seconds_until_due()
+            next_at = time.monotonic() + redelivery.seconds_until_due()
             if next_at > patience:
-                return replay.obstacle
+                return redelivery.obstacle
             time.sleep(max(min(next_at, deadline) - time.monotonic(), 0.0))
-        return replay.obstacle or _TIME_IS_UP
+        return redelivery.obstacle or _TIME_IS_UP
     finally:
-        replay.close()
+        redelivery.close()
 
 
 def _summary(path: Path, status: SpoolStatus, reason: str) -> SpoolDelivery:
     left = files_in(path)
     return SpoolDelivery(
         directory=path,
-        stored=status.replayed,
+        stored=status.redelivered,
         lost=status.dropped,
         left_files=len(left),
         left_bytes=sum(entry.bytes for entry in left),

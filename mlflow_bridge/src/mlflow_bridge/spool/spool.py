@@ -314,28 +314,28 @@ class Spool:
             self._directory.restore(segment, self._give_up)
         segment.close()
 
-    def note_replay(self, segment: Segment, *, stored: int = 0, lost: int = 0) -> None:
+    def note_redelivery(self, segment: Segment, *, stored: int = 0, lost: int = 0) -> None:
         """Count spans that were given out and are settled."""
         own = segment.own
         self._count(stored, lost, stored_own=stored * own, dropped_own=lost * own)
 
     def note_unreadable(self, segment: Segment, line: bytes) -> None:
         """Count the spans of a line that is torn or is no OTLP; as one, if none can be seen."""
-        self.note_replay(segment, lost=max(line.count(SPAN_MARK), 1))
+        self.note_redelivery(segment, lost=max(line.count(SPAN_MARK), 1))
         self._notices.warn(
             "unreadable", "A line of the spool file %s is torn and was left out.", segment.path
         )
 
     def note_refusal(self, segment: Segment, spans: int, reason: str) -> None:
         """Count spans that MLflow will never take."""
-        self.note_replay(segment, lost=spans)
+        self.note_redelivery(segment, lost=spans)
         self._notices.warn(
             "refused", "%d spans from the spool were refused for good: %s.", spans, reason
         )
 
     def _note_drop(self, why: str, segment: Segment) -> None:
         spans = segment.count_spans()
-        self.note_replay(segment, lost=spans)
+        self.note_redelivery(segment, lost=spans)
         self._notices.warn(
             why, "The oldest %d spans of the spool %s are lost: %s.", spans, self.path, why
         )
@@ -353,7 +353,7 @@ class Spool:
 
     def _count(
         self,
-        replayed: int = 0,
+        redelivered: int = 0,
         dropped: int = 0,
         *,
         stored_own: int = 0,
@@ -363,7 +363,7 @@ class Spool:
         with self._counts_lock:
             before = self._counts
             self._counts = SpoolStatus(
-                replayed=before.replayed + replayed,
+                redelivered=before.redelivered + redelivered,
                 dropped=before.dropped + dropped,
                 stored_own=before.stored_own + stored_own,
                 dropped_own=before.dropped_own + dropped_own,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 class SpoolStatus:
     """The spool in numbers: what this process did, and what is in the directory now."""
 
-    replayed: int = 0
+    redelivered: int = 0
     """Spans from the spool that MLflow has confirmed, also those of other processes.
 
     A span counts again if its file had to be begun again.
@@ -19,7 +19,7 @@ class SpoolStatus:
     dropped: int = 0
     """Spans lost from the spool: at its limits, unreadable, or refused by MLflow."""
     stored_own: int = 0
-    """How many of the replayed ones this process had spilled itself."""
+    """How many of the redelivered ones this process had spilled itself."""
     dropped_own: int = 0
     """How many of the dropped ones this process had spilled itself."""
     bytes: int = 0

@@ -17,10 +17,10 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from mlflow_bridge.own_random import own_random
 
 
-class UnseededIdGenerator(RandomIdGenerator):
+class SystemRandomIdGenerator(RandomIdGenerator):
     """Random ids from a generator of their own. Thread-safe, also after a fork.
 
-    ``OTEL_PYTHON_ID_GENERATOR=unseeded`` names it where the bridge does not put it in place.
+    ``OTEL_PYTHON_ID_GENERATOR=system_random`` names it where the bridge does not put it in place.
     """
 
     def generate_span_id(self) -> int:
@@ -32,10 +32,10 @@ class UnseededIdGenerator(RandomIdGenerator):
         return own_random.getrandbits(128) or 1
 
 
-def use_unseeded_ids(provider: object) -> None:
+def use_system_random_ids(provider: object) -> None:
     """Have a tracer provider make such ids, unless it has a generator of the program's choice."""
     generator: Any = getattr(provider, "id_generator", None)
     # Not isinstance: a subclass is a choice.
     if type(generator) is RandomIdGenerator:
         # The very object, since the tracers that were handed out already have it, too.
-        generator.__class__ = UnseededIdGenerator
+        generator.__class__ = SystemRandomIdGenerator

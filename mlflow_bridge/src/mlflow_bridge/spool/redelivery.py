@@ -62,7 +62,7 @@ class _OpenFile:
         self._lines.close()
 
 
-class Replay:
+class Redelivery:
     """Called by the sender's thread only, whenever it has time; ``hold_back`` under its lock.
 
     A file is removed when all of its spans are settled. If this process dies before, the next one
@@ -194,7 +194,7 @@ class Replay:
         self._failures = self._crashes = 0
         self._next_at = 0.0
         if stored:
-            self._spool.note_replay(file.segment, stored=stored)
+            self._spool.note_redelivery(file.segment, stored=stored)
         if given > stored:
             self._spool.note_refusal(file.segment, given - stored, outcome.reason)
 

@@ -140,7 +140,7 @@ def test_what_is_left_at_shutdown_is_delivered_by_the_next_process(
     after = processor_for(delivery, tmp_path)
     with closing(after):
         after.warm_up()
-        wait_until(lambda: after.status().replayed == 300)
+        wait_until(lambda: after.status().redelivered == 300)
         wait_until(lambda: after.status().spool_bytes == 0)
         assert delivery.names == numbered(300)
         assert (after.status().accepted, after.status().missing) == (0, 0)
@@ -241,7 +241,7 @@ def test_torn_and_foreign_lines_are_left_out_and_counted(tmp_path: Path) -> None
         processor.warm_up()
         wait_until(lambda: not files_in(tmp_path))
         assert delivery.names == ["a", "b"]
-        assert (processor.status().replayed, processor.status().spool_dropped) == (2, 2)
+        assert (processor.status().redelivered, processor.status().spool_dropped) == (2, 2)
 
 
 def test_a_torn_line_counts_the_spans_that_can_be_seen_in_it(tmp_path: Path) -> None:
@@ -273,13 +273,13 @@ def test_a_span_with_an_odd_name_costs_no_other_in_an_outage(
     assert delivery.names == [*numbered(4), "odd", "later"]
 
 
-def test_a_replay_that_is_interrupted_begins_again(tmp_path: Path) -> None:
+def test_a_redelivery_that_is_interrupted_begins_again(tmp_path: Path) -> None:
     left_by_a_dead_process(tmp_path, *numbered(10))
     delivery = FakeDelivery(Sent(4), *[DOWN] * 10_000)
     processor = processor_for(delivery, tmp_path, max_batch_size=4)
     with closing(processor):
         processor.warm_up()
-        wait_until(lambda: processor.status().replayed == 4)
+        wait_until(lambda: processor.status().redelivered == 4)
     assert len(files_in(tmp_path)) == 1
     after = FakeDelivery()
     with closing(processor := processor_for(after, tmp_path)):
@@ -288,7 +288,7 @@ def test_a_replay_that_is_interrupted_begins_again(tmp_path: Path) -> None:
     assert after.names == numbered(10)
 
 
-def test_a_replay_that_is_refused_is_counted_and_the_rest_delivered(tmp_path: Path) -> None:
+def test_a_redelivery_that_is_refused_is_counted_and_the_rest_delivered(tmp_path: Path) -> None:
     left_by_a_dead_process(tmp_path, *numbered(4))
     delivery = FakeDelivery(Rejected("poison"), DOWN, Sent(1, 1, "poison"))
     processor = processor_for(delivery, tmp_path, max_batch_size=2)
@@ -296,7 +296,7 @@ def test_a_replay_that_is_refused_is_counted_and_the_rest_delivered(tmp_path: Pa
         processor.warm_up()
         wait_until(lambda: not files_in(tmp_path))
         status = processor.status()
-    assert (status.replayed, status.spool_dropped) == (1, 3)
+    assert (status.redelivered, status.spool_dropped) == (1, 3)
 
 
 def test_an_exporter_that_takes_nothing_does_not_cost_what_is_in_the_spool(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_an_exporter_that_takes_nothing_does_not_cost_what_is_in_the_spool(tmp_p
     assert processor.status().spool_dropped == 0
 
 
-def test_an_exporter_that_raises_does_not_stop_the_replay(tmp_path: Path) -> None:
+def test_an_exporter_that_raises_does_not_stop_the_redelivery(tmp_path: Path) -> None:
     left_by_a_dead_process(tmp_path, *numbered(4))
     delivery = FakeDelivery(*[SystemExit("in a driver")] * 3)
     processor = processor_for(delivery, tmp_path, max_batch_size=2)
@@ -339,7 +339,7 @@ def test_live_spans_do_not_wait_for_the_spool_nor_the_spool_for_ever_for_them(
             end(tracer, f"live {live}")
             live += 1
             assert processor.force_flush()
-        assert processor.status().replayed == 200
+        assert processor.status().redelivered == 200
         assert processor.status().stored == live
         first = next(n for n, name in enumerate(delivery.names) if name.startswith("live"))
         assert first < 10
@@ -348,7 +348,7 @@ def test_live_spans_do_not_wait_for_the_spool_nor_the_spool_for_ever_for_them(
 def test_a_program_that_is_never_idle_delivers_what_others_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlflow_bridge.spool.replay._SCAN_SECONDS", 0.1)
+    monkeypatch.setattr("mlflow_bridge.spool.redelivery._SCAN_SECONDS", 0.1)
     delivery = FakeDelivery(seconds=0.002)
     processor = processor_for(delivery, tmp_path, max_batch_size=1, exit_timeout_seconds=60.0)
     with closing(processor) as tracer:

@@ -10,7 +10,10 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
-from mlflow_bridge.processing.unseeded_ids import UnseededIdGenerator, use_unseeded_ids
+from mlflow_bridge.processing.system_random_ids import (
+    SystemRandomIdGenerator,
+    use_system_random_ids,
+)
 
 
 def ids_of_a_span(provider: TracerProvider) -> tuple[int, int]:
@@ -19,7 +22,7 @@ def ids_of_a_span(provider: TracerProvider) -> tuple[int, int]:
 
 
 def test_the_same_seed_makes_other_ids() -> None:
-    provider = TracerProvider(id_generator=UnseededIdGenerator(), shutdown_on_exit=False)
+    provider = TracerProvider(id_generator=SystemRandomIdGenerator(), shutdown_on_exit=False)
     seen: list[tuple[int, int]] = []
     for _ in range(3):
         random.seed(42)
@@ -29,7 +32,7 @@ def test_the_same_seed_makes_other_ids() -> None:
 
 
 def test_the_program_draws_what_it_would_draw_without_spans() -> None:
-    provider = TracerProvider(id_generator=UnseededIdGenerator(), shutdown_on_exit=False)
+    provider = TracerProvider(id_generator=SystemRandomIdGenerator(), shutdown_on_exit=False)
     random.seed(42)
     alone = [random.random() for _ in range(3)]
     random.seed(42)
@@ -41,7 +44,7 @@ def test_the_program_draws_what_it_would_draw_without_spans() -> None:
 
 
 def test_ids_are_of_full_length_and_said_to_be_random() -> None:
-    generator = UnseededIdGenerator()
+    generator = SystemRandomIdGenerator()
     trace_ids = [generator.generate_trace_id() for _ in range(200)]
     span_ids = [generator.generate_span_id() for _ in range(200)]
     assert 2**120 < max(trace_ids) < 2**128
@@ -53,7 +56,7 @@ def test_ids_are_of_full_length_and_said_to_be_random() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_forked_child_has_other_ids_than_its_parent() -> None:
-    generator = UnseededIdGenerator()
+    generator = SystemRandomIdGenerator()
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -71,7 +74,7 @@ def test_a_provider_with_the_usual_generator_makes_them_from_now_on() -> None:
     early = provider.get_tracer("made before")
     random.seed(42)
     seeded = early.start_span("span").get_span_context()
-    use_unseeded_ids(provider)
+    use_system_random_ids(provider)
     random.seed(42)
     assert early.start_span("span").get_span_context().trace_id != seeded.trace_id
     random.seed(42)
@@ -86,11 +89,11 @@ def test_a_generator_of_the_programs_choice_stays() -> None:
 
     chosen = Counting()
     provider = TracerProvider(id_generator=chosen, shutdown_on_exit=False)
-    use_unseeded_ids(provider)
+    use_system_random_ids(provider)
     assert provider.id_generator is chosen
-    use_unseeded_ids(object())
+    use_system_random_ids(object())
 
 
 def test_opentelemetry_finds_it_by_name() -> None:
-    [found] = entry_points(group="opentelemetry_id_generator", name="unseeded")
-    assert found.load() is UnseededIdGenerator
+    [found] = entry_points(group="opentelemetry_id_generator", name="system_random")
+    assert found.load() is SystemRandomIdGenerator
