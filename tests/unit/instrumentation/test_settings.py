@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from opentelemetry.instrumentation.dspy import environment_variables as env
 from opentelemetry.instrumentation.dspy.settings import (
     Settings,
     load_settings,
-    set_default_content_mode,
+    set_default_arguments,
 )
 from tests.unit.instrumentation.conftest import TelemetryLog
 from tests.unit.instrumentation.traced import uninstrument
@@ -121,11 +122,7 @@ def test_a_wrong_mode_in_the_environment_means_less_content(
     monkeypatch: pytest.MonkeyPatch, telemetry_log: TelemetryLog
 ) -> None:
     monkeypatch.setenv(GENAI, "SPANONLY")
-    set_default_content_mode(ContentMode.SPAN_ONLY)
-    try:
-        assert load_settings().content_mode is ContentMode.NO_CONTENT
-    finally:
-        set_default_content_mode(None)
+    assert load_settings().content_mode is ContentMode.NO_CONTENT
     (warning,) = telemetry_log.take()
     assert GENAI in warning
     assert "SPANONLY" in warning
@@ -182,19 +179,87 @@ def test_a_wrong_length_is_the_default_with_a_warning(
     assert OWN_LENGTH in warning
 
 
-@pytest.mark.parametrize("environment", ["", "NO_CONTENT", "SPAN_ONLY"])
-def test_a_default_of_another_package_holds_while_nothing_else_does(
-    monkeypatch: pytest.MonkeyPatch, environment: str
+def _redact(operation: str, field: str, value: Any) -> Any:
+    return value
+
+
+@pytest.fixture
+def _no_defaults_are_left() -> Iterator[None]:
+    yield
+    set_default_arguments()
+
+
+ARGUMENTS: dict[str, Any] = {
+    "capture_content": ContentMode.SPAN_AND_EVENT,
+    "capture_inputs": False,
+    "capture_outputs": False,
+    "capture_signatures": False,
+    "capture_intermediate_steps": False,
+    "max_content_length": 100,
+    "redact": _redact,
+    "request_hook": print,
+    "response_hook": print,
+}
+
+
+@pytest.mark.usefixtures("_no_defaults_are_left")
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_a_default_of_another_package_goes_before_the_environment(
+    monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setenv(GENAI, environment)
-    set_default_content_mode(ContentMode.SPAN_AND_EVENT)
+    field = "content_mode" if name == "capture_content" else name
+    monkeypatch.setenv(GENAI, "SPAN_ONLY")
+    monkeypatch.setenv(OWN_LENGTH, "90")
+    for variable in SWITCHES.values():
+        monkeypatch.setenv(variable, "true")
+    before = getattr(load_settings(), field)
+
+    set_default_arguments(**{name: ARGUMENTS[name]})
+
+    assert getattr(load_settings(), field) == ARGUMENTS[name] != before
+    set_default_arguments()
+    assert getattr(load_settings(), field) == before
+
+
+@pytest.mark.usefixtures("_no_defaults_are_left")
+def test_an_argument_goes_before_a_default_of_another_package() -> None:
+    set_default_arguments(capture_content=True, capture_inputs=False, max_content_length=100)
+
+    settings = load_settings(capture_content=False, capture_inputs=True, max_content_length=200)
+
+    assert settings.content_mode is ContentMode.NO_CONTENT
+    assert settings.capture_inputs
+    assert settings.max_content_length == 200
+
+
+@pytest.mark.usefixtures("_no_defaults_are_left")
+def test_a_default_that_is_not_accepted_is_an_error_and_changes_nothing() -> None:
+    set_default_arguments(capture_inputs=False)
+
+    with pytest.raises(ValueError, match="capture_content is 'some'; accepted: "):
+        set_default_arguments(capture_content="some")
+    with pytest.raises(ValueError, match="redact is 'email'; accepted: "):
+        set_default_arguments(redact="email")
+    with pytest.raises(TypeError, match="capture_everything"):
+        set_default_arguments(capture_everything=True)
+
+    assert not load_settings().capture_inputs
+
+
+@pytest.mark.usefixtures("_no_defaults_are_left")
+def test_defaults_of_another_package_reach_an_instrumentor_without_arguments() -> None:
+    instrumentor = DSPyInstrumentor()
+    uninstrument()
+    assert instrumentor.settings is None
+    set_default_arguments(capture_content=True, redact=_redact)
     try:
-        expected = environment or "SPAN_AND_EVENT"
-        assert load_settings().content_mode.value == expected
-        assert load_settings(capture_content=False).content_mode is ContentMode.NO_CONTENT
+        instrumentor.instrument()
+        settings = instrumentor.settings
     finally:
-        set_default_content_mode(None)
-    assert load_settings().content_mode.value == (environment or "NO_CONTENT")
+        uninstrument()
+
+    assert settings is not None
+    assert (settings.content_mode, settings.redact) == (ContentMode.SPAN_ONLY, _redact)
 
 
 def test_variables_are_named_like_their_values() -> None:

@@ -70,7 +70,12 @@ from opentelemetry.instrumentation.dspy.hooks import (
 from opentelemetry.instrumentation.dspy.package import _instruments  # type: ignore[reportPrivateUsage]
 from opentelemetry.instrumentation.dspy.patch_status import PatchStatus
 from opentelemetry.instrumentation.dspy.semconv import DSPY_VERSION, SCHEMA_URL
-from opentelemetry.instrumentation.dspy.settings import ContentMode, Settings, load_settings
+from opentelemetry.instrumentation.dspy.settings import (
+    ContentMode,
+    Settings,
+    load_settings,
+    set_default_arguments,
+)
 from opentelemetry.instrumentation.dspy.version import __version__
 
 if TYPE_CHECKING:
@@ -84,7 +89,10 @@ __all__ = [
     "PatchStatus",
     "RequestHook",
     "ResponseHook",
+    "Settings",
     "current_dspy_call",
+    "load_settings",
+    "set_default_arguments",
 ]
 
 logger = logging.getLogger(__name__)
@@ -112,6 +120,11 @@ class DSPyInstrumentor(BaseInstrumentor):
     def status(self) -> tuple[PatchStatus, ...]:
         """What became of each patch point; empty while dspy is not imported or not instrumented."""
         return () if self._patches is None else self._patches.status()
+
+    @property
+    def settings(self) -> Settings | None:
+        """What the spans of this process carry; None while DSPy is not instrumented."""
+        return None if self._pending is None else self._pending[1]
 
     def _instrument(self, **kwargs: Any) -> None:
         providers = _Providers(*(kwargs.pop(name, None) for name in _Providers._fields))

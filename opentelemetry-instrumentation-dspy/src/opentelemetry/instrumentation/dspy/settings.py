@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar
@@ -80,17 +80,32 @@ class Settings:
         object.__setattr__(self, "records_outputs", self.capture_outputs and in_spans)
 
 
-class _Default:
-    content_mode: ContentMode | None = None
+class _Defaults:
+    arguments: Mapping[str, Any] = {}
 
 
-def set_default_content_mode(mode: ContentMode | None) -> None:
-    """Set the content mode that holds while neither argument nor environment names one.
+def set_default_arguments(**arguments: Any) -> None:
+    """Set what ``instrument()`` uses for arguments that its caller does not give.
 
-    For packages that choose a backend where a trace without content is of no use. It takes
-    effect at the next ``instrument()``; ``None`` restores NO_CONTENT.
+    For a package that chooses a backend and has settings of its own: under
+    ``opentelemetry-instrument`` no code of the program calls ``instrument()``. Such a default goes
+    before the environment, and an argument of the caller before both. It takes effect at the next
+    ``instrument()``. Each call replaces the defaults of the one before; without arguments there
+    are none.
+
+    Args:
+        **arguments: Those of `load_settings`.
+
+    Raises:
+        ValueError: A value is not accepted.
+        TypeError: There is no such argument.
     """
-    _Default.content_mode = mode
+    unknown = arguments.keys() - _ARGUMENTS
+    if unknown:
+        raise TypeError(f"instrument() has no argument {', '.join(sorted(unknown))}")
+    # For its errors; what is wrong in the environment is reported by instrument().
+    _resolved(arguments, {})
+    _Defaults.arguments = _without_none(arguments)
 
 
 def load_settings(
@@ -105,33 +120,65 @@ def load_settings(
     request_hook: RequestHook | None = None,
     response_hook: ResponseHook | None = None,
 ) -> Settings:
-    """Resolve the settings of one ``instrument()`` call.
+    """Resolve the settings of one ``instrument()`` call; see `Settings` for the arguments.
+
+    An argument that is None comes from `set_default_arguments`, then from the environment.
 
     Raises:
         ValueError: An argument has a value that is not accepted. A bad environment variable is
             reported by one warning and its default is used, since it must not stop a program.
     """
+    given = {
+        "capture_content": capture_content,
+        "capture_inputs": capture_inputs,
+        "capture_outputs": capture_outputs,
+        "capture_signatures": capture_signatures,
+        "capture_intermediate_steps": capture_intermediate_steps,
+        "max_content_length": max_content_length,
+        "redact": redact,
+        "request_hook": request_hook,
+        "response_hook": response_hook,
+    }
+    return _resolved({**_Defaults.arguments, **_without_none(given)}, os.environ)
+
+
+def _resolved(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
+    argument = arguments.get
     return Settings(
-        content_mode=_content_mode(capture_content),
-        capture_inputs=_switch(capture_inputs, env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_INPUTS),
-        capture_outputs=_switch(capture_outputs, env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_OUTPUTS),
+        content_mode=_content_mode(argument("capture_content"), environment),
+        capture_inputs=_switch(
+            argument("capture_inputs"), environment, env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_INPUTS
+        ),
+        capture_outputs=_switch(
+            argument("capture_outputs"), environment, env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_OUTPUTS
+        ),
         capture_signatures=_switch(
-            capture_signatures, env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_SIGNATURES
+            argument("capture_signatures"),
+            environment,
+            env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_SIGNATURES,
         ),
         capture_intermediate_steps=_switch(
-            capture_intermediate_steps, env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_INTERMEDIATE_STEPS
+            argument("capture_intermediate_steps"),
+            environment,
+            env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_INTERMEDIATE_STEPS,
         ),
-        max_content_length=_max_content_length(max_content_length),
-        redact=redact,
-        request_hook=_hook("request_hook", request_hook),
-        response_hook=_hook("response_hook", response_hook),
+        max_content_length=_max_content_length(argument("max_content_length"), environment),
+        redact=_function("redact", argument("redact")),
+        request_hook=_function("request_hook", argument("request_hook")),
+        response_hook=_function("response_hook", argument("response_hook")),
     )
 
 
-_Hook = TypeVar("_Hook")
+def _without_none(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
-def _hook(name: str, argument: _Hook) -> _Hook:
+_ARGUMENTS = frozenset(load_settings.__kwdefaults__ or ())
+
+_Function = TypeVar("_Function")
+
+
+def _function(name: str, argument: _Function) -> _Function:
     if argument is not None and not callable(argument):
         raise ValueError(f"{name} is {argument!r}; accepted: a function or None")
     return argument
@@ -148,7 +195,9 @@ _MODE_BY_TEXT = {
 _ACCEPTED_MODES = "NO_CONTENT, SPAN_ONLY, EVENT_ONLY, SPAN_AND_EVENT, true or false"
 
 
-def _content_mode(argument: ContentMode | str | bool | None) -> ContentMode:
+def _content_mode(
+    argument: ContentMode | str | bool | None, environment: Mapping[str, str]
+) -> ContentMode:
     if isinstance(argument, ContentMode):
         return argument
     if argument is not None:
@@ -156,11 +205,10 @@ def _content_mode(argument: ContentMode | str | bool | None) -> ContentMode:
         if mode is None:
             raise ValueError(f"capture_content is {argument!r}; accepted: {_ACCEPTED_MODES}")
         return mode
-    default = _Default.content_mode or ContentMode.NO_CONTENT
     name = env.OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT
-    text = os.environ.get(name, "").strip()
+    text = environment.get(name, "").strip()
     if not text:
-        return default
+        return ContentMode.NO_CONTENT
     mode = _MODE_BY_TEXT.get(text.lower())
     if mode is None:
         # A misspelt wish about content is answered with less content, never with more.
@@ -169,10 +217,10 @@ def _content_mode(argument: ContentMode | str | bool | None) -> ContentMode:
     return mode
 
 
-def _switch(argument: bool | None, name: str) -> bool:
+def _switch(argument: bool | None, environment: Mapping[str, str], name: str) -> bool:
     if argument is not None:
         return argument
-    text = os.environ.get(name, "").strip()
+    text = environment.get(name, "").strip()
     if not text:
         return True
     value = _BOOLEANS.get(text.lower())
@@ -182,13 +230,13 @@ def _switch(argument: bool | None, name: str) -> bool:
     return value
 
 
-def _max_content_length(argument: int | None) -> int:
+def _max_content_length(argument: int | None, environment: Mapping[str, str]) -> int:
     if argument is not None and argument < MIN_CONTENT_LENGTH:
         raise ValueError(
             f"max_content_length is {argument!r}; accepted: an integer >= {MIN_CONTENT_LENGTH}"
         )
-    own = argument or _length_from_env(env.OTEL_INSTRUMENTATION_DSPY_MAX_CONTENT_LENGTH)
-    limits = map(_length_from_env, _SDK_LIMITS)
+    own = argument or _length_in(environment, env.OTEL_INSTRUMENTATION_DSPY_MAX_CONTENT_LENGTH)
+    limits = [_length_in(environment, name) for name in _SDK_LIMITS]
     return min([own or DEFAULT_MAX_CONTENT_LENGTH, *(limit for limit in limits if limit)])
 
 
@@ -196,8 +244,8 @@ def _max_content_length(argument: int | None) -> int:
 _SDK_LIMITS = ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT")
 
 
-def _length_from_env(name: str) -> int | None:
-    text = os.environ.get(name, "").strip()
+def _length_in(environment: Mapping[str, str], name: str) -> int | None:
+    text = environment.get(name, "").strip()
     if not text:
         return None
     if text.isdecimal():
