@@ -28,9 +28,10 @@ class NullDelivery:
 
     destination_description = "nowhere"
 
-    def __init__(self) -> None:
-        from mlflow_bridge.export.outcomes import Sent
+    def __init__(self, config: Any) -> None:
+        from mlflow_bridge import Sent
 
+        self.config = config
         self._sent = Sent
 
     def warm_up(self) -> None:
@@ -77,11 +78,9 @@ def _provider(kind: str) -> TracerProvider:
         from mlflow_bridge import (
             MLflowBatchSpanProcessor,
             MLflowDSPyConfig,
-            MLflowEnrichmentProcessor,
         )
 
         spool = Path(tempfile.mkdtemp(prefix="bench-spool-"))
         config = MLflowDSPyConfig(tracking_uri="http://127.0.0.1:1", spool_directory=spool)
-        provider.add_span_processor(MLflowEnrichmentProcessor())
-        provider.add_span_processor(MLflowBatchSpanProcessor.from_config(NullDelivery(), config))
+        provider.add_span_processor(MLflowBatchSpanProcessor(NullDelivery(config)))
     return provider

@@ -77,8 +77,6 @@ class MeasuredPath:
         from mlflow_bridge import (
             MLflowBatchSpanProcessor,
             MLflowDSPyConfig,
-            MLflowEnrichmentProcessor,
-            MLflowSpanExporter,
         )
 
         config = MLflowDSPyConfig(
@@ -87,9 +85,7 @@ class MeasuredPath:
             spool_directory=Path(tempfile.mkdtemp(prefix="bench-spool-")),
         )
         provider = TracerProvider(resource=_RESOURCE)
-        provider.add_span_processor(MLflowEnrichmentProcessor())
-        exporter = MLflowSpanExporter(config=config).adopt()
-        batch = MLflowBatchSpanProcessor.from_config(exporter, config)
+        batch = MLflowBatchSpanProcessor(config)
         provider.add_span_processor(batch)
         make = trace_maker(provider.get_tracer("opentelemetry.instrumentation.dspy"))
         return make, lambda: batch.force_flush(_FLUSH_MILLIS)

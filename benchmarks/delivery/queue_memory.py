@@ -72,8 +72,8 @@ def _traced_bytes(count: int) -> float:
 
 
 class _Stuck(NullDelivery):
-    def __init__(self, release: threading.Event) -> None:
-        super().__init__()
+    def __init__(self, config: Any, release: threading.Event) -> None:
+        super().__init__(config)
         self._release = release
 
     def deliver(self, spans: Sequence[ReadableSpan]) -> Any:
@@ -82,11 +82,14 @@ class _Stuck(NullDelivery):
 
 
 def _stuck(count: int) -> tuple[TracerProvider, threading.Event]:
-    from mlflow_bridge import MLflowBatchSpanProcessor
+    from mlflow_bridge import MLflowBatchSpanProcessor, MLflowDSPyConfig
 
+    config = MLflowDSPyConfig(
+        tracking_uri="http://127.0.0.1:1", max_queue_size=count, spool=False, traces="all"
+    )
     release = threading.Event()
     provider = TracerProvider()
-    processor = MLflowBatchSpanProcessor(_Stuck(release), max_queue_size=count)
+    processor = MLflowBatchSpanProcessor(_Stuck(config, release))
     provider.add_span_processor(processor)
     return provider, release
 
@@ -130,7 +133,7 @@ def size_over_time(uri: str, spans: int, *, steady: bool) -> dict[str, Any]:
 
 
 def _to_server(uri: str) -> tuple[TracerProvider, Any]:
-    from mlflow_bridge import MLflowBatchSpanProcessor, MLflowDSPyConfig, MLflowSpanExporter
+    from mlflow_bridge import MLflowBatchSpanProcessor, MLflowDSPyConfig
 
     config = MLflowDSPyConfig(
         tracking_uri=uri,
@@ -138,7 +141,7 @@ def _to_server(uri: str) -> tuple[TracerProvider, Any]:
         spool_max_bytes=_SPOOL_BYTES,
         compression="none",
     )
-    batch = MLflowBatchSpanProcessor.from_config(MLflowSpanExporter(config=config).adopt(), config)
+    batch = MLflowBatchSpanProcessor(config)
     provider = TracerProvider()
     provider.add_span_processor(batch)
     return provider, batch

@@ -157,7 +157,7 @@ def test_a_child_that_is_forked_while_another_thread_changes_the_settings(tmp_pa
         AUTOLOG
         + """
     import os, signal, threading
-    from mlflow_bridge.processing.pipeline import Pipeline
+    from mlflow_bridge import MLflowBatchSpanProcessor
 
     retiring, forked = threading.Event(), threading.Event()
 
@@ -165,7 +165,7 @@ def test_a_child_that_is_forked_while_another_thread_changes_the_settings(tmp_pa
         retiring.set()
         forked.wait()
 
-    Pipeline.retire = retire
+    MLflowBatchSpanProcessor.retire = retire
     other = threading.Thread(target=mlflow_bridge.autolog, kwargs={"experiment_name": "other"})
     other.start()
     retiring.wait()

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Tracer
 
 from mlflow_bridge import MLflowBatchSpanProcessor, MLflowDSPyConfig, MLflowSpanExporter
+from mlflow_bridge.processing.batch import DeliveryProcessor
 from mlflow_bridge.processing.status import DeliveryStatus
 from mlflow_bridge.spool.spool import Spool
 from tests.integration.span_sink import SpanSink, wait_for
@@ -32,7 +33,7 @@ BURST = 2000
 
 
 @contextmanager
-def traced(processor: MLflowBatchSpanProcessor) -> Iterator[Tracer]:
+def traced(processor: DeliveryProcessor) -> Iterator[Tracer]:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(processor)
     try:
@@ -44,7 +45,7 @@ def traced(processor: MLflowBatchSpanProcessor) -> Iterator[Tracer]:
 def test_a_hundred_thousand_spans_at_full_speed_and_a_slow_destination(tmp_path: Path) -> None:
     count = 100_000
     slow = FakeDelivery(seconds=0.05)
-    processor = MLflowBatchSpanProcessor(
+    processor = DeliveryProcessor(
         slow, max_queue_size=2048, overflow=Spool(tmp_path / "spool"), block_seconds=0.0
     )
     with traced(processor) as tracer:
@@ -66,7 +67,7 @@ def test_an_outage_under_load(tmp_path: Path) -> None:
     text = "x" * 4000
     with SpanSink() as sink:
         config = MLflowDSPyConfig(tracking_uri=sink.http.url)
-        processor = MLflowBatchSpanProcessor(
+        processor = DeliveryProcessor(
             MLflowSpanExporter(config=config),
             overflow=Spool(tmp_path / "spool"),
             max_queue_size=2000,
@@ -128,8 +129,7 @@ def end_a_burst(uri: str, tmp_path: Path) -> None:
     config = MLflowDSPyConfig(
         tracking_uri=uri, spool_directory=tmp_path / "spool", exit_timeout_seconds=300.0
     )
-    exporter = MLflowSpanExporter(config=config)
-    processor = MLflowBatchSpanProcessor.from_config(exporter, config)
+    processor = MLflowBatchSpanProcessor(config)
     with traced(processor) as tracer:
         for n in range(BURST):
             chat = {"gen_ai.operation.name": "chat"}

@@ -20,9 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.sdk.trace import TracerProvider
 
-from mlflow_bridge.config import MLflowDSPyConfig
-from mlflow_bridge.export.exporter import MLflowSpanExporter
-from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
+from mlflow_bridge import MLflowBatchSpanProcessor, MLflowDSPyConfig
 from mlflow_bridge.processing.status import DeliveryStatus
 from tests.support.faults import Fault, HalfBody, Hang, Reset, Status
 from tests.support.loopback import HttpReply, HttpRequest
@@ -62,9 +60,7 @@ class Program:
                 **settings,
             }
         )
-        self.processor = MLflowBatchSpanProcessor.from_config(
-            MLflowSpanExporter(config=config), config
-        )
+        self.processor = MLflowBatchSpanProcessor(config)
         self._provider = TracerProvider(shutdown_on_exit=False)
         self._provider.add_span_processor(self.processor)
         self.tracer = self._provider.get_tracer("program")

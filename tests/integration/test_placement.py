@@ -10,11 +10,7 @@ from collections.abc import Iterator
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
-from mlflow_bridge.config import MLflowDSPyConfig
-from mlflow_bridge.export.exporter import MLflowSpanExporter
-from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
-from mlflow_bridge.processing.enrichment import MLflowEnrichmentProcessor
-from mlflow_bridge.processing.trace_context import trace_context
+from mlflow_bridge import MLflowBatchSpanProcessor, MLflowDSPyConfig, trace_context
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
 
@@ -27,16 +23,15 @@ STEPS = 4
 
 @pytest.fixture(params=[1, 512], ids=["one span a batch", "all in one batch"])
 def provider(store_uri: str, request: pytest.FixtureRequest) -> Iterator[TracerProvider]:
-    config = MLflowDSPyConfig(tracking_uri=store_uri, experiment_name="configured", spool=False)
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(MLflowEnrichmentProcessor())
-    provider.add_span_processor(
-        MLflowBatchSpanProcessor(
-            MLflowSpanExporter(config=config),
-            max_batch_size=request.param,
-            exit_timeout_seconds=100,
-        )
+    config = MLflowDSPyConfig(
+        tracking_uri=store_uri,
+        experiment_name="configured",
+        spool=False,
+        max_batch_size=request.param,
+        exit_timeout_seconds=100,
     )
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(MLflowBatchSpanProcessor(config))
     yield provider
     provider.shutdown()
 

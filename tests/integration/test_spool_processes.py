@@ -24,7 +24,7 @@ PREAMBLE = """
 import os, signal, sys, threading, time
 from pathlib import Path
 from mlflow_bridge.export.outcomes import Retry
-from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
+from mlflow_bridge.processing.batch import DeliveryProcessor
 from mlflow_bridge.spool.spool import Spool
 from opentelemetry.sdk.trace import TracerProvider
 from tests.unit.bridge.processing.fakes import FAST, FileDelivery, wait_until
@@ -50,7 +50,7 @@ def start(delivery, write_ahead=False, **options):
     global processor, tracer
     settings = {"backoff": FAST, "exit_timeout_seconds": 1.0, **options}
     spool = Spool(SPOOL, write_ahead=write_ahead)
-    processor = MLflowBatchSpanProcessor(delivery(OUT), overflow=spool, **settings)
+    processor = DeliveryProcessor(delivery(OUT), overflow=spool, **settings)
     provider = TracerProvider()
     provider.add_span_processor(processor)
     tracer = provider.get_tracer("test")

@@ -32,11 +32,11 @@ tracer_provider:
 
 REPORT = """
 import json, sys
-from mlflow_bridge.zero_code import adopted_exporters
+from mlflow_bridge.zero_code import adopted_deliveries
 from opentelemetry.instrumentation.dspy.settings import load_settings
 
 print(json.dumps({
-    "adopted": [exporter.destination_description for exporter in adopted_exporters()],
+    "adopted": [it.config.destination_description for it in adopted_deliveries()],
     "content": load_settings().content_mode.name,
     "exporter loaded": "mlflow_bridge.export.exporter" in sys.modules,
     "mlflow loaded": "mlflow" in sys.modules,
@@ -118,10 +118,10 @@ def test_settings_of_a_sampler_that_is_not_named_are_pointed_at(tmp_path: Path) 
     environment = {
         "OTEL_TRACES_EXPORTER": "mlflow",
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:1",
-        "MLFLOW_DSPY_SAMPLING_RATIO": "0.5",
+        "MLFLOW_DSPY_SAMPLING_RATE": "0.5",
     }
     done = run_program("", tmp_path, environment, zero_code=True)
-    [line] = done.log_lines("MLFLOW_DSPY_SAMPLING_RATIO")
+    [line] = done.log_lines("MLFLOW_DSPY_SAMPLING_RATE")
     assert "OTEL_TRACES_SAMPLER=dspy" in line
 
 

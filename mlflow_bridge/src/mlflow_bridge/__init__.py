@@ -23,34 +23,41 @@ from typing import TYPE_CHECKING, Any, Final
 
 # Not lazy, because a function has the name of its module: were the module imported later, the
 # import system would put it in the function's place.
-from mlflow_bridge.autolog import autolog, disable_autolog
+from mlflow_bridge.autolog import autolog, disable_autolog, get_autolog_client
+from mlflow_bridge.autolog_client import AutologClient
 from mlflow_bridge.doctor import Check, DoctorReport, doctor
 from mlflow_bridge.version import __version__
 
 if TYPE_CHECKING:
     from mlflow_bridge.config import ConfigurationError, MLflowDSPyConfig
+    from mlflow_bridge.export.delivery import ExporterStats
     from mlflow_bridge.export.exporter import MLflowSpanExporter
-    from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
-    from mlflow_bridge.processing.enrichment import MLflowEnrichmentProcessor
+    from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
     from mlflow_bridge.processing.live import status
+    from mlflow_bridge.processing.span_delivery import SpanDelivery
     from mlflow_bridge.processing.status import DeliveryStatus
     from mlflow_bridge.processing.system_random_ids import SystemRandomIdGenerator
     from mlflow_bridge.processing.trace_context import trace_context
     from mlflow_bridge.sampling.sampler import DSPySampler
-    from mlflow_bridge.sampling.settings import SamplingSettings
+    from mlflow_bridge.setup.processor import MLflowBatchSpanProcessor
     from mlflow_bridge.spool.delivery import SpoolDelivery, deliver_spool
 
 __all__ = [
+    "AutologClient",
     "Check",
     "ConfigurationError",
     "DSPySampler",
     "DeliveryStatus",
     "DoctorReport",
+    "ExporterStats",
     "MLflowBatchSpanProcessor",
     "MLflowDSPyConfig",
-    "MLflowEnrichmentProcessor",
     "MLflowSpanExporter",
-    "SamplingSettings",
+    "Outcome",
+    "Rejected",
+    "Retry",
+    "Sent",
+    "SpanDelivery",
     "SpoolDelivery",
     "SystemRandomIdGenerator",
     "__version__",
@@ -58,6 +65,7 @@ __all__ = [
     "deliver_spool",
     "disable_autolog",
     "doctor",
+    "get_autolog_client",
     "status",
     "trace_context",
 ]
@@ -66,11 +74,15 @@ _HOMES: Final = {
     "ConfigurationError": "mlflow_bridge.config",
     "DSPySampler": "mlflow_bridge.sampling.sampler",
     "DeliveryStatus": "mlflow_bridge.processing.status",
-    "MLflowBatchSpanProcessor": "mlflow_bridge.processing.batch",
+    "ExporterStats": "mlflow_bridge.export.delivery",
+    "MLflowBatchSpanProcessor": "mlflow_bridge.setup.processor",
     "MLflowDSPyConfig": "mlflow_bridge.config",
-    "MLflowEnrichmentProcessor": "mlflow_bridge.processing.enrichment",
     "MLflowSpanExporter": "mlflow_bridge.export.exporter",
-    "SamplingSettings": "mlflow_bridge.sampling.settings",
+    "Outcome": "mlflow_bridge.export.outcomes",
+    "Rejected": "mlflow_bridge.export.outcomes",
+    "Retry": "mlflow_bridge.export.outcomes",
+    "Sent": "mlflow_bridge.export.outcomes",
+    "SpanDelivery": "mlflow_bridge.processing.span_delivery",
     "SpoolDelivery": "mlflow_bridge.spool.delivery",
     "SystemRandomIdGenerator": "mlflow_bridge.processing.system_random_ids",
     "deliver_spool": "mlflow_bridge.spool.delivery",

@@ -13,11 +13,14 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mlflow_bridge.autolog_client import AutologClient
+
 if TYPE_CHECKING:
     from mlflow_bridge.config import MLflowDSPyConfig
-    from mlflow_bridge.processing.pipeline import Pipeline
-    from mlflow_bridge.processing.providers import AcceptsProcessors
-    from mlflow_bridge.processing.switch import SwitchableSpanProcessor
+    from mlflow_bridge.processing.tracer_provider import AcceptsProcessors
+    from mlflow_bridge.resolved_config import ResolvedConfig
+    from mlflow_bridge.setup.processor import MLflowBatchSpanProcessor
+    from mlflow_bridge.setup.switch import SwitchableSpanProcessor
 
 _logger = logging.getLogger(__name__)
 
@@ -27,15 +30,16 @@ class _Session:
     """What `autolog` has set up in this process. Guarded by ``lock``."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
+    client: AutologClient | None = None
     provider: AcceptsProcessors | None = None
     switch: SwitchableSpanProcessor | None = None
     """Added to ``provider`` once, and never taken away again, since a provider offers no way to."""
-    pipeline: Pipeline | None = None
+    processor: MLflowBatchSpanProcessor | None = None
     """What is behind the switch."""
     config: MLflowDSPyConfig | None = None
-    """Where spans go now; None while nothing is sent."""
-    chose_content: bool = False
-    instrumented_dspy: bool = False
+    """The settings of the delivery; None while nothing is sent."""
+    instrumented_with: dict[str, Any] | None = None
+    """The arguments with which DSPy was instrumented here; None if it was not."""
 
 
 _session = _Session()
@@ -50,39 +54,61 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
 
 
-def autolog(tracking_uri: str | None = None, experiment_name: str | None = None) -> None:
+def autolog(config: MLflowDSPyConfig | None = None, /, **overrides: Any) -> AutologClient:
     """Trace every DSPy program of this process to MLflow. Idempotent and thread-safe.
 
     Joins the global tracer provider, or sets one if there is none, and instruments DSPy unless it
-    is instrumented already. Inputs and outputs are recorded unless
+    is instrumented already. Inputs and outputs are recorded unless ``capture_content`` or
     ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` says otherwise.
 
     A second call with the same settings does nothing; with others it moves on to the new
     destination, after what was meant for the old one has been delivered there, for which it takes
     at most ``exit_timeout_seconds``. Where ``opentelemetry-instrument`` sends traces to the very
-    same destination already, no second delivery is set up.
-
-    Never raises. With a setting that cannot be used, or without MLflow where it is needed, one
-    warning says so; DSPy is instrumented all the same, and an earlier destination stays.
+    same destination already, there is no second delivery: the one that is there gets the settings
+    of this call.
 
     Args:
-        tracking_uri: Where traces go; default: ``MLFLOW_TRACKING_URI``, then
-            ``sqlite:///mlflow.db``.
-        experiment_name: The experiment, created if absent; default: ``MLFLOW_EXPERIMENT_ID`` or
-            ``MLFLOW_EXPERIMENT_NAME``, then "Default".
+        config: The settings. Default: the environment, then defaults.
+        **overrides: Settings by name that go before those of ``config``, such as
+            ``tracking_uri="http://127.0.0.1:5000"``.
+
+    Returns:
+        The client of this process, also from `get_autolog_client`.
+
+    Raises:
+        ConfigurationError: An argument is not accepted. What is wrong in the environment raises
+            nothing: one warning names it, and the safer choice holds. If spans have no place to go,
+            or MLflow is not installed where it is needed, they are refused and counted, and an
+            earlier destination stays. DSPy is instrumented all the same.
+
+    Example:
+        >>> client = mlflow_bridge.autolog(experiment_name="rag")  # doctest: +SKIP
+        >>> client.flush()  # doctest: +SKIP
     """
-    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        _logger.info("autolog() does nothing, because OTEL_SDK_DISABLED is set.")
-        return
+    resolved = _resolved(config, overrides)
     with _session.lock:
+        if _session.client is None:
+            _session.client = AutologClient(resolved.config)
+        client = _session.client
+        if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+            _logger.info("autolog() does nothing, because OTEL_SDK_DISABLED is set.")
+            return client
         try:
-            _send_to_mlflow(tracking_uri, experiment_name)
+            _send_to_mlflow(resolved)
         except Exception as error:
             _warn_about(error)
+        if _session.config is not None:
+            client.use(_session.config)
         try:
-            _instrument_dspy()
+            _instrument_dspy(resolved.config)
         except Exception:
             _logger.warning("DSPy could not be instrumented.", exc_info=True)
+        return client
+
+
+def get_autolog_client() -> AutologClient | None:
+    """What `autolog` returned last in this process; None before, and after `disable_autolog`."""
+    return _session.client
 
 
 def disable_autolog() -> None:
@@ -95,104 +121,106 @@ def disable_autolog() -> None:
     from mlflow_bridge.mlflow_tracing import leave_mlflow_tracing
 
     with _session.lock:
+        _session.client = None
         _uninstrument_dspy()
-        _withdraw_content()
         leave_mlflow_tracing()
         _session.config = None
         if _session.switch is not None:
             _session.switch.switch(None)
-            from mlflow_bridge.processing.termination import leave_sigterm
-
-            leave_sigterm()
-        before, _session.pipeline = _session.pipeline, None
-        _retire(before, None)
+        before, _session.processor = _session.processor, None
+        if before is not None:
+            before.retire(None)
 
 
-def _send_to_mlflow(tracking_uri: str | None, experiment_name: str | None) -> None:
-    from mlflow_bridge.config import MLflowDSPyConfig
-    from mlflow_bridge.mlflow_tracing import join_mlflow_tracing
-    from mlflow_bridge.zero_code import default_to_content
+def _resolved(config: MLflowDSPyConfig | None, overrides: dict[str, Any]) -> ResolvedConfig:
+    from mlflow_bridge.config import ConfigurationError, MLflowDSPyConfig
+    from mlflow_bridge.resolved_config import ResolvedConfig, resolve_config
 
-    given: dict[str, Any] = {"tracking_uri": tracking_uri, "experiment_name": experiment_name}
-    # Also where delivery fails: whoever asks for MLflow wants inputs and outputs on spans.
-    mode = default_to_content()
-    _session.chose_content = True
-    config = MLflowDSPyConfig(**{name: value for name, value in given.items() if value is not None})
-    if config == _session.config or _is_adopted(config):
+    if config is None:
+        return resolve_config(overrides)
+    if not isinstance(config, MLflowDSPyConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(
+            f"autolog() got {config!r} as its first argument; accepted: an MLflowDSPyConfig. "
+            "Settings are given by name: autolog(tracking_uri=..., experiment_name=...)"
+        )
+    return ResolvedConfig(config.replace(**overrides) if overrides else config)
+
+
+def _send_to_mlflow(resolved: ResolvedConfig) -> None:
+    from mlflow_bridge.config import ConfigurationError
+    from mlflow_bridge.export.exporter import MLflowSpanExporter
+    from mlflow_bridge.zero_code import adopted_delivery
+
+    if resolved.obstacle is not None:
+        raise ConfigurationError(resolved.obstacle)
+    config = resolved.config
+    if config == _session.config:
         return
-    processors = _processors_for(config)
-    before, _session.pipeline = _session.pipeline, processors
-    _switch_in_provider().switch(processors)
+    adopted = adopted_delivery(config)
+    if adopted is not None:
+        adopted.reconfigure(config)
+        return
+    processor = _made_processor(MLflowSpanExporter(config=config))
+    before, _session.processor = _session.processor, processor
+    _switch_in_provider(config).switch(processor)
     _session.config = config
-    _retire(before, processors)
-    join_mlflow_tracing(_session.provider)
-    _logger.info("Traces go to %s (content: %s).", config.destination_description, mode)
-
-
-def _is_adopted(config: MLflowDSPyConfig) -> bool:
-    """Whether opentelemetry-instrument has set up the same destination."""
-    from mlflow_bridge.zero_code import adopted_exporters
-
-    return any(
-        _destination(exporter.config) == _destination(config) for exporter in adopted_exporters()
+    if before is not None:
+        before.retire(processor)
+    processor.join(_session.provider)
+    _logger.info(
+        "Traces go to %s (content: %s).",
+        config.destination_description,
+        _content_mode_of(config),
     )
 
 
-def _destination(config: MLflowDSPyConfig) -> tuple[str, str | None, str | None]:
-    return config.tracking_uri, config.experiment_id, config.effective_experiment_name
+def _made_processor(exporter: Any) -> MLflowBatchSpanProcessor:
+    from mlflow_bridge.setup.processor import MLflowBatchSpanProcessor
 
-
-def _processors_for(config: MLflowDSPyConfig) -> Pipeline:
-    from mlflow_bridge.export.exporter import MLflowSpanExporter
-    from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
-    from mlflow_bridge.processing.pipeline import Pipeline
-
-    exporter = MLflowSpanExporter(config=config)
-    # A hook of opentelemetry-instrument that runs later must not adopt this one as well.
-    exporter.adopt()
-    batch = MLflowBatchSpanProcessor.from_config(exporter, config)
+    processor = MLflowBatchSpanProcessor(exporter)
     # The program has said that it will be traced, so there is no need to wait for its first span.
-    batch.warm_up()
-    if config.flush_on_sigterm:
-        from mlflow_bridge.processing.termination import handle_sigterm
-
-        handle_sigterm(config.exit_timeout_seconds)
-    return Pipeline(batch)
+    processor.warm_up()
+    return processor
 
 
-def _switch_in_provider() -> SwitchableSpanProcessor:
+def _content_mode_of(config: MLflowDSPyConfig) -> str:
+    from opentelemetry.instrumentation.dspy import load_settings
+
+    return load_settings(**config.instrument_arguments()).content_mode.name
+
+
+def _switch_in_provider(config: MLflowDSPyConfig) -> SwitchableSpanProcessor:
     if _session.switch is None:
-        from mlflow_bridge.processing.providers import joined_or_new_provider
-        from mlflow_bridge.processing.switch import SwitchableSpanProcessor
+        from mlflow_bridge.setup.provider import joined_or_new_provider
+        from mlflow_bridge.setup.switch import SwitchableSpanProcessor
 
         switch = SwitchableSpanProcessor()
-        provider = joined_or_new_provider()
+        provider = joined_or_new_provider(config)
         provider.add_span_processor(switch)
         _session.provider, _session.switch = provider, switch
     return _session.switch
 
 
-def _retire(processors: Pipeline | None, successor: Pipeline | None) -> None:
-    """Deliver what these processors still hold, for a bounded time, and close them.
-
-    Spans that are open go on, and belong to the successor if there is one.
-    """
-    if processors is not None:
-        processors.retire(successor)
-
-
-def _instrument_dspy() -> None:
+def _instrument_dspy(config: MLflowDSPyConfig) -> None:
+    from mlflow_bridge.setup.instrumentation import warn_of_unused_instrument_settings
     from opentelemetry.instrumentation.dspy import DSPyInstrumentor
 
     instrumentor = DSPyInstrumentor()
+    arguments = config.instrument_arguments()
     if instrumentor.is_instrumented_by_opentelemetry:
-        return
-    instrumentor.instrument(tracer_provider=_session.provider)
-    _session.instrumented_dspy = instrumentor.is_instrumented_by_opentelemetry
+        if _session.instrumented_with is None:
+            warn_of_unused_instrument_settings(config)
+            return
+        if _session.instrumented_with == arguments:
+            return
+        instrumentor.uninstrument()
+    instrumentor.instrument(tracer_provider=_session.provider, **arguments)
+    if instrumentor.is_instrumented_by_opentelemetry:
+        _session.instrumented_with = arguments
 
 
 def _uninstrument_dspy() -> None:
-    if not _session.instrumented_dspy:
+    if _session.instrumented_with is None:
         return
     from opentelemetry.instrumentation.dspy import DSPyInstrumentor
 
@@ -200,21 +228,11 @@ def _uninstrument_dspy() -> None:
         DSPyInstrumentor().uninstrument()
     except Exception:
         _logger.warning("DSPy could not be uninstrumented.", exc_info=True)
-    _session.instrumented_dspy = False
-
-
-def _withdraw_content() -> None:
-    if not _session.chose_content:
-        return
-    from mlflow_bridge.zero_code import adopted_exporters
-    from opentelemetry.instrumentation.dspy.settings import set_default_content_mode
-
-    _session.chose_content = False
-    if not adopted_exporters():
-        set_default_content_mode(None)
+    _session.instrumented_with = None
 
 
 def _warn_about(error: Exception) -> None:
+    """Say why nothing is sent with these settings; count the spans that go nowhere by it."""
     from mlflow_bridge.config import ConfigurationError
 
     stays = _session.config
@@ -223,3 +241,21 @@ def _warn_about(error: Exception) -> None:
         _logger.warning("autolog(): %s. Traces %s.", error, now)
     else:
         _logger.warning("autolog() failed; traces %s.", now, exc_info=error)
+    if stays is None:
+        _refuse(str(error))
+
+
+def _refuse(reason: str) -> None:
+    """Count spans in the place of a delivery that cannot be set up."""
+    from mlflow_bridge.config import MLflowDSPyConfig
+    from mlflow_bridge.setup.refusing_delivery import RefusingDelivery
+
+    before = _session.processor
+    if before is not None:  # It refuses them, too.
+        return
+    try:
+        config = MLflowDSPyConfig.model_construct()
+        _session.processor = _made_processor(RefusingDelivery(config, reason))
+        _switch_in_provider(config).switch(_session.processor)
+    except Exception:
+        _logger.debug("Spans that go nowhere are not counted", exc_info=True)

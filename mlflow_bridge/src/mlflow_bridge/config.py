@@ -10,14 +10,16 @@ talks to MLflow needs no second configuration. What only the bridge knows has th
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic import AliasChoices, Field, ImportString, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from mlflow_bridge.environment_settings import (
     ConfigurationError,
+    ConflictingSettings,
     EnvironmentSettings,
     values_by_name,
     variable_of,
@@ -28,12 +30,59 @@ from mlflow_bridge.export.tracking_uri import (
     checked_tracking_uri,
     described_uri,
 )
+from opentelemetry.instrumentation.dspy import ContentMode, load_settings
+from opentelemetry.instrumentation.dspy.environment_variables import (
+    OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT,
+)
 
 logger = logging.getLogger(__name__)
 
 __all__ = ["ConfigurationError", "MLflowDSPyConfig", "environment_variable"]
 
 DEFAULT_EXPERIMENT_NAME: Final = "Default"
+
+Volume = Literal["full", "summary", "off"]
+Key = Literal["trace", "session", "user", "conversation", "inputs"]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+SAMPLING_FIELDS: Final = (
+    "sampling_rate",
+    "sampling_modules",
+    "sampling_key",
+    "sampling_optimizers",
+    "sampling_evaluations",
+    "sampling_summary_rate",
+)
+"""The settings that a `DSPySampler` carries out."""
+
+PROCESSOR_FIELDS: Final = (
+    "flush_on_sigterm",
+    "max_queue_size",
+    "overflow",
+    "block_seconds",
+    "max_spill_queue_size",
+    "traces",
+    "max_batch_size",
+    "schedule_delay_seconds",
+    "spool",
+    "spool_directory",
+    "spool_max_bytes",
+    "spool_max_age_seconds",
+    "spool_fsync",
+    "write_ahead",
+)
+"""The settings that an `MLflowBatchSpanProcessor` carries out, and no exporter alone."""
+
+INSTRUMENT_ARGUMENTS: Final = {
+    "capture_content": "capture_content",
+    "log_inputs": "capture_inputs",
+    "log_outputs": "capture_outputs",
+    "log_signatures": "capture_signatures",
+    "log_intermediate_steps": "capture_intermediate_steps",
+    "max_content_length": "max_content_length",
+    "redact": "redact",
+}
+"""The settings that the instrumentation carries out, each with its argument there."""
 
 
 def _mlflow(variable: str, default: Any, description: str, **constraints: Any) -> Any:
@@ -119,13 +168,6 @@ class MLflowDSPyConfig(EnvironmentSettings):
         le=3600,
         description="Longest wait for one answer of the tracking server, above 0 to 3600 seconds; "
         "a server that has just started needs more than 10 for its first write.",
-    )
-    retry_deadline_seconds: float = Field(
-        default=60.0,
-        ge=0,
-        le=86_400,
-        description="How long a batch that MLflow cannot take now is tried again before it is "
-        "counted as abandoned, 0 to 86400 seconds.",
     )
     exit_timeout_seconds: float = Field(
         default=5.0,
@@ -226,6 +268,75 @@ class MLflowDSPyConfig(EnvironmentSettings):
         "spool.",
     )
 
+    sampling_rate: Share = Field(
+        default=1.0,
+        description="The share of traces that is recorded, each of them whole, 0 to 1.",
+    )
+    sampling_modules: Annotated[dict[str, Share], NoDecode] = Field(
+        default={},
+        description="Shares for some programs, by the class of the outermost module, instead of "
+        "sampling_rate: RAG=1,Chat=0.05.",
+    )
+    sampling_key: Key = Field(
+        default="trace",
+        description="The sampling key. trace: each trace by itself; session, user or conversation: "
+        "all traces with the same id together; inputs: all calls with equal arguments together. A "
+        "trace without such a key is sampled by itself.",
+    )
+    sampling_optimizers: Volume = Field(
+        default="full",
+        description="What is recorded of an optimizer's run, whatever the rate: full, all of it; "
+        "summary, the run and its evaluations, with a share of what is in them; off, nothing.",
+    )
+    sampling_evaluations: Volume = Field(
+        default="full",
+        description="What is recorded of an evaluation that no optimizer started: full, all of it; "
+        "summary, the evaluation and a share of its examples; off, nothing.",
+    )
+    sampling_summary_rate: Share = Field(
+        default=0.05,
+        description="The share of examples, and of what else an optimizer calls, that a summary "
+        "has, each whole, 0 to 1.",
+    )
+
+    capture_content: ContentMode | None = Field(
+        default=None,
+        description="Where inputs, outputs and messages are recorded: NO_CONTENT, SPAN_ONLY, "
+        "EVENT_ONLY, SPAN_AND_EVENT, true or false; by default what "
+        "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT says, then SPAN_ONLY.",
+    )
+    log_inputs: bool | None = Field(
+        default=None,
+        description="true or false: whether inputs are recorded, where content is; by default "
+        "what OTEL_INSTRUMENTATION_DSPY_CAPTURE_INPUTS says, then true.",
+    )
+    log_outputs: bool | None = Field(
+        default=None,
+        description="true or false: whether outputs are recorded, where content is; by default "
+        "what OTEL_INSTRUMENTATION_DSPY_CAPTURE_OUTPUTS says, then true.",
+    )
+    log_signatures: bool | None = Field(
+        default=None,
+        description="true or false: whether spans of modules describe their signature; by default "
+        "what OTEL_INSTRUMENTATION_DSPY_CAPTURE_SIGNATURES says, then true.",
+    )
+    log_intermediate_steps: bool | None = Field(
+        default=None,
+        description="true or false: whether adapters and their steps have spans; by default what "
+        "OTEL_INSTRUMENTATION_DSPY_CAPTURE_INTERMEDIATE_STEPS says, then true.",
+    )
+    max_content_length: int | None = Field(
+        default=None,
+        ge=64,
+        description="Longest content attribute, in characters, 64 or more; by default what "
+        "OTEL_INSTRUMENTATION_DSPY_MAX_CONTENT_LENGTH says, then 262144.",
+    )
+    redact: ImportString[Any] | None = Field(
+        default=None,
+        description="A function redact(operation, field, value) that returns what is recorded "
+        "instead of a value; in the environment its place, package.module:function.",
+    )
+
     if not TYPE_CHECKING:  # type checkers shall see the fields as arguments
 
         def __init__(self, **values):
@@ -242,10 +353,22 @@ class MLflowDSPyConfig(EnvironmentSettings):
         except InvalidTrackingURI as error:
             raise ValueError(str(error)) from None
 
-    @field_validator("headers", mode="before")
+    @field_validator("headers", "sampling_modules", mode="before")
     @classmethod
-    def _parse_headers(cls, value: Any) -> Any:
+    def _parse_pairs(cls, value: Any) -> Any:
         return values_by_name(value) if isinstance(value, str) else value
+
+    @field_validator("capture_content", mode="before")
+    @classmethod
+    def _parse_content_mode(cls, value: Any) -> Any:
+        return None if value is None else load_settings(capture_content=value).content_mode
+
+    @field_validator("redact")
+    @classmethod
+    def _check_redact(cls, value: Any) -> Any:
+        if value is not None and not callable(value):
+            raise ValueError("it is not a function")
+        return value
 
     @field_validator("headers")
     @classmethod
@@ -278,14 +401,16 @@ class MLflowDSPyConfig(EnvironmentSettings):
     @model_validator(mode="after")
     def _check_combinations(self) -> MLflowDSPyConfig:
         if self.insecure_tls and self.server_cert_path is not None:
-            raise ValueError(
+            raise ConflictingSettings(
                 "MLFLOW_TRACKING_INSECURE_TLS (argument insecure_tls) and "
-                "MLFLOW_TRACKING_SERVER_CERT_PATH (argument server_cert_path) exclude each other"
+                "MLFLOW_TRACKING_SERVER_CERT_PATH (argument server_cert_path) exclude each other",
+                fields=("insecure_tls", "server_cert_path"),
             )
         if self.write_ahead and not self.spool:
-            raise ValueError(
+            raise ConflictingSettings(
                 "MLFLOW_DSPY_WRITE_AHEAD (argument write_ahead) needs "
-                "MLFLOW_DSPY_SPOOL (argument spool)"
+                "MLFLOW_DSPY_SPOOL (argument spool)",
+                fields=("write_ahead",),
             )
         if self.experiment_id is not None and self.experiment_name is not None:
             logger.warning(
@@ -295,6 +420,35 @@ class MLflowDSPyConfig(EnvironmentSettings):
                 self.experiment_name,
             )
         return self
+
+    def replace(self, **overrides: Any) -> MLflowDSPyConfig:
+        """These settings with others in place of some.
+
+        Args:
+            **overrides: Settings by name.
+
+        Raises:
+            ConfigurationError: A value is not accepted, or there is no such setting.
+        """
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        if "experiment_name" in overrides:
+            given.pop("experiment_id", None)
+        return MLflowDSPyConfig(**{**given, **overrides})
+
+    def instrument_arguments(self) -> dict[str, Any]:
+        """The arguments of ``DSPyInstrumentor().instrument()`` by which these settings act there.
+
+        Content is recorded on spans unless a setting or the environment says otherwise: a trace in
+        MLflow without inputs and outputs is of little use.
+
+        Example:
+            >>> DSPyInstrumentor().instrument(**config.instrument_arguments())  # doctest: +SKIP
+        """
+        settings = {name: getattr(self, field) for field, name in INSTRUMENT_ARGUMENTS.items()}
+        given = {name: value for name, value in settings.items() if value is not None}
+        if not os.environ.get(OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT, "").strip():
+            given.setdefault("capture_content", ContentMode.SPAN_ONLY)
+        return given
 
     @property
     def effective_experiment_name(self) -> str | None:

@@ -4,17 +4,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import AliasChoices, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 ENVIRONMENT_PREFIX: Final = "MLFLOW_DSPY_"
 
 
 class ConfigurationError(ValueError):
-    """A setting has a value that cannot be used; the message names the setting."""
+    """A setting has a value that cannot be used; the message names the setting.
+
+    Attributes:
+        fields: The names of the settings that it is about, as far as they are known.
+    """
+
+    def __init__(self, message: str, *, fields: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.fields = tuple(fields)
+
+
+class ConflictingSettings(ValueError):
+    """Raised by a validator: values that are accepted, but not together."""
+
+    def __init__(self, message: str, *, fields: Iterable[str]) -> None:
+        super().__init__(message)
+        self.fields = tuple(fields)
 
 
 class EnvironmentSettings(BaseSettings):
@@ -80,11 +98,27 @@ def _as_configuration_error(
 ) -> ConfigurationError:
     if isinstance(error, SettingsError):
         return ConfigurationError(str(error))
+    details = error.errors(include_url=False, include_input=False)
     problems = [
         _described_problem(model, tuple(detail["loc"]), detail["type"], detail["msg"])
-        for detail in error.errors(include_url=False, include_context=False, include_input=False)
+        for detail in details
     ]
-    return ConfigurationError("; ".join(problems))
+    fields = [name for detail in details for name in _fields_of(model, detail)]
+    return ConfigurationError("; ".join(problems), fields=fields)
+
+
+def _fields_of(model: type[EnvironmentSettings], detail: ErrorDetails) -> tuple[str, ...]:
+    if not detail["loc"]:
+        conflict = detail.get("ctx", {}).get("error")
+        return conflict.fields if isinstance(conflict, ConflictingSettings) else ()
+    found = _field_at(model, detail["loc"][0])
+    return () if found is None else (found,)
+
+
+def _field_at(model: type[EnvironmentSettings], given: int | str) -> str | None:
+    """The field of this name, or whose environment variable has it."""
+    names = model.model_fields
+    return next((name for name in names if given in (name, variable_of(model, name))), None)
 
 
 def _described_problem(
@@ -97,9 +131,8 @@ def _described_problem(
     given: Any = location[0]
     if kind == "extra_forbidden":
         return f"there is no setting {given!r}"
-    for name, field in model.model_fields.items():
-        variable = variable_of(model, name)
-        if given in (name, variable):
-            accepted = (field.description or "").rstrip(".")
-            return f"{variable} (argument {name}): {message}. Accepted: {accepted}"
-    return f"{given}: {message}"
+    name = _field_at(model, given)
+    if name is None:
+        return f"{given}: {message}"
+    accepted = (model.model_fields[name].description or "").rstrip(".")
+    return f"{variable_of(model, name)} (argument {name}): {message}. Accepted: {accepted}"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from opentelemetry import trace
 from wrapt import register_post_import_hook
 
-from mlflow_bridge.processing.providers import AcceptsProcessors, accepts_processors
+from mlflow_bridge.processing.tracer_provider import AcceptsProcessors, accepts_processors
 
 if TYPE_CHECKING:
     from mlflow_bridge.mlflow_spans import MLflowSpansProcessor

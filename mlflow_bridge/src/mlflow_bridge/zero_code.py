@@ -19,13 +19,62 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from mlflow_bridge.config import MLflowDSPyConfig
     from mlflow_bridge.export.exporter import MLflowSpanExporter
+    from mlflow_bridge.processing.tracer_provider import AcceptsProcessors
+    from mlflow_bridge.setup.processor import MLflowBatchSpanProcessor
 
 _logger = logging.getLogger(__name__)
 
 _EXPORTER_MODULE: Final = "mlflow_bridge.export.exporter"
 
-_adopted: list[MLflowSpanExporter] = []
+
+class AdoptedDelivery:
+    """A processor of ours in the place of the one that the SDK has put around an exporter."""
+
+    def __init__(self, exporter: MLflowSpanExporter, provider: AcceptsProcessors) -> None:
+        from mlflow_bridge.setup.processor import MLflowBatchSpanProcessor
+        from mlflow_bridge.setup.switch import SwitchableSpanProcessor
+
+        self._provider = provider
+        self._switch = SwitchableSpanProcessor()
+        self._processor = MLflowBatchSpanProcessor(exporter)
+        self._switch.switch(self._processor)
+        # Making a new store takes seconds; a short program has none to spare after its first span.
+        self._processor.warm_up()
+        provider.add_span_processor(self._switch)
+        # After the processor is in place: the other way round a span that ends now would be lost,
+        # while one that is stored twice is still one span in MLflow.
+        exporter.adopt()
+
+    @property
+    def config(self) -> MLflowDSPyConfig:
+        """The settings in use."""
+        return self._processor.config
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether spans have a place to go."""
+        return self._processor.obstacle is None
+
+    def join(self) -> None:
+        """Prepare the tracer provider, behind all processors that spans must reach before."""
+        self._processor.join(self._provider)
+
+    def reconfigure(self, config: MLflowDSPyConfig) -> None:
+        """Deliver by other settings from now on, if they are others."""
+        from mlflow_bridge.setup.processor import MLflowBatchSpanProcessor
+
+        if config == self.config:
+            return
+        before: MLflowBatchSpanProcessor = self._processor
+        self._processor = MLflowBatchSpanProcessor(config)
+        self._switch.switch(self._processor)
+        before.retire(self._processor)
+        self.join()
+
+
+_adopted: list[AdoptedDelivery] = []
 
 
 def adopt_exporters() -> None:
@@ -45,95 +94,50 @@ def adopt_exporters() -> None:
         )
 
 
-def adopted_exporters() -> tuple[MLflowSpanExporter, ...]:
-    """The exporters that a hook has put behind processors of ours, in this process."""
-    return tuple(_adopted)
+def adopted_deliveries() -> tuple[AdoptedDelivery, ...]:
+    """What a hook has set up in this process, where spans have a place to go."""
+    return tuple(delivery for delivery in _adopted if delivery.is_usable)
+
+
+def adopted_delivery(config: MLflowDSPyConfig) -> AdoptedDelivery | None:
+    """What a hook has set up in this process for the same destination, if anything."""
+    wanted = _destination(config)
+    found = (one for one in adopted_deliveries() if _destination(one.config) == wanted)
+    return next(found, None)
+
+
+def _destination(config: MLflowDSPyConfig) -> tuple[str, str | None, str | None]:
+    return config.tracking_uri, config.experiment_id, config.effective_experiment_name
 
 
 def _adopt_all() -> None:
     from mlflow_bridge.export.exporter import live_exporters
 
-    waiting = [exporter for exporter in live_exporters() if not exporter.adopted]
-    exporters = [exporter for exporter in waiting if _is_usable(exporter)]
-    for exporter in waiting:
-        if exporter not in exporters:
-            _refuse_for(exporter)
+    exporters = [exporter for exporter in live_exporters() if not exporter.claimed]
     if not exporters:
         return
 
     from opentelemetry import trace
 
-    from mlflow_bridge.mlflow_tracing import join_mlflow_tracing
-    from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
-    from mlflow_bridge.processing.enrichment import MLflowEnrichmentProcessor
-    from mlflow_bridge.processing.system_random_ids import use_system_random_ids
-    from mlflow_bridge.processing.termination import handle_sigterm
-    from mlflow_bridge.sampling.entry_point import warn_of_unused_settings
+    from mlflow_bridge.processing.tracer_provider import accepts_processors
+    from mlflow_bridge.setup.instrumentation import set_instrument_defaults
 
-    provider = trace.get_tracer_provider()
-    add_span_processor = getattr(provider, "add_span_processor", None)
-    if add_span_processor is None:
+    provider: object = trace.get_tracer_provider()
+    if not accepts_processors(provider):
         _logger.warning(
             "The tracer provider (%s) takes no span processors: the MLflow exporter is used as it "
             "was set up.",
             type(provider).__qualname__,
         )
         return
-    warn_of_unused_settings(provider)
-    use_system_random_ids(provider)
-    mode = default_to_content()
-    for exporter in exporters:
-        processor = MLflowBatchSpanProcessor.from_config(exporter, exporter.config)
-        # Making a new store takes seconds; a short program has none to spare after its first span.
-        processor.warm_up()
-        add_span_processor(processor)
-        # After the processor is in place: the other way round a span that ends now would be lost,
-        # while one that is stored twice is still one span in MLflow.
-        exporter.adopt()
-        _adopted.append(exporter)
-        if exporter.config.flush_on_sigterm:
-            handle_sigterm(exporter.config.exit_timeout_seconds)
+    deliveries = [AdoptedDelivery(exporter, provider) for exporter in exporters]
+    _adopted.extend(deliveries)
+    usable = [delivery for delivery in deliveries if delivery.is_usable]
+    if not usable:
+        return
+    mode = set_instrument_defaults([delivery.config for delivery in usable])
+    for delivery in usable:
         _logger.info(
-            "Traces go to %s (content: %s).", exporter.config.destination_description, mode
+            "Traces go to %s (content: %s).", delivery.config.destination_description, mode
         )
-    # Behind those, which note the spans that are roots here; those are enriched.
-    add_span_processor(MLflowEnrichmentProcessor())
-    # And behind all of them, for it has a span delivered that they must have got before.
-    join_mlflow_tracing(provider)
-
-
-def _refuse_for(exporter: MLflowSpanExporter) -> None:
-    """Count spans in the place of an exporter that has logged that none will reach MLflow.
-
-    Left as it is, every batch would cost the program time, and the log another line.
-    """
-    from opentelemetry import trace
-
-    from mlflow_bridge.processing.refusing import RefusingSpanProcessor
-
-    add_span_processor = getattr(trace.get_tracer_provider(), "add_span_processor", None)
-    if add_span_processor is not None:
-        obstacle = exporter.warm_up()
-        add_span_processor(RefusingSpanProcessor(obstacle.reason if obstacle else "bad settings"))
-    exporter.adopt()
-
-
-def _is_usable(exporter: MLflowSpanExporter) -> bool:
-    # An exporter that could not use its settings describes another destination than they do.
-    return exporter.destination_description == exporter.config.destination_description
-
-
-def default_to_content() -> str:
-    """Record inputs and outputs on spans, unless the environment has something to say about it.
-
-    Returns:
-        The name of the mode that holds now.
-    """
-    from opentelemetry.instrumentation.dspy.settings import (
-        ContentMode,
-        load_settings,
-        set_default_content_mode,
-    )
-
-    set_default_content_mode(ContentMode.SPAN_ONLY)
-    return load_settings().content_mode.name
+        delivery.join()

@@ -15,7 +15,7 @@ from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider
 from opentelemetry.trace import TracerProvider as APITracerProvider
 
 from mlflow_bridge.config import MLflowDSPyConfig
-from mlflow_bridge.export.outcomes import Outcome, Sent
+from mlflow_bridge.export.outcomes import Outcome, Rejected, Sent
 
 EXPORTER_MODULE = "mlflow_bridge.export.exporter"
 
@@ -23,13 +23,14 @@ EXPORTER_MODULE = "mlflow_bridge.export.exporter"
 class FakeExporter:
     def __init__(
         self,
-        tracking_uri: str | None = None,
-        experiment_name: str | None = None,
         *,
         config: MLflowDSPyConfig | None = None,
+        obstacle: str | None = None,
+        **settings: Any,
     ) -> None:
-        given: dict[str, Any] = {"tracking_uri": tracking_uri, "experiment_name": experiment_name}
-        self.config = config or MLflowDSPyConfig(**{k: v for k, v in given.items() if v})
+        self.config = config or MLflowDSPyConfig(**settings)
+        self.obstacle = obstacle
+        self.claimed = False
         self.adopted = False
         self.closed = False
         self.names: list[str] = []
@@ -39,12 +40,17 @@ class FakeExporter:
     def destination_description(self) -> str:
         return self.config.destination_description
 
+    def claim(self) -> None:
+        self.claimed = True
+
     def adopt(self) -> None:
         self.adopted = True
 
     def warm_up(self) -> None: ...
 
     def deliver(self, spans: Sequence[ReadableSpan]) -> Outcome:
+        if self.obstacle is not None:
+            return Rejected(self.obstacle, divisible=False, spans_to_blame=False)
         self.names.extend(span.name for span in spans)
         self.attributes.extend(dict(span.attributes or {}) for span in spans)
         return Sent(len(spans))
@@ -60,8 +66,8 @@ class FakeExporterModule(ModuleType):
         super().__init__(EXPORTER_MODULE)
         self.made: list[FakeExporter] = []
 
-    def MLflowSpanExporter(self, *args: str | None, **options: MLflowDSPyConfig) -> FakeExporter:
-        exporter = FakeExporter(*args, **options)
+    def MLflowSpanExporter(self, **options: Any) -> FakeExporter:
+        exporter = FakeExporter(**options)
         self.made.append(exporter)
         return exporter
 

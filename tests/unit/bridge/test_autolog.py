@@ -11,9 +11,18 @@ from importlib import import_module
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
-from mlflow_bridge import autolog, disable_autolog, zero_code
-from mlflow_bridge.processing.termination import TerminationHandler
-from opentelemetry.instrumentation.dspy.settings import load_settings, set_default_content_mode
+import mlflow_bridge
+from mlflow_bridge import (
+    AutologClient,
+    ConfigurationError,
+    MLflowDSPyConfig,
+    autolog,
+    disable_autolog,
+    get_autolog_client,
+    zero_code,
+)
+from mlflow_bridge.setup.sigterm import TerminationHandler
+from opentelemetry.instrumentation.dspy import ContentMode, load_settings, set_default_arguments
 from tests.unit.bridge.fake_exporter import (
     FakeExporterModule,
     GlobalProvider,
@@ -25,7 +34,9 @@ class FakeInstrumentor:
     """Counts; like the real one, a singleton."""
 
     is_instrumented_by_opentelemetry = False
+    settings = None
     providers: list[object]
+    arguments: list[dict[str, object]]
     uninstrumented = 0
 
     def __call__(self) -> FakeInstrumentor:
@@ -33,9 +44,11 @@ class FakeInstrumentor:
 
     def __init__(self) -> None:
         self.providers = []
+        self.arguments = []
 
-    def instrument(self, *, tracer_provider: object) -> None:
+    def instrument(self, *, tracer_provider: object, **arguments: object) -> None:
         self.providers.append(tracer_provider)
+        self.arguments.append(arguments)
         self.is_instrumented_by_opentelemetry = True
 
     def uninstrument(self) -> None:
@@ -61,7 +74,7 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("MLFLOW_USE_DEFAULT_TRACER_PROVIDER", "true")
     yield
     disable_autolog()
-    set_default_content_mode(None)
+    set_default_arguments()
 
 
 @pytest.fixture
@@ -138,8 +151,8 @@ def test_leaves_a_provider_of_another_kind_alone(
 def test_the_same_settings_again_do_nothing(
     exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
 ) -> None:
-    autolog("sqlite:///a.db", "e")
-    autolog("sqlite:///a.db", "e")
+    autolog(tracking_uri="sqlite:///a.db", experiment_name="e")
+    autolog(tracking_uri="sqlite:///a.db", experiment_name="e")
     provider.record("span")
     flush(provider)
     assert [exporter.names for exporter in exporters.made] == [["span"]]
@@ -163,9 +176,9 @@ def test_many_threads_at_once_set_up_one_delivery(
 def test_other_settings_move_on_to_the_new_destination(
     exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
 ) -> None:
-    autolog("sqlite:///a.db")
+    autolog(tracking_uri="sqlite:///a.db")
     provider.record("first")
-    autolog("sqlite:///b.db")
+    autolog(tracking_uri="sqlite:///b.db")
     provider.record("second")
     flush(provider)
     old, new = exporters.made
@@ -191,13 +204,15 @@ def test_settings_come_from_the_environment(
     assert "SPAN_ONLY" in line
 
 
-def test_a_wrong_uri_is_one_warning_and_dspy_is_instrumented(
+def test_a_wrong_address_in_the_environment_is_one_warning_and_dspy_is_instrumented(
     exporters: FakeExporterModule,
     provider: GlobalProvider,
     dspy: FakeInstrumentor,
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    autolog("ftp://nowhere")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "ftp://nowhere")
+    autolog()
     [line] = [record.message for record in caplog.records]
     assert "MLFLOW_TRACKING_URI" in line
     assert "do not go to MLflow" in line
@@ -205,18 +220,109 @@ def test_a_wrong_uri_is_one_warning_and_dspy_is_instrumented(
     assert exporters.made == []
 
 
-def test_after_a_wrong_uri_the_earlier_destination_stays(
+def test_spans_without_a_place_to_go_are_counted_until_there_is_one(
     exporters: FakeExporterModule,
     provider: GlobalProvider,
     dspy: FakeInstrumentor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "ftp://nowhere")
+    client = autolog()
+    autolog()
+    provider.record("lost")
+    client.flush(20)
+    [status] = [one for one in client.status() if "MLFLOW_TRACKING_URI" in str(one.last_error)]
+    assert (status.accepted, status.rejected, status.queued) == (1, 1, 0)
+    autolog(tracking_uri="sqlite:///a.db")
+    provider.record("stored")
+    flush(provider)
+    assert [exporter.names for exporter in exporters.made] == [["stored"]]
+
+
+def test_with_a_wrong_address_in_the_environment_the_earlier_destination_stays(
+    exporters: FakeExporterModule,
+    provider: GlobalProvider,
+    dspy: FakeInstrumentor,
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    autolog("sqlite:///a.db")
-    autolog("ftp://nowhere")
+    autolog(tracking_uri="sqlite:///a.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "ftp://nowhere")
+    autolog()
     provider.record("span")
     flush(provider)
     assert exporters.made[0].names == ["span"]
     assert "still go to" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tracking_uri": "ftp://nowhere"}, "MLFLOW_TRACKING_URI"),
+        ({"max_batch_size": 0}, "1 to 100000"),
+        ({"max_batchsize": 5}, "there is no setting 'max_batchsize'"),
+    ],
+)
+def test_a_wrong_argument_raises_and_changes_nothing(
+    exporters: FakeExporterModule,
+    provider: GlobalProvider,
+    dspy: FakeInstrumentor,
+    arguments: dict[str, object],
+    message: str,
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        autolog(**arguments)
+    with pytest.raises(ConfigurationError, match=message):
+        autolog(MLflowDSPyConfig(), **arguments)
+    assert (exporters.made, dspy.providers, get_autolog_client()) == ([], [], None)
+
+
+def test_an_address_as_the_first_argument_is_told_its_name(dspy: FakeInstrumentor) -> None:
+    with pytest.raises(ConfigurationError, match=r"'sqlite:///a\.db'.*tracking_uri="):
+        autolog("sqlite:///a.db")  # type: ignore[arg-type]
+    assert dspy.providers == []
+
+
+def test_settings_that_are_given_go_before_those_of_the_configuration(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    config = MLflowDSPyConfig(tracking_uri="http://host", experiment_id="7", max_batch_size=5)
+    client = autolog(config, experiment_name="mine", max_queue_size=9)
+    assert client.config is exporters.made[0].config
+    assert client.config.tracking_uri == "http://host"
+    assert client.config.effective_experiment_name == "mine"
+    assert (client.config.max_batch_size, client.config.max_queue_size) == (5, 9)
+
+
+def test_settings_of_the_instrumentation_reach_it(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    autolog(log_inputs=False)
+    autolog(log_inputs=False)
+    assert dspy.arguments == [{"capture_content": ContentMode.SPAN_ONLY, "capture_inputs": False}]
+    autolog(capture_content=False)
+    assert dspy.arguments[1:] == [{"capture_content": ContentMode.NO_CONTENT}]
+    assert dspy.uninstrumented == 1
+
+
+def test_there_is_one_client_until_the_end(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    assert get_autolog_client() is None
+    with autolog(experiment_name="one") as client:
+        assert isinstance(client, AutologClient)
+        assert get_autolog_client() is client
+        assert autolog(experiment_name="two") is client
+        assert client.config.experiment_name == "two"
+        provider.record("span")
+        assert client.flush()
+        assert exporters.made[1].names == ["span"]
+        assert client.status() == mlflow_bridge.status()
+    assert get_autolog_client() is None
+    assert dspy.uninstrumented == 1
+    autolog()
+    client.close()
+    assert get_autolog_client() not in (None, client)
 
 
 def test_an_exporter_that_cannot_be_made_is_one_warning(
@@ -255,9 +361,9 @@ def test_what_zero_code_has_set_up_is_not_set_up_again(
     exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
 ) -> None:
     sdk = provider.use_sdk()
-    exporters.MLflowSpanExporter("sqlite:///a.db")
+    exporters.MLflowSpanExporter(tracking_uri="sqlite:///a.db")
     zero_code.adopt_exporters()
-    autolog("sqlite:///a.db")
+    autolog(tracking_uri="sqlite:///a.db")
     provider.record("span")
     flush(provider)
     assert [exporter.names for exporter in exporters.made] == [["span"]]
@@ -273,7 +379,7 @@ def test_the_zero_code_hook_does_not_adopt_what_autolog_made(
 ) -> None:
     autolog()
     zero_code.adopt_exporters()
-    assert zero_code.adopted_exporters() == ()
+    assert zero_code.adopted_delivery(exporters.made[0].config) is None
 
 
 def test_disable_delivers_what_waits_and_sends_nothing_more(
@@ -287,7 +393,6 @@ def test_disable_delivers_what_waits_and_sends_nothing_more(
     assert exporters.made[0].names == ["before"]
     assert exporters.made[0].closed
     assert dspy.uninstrumented == 1
-    assert load_settings().content_mode.name == "NO_CONTENT"
 
 
 def test_disable_without_autolog_does_nothing(dspy: FakeInstrumentor) -> None:
@@ -324,7 +429,10 @@ def test_a_disabled_sdk_disables_autolog(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "True")
-    autolog()
+    client = autolog(experiment_name="mine")
+    assert client is get_autolog_client()
+    assert client.config.experiment_name == "mine"
+    assert client.flush()
     assert exporters.made == []
     assert dspy.providers == []
 

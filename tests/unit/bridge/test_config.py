@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mlflow_bridge.config import ConfigurationError, MLflowDSPyConfig, environment_variable
+from mlflow_bridge.config import (
+    INSTRUMENT_ARGUMENTS,
+    PROCESSOR_FIELDS,
+    SAMPLING_FIELDS,
+    ConfigurationError,
+    MLflowDSPyConfig,
+    environment_variable,
+)
+from opentelemetry.instrumentation.dspy import ContentMode, load_settings
 
 
 def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -49,7 +57,6 @@ SETTINGS: dict[str, tuple[str, str, Any]] = {
     "headers": ("MLFLOW_DSPY_HEADERS", "a=1, b=2=3", {"a": "1", "b": "2=3"}),
     "compression": ("MLFLOW_DSPY_COMPRESSION", "none", "none"),
     "request_timeout_seconds": ("MLFLOW_DSPY_REQUEST_TIMEOUT_SECONDS", "2.5", 2.5),
-    "retry_deadline_seconds": ("MLFLOW_DSPY_RETRY_DEADLINE_SECONDS", "10", 10),
     "exit_timeout_seconds": ("MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS", "1", 1),
     "max_queue_size": ("MLFLOW_DSPY_MAX_QUEUE_SIZE", "100", 100),
     "flush_on_sigterm": ("MLFLOW_DSPY_FLUSH_ON_SIGTERM", "true", True),
@@ -67,6 +74,27 @@ SETTINGS: dict[str, tuple[str, str, Any]] = {
     "spool_max_age_seconds": ("MLFLOW_DSPY_SPOOL_MAX_AGE_SECONDS", "60", 60),
     "spool_fsync": ("MLFLOW_DSPY_SPOOL_FSYNC", "batch", "batch"),
     "write_ahead": ("MLFLOW_DSPY_WRITE_AHEAD", "true", True),
+    "sampling_rate": ("MLFLOW_DSPY_SAMPLING_RATE", "0.25", 0.25),
+    "sampling_modules": (
+        "MLFLOW_DSPY_SAMPLING_MODULES",
+        "RAG=1, Chat=0.05",
+        {"RAG": 1.0, "Chat": 0.05},
+    ),
+    "sampling_key": ("MLFLOW_DSPY_SAMPLING_KEY", "session", "session"),
+    "sampling_optimizers": ("MLFLOW_DSPY_SAMPLING_OPTIMIZERS", "summary", "summary"),
+    "sampling_evaluations": ("MLFLOW_DSPY_SAMPLING_EVALUATIONS", "off", "off"),
+    "sampling_summary_rate": ("MLFLOW_DSPY_SAMPLING_SUMMARY_RATE", "0", 0.0),
+    "capture_content": (
+        "MLFLOW_DSPY_CAPTURE_CONTENT",
+        "span_and_event",
+        ContentMode.SPAN_AND_EVENT,
+    ),
+    "log_inputs": ("MLFLOW_DSPY_LOG_INPUTS", "false", False),
+    "log_outputs": ("MLFLOW_DSPY_LOG_OUTPUTS", "false", False),
+    "log_signatures": ("MLFLOW_DSPY_LOG_SIGNATURES", "false", False),
+    "log_intermediate_steps": ("MLFLOW_DSPY_LOG_INTERMEDIATE_STEPS", "false", False),
+    "max_content_length": ("MLFLOW_DSPY_MAX_CONTENT_LENGTH", "100", 100),
+    "redact": ("MLFLOW_DSPY_REDACT", "os.path:join", os.path.join),
 }
 
 
@@ -155,6 +183,22 @@ def test_id_wins_over_name_with_a_warning(
         ("tracking_uri", "postgres://host/db", "postgresql://"),
         ("tracking_uri", "postgresql:host", "postgresql://user@host/database"),
         ("tracking_uri", "oracle://host/db", "not supported"),
+        ("sampling_rate", "1.5", "0 to 1"),
+        ("sampling_rate", -0.1, "0 to 1"),
+        ("sampling_rate", "nan", "0 to 1"),
+        ("sampling_rate", "ten percent", "0 to 1"),
+        ("sampling_modules", "RAG", "RAG=1,Chat=0.05"),
+        ("sampling_modules", "RAG=2", "RAG=1,Chat=0.05"),
+        ("sampling_key", "customer", "session"),
+        ("sampling_optimizers", "some", "summary"),
+        ("sampling_evaluations", "none", "summary"),
+        ("sampling_summary_rate", "inf", "0 to 1"),
+        ("capture_content", "some", "SPAN_AND_EVENT"),
+        ("log_inputs", "maybe", "true or false"),
+        ("max_content_length", 63, "64 or more"),
+        ("redact", "nowhere:function", "package.module:function"),
+        ("redact", "os.path:sep", "package.module:function"),
+        ("redact", 7, "package.module:function"),
     ],
 )
 def test_bad_value_is_named_with_what_is_accepted(name: str, value: Any, hint: str) -> None:
@@ -235,3 +279,80 @@ def test_a_path_through_the_working_directory(
     monkeypatch.chdir(tmp_path)
     config = MLflowDSPyConfig(tracking_uri="sqlite:///../x.db?timeout=5")
     assert config.tracking_uri == f"sqlite:///{os.path.dirname(tmp_path)}/x.db?timeout=5"
+
+
+def test_every_setting_has_one_part_that_carries_it_out() -> None:
+    groups = (PROCESSOR_FIELDS, SAMPLING_FIELDS, tuple(INSTRUMENT_ARGUMENTS))
+    named = [name for group in groups for name in group]
+    assert len(named) == len(set(named))
+    assert set(named) < MLflowDSPyConfig.model_fields.keys()
+
+
+def test_replace_keeps_what_is_set_and_reads_the_rest_again() -> None:
+    config = MLflowDSPyConfig(tracking_uri="http://host", max_batch_size=5)
+    other = config.replace(max_batch_size=6, traces="all")
+    assert (other.tracking_uri, other.max_batch_size, other.traces) == ("http://host", 6, "all")
+    assert config.max_batch_size == 5
+    with pytest.raises(ConfigurationError, match="max_batchsize"):
+        config.replace(max_batchsize=6)
+
+
+def test_replacing_the_experiment_by_name_goes_before_its_id() -> None:
+    config = MLflowDSPyConfig(experiment_id="7")
+    assert config.replace(experiment_name="mine").effective_experiment_name == "mine"
+    assert config.replace(max_batch_size=5).experiment_id == "7"
+
+
+def test_an_error_knows_the_settings_that_it_is_about() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        MLflowDSPyConfig(max_batch_size=0, compression="brotli")
+    assert caught.value.fields == ("compression", "max_batch_size")
+    with pytest.raises(ConfigurationError) as caught:
+        MLflowDSPyConfig(write_ahead=True, spool=False)
+    assert caught.value.fields == ("write_ahead",)
+
+
+GENAI = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+
+
+@pytest.mark.parametrize(
+    ("setting", "variable", "expected"),
+    [
+        (None, None, ContentMode.SPAN_ONLY),
+        (None, "NO_CONTENT", ContentMode.NO_CONTENT),
+        (None, "EVENT_ONLY", ContentMode.EVENT_ONLY),
+        (None, "misspelt", ContentMode.NO_CONTENT),
+        ("EVENT_ONLY", "NO_CONTENT", ContentMode.EVENT_ONLY),
+        (False, None, ContentMode.NO_CONTENT),
+        (True, "NO_CONTENT", ContentMode.SPAN_ONLY),
+    ],
+)
+def test_content_is_recorded_unless_somebody_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, setting: Any, variable: str | None, expected: ContentMode
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv(GENAI, variable)
+    arguments = MLflowDSPyConfig(capture_content=setting).instrument_arguments()
+    assert load_settings(**arguments).content_mode is expected
+
+
+def test_settings_of_the_instrumentation_become_its_arguments() -> None:
+    config = MLflowDSPyConfig(
+        capture_content=True,
+        log_inputs=False,
+        log_outputs=False,
+        log_signatures=False,
+        log_intermediate_steps=False,
+        max_content_length=100,
+        redact=os.path.join,
+    )
+    assert config.instrument_arguments() == {
+        "capture_content": ContentMode.SPAN_ONLY,
+        "capture_inputs": False,
+        "capture_outputs": False,
+        "capture_signatures": False,
+        "capture_intermediate_steps": False,
+        "max_content_length": 100,
+        "redact": os.path.join,
+    }
+    assert MLflowDSPyConfig().instrument_arguments() == {"capture_content": ContentMode.SPAN_ONLY}

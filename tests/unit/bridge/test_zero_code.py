@@ -10,11 +10,9 @@ import pytest
 
 import mlflow_bridge
 from mlflow_bridge import zero_code
-from mlflow_bridge.export.outcomes import Rejected
-from opentelemetry.instrumentation.dspy.settings import load_settings, set_default_content_mode
+from opentelemetry.instrumentation.dspy import load_settings, set_default_arguments
 from tests.unit.bridge.fake_exporter import (
     EXPORTER_MODULE,
-    FakeExporter,
     FakeExporterModule,
     GlobalProvider,
     install_fake_exporter,
@@ -30,7 +28,7 @@ def no_exporter_adopted_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # Else MLflow, if another test has imported it, would stay with the provider of a test.
     monkeypatch.setenv("MLFLOW_USE_DEFAULT_TRACER_PROVIDER", "true")
     yield
-    set_default_content_mode(None)
+    set_default_arguments()
 
 
 @pytest.fixture
@@ -65,7 +63,7 @@ def test_an_exporter_gets_our_processors_and_is_adopted(
     assert exporter.names == ["span"]
     assert exporter.adopted
     assert exporter.closed
-    assert zero_code.adopted_exporters() == (exporter,)
+    assert zero_code.adopted_delivery(exporter.config) is not None
     [line] = [record.message for record in caplog.records]
     assert exporter.destination_description in line
     assert "SPAN_ONLY" in line
@@ -87,22 +85,41 @@ def test_several_exporters_get_every_span_each(
     exporters: FakeExporterModule, provider: GlobalProvider
 ) -> None:
     sdk = provider.use_sdk()
-    made = [exporters.MLflowSpanExporter(None, name) for name in ("one", "two")]
+    made = [exporters.MLflowSpanExporter(experiment_name=name) for name in ("one", "two")]
     zero_code.adopt_exporters()
     provider.record("span")
     sdk.shutdown()
     assert [exporter.names for exporter in made] == [["span"], ["span"]]
 
 
+@pytest.mark.parametrize("said", [None, "NO_CONTENT", "EVENT_ONLY"])
 def test_content_is_recorded_unless_the_environment_says_otherwise(
-    exporters: FakeExporterModule, provider: GlobalProvider, monkeypatch: pytest.MonkeyPatch
+    exporters: FakeExporterModule,
+    provider: GlobalProvider,
+    monkeypatch: pytest.MonkeyPatch,
+    said: str | None,
 ) -> None:
+    if said is not None:
+        monkeypatch.setenv(CAPTURE, said)
     sdk = provider.use_sdk()
     exporters.MLflowSpanExporter()
     zero_code.adopt_exporters()
-    assert load_settings().content_mode.name == "SPAN_ONLY"
-    monkeypatch.setenv(CAPTURE, "NO_CONTENT")
-    assert load_settings().content_mode.name == "NO_CONTENT"
+    assert load_settings().content_mode.name == (said or "SPAN_ONLY")
+    sdk.shutdown()
+
+
+def test_settings_of_the_instrumentation_become_its_defaults(
+    exporters: FakeExporterModule, provider: GlobalProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_DSPY_MAX_CONTENT_LENGTH", "500")
+    sdk = provider.use_sdk()
+    exporters.MLflowSpanExporter(experiment_name="one", log_inputs=False, capture_content=False)
+    exporters.MLflowSpanExporter(experiment_name="two", max_content_length=100, redact=max)
+    zero_code.adopt_exporters()
+    settings = load_settings()
+    assert (settings.content_mode.name, settings.capture_inputs) == ("NO_CONTENT", False)
+    assert (settings.max_content_length, settings.redact) == (100, max)
+    assert load_settings(capture_inputs=True, max_content_length=200).capture_inputs
     sdk.shutdown()
 
 
@@ -118,26 +135,39 @@ def test_a_provider_without_processors_leaves_the_exporter_as_it_is(
 def test_an_exporter_with_bad_settings_costs_the_program_nothing(
     exporters: FakeExporterModule,
     provider: GlobalProvider,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     sdk = provider.use_sdk()
-    exporter = exporters.MLflowSpanExporter()
-    monkeypatch.setattr(FakeExporter, "destination_description", "nowhere")
-    refusal = Rejected("there is no such scheme", divisible=False)
-    monkeypatch.setattr(FakeExporter, "warm_up", lambda self: refusal)
+    exporter = exporters.MLflowSpanExporter(obstacle="there is no such scheme")
     zero_code.adopt_exporters()
     provider.record("span")
     sdk.shutdown()
     assert exporter.adopted
     assert exporter.names == []
-    assert zero_code.adopted_exporters() == ()
-    [status] = [one for one in mlflow_bridge.status() if one.dropped]
-    assert (status.dropped, status.missing, status.last_error) == (1, 1, "there is no such scheme")
+    assert zero_code.adopted_delivery(exporter.config) is None
+    [status] = [one for one in mlflow_bridge.status() if one.last_error == exporter.obstacle]
+    assert (status.accepted, status.rejected, status.missing, status.kept) == (1, 1, 1, 0)
     [line] = [record.message for record in caplog.records if "not in" in record.message]
-    assert line.startswith("1 of 1 spans are not in MLflow (bad settings)")
-    # The reason has been told already, where the exporter was made.
-    assert "the warnings before" in line
+    assert line.startswith("1 of 1 spans are not in ")
+    assert "1 refused" in line
+
+
+def test_autolog_with_other_settings_changes_what_the_hook_has_set_up(
+    exporters: FakeExporterModule, provider: GlobalProvider
+) -> None:
+    sdk = provider.use_sdk()
+    first = exporters.MLflowSpanExporter(tracking_uri="sqlite:///a.db")
+    zero_code.adopt_exporters()
+    provider.record("before")
+    delivery = zero_code.adopted_delivery(first.config)
+    assert delivery is not None
+    delivery.reconfigure(first.config)
+    other = first.config.replace(max_batch_size=7)
+    delivery.reconfigure(other)
+    provider.record("after")
+    sdk.shutdown()
+    assert [exporter.names for exporter in exporters.made] == [["before"], ["after"]]
+    assert (first.closed, delivery.config) == (True, other)
 
 
 def test_a_failure_is_a_warning(

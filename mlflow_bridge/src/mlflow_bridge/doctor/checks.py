@@ -17,11 +17,11 @@ from packaging.requirements import Requirement
 
 from mlflow_bridge.config import ConfigurationError, MLflowDSPyConfig
 from mlflow_bridge.doctor import Check, State
+from mlflow_bridge.doctor.provider import check_provider
 from mlflow_bridge.doctor.round_trip import check_destination
 from mlflow_bridge.doctor.sampling import check_sampling
 from mlflow_bridge.environment_settings import ENVIRONMENT_PREFIX, variable_of
 from mlflow_bridge.processing.live import status
-from mlflow_bridge.sampling.settings import SamplingSettings
 from mlflow_bridge.spool.directory import files_in
 from mlflow_bridge.spool.segment import Segment, locks_are_supported
 from mlflow_bridge.spool.spool import directory_for
@@ -52,9 +52,10 @@ def examine(
     yield from _guarded("settings", _unknown_settings)
     yield from _guarded("versions", lambda: _versions(config))
     yield from _guarded("instrumentation", _instrumentation)
-    yield from _guarded("sampling", check_sampling)
     if config is None:
         return
+    yield from _guarded("sampling", lambda: check_sampling(config))
+    yield from _guarded("provider", check_provider)
     yield from _guarded("spool", lambda: _spool(config))
     if send:
         yield from _guarded("destination", lambda: check_destination(config))
@@ -84,11 +85,7 @@ def _settings_found(config: MLflowDSPyConfig) -> Check:
 
 def _unknown_settings() -> Iterator[Check]:
     """Variables that look like settings of the bridge, and that nobody reads."""
-    known = {
-        variable_of(model, name)
-        for model in (MLflowDSPyConfig, SamplingSettings)
-        for name in model.model_fields
-    }
+    known = {variable_of(MLflowDSPyConfig, name) for name in MLflowDSPyConfig.model_fields}
     for name in sorted(os.environ):
         if name.startswith(ENVIRONMENT_PREFIX) and name not in known:
             yield Check("settings", "warn", f"{name} is set, but there is no such setting")

@@ -13,10 +13,9 @@ from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import Decision, Sampler
 
+from mlflow_bridge.config import MLflowDSPyConfig, environment_variable
 from mlflow_bridge.doctor import Check
-from mlflow_bridge.environment_settings import ConfigurationError
 from mlflow_bridge.sampling.entry_point import sampler_of_new_provider, unused_settings
-from mlflow_bridge.sampling.settings import SamplingSettings, sampling_variable
 
 # Of all ids the first one that is chosen by a ratio: it is left out by a ratio of 0 alone.
 _FIRST_ID: Final = 0
@@ -28,18 +27,13 @@ _SAMPLED_ELSEWHERE: Final = trace.set_span_in_context(
 )
 
 
-def check_sampling() -> Iterator[Check]:
-    """What samples here, or would; settings that cannot be used or have no effect."""
-    try:
-        SamplingSettings()
-    except ConfigurationError as error:
-        yield Check("sampling", "warn", f"{error}. Every trace is recorded")
-        return
+def check_sampling(config: MLflowDSPyConfig) -> Iterator[Check]:
+    """What samples here, or would; settings that have no effect."""
     provider: object = trace.get_tracer_provider()
     if isinstance(provider, trace.ProxyTracerProvider):
         # None there yet: the one that autolog() would make.
-        provider = TracerProvider(sampler=sampler_of_new_provider(), shutdown_on_exit=False)
-    unused = unused_settings(provider)
+        provider = TracerProvider(sampler=sampler_of_new_provider(config), shutdown_on_exit=False)
+    unused = unused_settings(provider, config)
     if unused is not None:
         yield Check("sampling", "warn", unused.rstrip("."))
     if isinstance(provider, TracerProvider):
@@ -50,7 +44,7 @@ def _described(sampler: Sampler) -> Check:
     description = sampler.get_description()
     if _records(sampler, Context()):
         return Check("sampling", "ok", f"traces are chosen by {description}")
-    who = f"{description} ({OTEL_TRACES_SAMPLER}, {sampling_variable('ratio')})"
+    who = f"{description} ({OTEL_TRACES_SAMPLER}, {environment_variable('sampling_rate')})"
     if _records(sampler, _SAMPLED_ELSEWHERE):
         return Check("sampling", "warn", f"no trace that begins here is recorded by {who}")
     return Check("sampling", "fail", f"no trace is recorded by {who}")

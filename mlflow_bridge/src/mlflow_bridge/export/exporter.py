@@ -15,24 +15,48 @@ from weakref import WeakSet
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from mlflow_bridge.config import ConfigurationError, MLflowDSPyConfig
+from mlflow_bridge.config import (
+    INSTRUMENT_ARGUMENTS,
+    PROCESSOR_FIELDS,
+    SAMPLING_FIELDS,
+    ConfigurationError,
+    MLflowDSPyConfig,
+)
 from mlflow_bridge.export.delivery import Delivery, ExporterStats
 from mlflow_bridge.export.destinations import Destination, UnusableDestination, make_destination
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, kind_of
 from mlflow_bridge.processing.backoff import Backoff
 from mlflow_bridge.processing.notices import Notices
+from mlflow_bridge.resolved_config import ResolvedConfig, report_once, resolve_config
 
 logger = logging.getLogger(__name__)
 
+RETRY_SECONDS: Final = 60.0
+"""How long spans are tried again that nobody keeps until MLflow takes them."""
+
 _EXIT_CHECK_SECONDS: Final = 0.2
+
+
+_PROCESSOR_NEEDED: Final = (
+    "the span processor around this exporter cannot carry it out: use "
+    "MLflowBatchSpanProcessor(exporter)"
+)
+_SAMPLER_NEEDED: Final = (
+    "an exporter gets what was sampled: use TracerProvider(sampler=DSPySampler(config))"
+)
+_INSTRUMENTOR_NEEDED: Final = (
+    "an exporter gets what was recorded: use "
+    "DSPyInstrumentor().instrument(**config.instrument_arguments())"
+)
 
 
 class MLflowSpanExporter(SpanExporter):
     """Stores ended spans in MLflow: in a SQL store in this process, or on a tracking server.
 
-    Under a stock ``BatchSpanProcessor`` it is a complete exporter with retries of its own. An
-    `MLflowBatchSpanProcessor`, which keeps what cannot be delivered now, calls ``deliver`` and
-    ``close`` instead. Every method may be called from any thread.
+    An `MLflowBatchSpanProcessor` around it carries out all of its settings, and keeps what cannot
+    be delivered now. Under a stock ``BatchSpanProcessor`` it is a complete exporter, which tries
+    again for up to a minute; settings that it cannot carry out there are named by one warning.
+    Every method may be called from any thread.
 
     Neither disk nor network is touched before the first span is delivered. For a SQL store,
     ``mlflow`` is imported at construction.
@@ -41,13 +65,15 @@ class MLflowSpanExporter(SpanExporter):
         tracking_uri: Overrides MLFLOW_TRACKING_URI (default ``sqlite:///mlflow.db``).
         experiment_name: Overrides MLFLOW_EXPERIMENT_NAME and MLFLOW_EXPERIMENT_ID.
         experiment: The same as ``experiment_name``, as declarative configuration files call it.
-        experiment_id: Overrides MLFLOW_EXPERIMENT_ID and MLFLOW_EXPERIMENT_NAME.
         config: All settings; excludes the other arguments.
+        **settings: Any other setting of `MLflowDSPyConfig` by its name, so that a declarative
+            configuration file can say it.
 
     Raises:
-        ConfigurationError: Arguments are given and cannot be used. Without any argument, nothing
-            is raised: zero-code instrumentation would lose every other signal by it. One error is
-            logged that names the setting, and all spans are refused and counted.
+        ConfigurationError: An argument cannot be used. What is wrong in the environment raises
+            nothing, for zero-code instrumentation would lose every other signal by it: one line in
+            the log names the setting. Where it says to where spans go, all of them are refused and
+            counted.
     """
 
     def __init__(
@@ -56,44 +82,55 @@ class MLflowSpanExporter(SpanExporter):
         experiment_name: str | None = None,
         *,
         experiment: str | None = None,
-        experiment_id: str | None = None,
         config: MLflowDSPyConfig | None = None,
+        **settings: Any,
     ) -> None:
         given = _given(
             tracking_uri=tracking_uri,
             experiment_name=_same(experiment_name, experiment),
-            experiment_id=experiment_id,
+            **settings,
         )
         if config is not None and given:
-            raise ConfigurationError(f"config excludes {', '.join(sorted(given))}")
-        if config is not None or given:
-            self._config = config or MLflowDSPyConfig(**given)
-            self._set_up(make_destination(self._config), self._config.destination_description)
-        else:
-            self._set_up_from_environment()
+            raise ConfigurationError(f"config excludes {', '.join(sorted(given))}", fields=given)
+        resolved = ResolvedConfig(config) if config is not None else resolve_config(given)
+        self._config = resolved.config
+        self._given = frozenset(given)
+        self._set_up(resolved.obstacle, insistent=config is not None or bool(given))
         _live_exporters.add(self)
 
-    def _set_up_from_environment(self) -> None:
-        try:
-            self._config = MLflowDSPyConfig()
-            destination = make_destination(self._config)
-        # Not only ConfigurationError: an installed MLflow may break in any way while imported.
-        except Exception as error:
-            reason = str(error) if isinstance(error, ConfigurationError) else repr(error)
-            logger.error("No trace will reach MLflow: %s", reason)
-            self._config = MLflowDSPyConfig.model_construct()
-            self._set_up(UnusableDestination(reason), "MLflow (bad settings)")
-            return
-        self._set_up(destination, self._config.destination_description)
+    def _set_up(self, obstacle: str | None, *, insistent: bool) -> None:
+        """Make what delivers.
 
-    def _set_up(self, destination: Destination, description: str) -> None:
+        Args:
+            obstacle: Why nothing can be sent, if that is known.
+            insistent: Whether code has asked for this destination, so that it is told by an
+                exception what the destination needs.
+        """
+        if obstacle is None:
+            try:
+                destination = make_destination(self._config)
+            # Not only ConfigurationError: an installed MLflow may break in any way while imported.
+            except Exception as error:
+                if insistent:
+                    raise
+                obstacle = str(error) if isinstance(error, ConfigurationError) else repr(error)
+            else:
+                self._begin(destination, self._config.destination_description)
+        self._obstacle = obstacle
+        if obstacle is not None:
+            report_once(f"No trace will reach MLflow: {obstacle}", level=logging.ERROR)
+            self._begin(UnusableDestination(obstacle), "MLflow (bad settings)")
+
+    def _begin(self, destination: Destination, description: str) -> None:
         self._description = description
         self._delivery = Delivery(
             destination,
             max_attribute_bytes=self._config.max_attribute_bytes,
             max_batch_bytes=self._config.max_batch_bytes,
         )
+        self._claimed = False
         self._adopted_at_ns: int | None = None
+        self._has_told_of_unheeded = False
         self._notices = Notices(logger)
         self._backoff = Backoff()
 
@@ -108,8 +145,22 @@ class MLflowSpanExporter(SpanExporter):
         return self._description
 
     @property
+    def obstacle(self) -> str | None:
+        """Why this exporter can deliver nothing: what is wrong with the settings; else None."""
+        return self._obstacle
+
+    @property
+    def claimed(self) -> bool:
+        """Whether an `MLflowBatchSpanProcessor` delivers by this exporter."""
+        return self._claimed
+
+    def claim(self) -> None:
+        """Say that an `MLflowBatchSpanProcessor` delivers by this exporter from now on."""
+        self._claimed = True
+
+    @property
     def adopted(self) -> bool:
-        """Whether a processor of ours has taken over the delivery."""
+        """Whether ``export`` leaves the delivery to an `MLflowBatchSpanProcessor`."""
         return self._adopted_at_ns is not None
 
     def adopt(self) -> MLflowSpanExporter:
@@ -153,7 +204,7 @@ class MLflowSpanExporter(SpanExporter):
         return self._delivery.attempt(spans)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Store these spans, trying again for up to ``retry_deadline_seconds``.
+        """Store these spans, trying again for up to a minute.
 
         The time is shortened to ``exit_timeout_seconds`` when the interpreter exits, and to none by
         ``shutdown``. Never raises.
@@ -164,6 +215,8 @@ class MLflowSpanExporter(SpanExporter):
         owed = self._owed(spans)
         if not owed:
             return SpanExportResult.SUCCESS
+        if not self._has_told_of_unheeded:
+            self._tell_of_unheeded()
         try:
             return self._export(owed)
         except Exception:
@@ -195,7 +248,7 @@ class MLflowSpanExporter(SpanExporter):
         return [span for span in spans if span.end_time is None or span.end_time <= adopted_at]
 
     def _export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        patience = _Patience(self._config.retry_deadline_seconds, self._config.exit_timeout_seconds)
+        patience = _Patience(RETRY_SECONDS, self._config.exit_timeout_seconds)
         for attempt in count(1):
             outcome = self.deliver(spans)
             if isinstance(outcome, Rejected):
@@ -217,6 +270,20 @@ class MLflowSpanExporter(SpanExporter):
             self._report_outage(attempt, outcome.reason)
         raise AssertionError("unreachable")
 
+    def _tell_of_unheeded(self) -> None:
+        """Name the settings that need more than an exporter behind a processor of another kind."""
+        self._has_told_of_unheeded = True
+        if self._claimed:
+            return
+        homes = (
+            (self._config.model_fields_set & set(PROCESSOR_FIELDS), _PROCESSOR_NEEDED),
+            (self._given & set(SAMPLING_FIELDS), _SAMPLER_NEEDED),
+            (self._given & INSTRUMENT_ARGUMENTS.keys(), _INSTRUMENTOR_NEEDED),
+        )
+        for names, needed in homes:
+            if names:
+                logger.warning("%s: no effect; %s.", ", ".join(sorted(names)), needed)
+
     def _report_outage(self, attempt: int, reason: str) -> None:
         # One failure may be a hiccup.
         if attempt > 1:
@@ -225,7 +292,7 @@ class MLflowSpanExporter(SpanExporter):
                 "%s does not accept spans: %s. It is tried again for up to %g s.",
                 self._description,
                 reason,
-                self._config.retry_deadline_seconds,
+                RETRY_SECONDS,
             )
 
     def _abandon(self, spans: Sequence[ReadableSpan], reason: str) -> SpanExportResult:
@@ -290,7 +357,7 @@ def live_exporters() -> list[MLflowSpanExporter]:
 _live_exporters: WeakSet[MLflowSpanExporter] = WeakSet()
 
 
-def _given(**values: str | None) -> dict[str, Any]:
+def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 

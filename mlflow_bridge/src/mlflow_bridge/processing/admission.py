@@ -20,6 +20,8 @@ from mlflow_bridge.processing.spill_writer import SpillWriter
 from mlflow_bridge.processing.status import Counters
 from mlflow_bridge.spool.spool import Spool
 
+_TOO_LATE: Final = "it ended after the shutdown of the tracer provider"
+
 _GIVE_WAY_SECONDS: Final = 0.04
 """The longest that a thread waits for the disk where it is not to wait for a slot: about as long as
 the writer takes for the spans that it writes at once."""
@@ -81,7 +83,7 @@ class Admission:
         except IndexError:
             self._admit_without_slot(span)
             return
-        try:  # as in _queue(), without a call more for each span
+        try:  # as in queue(), without a call more for each span
             spool = self._spool
             if spool is not None and spool.writes_ahead:
                 spool.write_ahead(span)
@@ -94,7 +96,7 @@ class Admission:
         patience = self._patience if self._may_wait() else 0.0
         until = time.monotonic() + patience
         if self._blocks and patience and self._slots.take_within(patience):
-            self._queue(span)
+            self.queue(span)
         elif not self._spilled(span, until):
             self.lose(self._reason)
 
@@ -103,39 +105,48 @@ class Admission:
             return False
         return self._spill is None or not self._spill.is_current_thread
 
-    def end(self) -> None:
-        """Queue nothing any more: from now on, whoever has a slot finds that it is too late."""
-        self._enqueue = self._admit_with_slot_too_late
+    def admit_too_late(self, span: ReadableSpan) -> None:
+        """Find a place for a span that got a slot, and found the queue closed."""
+        spilled = self._is_kept(span)
+        with self._counters.lock:
+            # Where all slots were freed in the meantime, the span was counted as lost.
+            if not self._slots.give_back_own():
+                self._counters.add(dropped=-1)
+            self._counters.add(spilled=int(spilled), dropped=int(not spilled))
+        if not spilled:
+            self._report_loss(_TOO_LATE)
 
-    def _admit_with_slot_too_late(self, span: ReadableSpan) -> None:
-        self.admit_late(span)
-        # Whoever freed all slots in the meantime has counted the span as lost.
-        if not self._slots.give_back_own():
-            self._counters.given_up(-1, spilled=False)
+    def admit_late(self, span: ReadableSpan, room: Slots | None = None) -> None:
+        """Find a place for a span that ended after the shutdown.
 
-    def admit_late(self, span: ReadableSpan) -> None:
-        """Find a place for a span that ended after the shutdown."""
-        if self._overflow is not None and self._overflow.accept((span,)):
-            self._counters.not_admitted(spilled=True)
-        else:
-            self.lose("it ended after the shutdown of the tracer provider")
+        Args:
+            span: The span.
+            room: Where it has a slot, if anywhere.
+        """
+        spilled = self._is_kept(span)
+        with self._counters.lock:
+            if room is not None:
+                room.give_back(1)
+            self._counters.add(spilled=int(spilled), dropped=int(not spilled))
+        if not spilled:
+            self._report_loss(_TOO_LATE)
 
-    def requeue(self, span: ReadableSpan) -> bool:
-        """Queue a span from the overflow's side, if there is a slot."""
-        if not self._slots.try_take():
-            return False
-        self._queue(span)
-        return True
+    def _is_kept(self, span: ReadableSpan) -> bool:
+        return self._overflow is not None and self._overflow.accept((span,))
 
     def lose(self, reason: str) -> None:
         """Count a span that has no place."""
-        self._counters.not_admitted(spilled=False)
+        self._counters.add(dropped=1)
+        self._report_loss(reason)
+
+    def _report_loss(self, reason: str) -> None:
         self._counters.error(reason)
         self._notices.warn(
             "lost", "A span was lost on its way to %s: %s.", self._destination, reason
         )
 
-    def _queue(self, span: ReadableSpan) -> None:
+    def queue(self, span: ReadableSpan) -> None:
+        """Queue a span that has a slot."""
         try:
             if self._spool is not None:
                 self._spool.write_ahead(span)
@@ -149,7 +160,7 @@ class Admission:
             return False
         writes_here = self._spool is not None and self._spool.writes_ahead
         if writes_here and self._overflow.accept((span,)):
-            self._counters.given_up(1, spilled=True)
+            self._counters.add(spilled=1)
             return True
         # With a disk that takes nothing now, memory is the better place than none.
         seconds = seconds_until(until)

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The batch processor: from a span's end to the sender, without losing one on the way."""
+"""From a span's end to the sender, without losing one on the way."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Literal
 from weakref import ref
 
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, Span
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import TraceFlags
 
 from mlflow_bridge.processing.admission import Admission
 from mlflow_bridge.processing.backoff import Backoff
-from mlflow_bridge.processing.drain import drain
+from mlflow_bridge.processing.collector import Collector
 from mlflow_bridge.processing.exit_summary import exit_summary
 from mlflow_bridge.processing.exit_time import ExitTime, seconds_until
-from mlflow_bridge.processing.handover import Handover
 from mlflow_bridge.processing.live import register
 from mlflow_bridge.processing.local_root import note_absent_parent
 from mlflow_bridge.processing.notices import Notices
@@ -39,8 +37,6 @@ from mlflow_bridge.spool.spool import Spool
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
 
-    from mlflow_bridge.config import MLflowDSPyConfig
-
 _logger = logging.getLogger(__name__)
 
 _SAMPLED = TraceFlags.SAMPLED
@@ -48,19 +44,20 @@ _FLUSH_SECONDS = 30.0
 """How long a flush without a time-out of its own waits; OpenTelemetry's default."""
 
 
-class MLflowBatchSpanProcessor(BatchSpanProcessor):
-    """Batches sampled spans that ended and has them delivered, with retries, in order.
+class DeliveryProcessor(SpanProcessor):
+    """Queues sampled spans that ended and has them delivered, with retries, in order.
 
-    The base class collects spans into batches. What is different around it:
+    `MLflowBatchSpanProcessor` is this class with all of its parts made by the settings.
 
-    - A span takes one of ``max_queue_size`` slots before the base class gets it, and the slot comes
-      back when the span is settled. So the base class, which drops at its limit, never reaches it.
-      Where there is none, see `Admission`: the span goes to the ``overflow``, or its thread waits;
-      what has no place then is lost, counted and logged. With a `Spool` as the overflow, spans are
-      on disk then, and are delivered from there when the destination has time; so is what waits for
-      a destination that is away for more than ``spill_after_seconds``, and what is left at the end.
-    - With ``traces="genai"``, a `TraceFilter` keeps back traces without a DSPy or GenAI span.
-    - The base class hands its batches to a `Sender`, which alone talks to the exporter.
+    - A span takes one of ``max_queue_size`` slots before it is queued, and the slot comes back when
+      the span is settled. If no slot is free, `Admission` gives the span to the ``overflow``, or
+      its thread waits; if neither succeeds, the span is lost, counted and logged. With a `Spool` as
+      the overflow, spans are on disk then, and are delivered from there when the destination has
+      time; so is what waits for a destination that is away for more than ``spill_after_seconds``,
+      and what is left at the end.
+    - A `Collector` makes batches, and with ``traces="genai"`` leaves out traces without a DSPy or
+      GenAI span.
+    - A `Sender` alone talks to the exporter.
     - Spans that are still open at the end are ended, marked and delivered; see `OpenSpans`.
 
     Threads: ``on_start`` and ``on_end`` are called by any thread of the program; they never raise
@@ -108,14 +105,12 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
                 memory goes to the spool.
             traces: Whether traces without a DSPy or GenAI span are delivered.
             meter_provider: Where the metrics of the processor go; the global one if None.
-
-        Raises:
-            ValueError: If a size or the schedule delay is not positive.
         """
         self._delivery = exporter
         self._max_queue_size = max_queue_size
         self._max_spill_queue_size = max_spill_queue_size
         self._max_batch_size = min(max_batch_size, max_queue_size)
+        self._schedule_delay = schedule_delay_seconds
         self._exit_timeout = exit_timeout_seconds
         self._block_seconds = block_seconds
         self._overflow = overflow
@@ -127,34 +122,13 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         self._exit_deadline: float | None = None
         self._closed = False
         self._complete = False
-        self._handover = Handover()
-        super().__init__(
-            self._handover,
-            max_queue_size=max_queue_size,
-            schedule_delay_millis=schedule_delay_seconds * 1000,
-            max_export_batch_size=self._max_batch_size,
-        )
         self._set_up()
-        self._observed = observe(self, register(self), meter_provider)
-        # After the base class has registered its own: in a child, its queue is emptied first.
-        watch_process(self)
-
-    @classmethod
-    def from_config(
-        cls, exporter: SpanDelivery, config: MLflowDSPyConfig
-    ) -> MLflowBatchSpanProcessor:
-        """A processor with the sizes, the times, the policies and the spool of the settings."""
-        return cls(
-            exporter,
-            max_queue_size=config.max_queue_size,
-            max_batch_size=config.max_batch_size,
-            schedule_delay_seconds=config.schedule_delay_seconds,
-            exit_timeout_seconds=config.exit_timeout_seconds,
-            block_seconds=config.block_seconds,
-            overflow=Spool.from_config(config),
-            overflow_policy=config.overflow,
-            max_spill_queue_size=config.max_spill_queue_size,
-            traces=config.traces,
+        self._observed = observe(self, register(self, self._before_exit), meter_provider)
+        watch_process(
+            self,
+            after_fork=self._after_fork,
+            before_exit=self._before_exit,
+            before_child_exit=self.close,
         )
 
     def _set_up(self) -> None:
@@ -178,12 +152,22 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
             spool=self._spool,
             spill_after_seconds=self._spill_after,
         )
-        self._handover.begin(
-            self._sender, self._slots, self._counters, self._spool, self._trace_filter()
+        # The threads must not keep a processor alive that the program has dropped.
+        this = ref(self)
+        self._collector = Collector(
+            self._sender,
+            slots=self._slots,
+            counters=self._counters,
+            notices=self._notices,
+            batch_size=self._max_batch_size,
+            delay_seconds=self._schedule_delay,
+            chosen=self._trace_filter(),
+            spool=self._spool,
+            too_late=lambda span: (it := this()) and it._admission.admit_too_late(span),
         )
         self._spill = self._spill_writer()
         self._admission = Admission(
-            super().on_end,
+            self._collector.add,
             slots=self._slots,
             counters=self._counters,
             notices=self._notices,
@@ -204,13 +188,13 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
     def _spill_writer(self) -> SpillWriter | None:
         if self._overflow is None:
             return None
-        counters, this = self._counters, ref(self)
+        this = ref(self)
         return SpillWriter(
             self._overflow,
-            # The thread must not keep a processor alive that nobody has any more.
-            requeue=lambda span: (it := this()) is not None and it._admission.requeue(span),
-            spilled=lambda count: counters.given_up(count, spilled=True),
-            too_late=lambda span: (it := this()) and it._admission.admit_late(span),
+            slots=self._slots,
+            counters=self._counters,
+            requeue=lambda span: (it := this()) and it._admission.queue(span),
+            too_late=lambda span, room: (it := this()) and it._admission.admit_late(span, room),
             capacity=self._max_spill_queue_size,
         )
 
@@ -258,10 +242,10 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         except Exception as error:
             self._admission.lose(f"{type(error).__name__} at the end of the span")
 
-    def take_over(self, other: MLflowBatchSpanProcessor) -> None:
+    def _take_over(self, other: DeliveryProcessor) -> None:
         """Answer for traces that are under way at another processor, which is closed next."""
         other._open.move_to(self._open)
-        other._handover.heir = self.on_end
+        other._collector.heir = self.on_end
 
     def force_flush(self, timeout_millis: float | None = None) -> bool:
         """Wait until the spans that ended before this call are stored, or in the spool.
@@ -281,10 +265,11 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         return self._flush(time.monotonic() + seconds)
 
     def _flush(self, deadline: float, *, ending: bool = False) -> bool:
+        lost_before = self._counters.lost_after_admission
         spilled = self._spill is None or self._spill.flush(seconds_until(deadline))
-        # Only moves spans over to the sender, so it returns at once.
-        super().force_flush()
-        return self._sender.flush(seconds_until(deadline), ending=ending) and spilled
+        passed_on = self._collector.flush(seconds_until(deadline))
+        sent = self._sender.flush(seconds_until(deadline), lost_before=lost_before, ending=ending)
+        return spilled and passed_on and sent
 
     def shutdown(self, timeout_millis: float | None = None) -> None:
         """Deliver what waits, then stop; see `close`.
@@ -327,25 +312,26 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         self._time = ExitTime.within(
             self._exit_timeout,
             timeout_seconds,
-            queued=self._queued if self._overflow is not None else 0,
+            queued=sum(slots.used for slots in self._waiting) if self._overflow is not None else 0,
         )
         return self._time.delivery_until(self._exit_deadline)
 
     def _stop(self, deadline: float) -> bool:
         # First, for the sender also delivers at its end what this process has spilled.
-        left = self._spill.close(seconds_until(deadline) / 2) if self._spill is not None else []
-        # Here, so that the base class has nothing left that could keep it waiting, or be dropped.
-        drain(super().force_flush, lambda: self._handover.expected, end=self._admission.end)
-        super().shutdown()
-        self._handover.end()
-        left = [*self._sender.close(seconds_until(deadline)), *left]
+        spilling = self._spill.close(seconds_until(deadline) / 2) if self._spill is not None else []
+        self._collector.close(seconds_until(deadline))
+        queued = self._sender.close(seconds_until(deadline))
+        left = [*queued, *spilling]
         # The time for this begins when it was planned to; a delivery that ended early leaves more.
         until = max(deadline, time.monotonic()) + self._time.spooling_seconds
         kept = kept_by(self._overflow, left, until=until)
-        # Of threads that are about to queue a span; each looks again, and corrects this.
-        late = self._slots.give_back_all()
-        self._counters.given_up(kept, spilled=True)
-        self._counters.given_up(len(left) - kept + late, spilled=False)
+        with self._counters.lock:
+            self._slots.give_back(len(queued))
+            if self._spill is not None:
+                self._spill.room.give_back(len(spilling))
+            # Of threads that are about to queue a span; each looks again, and corrects this.
+            late = self._slots.give_back_all()
+            self._counters.add(spilled=kept, dropped=len(left) - kept + late)
         if self._spool is not None:
             self._spool.close()
         self._report_what_is_missing()
@@ -360,29 +346,27 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
             _logger.warning("%s", line)
 
     @property
-    def _queued(self) -> int:
-        return self._slots.used + (self._spill.waiting if self._spill is not None else 0)
+    def _waiting(self) -> tuple[Slots, ...]:
+        return (self._slots,) if self._spill is None else (self._slots, self._spill.room)
 
     def status(self) -> DeliveryStatus:
         """What became of the spans of this process so far, and what is in the spool."""
-        spool = self._spool.status() if self._spool is not None else None
         return self._counters.status(
-            self._queued,
-            spool,
-            held=self._handover.held,
-            capacity=self._max_queue_size + (self._spill.capacity if self._spill else 0),
+            self._waiting,
+            self._spool.status() if self._spool is not None else None,
+            held=self._collector.held,
             destination=self._delivery.destination_description,
         )
 
-    def after_fork(self) -> None:
-        """Start anew in a forked child. Called by the interpreter."""
+    def _after_fork(self) -> None:
+        """Start afresh in a forked child, before the program goes on."""
         self._exit_deadline = None
         if self._spool is not None:
             self._spool.after_fork()
         self._set_up()
 
-    def before_exit(self) -> None:
-        """Deliver what waits. Called by the interpreter.
+    def _before_exit(self) -> None:
+        """Deliver what waits when the interpreter exits.
 
         If that works the processor stays open, since handlers that run later may still end spans.
         The time that is spent here is taken from what a later `shutdown` may use.
@@ -393,7 +377,3 @@ class MLflowBatchSpanProcessor(BatchSpanProcessor):
         self._exit_deadline = self._deadline(None)
         if not self._flush(self._exit_deadline, ending=True):
             self.close()
-
-    def before_child_exit(self) -> None:
-        """Deliver what waits, and stop. Called at the end of a multiprocessing child."""
-        self.close()

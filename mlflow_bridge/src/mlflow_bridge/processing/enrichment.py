@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 from opentelemetry.context import Context, get_current
-from opentelemetry.sdk.trace import Span, SpanProcessor
+from opentelemetry.sdk.trace import Span
 from opentelemetry.trace import get_current_span
 
 from mlflow_bridge.processing.local_root import has_absent_parent
@@ -28,11 +28,11 @@ SOURCE_RUN: Final = "mlflow.sourceRun"
 TRACE_TAG_PREFIX: Final = "mlflow.traceTag."
 
 
-class MLflowEnrichmentProcessor(SpanProcessor):
+class Enrichment:
     """Writes MLflow's active run, session, user and tags on the first span of a trace here.
 
     That is a span without a parent in this process: a root, the child of a remote span, or of one
-    that is not delivered, which the batch processor before this one has noted. Values
+    that is not delivered, which `note_absent_parent` has written down before. Values
     come from `mlflow_bridge.trace_context` and, where it is silent, from the baggage entries
     ``session.id``, ``user.id`` and ``gen_ai.conversation.id``. An attribute that the span was
     started with is left alone. Session, user and conversation of a ``trace_context`` inside of a
@@ -40,32 +40,36 @@ class MLflowEnrichmentProcessor(SpanProcessor):
     names an experiment, all spans below it name the same one: MLflow puts a trace where its first
     spans belong, and the root is stored last.
 
-    ``on_start`` is called by the thread that starts the span and never raises. ``mlflow`` is asked
-    for its run only if the program has imported it.
+    ``mlflow`` is asked for its run only if the program has imported it.
     """
 
     def __init__(self) -> None:
         # Looking at every parent is left out where no root has ever named an experiment.
         self._has_placed = False
 
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Write down what is known. Never raises."""
+    def enrich(self, span: Span, context: Context | None) -> bool:
+        """Write down what is known, on the thread that starts the span. Never raises.
+
+        Args:
+            span: A span that is being started.
+            context: The context that came with it.
+
+        Returns:
+            Whether it is the first span of its trace here.
+        """
         parent = span.parent
         if parent is None or parent.is_remote or has_absent_parent(span):
-            _guarded(_enrich_root, span, parent_context)
+            _guarded(_enrich_root, span, context)
             if EXPERIMENT_ID in (span.attributes or {}):
                 self._has_placed = True
-            return
+            return True
         if self._has_placed:
-            _guarded(_follow_parent, span, parent_context)
-        context = get_current() if parent_context is None else parent_context
-        values: Any = context.get(TRACE_CONTEXT_KEY)
+            _guarded(_follow_parent, span, context)
+        known = get_current() if context is None else context
+        values: Any = known.get(TRACE_CONTEXT_KEY)
         if values is not None and values.entered_in == parent.span_id:
             _guarded(_enrich_nested, span, values)
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """True: nothing waits here. The base class of older SDKs says None, read as False."""
-        return True
+        return False
 
 
 def _guarded(enrich: Callable[[Span, Any], None], span: Span, source: object) -> None:

@@ -5,22 +5,20 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakMethod
 
 if TYPE_CHECKING:
     from mlflow_bridge.processing.status import DeliveryStatus
 
 
-class Delivers(Protocol):
-    """A processor that has something to report, and can be asked to hurry."""
+class ManagedProcessor(Protocol):
+    """A processor that has something to report."""
 
     def status(self) -> DeliveryStatus:
         """What became of its spans so far."""
-        ...
-
-    def before_exit(self) -> None:
-        """Deliver what waits, within the time that an exit may take."""
         ...
 
     def force_flush(self, timeout_millis: float | None = None) -> bool:
@@ -28,26 +26,36 @@ class Delivers(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Registration:
+    number: int
+    before_exit: WeakMethod[Callable[[], object]]
+
+
 _MAX_RETIRED: Final = 16
 
-_live: WeakKeyDictionary[Delivers, int] = WeakKeyDictionary()
-_retired: deque[Delivers] = deque(maxlen=_MAX_RETIRED)
+_live: WeakKeyDictionary[ManagedProcessor, _Registration] = WeakKeyDictionary()
+_retired: deque[ManagedProcessor] = deque(maxlen=_MAX_RETIRED)
 _made = 0
 
 
-def register(processor: Delivers) -> str:
+def register(processor: ManagedProcessor, before_exit: Callable[[], object]) -> str:
     """Have the processor be found by `status`, for as long as anybody has it.
+
+    Args:
+        processor: The processor.
+        before_exit: Its method that delivers what waits, within the time that an exit may take.
 
     Returns:
         A name for it that no other one in this process has, and that is the same in every run.
     """
     global _made
     number, _made = _made, _made + 1
-    _live[processor] = number
-    return f"{_component_type(processor)}/{number}"
+    _live[processor] = _Registration(number, WeakMethod(before_exit))
+    return f"{type(processor).__name__}/{number}"
 
 
-def retire(processor: Delivers) -> None:
+def retire(processor: ManagedProcessor) -> None:
     """Go on telling of a closed processor that nobody will have, if spans of it are missing.
 
     Only of the last few.
@@ -56,13 +64,19 @@ def retire(processor: Delivers) -> None:
         _retired.append(processor)
 
 
-def _component_type(processor: Delivers) -> str:
-    return type(processor).__name__
-
-
-def live_processors() -> list[Delivers]:
+def live_processors() -> list[ManagedProcessor]:
     """The processors of this process, in the order in which they were made."""
-    return [processor for processor, _ in sorted(_live.items(), key=lambda item: item[1])]
+    return [processor for processor, _ in _in_order()]
+
+
+def deliveries_before_exit() -> list[Callable[[], object]]:
+    """What delivers for each processor of this process as at its exit."""
+    found = [registration.before_exit() for _, registration in _in_order()]
+    return [before_exit for before_exit in found if before_exit is not None]
+
+
+def _in_order() -> list[tuple[ManagedProcessor, _Registration]]:
+    return sorted(_live.items(), key=lambda item: item[1].number)
 
 
 def status() -> tuple[DeliveryStatus, ...]:

@@ -10,58 +10,61 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import weakref
-from typing import Protocol
+from collections.abc import Callable
+from weakref import WeakMethod
 
 _MULTIPROCESSING_EXIT_PRIORITY = 10
 """Above 0, so that it runs at all, and before the pools and managers of the program (up to 0)."""
 
 
-class EndsWithProcess(Protocol):
-    """A processor that wants to know."""
+def watch_process(
+    processor: object,
+    *,
+    after_fork: Callable[[], object],
+    before_exit: Callable[[], object],
+    before_child_exit: Callable[[], object],
+) -> None:
+    """Call methods of a processor when its process forks or ends.
 
-    def after_fork(self) -> None:
-        """Called in a forked child, in its only thread, before the program goes on."""
-        ...
-
-    def before_exit(self) -> None:
-        """Called when the interpreter exits normally; the program's spans may still end after."""
-        ...
-
-    def before_child_exit(self) -> None:
-        """Called at the end of a multiprocessing child, which runs no atexit handlers."""
-        ...
-
-
-def watch_process(processor: EndsWithProcess) -> None:
-    """Call the processor's methods at the moments they name."""
-    reference = weakref.ref(processor)
-
-    def in_forked_child() -> None:
-        if known := reference():
-            known.after_fork()
-
-    def at_exit() -> None:
-        if known := reference():
-            known.before_exit()
-
+    Args:
+        processor: Whose methods they are.
+        after_fork: Called in a forked child, in its only thread, before the program goes on.
+        before_exit: Called when the interpreter exits normally; the program's spans may still end
+            after it.
+        before_child_exit: Called at the end of a multiprocessing child, which runs no atexit
+            handlers.
+    """
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=in_forked_child)
-    atexit.register(at_exit)
-    _watch_multiprocessing(processor)
+        os.register_at_fork(after_in_child=_weakly(after_fork))
+    atexit.register(_weakly(before_exit))
+    _watch_multiprocessing(processor, _weakly(before_child_exit))
 
 
-def _watch_multiprocessing(processor: EndsWithProcess) -> None:
+def _weakly(method: Callable[[], object]) -> Callable[[], None]:
+    reference = WeakMethod(method)
+
+    def call() -> None:
+        if known := reference():
+            known()
+
+    return call
+
+
+def _watch_multiprocessing(processor: object, before_child_exit: Callable[[], None]) -> None:
     try:
         from multiprocessing import parent_process, util
     except ImportError:  # Not every platform has the semaphores that the package needs.
         return
+
+    def set_finalizer(_processor: object = None) -> None:
+        util.Finalize(None, before_child_exit, exitpriority=_MULTIPROCESSING_EXIT_PRIORITY)
+
     # A child forgets all finalizers when it starts, with every start method, and then runs what is
     # registered here: so the finalizer has to be set up in the child.
     # billiard, from which Celery forks, runs what is registered with multiprocessing.
-    util.register_after_fork(processor, _set_finalizer)
+    util.register_after_fork(processor, set_finalizer)
     if parent_process() is not None:
-        _set_finalizer(processor)
+        set_finalizer()
 
 
 def may_be_killed_at_any_time() -> bool:
@@ -77,15 +80,3 @@ def may_be_killed_at_any_time() -> bool:
         if current_process is not None and current_process().daemon:
             return True
     return False
-
-
-def _set_finalizer(processor: EndsWithProcess) -> None:
-    from multiprocessing import util
-
-    reference = weakref.ref(processor)
-
-    def at_child_exit() -> None:
-        if known := reference():
-            known.before_child_exit()
-
-    util.Finalize(None, at_child_exit, exitpriority=_MULTIPROCESSING_EXIT_PRIORITY)

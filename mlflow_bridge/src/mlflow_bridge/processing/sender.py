@@ -110,19 +110,19 @@ class Sender:
                 self._queue.extend(spans)
                 self._changed.notify_all()
                 return
-        self._counters.given_up(len(spans), spilled=False)
-        self._slots.give_back(len(spans))
+        self._counters.settle(self._slots, len(spans), dropped=len(spans))
 
     @property
     def has_warned(self) -> bool:
         """Whether the log already says why spans did not arrive."""
         return self._has_warned
 
-    def flush(self, seconds: float, *, ending: bool = False) -> bool:
+    def flush(self, seconds: float, *, lost_before: int, ending: bool = False) -> bool:
         """Wait until all that was put before is settled, or spilled.
 
         Args:
             seconds: The longest to wait.
+            lost_before: How many spans had been lost when the flush began.
             ending: Whether the process ends: then attempts follow each other quickly, and what
                 fails is left for the caller to report.
 
@@ -134,7 +134,7 @@ class Sender:
                 return self._closed_complete
             if self.is_current_thread:
                 return not self._waiting_spans()
-            mark = FlushMark(self._counters.lost_after_admission)
+            mark = FlushMark(lost_before)
             self._queue.append(mark)
             self._hurry = True
             if not self._resume_asked:
@@ -147,8 +147,8 @@ class Sender:
         """Deliver what waits for at most this long, then stop.
 
         Returns:
-            The spans that are not known to be stored, in order. They hold no slot any more. If the
-            destination hangs, the first batch of them may still arrive there later.
+            The spans that are not known to be stored, in order. They still hold their slots. If
+            the destination hangs, the first batch of them may still arrive there later.
         """
         with self._changed:
             self._closing = self._ending = self._hurry = True
@@ -163,15 +163,9 @@ class Sender:
             self._queue.clear()
             self._in_flight = ()
             self._changed.notify_all()
-        self._slots.give_back(len(left))
         for mark in marks:
             mark.reach(complete=not left)
         return left
-
-    def slots_elsewhere(self) -> int:
-        """How many slots are taken by spans that are not here."""
-        with self._changed:
-            return self._slots.used - len(self._waiting_spans())
 
     def _waiting_spans(self) -> list[ReadableSpan]:
         queued = [item for item in self._queue if not isinstance(item, FlushMark)]
@@ -300,8 +294,7 @@ class Sender:
             with self._changed:
                 if self._given_up:  # Whoever gave up has these spans as well.
                     return ()
-                self._counters.given_up(len(batch), spilled=True)
-                self._slots.give_back(len(batch))
+                self._counters.settle(self._slots, len(batch), spilled=len(batch))
                 batch = self._take_batch()
         return batch
 
@@ -337,8 +330,7 @@ class Sender:
             if self._given_up:  # Then these spans are accounted for as not delivered.
                 return
             self._in_flight = ()
-            self._counters.delivered(stored=stored, rejected=rejected)
-            self._slots.give_back(len(batch))
+            self._counters.settle(self._slots, len(batch), stored=stored, rejected=rejected)
         self._failures = 0
         if self._spool is not None:
             self._spool.settled(batch)

@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from mlflow_bridge.processing.flush_mark import FlushMark
 from mlflow_bridge.processing.overflow import Overflow, taken_by
 from mlflow_bridge.processing.slots import Slots
+from mlflow_bridge.processing.status import Counters
 
 _logger = logging.getLogger(__name__)
 
@@ -50,9 +51,11 @@ class SpillWriter:
 
     Args:
         overflow: Where they go.
-        requeue: Queues a span if there is a slot for it, and says whether there was.
-        spilled: Told how many spans the overflow has taken.
-        too_late: Given a span that came when this was closed, by the thread that ended it.
+        slots: Those of the processor's queue, to which spans go back.
+        counters: Told of the spans that the overflow has taken.
+        requeue: Queues a span that has got a slot.
+        too_late: Finds a place for a span that came when this was closed and has a slot of these,
+            on the thread that ended it.
         capacity: The most spans that may wait.
     """
 
@@ -60,16 +63,19 @@ class SpillWriter:
         self,
         overflow: Overflow,
         *,
-        requeue: Callable[[ReadableSpan], bool],
-        spilled: Callable[[int], None],
-        too_late: Callable[[ReadableSpan], object],
+        slots: Slots,
+        counters: Counters,
+        requeue: Callable[[ReadableSpan], object],
+        too_late: Callable[[ReadableSpan, Slots], object],
         capacity: int,
     ) -> None:
         self._overflow = overflow
+        self._slots = slots
+        self._counters = counters
         self._requeue = requeue
-        self._spilled = spilled
         self._too_late = too_late
-        self._room = Slots(capacity)
+        self.room = Slots(capacity)
+        """A slot for each span that waits here."""
         # Its put() may interrupt itself, in a garbage collection for instance.
         self._queue: SimpleQueue[ReadableSpan | FlushMark | None] = SimpleQueue()
         # Guards what follows: whose the spans of the line are that is being written.
@@ -82,7 +88,7 @@ class SpillWriter:
     @property
     def waiting(self) -> int:
         """Spans that are here."""
-        return self._room.used
+        return self.room.used
 
     @property
     def is_current_thread(self) -> bool:
@@ -90,11 +96,11 @@ class SpillWriter:
 
     @property
     def capacity(self) -> int:
-        return self._room.capacity
+        return self.room.capacity
 
     def put(self, span: ReadableSpan) -> bool:
         """Take the span if there is room for it. Does not wait."""
-        if not self._room.try_take():
+        if not self.room.try_take():
             return False
         self._put(span)
         return True
@@ -104,7 +110,7 @@ class SpillWriter:
 
         Who can wait leaves some to those who cannot.
         """
-        if not self._room.take_within(seconds, leaving=self.capacity // _SHARE):
+        if not self.room.take_within(seconds, leaving=self.capacity // _SHARE):
             return False
         self._put(span)
         return True
@@ -113,8 +119,7 @@ class SpillWriter:
         self._queue.put(span)
         if self._given_up:  # It may have been put after all were taken out.
             for late in self._take_out():
-                self._room.give_back(1)
-                self._too_late(late)
+                self._too_late(late, self.room)
 
     def flush(self, seconds: float) -> bool:
         """Wait until all that was put before is with the overflow, or in the queue again."""
@@ -128,7 +133,7 @@ class SpillWriter:
         """Have all that was put find its place for at most this long, and the thread end.
 
         Returns:
-            The spans that are not known to have one, in order.
+            The spans that are not known to have one, in order. They still hold their slots.
         """
         self._queue.put(None)
         self._thread.join(max(seconds, 0.0))
@@ -137,9 +142,7 @@ class SpillWriter:
             # A copy: the thread may be in the middle of writing the line.
             left = [*self._line]
             self._line = []
-        left += self._take_out()
-        self._room.give_back(len(left))
-        return left
+        return [*left, *self._take_out()]
 
     def _take_out(self) -> Iterator[ReadableSpan]:
         """What waits here, one by one: others may be at it as well."""
@@ -205,11 +208,19 @@ class SpillWriter:
         """Queue the first spans of the line, as far as there are slots. True if that was all."""
         while self._line:
             with self._lock:
-                if self._given_up or not self._requeue(self._line[0]):
+                if self._given_up or not self._exchange_slot():
                     return False
-                self._line = self._line[1:]
-            self._room.give_back(1)
+                span, self._line = self._line[0], self._line[1:]
+            self._requeue(span)
         return True
+
+    def _exchange_slot(self) -> bool:
+        """Take a slot of the queue, if one is free, for one of those here."""
+        with self._counters.lock:
+            if not self._slots.try_take():
+                return False
+            self.room.give_back(1)
+            return True
 
     def _release(self, count: int) -> None:
         """Forget the first spans of the line, which the overflow has."""
@@ -217,5 +228,4 @@ class SpillWriter:
             if self._given_up:  # Whoever gave up has counted these spans.
                 return
             self._line = self._line[count:]
-            self._spilled(count)
-        self._room.give_back(count)
+            self._counters.settle(self.room, count, spilled=count)

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mlflow_bridge.processing.slots import Slots
 from mlflow_bridge.spool.status import SpoolStatus
 
 
@@ -14,12 +16,12 @@ from mlflow_bridge.spool.status import SpoolStatus
 class DeliveryStatus:
     """Counters of one processor in this process; a forked child starts from zero.
 
-    ``accepted`` is always the sum of ``stored``, ``rejected``, ``filtered``, ``queued`` and the
-    accepted ones among ``spilled`` and ``dropped``.
+    ``accepted`` is the sum of ``stored``, ``rejected``, ``filtered``, ``queued``, ``spilled`` and
+    ``dropped``, at any moment.
     """
 
     accepted: int
-    """Sampled spans that were taken."""
+    """Sampled spans that ended."""
     stored: int
     """Spans that MLflow has confirmed."""
     retried: int
@@ -66,83 +68,109 @@ class DeliveryStatus:
 class Counters:
     """The numbers behind `DeliveryStatus`, changed by any thread.
 
+    A span that waits is counted by its slot. ``settle`` moves it from there to one of the other
+    numbers in one step, so that no span is counted twice or not at all at any moment.
+
     The lock is reentrant for the same reason as in `Notices`.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._stored = 0
         self._retried = 0
         self._rejected = 0
-        self._refused = 0
-        self._abandoned = 0
-        self._spilled_at_the_door = 0
-        self._spilled_from_queue = 0
+        self._dropped = 0
+        self._dropped_from_queue = 0
+        self._spilled = 0
         self._filtered = 0
         self._last_error: str | None = None
 
-    def filtered(self, count: int) -> None:
-        with self._lock:
-            self._filtered += count
-
-    def delivered(self, *, stored: int, rejected: int) -> None:
-        with self._lock:
+    def add(
+        self,
+        *,
+        stored: int = 0,
+        rejected: int = 0,
+        filtered: int = 0,
+        spilled: int = 0,
+        dropped: int = 0,
+    ) -> None:
+        """Count spans that hold no slot."""
+        with self.lock:
             self._stored += stored
             self._rejected += rejected
+            self._filtered += filtered
+            self._spilled += spilled
+            self._dropped += dropped
+
+    def settle(
+        self,
+        slots: Slots,
+        count: int,
+        *,
+        stored: int = 0,
+        rejected: int = 0,
+        filtered: int = 0,
+        spilled: int = 0,
+        dropped: int = 0,
+    ) -> None:
+        """Free the slots of so many spans, and count what became of each."""
+        with self.lock:
+            self.add(
+                stored=stored,
+                rejected=rejected,
+                filtered=filtered,
+                spilled=spilled,
+                dropped=dropped,
+            )
+            self._dropped_from_queue += dropped
+            slots.give_back(count)
 
     def failed_attempt(self, reason: str) -> None:
-        with self._lock:
+        with self.lock:
             self._retried += 1
             self._last_error = reason
 
     def error(self, reason: str) -> None:
-        with self._lock:
+        with self.lock:
             self._last_error = reason
-
-    def not_admitted(self, *, spilled: bool) -> None:
-        with self._lock:
-            if spilled:
-                self._spilled_at_the_door += 1
-            else:
-                self._refused += 1
-
-    def given_up(self, count: int, *, spilled: bool) -> None:
-        with self._lock:
-            if spilled:
-                self._spilled_from_queue += count
-            else:
-                self._abandoned += count
 
     @property
     def lost_after_admission(self) -> int:
-        with self._lock:
-            return self._rejected + self._abandoned
+        with self.lock:
+            return self._rejected + self._dropped_from_queue
 
     def status(
         self,
-        queued: int,
+        waiting: Iterable[Slots],
         spool: SpoolStatus | None,
         *,
         held: int,
-        capacity: int,
         destination: str,
     ) -> DeliveryStatus:
+        """The numbers now.
+
+        Args:
+            waiting: The slots of the spans that wait.
+            spool: The numbers of the spool, if there is one.
+            held: How many of the waiting spans the filter holds.
+            destination: Where the spans go, in words.
+        """
         spool = spool or SpoolStatus()
-        with self._lock:
-            spilled = self._spilled_at_the_door + self._spilled_from_queue
+        rooms = tuple(waiting)
+        with self.lock:
+            queued = sum(slots.used for slots in rooms)
             settled = self._stored + self._rejected + self._filtered
-            settled += self._abandoned + self._spilled_from_queue
             return DeliveryStatus(
-                accepted=settled + queued,
+                accepted=settled + queued + self._spilled + self._dropped,
                 stored=self._stored,
                 retried=self._retried,
                 rejected=self._rejected,
-                dropped=self._refused + self._abandoned,
-                spilled=spilled,
+                dropped=self._dropped,
+                spilled=self._spilled,
                 queued=queued,
                 last_error=self._last_error,
                 recovered=spool.stored_own,
-                kept=max(spilled - spool.stored_own - spool.dropped_own, 0),
+                kept=max(self._spilled - spool.stored_own - spool.dropped_own, 0),
                 redelivered=spool.redelivered,
                 spool_dropped=spool.dropped,
                 spool_bytes=spool.bytes,
@@ -150,6 +178,6 @@ class Counters:
                 not_written_ahead=spool.unjournaled,
                 filtered=self._filtered,
                 held=held,
-                queue_capacity=capacity,
+                queue_capacity=sum(slots.capacity for slots in rooms),
                 destination=destination,
             )

@@ -11,9 +11,10 @@ from typing import Final
 from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG
 from opentelemetry.sdk.trace.sampling import Sampler
 
+from mlflow_bridge.config import SAMPLING_FIELDS, MLflowDSPyConfig, environment_variable
 from mlflow_bridge.environment_settings import ConfigurationError
+from mlflow_bridge.resolved_config import report_once, resolve_config
 from mlflow_bridge.sampling.sampler import DSPySampler
-from mlflow_bridge.sampling.settings import SamplingSettings, sampling_variable
 
 _logger = logging.getLogger(__name__)
 
@@ -26,23 +27,22 @@ def dspy_sampler(argument: float | str | None = None) -> Sampler:
 
     The entry points ``opentelemetry_traces_sampler`` and ``opentelemetry_sampler``: what is raised
     there is logged as a failure of the SDK's, and another sampler takes the place. With a setting
-    that cannot be used, one warning says so, and everything is recorded.
+    that cannot be used, one warning says so, and its default holds: every trace is recorded.
 
     Args:
-        argument: ``OTEL_TRACES_SAMPLER_ARG``: the ratio, instead of the one in the settings.
+        argument: ``OTEL_TRACES_SAMPLER_ARG``: the rate, instead of the one in the settings.
     """
-    given = {} if argument is None or argument == "" else {"ratio": argument}
+    given = {} if argument is None or argument == "" else {"sampling_rate": argument}
     try:
-        return DSPySampler(SamplingSettings(**given))  # type: ignore[reportArgumentType]
+        return DSPySampler(resolve_config(given).config)
     except ConfigurationError as error:
-        where = f"{OTEL_TRACES_SAMPLER_ARG}={argument}: " if given else ""
-        _logger.warning("Sampling: %s%s. Every trace is recorded.", where, error)
+        _logger.warning("Sampling: %s=%s: %s", OTEL_TRACES_SAMPLER_ARG, argument, error)
     except Exception:
         _logger.warning("Sampling: every trace is recorded.", exc_info=True)
-    return DSPySampler(SamplingSettings.model_construct())
+    return DSPySampler(resolve_config({}).config)
 
 
-def sampler_of_new_provider() -> Sampler | None:
+def sampler_of_new_provider(config: MLflowDSPyConfig) -> Sampler | None:
     """The sampler for a tracer provider that is about to be made.
 
     None leaves it to the SDK, which reads ``OTEL_TRACES_SAMPLER``, but does not know it by that
@@ -51,31 +51,31 @@ def sampler_of_new_provider() -> Sampler | None:
     named = os.environ.get(OTEL_TRACES_SAMPLER, "").strip().lower()
     if named == NAME:
         return dspy_sampler(os.environ.get(OTEL_TRACES_SAMPLER_ARG))
-    return dspy_sampler() if _given_variables() and not named else None
+    return DSPySampler(config) if _given_settings(config) and not named else None
 
 
-def warn_of_unused_settings(provider: object) -> None:
+def warn_of_unused_settings(provider: object, config: MLflowDSPyConfig) -> None:
     """Say it where a tracer provider has another sampler than the settings are meant for."""
-    unused = unused_settings(provider)
+    unused = unused_settings(provider, config)
     if unused is not None:
-        _logger.warning("%s", unused)
+        report_once(unused)
 
 
-def unused_settings(provider: object) -> str | None:
-    """What to say of settings that have no effect on a tracer provider; None if they have."""
-    given = _given_variables()
+def unused_settings(provider: object, config: MLflowDSPyConfig) -> str | None:
+    """The warning about sampling settings that a tracer provider does not use; None if it does."""
+    given = _given_settings(config)
     sampler = getattr(provider, "sampler", None)
     if not given or not isinstance(sampler, Sampler):
         return None
     description = sampler.get_description()
     if DSPySampler.__name__ in description:
         return None
+    variables = [environment_variable(name) for name in given]
     return (
-        f"{', '.join(given)}: no effect, because the tracer provider has another sampler "
+        f"{', '.join(variables)}: no effect, because the tracer provider has another sampler "
         f"({description}). Set {OTEL_TRACES_SAMPLER}={NAME}, or give the provider a DSPySampler."
     )
 
 
-def _given_variables() -> list[str]:
-    variables = map(sampling_variable, SamplingSettings.model_fields)
-    return [name for name in variables if os.environ.get(name)]
+def _given_settings(config: MLflowDSPyConfig) -> list[str]:
+    return [name for name in SAMPLING_FIELDS if name in config.model_fields_set]

@@ -13,13 +13,13 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from pydantic import BaseModel
 
+from mlflow_bridge.config import Key
 from mlflow_bridge.processing.trace_context import (
     CONVERSATION_ID,
     SESSION_ID,
     USER_ID,
     identity_in,
 )
-from mlflow_bridge.sampling.settings import Key
 from opentelemetry.instrumentation.dspy import DSPyCall
 
 _IDENTITY: Final[Mapping[Key, str]] = {

@@ -13,16 +13,17 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceState, get_current_span
 from opentelemetry.util.types import Attributes
 
+from mlflow_bridge.config import SAMPLING_FIELDS, MLflowDSPyConfig
 from mlflow_bridge.processing.notices import Notices
+from mlflow_bridge.resolved_config import resolve_config
 from mlflow_bridge.sampling.keys import is_in_share, key_in, number_of
-from mlflow_bridge.sampling.settings import SamplingSettings
 from mlflow_bridge.sampling.volume import VolumePolicy, is_run
 from opentelemetry.instrumentation.dspy import DSPyCall, current_dspy_call
 from opentelemetry.instrumentation.dspy.semconv import DSPY_MODULE_TYPE, DSPY_OPERATION
 
 _logger = logging.getLogger(__name__)
 
-RatioOf = Callable[[DSPyCall], float | None]
+RateOf = Callable[[DSPyCall], float | None]
 """The share of calls like this one that is recorded; None to leave it to the settings."""
 KeyOf = Callable[[DSPyCall], object]
 """What a call's trace is chosen by: all with the same key, told by its text, or none."""
@@ -42,31 +43,29 @@ class DSPySampler(Sampler):
     all the same.
 
     Args:
-        settings: Default: those of the environment.
-        ratio_of: Asked for each trace that begins with a DSPy call, with that call, live: it is
+        config: The settings; of them, those that begin with ``sampling_``. Default: those of the
+            environment; what is wrong there is in the log.
+        rate_of: Asked for each trace that begins with a DSPy call, with that call, live: it is
             to be read, never changed.
-        key_of: Likewise, instead of ``settings.key``.
-
-    Raises:
-        ConfigurationError: The environment has a value that is not accepted.
+        key_of: Likewise, instead of ``sampling_key``.
 
     Example:
-        >>> def ratio_of(call):
+        >>> def rate_of(call):
         ...     return 1.0 if call.kwargs.get("tenant") == "new" else None
-        >>> TracerProvider(sampler=DSPySampler(ratio_of=ratio_of))  # doctest: +SKIP
+        >>> TracerProvider(sampler=DSPySampler(rate_of=rate_of))  # doctest: +SKIP
     """
 
     def __init__(
         self,
-        settings: SamplingSettings | None = None,
+        config: MLflowDSPyConfig | None = None,
         *,
-        ratio_of: RatioOf | None = None,
+        rate_of: RateOf | None = None,
         key_of: KeyOf | None = None,
     ) -> None:
-        self._settings = settings or SamplingSettings()
-        self._ratio_of = ratio_of
+        self._config = config or resolve_config({}).config
+        self._rate_of = rate_of
         self._key_of = key_of
-        self._volume = VolumePolicy(self._settings)
+        self._volume = VolumePolicy(self._config)
         self._notices = Notices(_logger)
 
     def should_sample(
@@ -95,10 +94,12 @@ class DSPySampler(Sampler):
 
     def get_description(self) -> str:
         """The settings that are not the default ones."""
-        settings = self._settings
-        given = {name: getattr(settings, name) for name in type(settings).model_fields}
-        defaults = {name: field.default for name, field in type(settings).model_fields.items()}
-        shown = [f"{name}={value}" for name, value in given.items() if value != defaults[name]]
+        fields = type(self._config).model_fields
+        shown = [
+            f"{name.removeprefix('sampling_')}={value}"
+            for name in SAMPLING_FIELDS
+            if (value := getattr(self._config, name)) != fields[name].default
+        ]
         return f"DSPySampler{{{','.join(shown)}}}"
 
     def _decided(
@@ -123,15 +124,16 @@ class DSPySampler(Sampler):
             return True
 
     def _share(self, call: DSPyCall | None, attributes: Mapping[str, Any]) -> float:
-        if self._ratio_of is not None and call is not None:
+        if self._rate_of is not None and call is not None:
             try:
-                share = self._ratio_of(call)
+                share = self._rate_of(call)
                 if share is not None:
                     return min(max(float(share), 0.0), 1.0)
             except Exception as error:
-                self._warn("ratio_of", error)
-        settings = self._settings
-        return settings.modules.get(str(attributes.get(DSPY_MODULE_TYPE)), settings.ratio)
+                self._warn("rate_of", error)
+        config = self._config
+        module_type = str(attributes.get(DSPY_MODULE_TYPE))
+        return config.sampling_modules.get(module_type, config.sampling_rate)
 
     def _number(
         self,
@@ -145,7 +147,7 @@ class DSPySampler(Sampler):
             if self._key_of is not None:
                 key = self._key_of(call) if call is not None else None
             else:
-                key = key_in(self._settings.key, context, call, attributes)
+                key = key_in(self._config.sampling_key, context, call, attributes)
             return trace_id if key is None else number_of(key)
         except Exception as error:
             self._warn("the key of a trace", error)

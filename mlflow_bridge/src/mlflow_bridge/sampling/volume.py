@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from mlflow_bridge.config import MLflowDSPyConfig, Volume
 from mlflow_bridge.own_random import own_random
-from mlflow_bridge.sampling.settings import SamplingSettings, Volume
 from opentelemetry.instrumentation.dspy import DSPyCall
 from opentelemetry.instrumentation.dspy.semconv import Operations
 
@@ -17,10 +17,10 @@ _RUNS: Final = (Operations.COMPILE, Operations.EVALUATE)
 class VolumePolicy:
     """Whether a call inside of a sampled trace is recorded. Thread-safe."""
 
-    def __init__(self, settings: SamplingSettings) -> None:
-        self._optimizers: Volume = settings.optimizers
-        self._evaluations: Volume = settings.evaluations
-        self._share = settings.summary_ratio
+    def __init__(self, config: MLflowDSPyConfig) -> None:
+        self._optimizers: Volume = config.sampling_optimizers
+        self._evaluations: Volume = config.sampling_evaluations
+        self._share = config.sampling_summary_rate
         self._is_full = self._optimizers == self._evaluations == "full"
 
     def records(self, call: DSPyCall) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mlflow_bridge.config import MLflowDSPyConfig
-from mlflow_bridge.export.exporter import MLflowSpanExporter
+from mlflow_bridge.export.exporter import RETRY_SECONDS, MLflowSpanExporter
 from mlflow_bridge.export.outcomes import Rejected
 from mlflow_bridge.processing.backoff import Backoff
 from mlflow_bridge.spool.directory import files_in
@@ -56,6 +56,7 @@ def deliver_spool(
     *,
     config: MLflowDSPyConfig | None = None,
     timeout_seconds: float | None = None,
+    patience_seconds: float = RETRY_SECONDS,
 ) -> SpoolDelivery:
     """Deliver to MLflow what is in a spool, the oldest spans first, and remove it there.
 
@@ -68,8 +69,8 @@ def deliver_spool(
             machine; by default the spool of the destination that ``config`` names.
         config: Where the spans go and how, wherever they were meant to go; by default the settings
             of the environment.
-        timeout_seconds: The longest that it may take, but for the attempt under way. It also ends
-            when MLflow has taken nothing for ``retry_deadline_seconds``.
+        timeout_seconds: The longest that it may take, but for the attempt under way.
+        patience_seconds: How long to go on while MLflow takes nothing.
 
     Raises:
         ConfigurationError: A setting cannot be used.
@@ -85,7 +86,7 @@ def deliver_spool(
     spool = Spool(path, max_bytes=config.spool_max_bytes, max_age_seconds=float("inf"))
     exporter = MLflowSpanExporter(config=config)
     try:
-        reason = _deliver(spool, exporter, config, timeout_seconds)
+        reason = _deliver(spool, exporter, config, timeout_seconds, patience_seconds)
     finally:
         exporter.close()
     return _summary(path, spool.status(), reason)
@@ -96,6 +97,7 @@ def _deliver(
     exporter: MLflowSpanExporter,
     config: MLflowDSPyConfig,
     timeout_seconds: float | None,
+    patience_seconds: float,
 ) -> str:
     """Deliver as long as that works. Why it ended, if not because there is nothing left."""
     deadline = float("inf") if timeout_seconds is None else time.monotonic() + timeout_seconds
@@ -105,11 +107,11 @@ def _deliver(
     redelivery = Redelivery(
         spool, exporter.deliver, batch_size=config.max_batch_size, backoff=Backoff()
     )
-    patience = time.monotonic() + config.retry_deadline_seconds
+    patience = time.monotonic() + patience_seconds
     try:
         while time.monotonic() < deadline:
             if redelivery.turn():
-                patience = time.monotonic() + config.retry_deadline_seconds
+                patience = time.monotonic() + patience_seconds
                 continue
             if not redelivery.obstacle:
                 return ""

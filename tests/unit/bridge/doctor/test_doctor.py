@@ -187,6 +187,6 @@ def test_the_ranges_are_those_of_the_packages() -> None:
 
 def test_a_variable_that_is_misspelt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_DSPY_WRITEAHEAD", "true")
-    monkeypatch.setenv("MLFLOW_DSPY_SAMPLING_RATIO", "1")
+    monkeypatch.setenv("MLFLOW_DSPY_SAMPLING_RATE", "1")
     [detail] = found(mlflow_bridge.doctor(SERVER, send=False), "settings")["warn"]
     assert detail.startswith("MLFLOW_DSPY_WRITEAHEAD is set")

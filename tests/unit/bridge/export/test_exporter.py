@@ -19,6 +19,7 @@ from mlflow_bridge.config import ConfigurationError, MLflowDSPyConfig
 from mlflow_bridge.export import exporter as exporter_module
 from mlflow_bridge.export.exporter import MLflowSpanExporter, live_exporters
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
+from opentelemetry.instrumentation.dspy import ContentMode
 from tests.unit.bridge.export.dspy_spans import Recorder, names
 from tests.unit.bridge.export.fake_destination import Answer, FakeDestination
 
@@ -41,6 +42,8 @@ class Exporters:
 
 @pytest.fixture
 def exporters(monkeypatch: pytest.MonkeyPatch) -> Exporters:
+    # The only setting here that needs more than an exporter.
+    monkeypatch.delenv("MLFLOW_DSPY_TRACES")
     return Exporters(monkeypatch)
 
 
@@ -74,8 +77,11 @@ def test_retries_until_it_is_through(
     assert "busy: now" in caplog.text
 
 
-def test_gives_up_at_the_deadline(exporters: Exporters, caplog: pytest.LogCaptureFixture) -> None:
-    exporter = exporters.make(*[Retry("busy: now")] * 50, retry_deadline_seconds=0.0)
+def test_gives_up_at_the_deadline(
+    exporters: Exporters, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(exporter_module, "RETRY_SECONDS", 0.0)
+    exporter = exporters.make(*[Retry("busy: now")] * 50)
     assert exporter.export(Recorder().many(3)) is FAILURE
     assert exporter.stats().abandoned == 3
     assert exporter.stats().last_error == "busy: now"
@@ -85,7 +91,7 @@ def test_gives_up_at_the_deadline(exporters: Exporters, caplog: pytest.LogCaptur
 def test_wait_that_the_server_asks_for_beyond_the_deadline_is_not_begun(
     exporters: Exporters,
 ) -> None:
-    exporter = exporters.make(Retry("busy", after=300.0), retry_deadline_seconds=30.0)
+    exporter = exporters.make(Retry("busy", after=300.0))
     began = time.monotonic()
     assert exporter.export(Recorder().many(1)) is FAILURE
     assert time.monotonic() - began < 10
@@ -223,7 +229,7 @@ def test_bad_arguments_raise(exporters: Exporters, arguments: dict[str, Any]) ->
         ("MLFLOW_TRACKING_URI", "nonsense"),
         ("MLFLOW_TRACKING_URI", "databricks"),
         ("MLFLOW_EXPERIMENT_ID", "seven"),
-        ("MLFLOW_DSPY_MAX_BATCH_SIZE", "many"),
+        ("MLFLOW_DSPY_HEADERS", "oops"),
         ("MLFLOW_TRACKING_INSECURE_TLS", "perhaps"),
     ],
 )
@@ -234,11 +240,68 @@ def test_bad_environment_is_one_error_that_names_the_setting(
     exporter = MLflowSpanExporter()
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
+    assert exporter.obstacle is not None
     assert variable in record.getMessage()
     assert exporter.destination_description == "MLflow (bad settings)"
     assert exporter.export(Recorder().many(2)) is FAILURE
     assert exporter.stats().rejected == 2
     exporter.shutdown()
+
+
+def test_a_bad_size_in_the_environment_costs_no_span(
+    exporters: Exporters, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_DSPY_MAX_BATCH_BYTES", "many")
+    exporter = MLflowSpanExporter(tracking_uri=SERVER)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "MLFLOW_DSPY_MAX_BATCH_BYTES=16777216" in record.getMessage()
+    assert exporter.export(Recorder().many(2)) is SUCCESS
+
+
+def test_every_setting_is_taken_by_its_name(exporters: Exporters) -> None:
+    exporter = MLflowSpanExporter(
+        SERVER,
+        "mine",
+        compression="none",
+        max_queue_size=5,
+        sampling_rate=0.5,
+        capture_content=False,
+        spool_directory=None,
+    )
+    config = exporter.config
+    assert (config.tracking_uri, config.experiment_name) == (SERVER, "mine")
+    assert (config.compression, config.max_queue_size) == ("none", 5)
+    assert (config.sampling_rate, config.capture_content) == (0.5, ContentMode.NO_CONTENT)
+    with pytest.raises(ConfigurationError, match="there is no setting 'max_queuesize'"):
+        MLflowSpanExporter(SERVER, max_queuesize=5)
+
+
+def test_settings_that_need_more_than_an_exporter_are_named_once_with_their_place(
+    exporters: Exporters, caplog: pytest.LogCaptureFixture
+) -> None:
+    given: dict[str, Any] = {"spool": False, "max_queue_size": 5}
+    given |= {"sampling_rate": 0.5, "log_inputs": False, "compression": "none"}
+    exporter = MLflowSpanExporter(SERVER, **given)
+    for _ in range(2):
+        assert exporter.export(Recorder().many(1)) is SUCCESS
+    processor, sampler, instrumentation = caplog.messages
+    assert processor.startswith("max_queue_size, spool: no effect")
+    assert "MLflowBatchSpanProcessor(exporter)" in processor
+    assert sampler.startswith("sampling_rate: no effect")
+    assert "DSPySampler(config)" in sampler
+    assert instrumentation.startswith("log_inputs: no effect")
+    assert "config.instrument_arguments()" in instrumentation
+
+
+def test_settings_that_a_processor_carries_out_need_no_warning(
+    exporters: Exporters, caplog: pytest.LogCaptureFixture
+) -> None:
+    exporter = MLflowSpanExporter(SERVER, max_queue_size=5, log_inputs=False)
+    exporter.claim()
+    assert exporter.claimed
+    assert exporter.export(Recorder().many(1)) is SUCCESS
+    assert caplog.messages == []
 
 
 def test_broken_mlflow_does_not_reach_zero_code(
@@ -261,8 +324,6 @@ def interpreter_exits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("interpreter_exits")
 def test_at_exit_the_shorter_deadline_holds(exporters: Exporters) -> None:
-    exporter = exporters.make(
-        *[Retry("busy")] * 1000, retry_deadline_seconds=3600, exit_timeout_seconds=0
-    )
+    exporter = exporters.make(*[Retry("busy")] * 1000, exit_timeout_seconds=0)
     assert exporter.export(Recorder().many(1)) is FAILURE
     assert exporter.stats().abandoned == 1

@@ -15,7 +15,7 @@ from opentelemetry.trace import Tracer
 
 from mlflow_bridge.export.outcomes import Outcome, Sent
 from mlflow_bridge.processing.backoff import Backoff
-from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
+from mlflow_bridge.processing.batch import DeliveryProcessor
 
 FAST = Backoff(first=0.001, longest=0.01)
 """Retries without waiting, for tests."""
@@ -117,14 +117,14 @@ class ListOverflow:
         return True
 
 
-def tracer_for(processor: MLflowBatchSpanProcessor) -> Tracer:
+def tracer_for(processor: DeliveryProcessor) -> Tracer:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(processor)
     return provider.get_tracer("test")
 
 
 @contextmanager
-def closing(processor: MLflowBatchSpanProcessor) -> Iterator[Tracer]:
+def closing(processor: DeliveryProcessor) -> Iterator[Tracer]:
     """A tracer whose spans go to the processor, which is closed in the end."""
     try:
         yield tracer_for(processor)

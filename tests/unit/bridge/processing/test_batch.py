@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import (
     NonRecordingSpan,
@@ -20,7 +18,7 @@ from opentelemetry.trace import (
 )
 
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
-from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
+from mlflow_bridge.processing.batch import DeliveryProcessor
 from tests.unit.bridge.processing.fakes import (
     FAST,
     FakeDelivery,
@@ -32,15 +30,9 @@ from tests.unit.bridge.processing.fakes import (
 LONG = 3600.0
 
 
-def test_is_a_batch_span_processor_for_whoever_asks() -> None:
-    processor = MLflowBatchSpanProcessor(FakeDelivery())
-    assert isinstance(processor, BatchSpanProcessor)
-    processor.shutdown()
-
-
 def test_delivers_in_order_and_in_batches_from_one_thread_of_its_own() -> None:
     delivery = FakeDelivery()
-    processor = MLflowBatchSpanProcessor(delivery, max_batch_size=10, schedule_delay_seconds=LONG)
+    processor = DeliveryProcessor(delivery, max_batch_size=10, schedule_delay_seconds=LONG)
     with closing(processor) as tracer:
         names = end_spans(tracer, 25)
         assert processor.force_flush(10_000)
@@ -52,7 +44,7 @@ def test_delivers_in_order_and_in_batches_from_one_thread_of_its_own() -> None:
 
 def test_sends_after_the_schedule_delay_without_a_flush() -> None:
     delivery = FakeDelivery()
-    processor = MLflowBatchSpanProcessor(delivery, schedule_delay_seconds=0.01)
+    processor = DeliveryProcessor(delivery, schedule_delay_seconds=0.01)
     with closing(processor) as tracer:
         names = end_spans(tracer, 3)
         wait_until(lambda: delivery.names == names)
@@ -60,7 +52,7 @@ def test_sends_after_the_schedule_delay_without_a_flush() -> None:
 
 def test_the_destination_is_opened_while_the_first_span_is_under_way() -> None:
     delivery = FakeDelivery()
-    processor = MLflowBatchSpanProcessor(delivery)
+    processor = DeliveryProcessor(delivery)
     with closing(processor) as tracer:
         assert not delivery.warmed_up.is_set()
         span = tracer.start_span("long")
@@ -77,7 +69,7 @@ def test_a_destination_that_cannot_be_opened_yet_is_no_reason_to_give_up() -> No
             raise SystemExit("not now")
 
     delivery = Closed()
-    processor = MLflowBatchSpanProcessor(delivery)
+    processor = DeliveryProcessor(delivery)
     with closing(processor) as tracer:
         span = tracer.start_span("span")
         assert delivery.warmed_up.wait(20)
@@ -88,7 +80,7 @@ def test_a_destination_that_cannot_be_opened_yet_is_no_reason_to_give_up() -> No
 
 def test_unsampled_spans_are_not_accepted() -> None:
     delivery = FakeDelivery()
-    processor = MLflowBatchSpanProcessor(delivery)
+    processor = DeliveryProcessor(delivery)
     provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
     provider.add_span_processor(processor)
     end_spans(provider.get_tracer("test"), 3)
@@ -102,7 +94,7 @@ def test_unsampled_spans_are_not_accepted() -> None:
 
 def test_the_child_of_a_sampled_remote_span_is_accepted() -> None:
     delivery = FakeDelivery()
-    processor = MLflowBatchSpanProcessor(delivery)
+    processor = DeliveryProcessor(delivery)
     with closing(processor) as tracer:
         remote = SpanContext(1, 1, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
         tracer.start_span("child", set_span_in_context(NonRecordingSpan(remote))).end()
@@ -113,7 +105,7 @@ def test_a_destination_that_is_away_loses_nothing(caplog: pytest.LogCaptureFixtu
     caplog.set_level(logging.INFO)
     away = [Retry("connection refused", None)] * 5
     delivery = FakeDelivery(*away)
-    processor = MLflowBatchSpanProcessor(delivery, backoff=FAST)
+    processor = DeliveryProcessor(delivery, backoff=FAST)
     with closing(processor) as tracer:
         names = end_spans(tracer, 5)
         assert processor.force_flush(10_000)
@@ -129,7 +121,7 @@ def test_a_destination_that_is_away_loses_nothing(caplog: pytest.LogCaptureFixtu
 
 
 def test_one_failed_attempt_is_no_reason_for_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    processor = MLflowBatchSpanProcessor(FakeDelivery(Retry("busy", None)), backoff=FAST)
+    processor = DeliveryProcessor(FakeDelivery(Retry("busy", None)), backoff=FAST)
     with closing(processor) as tracer:
         end_spans(tracer, 1)
         assert processor.force_flush(10_000)
@@ -140,7 +132,7 @@ def test_a_refused_batch_is_counted_and_said_and_the_next_goes_through(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     delivery = FakeDelivery(Rejected("no such experiment"))
-    processor = MLflowBatchSpanProcessor(delivery, max_batch_size=2)
+    processor = DeliveryProcessor(delivery, max_batch_size=2)
     with closing(processor) as tracer:
         end_spans(tracer, 2, "bad")
         assert not processor.force_flush(10_000)
@@ -154,7 +146,7 @@ def test_a_refused_batch_is_counted_and_said_and_the_next_goes_through(
 
 
 def test_spans_missing_from_a_sent_batch_count_as_rejected() -> None:
-    processor = MLflowBatchSpanProcessor(FakeDelivery(lambda spans: Sent(len(spans) - 1)))
+    processor = DeliveryProcessor(FakeDelivery(lambda spans: Sent(len(spans) - 1)))
     with closing(processor) as tracer:
         end_spans(tracer, 5)
         assert not processor.force_flush(10_000)
@@ -164,7 +156,7 @@ def test_spans_missing_from_a_sent_batch_count_as_rejected() -> None:
 def test_an_exporter_that_raises_is_tried_three_times_and_stops_nothing() -> None:
     errors = [ValueError("a bug"), SystemExit(1), _Unprintable()]
     delivery = FakeDelivery(*errors)
-    processor = MLflowBatchSpanProcessor(delivery, backoff=FAST)
+    processor = DeliveryProcessor(delivery, backoff=FAST)
     with closing(processor) as tracer:
         end_spans(tracer, 1, "bad")
         assert not processor.force_flush(10_000)
@@ -185,7 +177,7 @@ def test_on_end_never_raises(caplog: pytest.LogCaptureFixture) -> None:
         def context(self) -> SpanContext:
             raise RuntimeError("broken span")
 
-    processor = MLflowBatchSpanProcessor(FakeDelivery())
+    processor = DeliveryProcessor(FakeDelivery())
     processor.on_end(Broken())  # type: ignore[arg-type]
     assert processor.status().dropped == 1
     assert "RuntimeError" in caplog.text
@@ -201,24 +193,16 @@ def test_sending_makes_no_spans_of_its_own() -> None:
         seen.append(is_instrumentation_enabled())
         return Sent(len(spans))
 
-    processor = MLflowBatchSpanProcessor(FakeDelivery(look))
+    processor = DeliveryProcessor(FakeDelivery(look))
     with closing(processor) as tracer:
         end_spans(tracer, 1)
         processor.force_flush(10_000)
     assert seen == [False]
 
 
-@pytest.mark.parametrize(
-    "sizes", [{"max_queue_size": 0}, {"max_batch_size": 0}, {"schedule_delay_seconds": 0}]
-)
-def test_sizes_must_be_positive(sizes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must be"):
-        MLflowBatchSpanProcessor(FakeDelivery(), **sizes)
-
-
 def test_a_batch_is_never_larger_than_the_queue() -> None:
     delivery = FakeDelivery()
-    processor = MLflowBatchSpanProcessor(delivery, max_queue_size=3, max_batch_size=512)
+    processor = DeliveryProcessor(delivery, max_queue_size=3, max_batch_size=512)
     with closing(processor) as tracer:
         end_spans(tracer, 3)
         assert processor.force_flush(10_000)
@@ -231,7 +215,7 @@ DSPY = "opentelemetry.instrumentation.dspy"
 
 def test_traces_without_genai_are_filtered_and_counted() -> None:
     delivery = FakeDelivery()
-    processor = MLflowBatchSpanProcessor(delivery, traces="genai")
+    processor = DeliveryProcessor(delivery, traces="genai")
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(processor)
     http, dspy = provider.get_tracer(HTTP), provider.get_tracer(DSPY)
@@ -252,7 +236,7 @@ def test_traces_without_genai_are_filtered_and_counted() -> None:
 
 def test_at_the_end_undecided_spans_count_as_filtered(caplog: pytest.LogCaptureFixture) -> None:
     delivery = FakeDelivery()
-    processor = MLflowBatchSpanProcessor(delivery, traces="genai")
+    processor = DeliveryProcessor(delivery, traces="genai")
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(processor)
     root = provider.get_tracer(HTTP).start_span("GET /health")
@@ -265,7 +249,7 @@ def test_at_the_end_undecided_spans_count_as_filtered(caplog: pytest.LogCaptureF
 
 def test_held_spans_leave_room_for_others() -> None:
     delivery = FakeDelivery()
-    processor = MLflowBatchSpanProcessor(
+    processor = DeliveryProcessor(
         delivery, traces="genai", max_queue_size=10, max_batch_size=2, block_seconds=LONG
     )
     provider = TracerProvider(shutdown_on_exit=False)

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import set_span_in_context
 
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
-from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
+from mlflow_bridge.processing.batch import DeliveryProcessor
 from tests.unit.bridge.processing.fakes import (
     FakeDelivery,
     HangingDelivery,
@@ -28,7 +28,7 @@ LONG = 3600.0
 
 def test_force_flush_is_false_when_time_runs_out_and_returns_then() -> None:
     delivery = HangingDelivery()
-    processor = MLflowBatchSpanProcessor(delivery)
+    processor = DeliveryProcessor(delivery)
     with closing(processor) as tracer:
         end_spans(tracer, 3)
         assert processor.force_flush(20) is False
@@ -37,7 +37,7 @@ def test_force_flush_is_false_when_time_runs_out_and_returns_then() -> None:
 
 
 def test_force_flush_with_nothing_to_do_is_true() -> None:
-    processor = MLflowBatchSpanProcessor(FakeDelivery())
+    processor = DeliveryProcessor(FakeDelivery())
     assert processor.force_flush(10_000)
     processor.shutdown()
     assert processor.force_flush(10_000)
@@ -45,7 +45,7 @@ def test_force_flush_with_nothing_to_do_is_true() -> None:
 
 def test_force_flush_answers_for_what_is_on_its_way_only() -> None:
     delivery = FakeDelivery(Rejected("bad"))
-    processor = MLflowBatchSpanProcessor(delivery)
+    processor = DeliveryProcessor(delivery)
     with closing(processor) as tracer:
         end_spans(tracer, 1)
         assert not processor.force_flush(10_000)
@@ -60,7 +60,7 @@ def test_force_flush_does_not_wait_for_what_ends_after_it() -> None:
         release.wait(20)
         return Sent(len(spans))
 
-    processor = MLflowBatchSpanProcessor(
+    processor = DeliveryProcessor(
         FakeDelivery(lambda spans: Sent(len(spans)), second_batch),
         max_batch_size=2,
         schedule_delay_seconds=LONG,
@@ -75,7 +75,7 @@ def test_force_flush_does_not_wait_for_what_ends_after_it() -> None:
 
 def test_shutdown_delivers_what_waits_and_is_idempotent() -> None:
     delivery = FakeDelivery()
-    processor = MLflowBatchSpanProcessor(delivery, schedule_delay_seconds=LONG)
+    processor = DeliveryProcessor(delivery, schedule_delay_seconds=LONG)
     with closing(processor) as tracer:
         names = end_spans(tracer, 5)
         assert processor.close() is True
@@ -87,7 +87,7 @@ def test_shutdown_delivers_what_waits_and_is_idempotent() -> None:
 
 def test_shutdown_makes_a_last_attempt_before_the_next_one_is_due() -> None:
     delivery = FakeDelivery(Retry("away", None))
-    processor = MLflowBatchSpanProcessor(delivery)
+    processor = DeliveryProcessor(delivery)
     with closing(processor) as tracer:
         end_spans(tracer, 1)
         wait_until(lambda: processor.status().queued == 1)
@@ -99,7 +99,7 @@ def test_shutdown_does_not_wait_for_a_destination_that_hangs(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     delivery = HangingDelivery()
-    processor = MLflowBatchSpanProcessor(delivery, max_batch_size=2, exit_timeout_seconds=0.05)
+    processor = DeliveryProcessor(delivery, max_batch_size=2, exit_timeout_seconds=0.05)
     with closing(processor) as tracer:
         end_spans(tracer, 5)
         assert delivery.entered.wait(20)
@@ -118,7 +118,7 @@ def test_shutdown_does_not_wait_for_a_destination_that_hangs(
 
 def test_shutdown_does_not_wait_for_a_destination_that_stays_away() -> None:
     delivery = FakeDelivery(*[Retry("later", 3600.0)] * 100)
-    processor = MLflowBatchSpanProcessor(delivery, exit_timeout_seconds=0.05)
+    processor = DeliveryProcessor(delivery, exit_timeout_seconds=0.05)
     with closing(processor) as tracer:
         end_spans(tracer, 5)
         assert processor.close() is False
@@ -129,7 +129,7 @@ def test_shutdown_does_not_wait_for_a_destination_that_stays_away() -> None:
 
 def test_the_timeout_of_shutdown_can_be_shorter_than_that_of_the_exit() -> None:
     delivery = HangingDelivery()
-    processor = MLflowBatchSpanProcessor(delivery, exit_timeout_seconds=LONG)
+    processor = DeliveryProcessor(delivery, exit_timeout_seconds=LONG)
     with closing(processor) as tracer:
         end_spans(tracer, 5)
         processor.shutdown(timeout_millis=10)
@@ -139,7 +139,7 @@ def test_the_timeout_of_shutdown_can_be_shorter_than_that_of_the_exit() -> None:
 
 def test_what_is_left_at_shutdown_goes_to_the_overflow(caplog: pytest.LogCaptureFixture) -> None:
     delivery, overflow = HangingDelivery(), ListOverflow()
-    processor = MLflowBatchSpanProcessor(
+    processor = DeliveryProcessor(
         delivery, max_batch_size=2, exit_timeout_seconds=0.05, overflow=overflow
     )
     with closing(processor) as tracer:
@@ -154,7 +154,7 @@ def test_what_is_left_at_shutdown_goes_to_the_overflow(caplog: pytest.LogCapture
 def test_a_span_that_is_open_at_the_end_is_ended_marked_and_delivered() -> None:
     ended: list[ReadableSpan] = []
     delivery = FakeDelivery(lambda spans: (ended.extend(spans), Sent(len(spans)))[1])
-    processor = MLflowBatchSpanProcessor(delivery)
+    processor = DeliveryProcessor(delivery)
     tracer = tracer_for(processor)
     root = tracer.start_span("root")
     tracer.start_span("child", set_span_in_context(root))
@@ -168,7 +168,7 @@ def test_a_span_that_is_open_at_the_end_is_ended_marked_and_delivered() -> None:
 
 
 def test_a_shutdown_in_the_middle_of_the_program_can_leave_open_spans_alone() -> None:
-    processor = MLflowBatchSpanProcessor(FakeDelivery())
+    processor = DeliveryProcessor(FakeDelivery())
     with closing(processor) as tracer:
         span = tracer.start_span("open")
         assert processor.close(end_open_spans=False) is True
@@ -176,7 +176,7 @@ def test_a_shutdown_in_the_middle_of_the_program_can_leave_open_spans_alone() ->
 
 
 def test_spans_that_end_after_shutdown_are_counted_as_lost() -> None:
-    processor = MLflowBatchSpanProcessor(FakeDelivery())
+    processor = DeliveryProcessor(FakeDelivery())
     with closing(processor) as tracer:
         processor.shutdown()
         end_spans(tracer, 2)
@@ -186,7 +186,7 @@ def test_spans_that_end_after_shutdown_are_counted_as_lost() -> None:
 
 def test_a_flush_that_waits_is_woken_by_the_shutdown() -> None:
     delivery = HangingDelivery()
-    processor = MLflowBatchSpanProcessor(delivery, exit_timeout_seconds=0.05)
+    processor = DeliveryProcessor(delivery, exit_timeout_seconds=0.05)
     answers: list[bool] = []
     with closing(processor) as tracer:
         end_spans(tracer, 3)
@@ -201,20 +201,20 @@ def test_a_flush_that_waits_is_woken_by_the_shutdown() -> None:
 
 def test_exit_and_shutdown_share_one_time_limit() -> None:
     delivery = HangingDelivery()
-    processor = MLflowBatchSpanProcessor(delivery, exit_timeout_seconds=0.05)
+    processor = DeliveryProcessor(delivery, exit_timeout_seconds=0.05)
     with closing(processor) as tracer:
         end_spans(tracer, 1)
-        processor.before_exit()
+        processor._before_exit()
         assert processor.status().dropped == 1
         delivery.release.set()
 
 
 def test_spans_may_end_after_the_exit_handler() -> None:
     delivery = FakeDelivery()
-    processor = MLflowBatchSpanProcessor(delivery)
+    processor = DeliveryProcessor(delivery)
     with closing(processor) as tracer:
         end_spans(tracer, 1)
-        processor.before_exit()
+        processor._before_exit()
         assert len(delivery.names) == 1
         end_spans(tracer, 1)
         processor.shutdown()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from opentelemetry.trace import Tracer
 
-from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
+from mlflow_bridge.processing.batch import DeliveryProcessor
 from mlflow_bridge.spool.segment import Segment
 from mlflow_bridge.spool.spool import Spool
 from tests.unit.bridge.processing.fakes import (
@@ -61,10 +61,10 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> SlowDisk:
 
 
 @contextmanager
-def stuck(tmp_path: Path, disk: SlowDisk) -> Iterator[tuple[Tracer, MLflowBatchSpanProcessor]]:
+def stuck(tmp_path: Path, disk: SlowDisk) -> Iterator[tuple[Tracer, DeliveryProcessor]]:
     """A processor whose destination hangs, and whose queue has no room."""
     delivery = HangingDelivery()
-    processor = MLflowBatchSpanProcessor(delivery, max_queue_size=2, overflow=Spool(tmp_path))
+    processor = DeliveryProcessor(delivery, max_queue_size=2, overflow=Spool(tmp_path))
     with closing(processor) as tracer:
         yield tracer, processor
         disk.released.set()
@@ -104,7 +104,7 @@ def test_with_write_ahead_the_thread_that_ends_a_span_writes_it(
     disk = SlowDisk(monkeypatch)
     disk.released.set()
     delivery = HangingDelivery()
-    processor = MLflowBatchSpanProcessor(
+    processor = DeliveryProcessor(
         delivery, max_queue_size=2, overflow=Spool(tmp_path, write_ahead=True)
     )
     with closing(processor) as tracer:
@@ -119,7 +119,7 @@ def test_with_write_ahead_and_no_disk_spans_wait_in_memory(tmp_path: Path) -> No
     (tmp_path / "file").touch()
     delivery = HangingDelivery()
     spool = Spool(tmp_path / "file", write_ahead=True)
-    processor = MLflowBatchSpanProcessor(delivery, max_queue_size=2, overflow=spool)
+    processor = DeliveryProcessor(delivery, max_queue_size=2, overflow=spool)
     with closing(processor) as tracer:
         for index in range(SPANS):
             tracer.start_span(f"span {index}").end()

@@ -18,8 +18,9 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from mlflow_bridge.processing.enrichment import MLflowEnrichmentProcessor
+from mlflow_bridge import MLflowBatchSpanProcessor
 from mlflow_bridge.processing.trace_context import trace_context
+from tests.unit.bridge.processing.fakes import FakeDelivery
 
 
 class Recorder:
@@ -28,7 +29,7 @@ class Recorder:
         provider = TracerProvider(shutdown_on_exit=False)
         # After the exporter on purpose: the order must not matter.
         provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-        provider.add_span_processor(MLflowEnrichmentProcessor())
+        provider.add_span_processor(MLflowBatchSpanProcessor(FakeDelivery()))
         self.tracer: Tracer = provider.get_tracer("test")
 
     def attributes(self) -> dict[str, dict[str, object]]:

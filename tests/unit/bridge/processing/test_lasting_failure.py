@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_bridge.export.outcomes import Retry
-from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
+from mlflow_bridge.processing.batch import DeliveryProcessor
 from mlflow_bridge.spool.spool import Spool
 from tests.unit.bridge.processing.fakes import FAST, FakeDelivery, closing, wait_until
 
@@ -22,7 +22,7 @@ def test_it_is_said_at_once_and_the_spans_go_to_the_spool(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     delivery = FakeDelivery(WRONG_PASSWORD)
-    processor = MLflowBatchSpanProcessor(
+    processor = DeliveryProcessor(
         delivery, backoff=FAST, overflow=Spool(tmp_path), spill_after_seconds=3600
     )
     with closing(processor) as tracer:
@@ -40,9 +40,7 @@ def test_it_is_said_at_once_and_the_spans_go_to_the_spool(
 
 def test_the_exit_does_not_wait_for_it(tmp_path: Path) -> None:
     delivery = FakeDelivery(*[WRONG_PASSWORD] * 10_000)
-    processor = MLflowBatchSpanProcessor(
-        delivery, exit_timeout_seconds=3600, overflow=Spool(tmp_path)
-    )
+    processor = DeliveryProcessor(delivery, exit_timeout_seconds=3600, overflow=Spool(tmp_path))
     began = time.monotonic()
     with closing(processor) as tracer:
         for _ in range(5):

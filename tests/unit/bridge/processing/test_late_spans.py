@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.trace import Tracer
 
 from mlflow_bridge.export.outcomes import Retry
-from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
+from mlflow_bridge.processing.batch import DeliveryProcessor
 from mlflow_bridge.spool.segment import Segment
 from mlflow_bridge.spool.spool import Spool
 from mlflow_bridge.spool.spooled_spans import spans_in
@@ -45,32 +45,27 @@ class SlowWrite:
         monkeypatch.setattr(Segment, "append", slow)
 
 
-@pytest.mark.parametrize("in_time", [True, False])
 def test_a_span_that_is_being_written_ahead_at_the_shutdown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_time: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlflow_bridge.processing.drain._LATE_SECONDS", PATIENCE * in_time)
     disk = SlowWrite(monkeypatch)
     delivery = FakeDelivery()
-    processor = MLflowBatchSpanProcessor(delivery, overflow=Spool(tmp_path, write_ahead=True))
+    processor = DeliveryProcessor(delivery, overflow=Spool(tmp_path, write_ahead=True))
     with closing(processor) as tracer:
         thread = threading.Thread(target=lambda: tracer.start_span("late").end())
         thread.start()
         assert disk.entered.wait(PATIENCE)
         closer = threading.Thread(target=processor.close)
         closer.start()
-        if not in_time:
-            # What is not known to be on disk counts as lost until it is.
-            wait_until(lambda: processor.status().dropped == 1)
+        # What is not known to be on disk counts as lost until it is.
+        wait_until(lambda: processor.status().dropped == 1)
         disk.release.set()
         thread.join(PATIENCE)
         closer.join(PATIENCE)
     status = processor.status()
-    assert (status.dropped, status.queued) == (0, 0)
-    assert (status.stored, status.kept) == ((1, 0) if in_time else (0, 1))
-    assert (set(delivery.names), set(names_on_disk(tmp_path))) == (
-        ({"late"}, set()) if in_time else (set(), {"late"})
-    )
+    assert (status.accepted, status.dropped, status.queued) == (1, 0, 0)
+    assert (status.stored, status.kept) == (0, 1)
+    assert (delivery.names, set(names_on_disk(tmp_path))) == ([], {"late"})
 
 
 @pytest.mark.parametrize("write_ahead", [True, False])
@@ -80,7 +75,7 @@ def test_threads_that_end_spans_during_the_shutdown_lose_none(
 ) -> None:
     refusals = [Retry("no such experiment", None, lasting=True)] * 1_000
     delivery = FakeDelivery(*refusals) if away else FakeDelivery()
-    processor = MLflowBatchSpanProcessor(
+    processor = DeliveryProcessor(
         delivery,
         overflow=Spool(tmp_path, write_ahead=write_ahead),
         max_queue_size=200,

@@ -19,12 +19,10 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from mlflow_bridge import trace_context
+from mlflow_bridge import MLflowBatchSpanProcessor, trace_context
 from mlflow_bridge.export.mapping import SpanMapper
 from mlflow_bridge.export.outcomes import Outcome
-from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
 from mlflow_bridge.processing.local_root import ABSENT_PARENT
-from mlflow_bridge.processing.pipeline import Pipeline
 from tests.unit.bridge.processing.fakes import FakeDelivery
 
 
@@ -45,7 +43,7 @@ class Here:
         self._kept = Kept()
         self.processor = MLflowBatchSpanProcessor(self._kept)
         self.provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
-        self.provider.add_span_processor(Pipeline(self.processor))
+        self.provider.add_span_processor(self.processor)
 
     @property
     def tracer(self) -> Tracer:
@@ -144,7 +142,7 @@ def test_a_parent_that_has_ended(here: Here) -> None:
 def test_a_parent_that_started_before_there_was_a_processor(here: Here) -> None:
     provider = TracerProvider(shutdown_on_exit=False)
     with provider.get_tracer("here").start_as_current_span("root"):
-        provider.add_span_processor(Pipeline(here.processor))
+        provider.add_span_processor(here.processor)
         provider.get_tracer("here").start_span("step").end()
     assert here.roots() == {"root"}
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
+from mlflow_bridge.processing.batch import DeliveryProcessor
 from tests.unit.bridge.processing.fakes import (
     PATIENCE,
     HangingDelivery,
@@ -37,9 +37,9 @@ class HangingOverflow(ListOverflow):
         return super().accept(spans)
 
 
-def full(overflow: ListOverflow, *, room: int) -> tuple[MLflowBatchSpanProcessor, HangingDelivery]:
+def full(overflow: ListOverflow, *, room: int) -> tuple[DeliveryProcessor, HangingDelivery]:
     delivery = HangingDelivery()
-    processor = MLflowBatchSpanProcessor(
+    processor = DeliveryProcessor(
         delivery,
         max_queue_size=1,
         max_spill_queue_size=room,

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from mlflow_bridge.processing.backoff import Backoff
 from mlflow_bridge.processing.notices import Notices
 from mlflow_bridge.processing.slots import Slots
-from mlflow_bridge.processing.switch import SwitchableSpanProcessor
+from mlflow_bridge.setup.switch import SwitchableSpanProcessor
 from tests.unit.bridge.processing.fakes import PATIENCE
 
 

@@ -13,8 +13,6 @@ from opentelemetry.sdk.trace import TracerProvider
 import mlflow_bridge
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Sent
 from mlflow_bridge.processing import live
-from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
-from mlflow_bridge.processing.pipeline import Pipeline
 from tests.unit.bridge.processing.fakes import FakeDelivery
 
 
@@ -28,11 +26,11 @@ def nobody_retired() -> Iterator[None]:
 def retired_with(outcome: Outcome) -> None:
     delivery = FakeDelivery(outcome)
     delivery.destination_description = "the place before"
-    pipeline = Pipeline(MLflowBatchSpanProcessor(delivery))
+    processor = mlflow_bridge.MLflowBatchSpanProcessor(delivery)
     provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(pipeline)
+    provider.add_span_processor(processor)
     provider.get_tracer("program").start_span("span").end()
-    pipeline.retire(None)
+    processor.retire(None)
 
 
 def known() -> list[tuple[int, str | None]]:

@@ -20,7 +20,7 @@ PREAMBLE = """
 import multiprocessing, os, signal, sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
+from mlflow_bridge.processing.batch import DeliveryProcessor
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from tests.unit.bridge.processing.fakes import FileDelivery, PATIENCE
@@ -31,7 +31,7 @@ def traced():
     provider = TracerProvider()
     # Longer than any of these programs live: what arrives was delivered by an exit.
     provider.add_span_processor(
-        MLflowBatchSpanProcessor(FileDelivery(OUT), schedule_delay_seconds=3600)
+        DeliveryProcessor(FileDelivery(OUT), schedule_delay_seconds=3600)
     )
     trace.set_tracer_provider(provider)
 
@@ -88,7 +88,7 @@ def test_a_provider_that_nobody_shuts_down(tmp_path: Path) -> None:
     source = """
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(
-            MLflowBatchSpanProcessor(FileDelivery(OUT), schedule_delay_seconds=3600)
+            DeliveryProcessor(FileDelivery(OUT), schedule_delay_seconds=3600)
         )
         provider.get_tracer("test").start_span("span").end()
     """
@@ -120,7 +120,7 @@ def test_fork_in_the_middle_of_a_delivery(tmp_path: Path) -> None:
                 return super().deliver(spans)
 
         provider = TracerProvider()
-        processor = MLflowBatchSpanProcessor(Waiting(OUT), max_batch_size=1)
+        processor = DeliveryProcessor(Waiting(OUT), max_batch_size=1)
         provider.add_span_processor(processor)
         tracer = provider.get_tracer("test")
         for index in range(5):
@@ -181,7 +181,7 @@ def test_a_processor_that_is_made_in_a_multiprocessing_child(tmp_path: Path) -> 
         def child():
             provider = TracerProvider()
             provider.add_span_processor(
-                MLflowBatchSpanProcessor(FileDelivery(OUT), schedule_delay_seconds=3600)
+                DeliveryProcessor(FileDelivery(OUT), schedule_delay_seconds=3600)
             )
             provider.get_tracer("test").start_span("child").end()
 
@@ -203,7 +203,7 @@ def test_a_destination_that_hangs_does_not_hold_up_the_exit(tmp_path: Path) -> N
 
         provider = TracerProvider()
         provider.add_span_processor(
-            MLflowBatchSpanProcessor(Hanging(OUT), exit_timeout_seconds=0.2)
+            DeliveryProcessor(Hanging(OUT), exit_timeout_seconds=0.2)
         )
         provider.get_tracer("test").start_span("lost").end()
     """

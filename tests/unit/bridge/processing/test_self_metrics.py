@@ -18,7 +18,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 import mlflow_bridge
 from mlflow_bridge.export.outcomes import Rejected
 from mlflow_bridge.processing import self_metrics
-from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
+from mlflow_bridge.processing.batch import DeliveryProcessor
 from mlflow_bridge.processing.status import DeliveryStatus
 from tests.unit.bridge.processing.fakes import FakeDelivery, closing
 
@@ -53,7 +53,7 @@ def test_the_numbers_are_recorded_as_registered(monkeypatch: Any) -> None:
     monkeypatch.setattr(self_metrics, "_SAME_COLLECTION_SECONDS", 0.0)
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader])
-    processor = MLflowBatchSpanProcessor(
+    processor = DeliveryProcessor(
         FakeDelivery(Rejected("no")), max_batch_size=2, max_queue_size=50, meter_provider=meters
     )
     with closing(processor) as tracer:
@@ -83,7 +83,7 @@ def test_the_numbers_are_recorded_as_registered(monkeypatch: Any) -> None:
         assert metric.unit == group["unit"]
         for point in metric.data.data_points:
             assert point.attributes.keys() <= allowed
-            assert point.attributes["otel.component.type"] == "MLflowBatchSpanProcessor"
+            assert point.attributes["otel.component.type"] == "DeliveryProcessor"
         monotonic = getattr(metric.data, "is_monotonic", None)
         kinds = {True: "counter", False: "updowncounter", None: "gauge"}
         assert kinds[monotonic] == group["instrument"]
@@ -113,7 +113,7 @@ def test_several_processors_share_the_instruments_and_go_away(monkeypatch: Any) 
             for point in metric.data.data_points
         }
 
-    processors = [MLflowBatchSpanProcessor(FakeDelivery(), meter_provider=meters) for _ in range(2)]
+    processors = [DeliveryProcessor(FakeDelivery(), meter_provider=meters) for _ in range(2)]
     assert len(names()) == 2
     for processor in processors:
         processor.shutdown()
@@ -125,7 +125,7 @@ def test_several_processors_share_the_instruments_and_go_away(monkeypatch: Any) 
 
 def test_status_has_every_processor_of_the_process() -> None:
     before = len(mlflow_bridge.status())
-    processor = MLflowBatchSpanProcessor(FakeDelivery())
+    processor = DeliveryProcessor(FakeDelivery())
     with closing(processor) as tracer:
         tracer.start_span("span").end()
         processor.force_flush(60_000)
@@ -142,7 +142,7 @@ def test_a_child_that_is_forked_while_somebody_registers_goes_on() -> None:
         if child == 0:
             signal.alarm(20)  # it would wait for ever
             try:
-                MLflowBatchSpanProcessor(FakeDelivery()).shutdown()
+                DeliveryProcessor(FakeDelivery()).shutdown()
                 os._exit(0)
             finally:
                 os._exit(1)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from tests.unit.bridge.processing.test_process_end import once, run
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 
 HANDLE = """
-from mlflow_bridge.processing.termination import handle_sigterm
-assert handle_sigterm(5.0)
+from mlflow_bridge.setup.sigterm import handle_sigterm
+import threading
+assert handle_sigterm(threading.main_thread(), 5.0)
 """
 TERMINATE = "os.kill(os.getpid(), signal.SIGTERM)\n"
 
@@ -84,7 +86,7 @@ class Away(FileDelivery):
         return super().deliver(spans) if Away.attempts > 3 else Retry("not yet")
 
 provider = TracerProvider()
-provider.add_span_processor(MLflowBatchSpanProcessor(Away(OUT), exit_timeout_seconds=60.0))
+provider.add_span_processor(DeliveryProcessor(Away(OUT), exit_timeout_seconds=60.0))
 """
 
 
@@ -115,10 +117,11 @@ threading.Thread.start = no_thread
 def test_in_another_thread_nothing_is_installed(tmp_path: Path) -> None:
     source = """
 import threading
-from mlflow_bridge.processing.termination import handle_sigterm
+from mlflow_bridge.setup.sigterm import handle_sigterm
 
 answers = []
-thread = threading.Thread(target=lambda: answers.append(handle_sigterm(5.0)))
+owner = threading.main_thread()
+thread = threading.Thread(target=lambda: answers.append(handle_sigterm(owner, 5.0)))
 thread.start()
 thread.join()
 assert answers == [False]
@@ -129,12 +132,13 @@ assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 def test_a_lock_that_the_interrupted_code_holds_does_not_hang_the_process(tmp_path: Path) -> None:
     source = """
-from mlflow_bridge.processing.termination import handle_sigterm
+from mlflow_bridge.setup.sigterm import handle_sigterm
 from opentelemetry.sdk.trace import TracerProvider
 
-handle_sigterm(0.2)
+import threading
+handle_sigterm(threading.main_thread(), 0.2)
 provider = TracerProvider()
-processor = MLflowBatchSpanProcessor(FileDelivery(OUT))
+processor = DeliveryProcessor(FileDelivery(OUT))
 provider.add_span_processor(processor)
 provider.get_tracer("test").start_span("span").end()
 with processor._sender._changed:
@@ -143,21 +147,20 @@ with processor._sender._changed:
     run(source, tmp_path, -signal.SIGTERM)
 
 
-def test_it_can_be_undone() -> None:
-    from mlflow_bridge.processing.termination import (
-        TerminationHandler,
-        handle_sigterm,
-        leave_sigterm,
-    )
+def test_it_can_be_undone_and_stays_for_as_long_as_somebody_wants_it() -> None:
+    from mlflow_bridge.setup.sigterm import TerminationHandler, handle_sigterm, leave_sigterm
 
     before = signal.getsignal(signal.SIGTERM)
+    first, second = (threading.Event() for _ in range(2))
     try:
-        assert handle_sigterm(1.0)
-        assert handle_sigterm(2.0)
+        assert handle_sigterm(first, 1.0)
+        assert handle_sigterm(second, 2.0)
         handler = signal.getsignal(signal.SIGTERM)
         assert isinstance(handler, TerminationHandler)
         assert (handler.previous, handler.exit_timeout_seconds) == (before, 2.0)
-        leave_sigterm()
+        leave_sigterm(first)
+        assert signal.getsignal(signal.SIGTERM) is handler
+        leave_sigterm(second)
         assert signal.getsignal(signal.SIGTERM) is before
     finally:
         signal.signal(signal.SIGTERM, before)

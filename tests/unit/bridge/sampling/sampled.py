@@ -11,7 +11,7 @@ import dspy
 from dspy.utils.dummies import DummyLM
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlflow_bridge import DSPySampler, SamplingSettings
+from mlflow_bridge import DSPySampler, MLflowDSPyConfig
 from opentelemetry.instrumentation.dspy import DSPyInstrumentor
 from tests.support.memory import span_memory
 
@@ -57,11 +57,19 @@ def compiled(program: dspy.Module) -> dspy.Module:
     return optimizer.compile(program, trainset=EXAMPLES)
 
 
+def sampling(**settings: Any) -> MLflowDSPyConfig:
+    """A configuration with these settings of the sampler, which are named without their prefix."""
+    return MLflowDSPyConfig(**{f"sampling_{name}": value for name, value in settings.items()})
+
+
 class Sampled:
-    """DSPy instrumented, with a sampler in front; until `close`."""
+    """DSPy instrumented, with a sampler in front; until `close`.
+
+    ``settings`` are those of the sampler, without their prefix.
+    """
 
     def __init__(self, sampler: DSPySampler | None = None, **settings: Any) -> None:
-        self.sampler = sampler or DSPySampler(SamplingSettings(**settings))
+        self.sampler = sampler or DSPySampler(sampling(**settings))
         self.provider, self._memory = span_memory(self.sampler)
         DSPyInstrumentor().instrument(tracer_provider=self.provider, capture_content=True)
 

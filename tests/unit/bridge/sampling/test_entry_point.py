@@ -10,20 +10,19 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBased
 
-from mlflow_bridge import DSPySampler, SamplingSettings
-from mlflow_bridge.sampling import entry_point
+from mlflow_bridge import DSPySampler, MLflowDSPyConfig
 from mlflow_bridge.sampling.entry_point import (
     dspy_sampler,
     sampler_of_new_provider,
     warn_of_unused_settings,
 )
 
-RATIO = "MLFLOW_DSPY_SAMPLING_RATIO"
+RATE = "MLFLOW_DSPY_SAMPLING_RATE"
 
 
 @pytest.fixture(autouse=True)
 def warnings_are_seen(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, logger=entry_point.__name__)
+    caplog.set_level(logging.WARNING, logger="mlflow_bridge")
 
 
 @pytest.mark.parametrize("group", ["opentelemetry_traces_sampler", "opentelemetry_sampler"])
@@ -35,70 +34,71 @@ def test_opentelemetry_finds_it_by_name(group: str) -> None:
 @pytest.mark.parametrize(
     ("argument", "description"),
     [
-        (None, "DSPySampler{ratio=0.5}"),
-        ("", "DSPySampler{ratio=0.5}"),
-        ("0.1", "DSPySampler{ratio=0.1}"),
-        (0.1, "DSPySampler{ratio=0.1}"),
+        (None, "DSPySampler{rate=0.5}"),
+        ("", "DSPySampler{rate=0.5}"),
+        ("0.1", "DSPySampler{rate=0.1}"),
+        (0.1, "DSPySampler{rate=0.1}"),
         ("1", "DSPySampler{}"),
     ],
 )
-def test_the_argument_is_the_ratio(
+def test_the_argument_is_the_rate(
     monkeypatch: pytest.MonkeyPatch, argument: Any, description: str
 ) -> None:
-    monkeypatch.setenv(RATIO, "0.5")
+    monkeypatch.setenv(RATE, "0.5")
     assert dspy_sampler(argument).get_description() == description
 
 
-def test_a_bad_argument_is_named_and_everything_recorded(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bad_argument_is_named_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
     assert dspy_sampler("10 %").get_description() == "DSPySampler{}"
     [line] = caplog.messages
     assert line.startswith("Sampling: OTEL_TRACES_SAMPLER_ARG=10 %: ")
-    assert line.endswith("0 to 1. Every trace is recorded.")
+    assert line.endswith("each of them whole, 0 to 1")
 
 
-def test_a_bad_variable_is_named_and_everything_recorded(
+def test_a_bad_variable_is_named_and_its_default_holds(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_DSPY_SAMPLING_KEY", "customer")
-    monkeypatch.setenv(RATIO, "0")
-    assert dspy_sampler().get_description() == "DSPySampler{}"
+    monkeypatch.setenv(RATE, "0")
+    assert dspy_sampler().get_description() == "DSPySampler{rate=0.0}"
+    assert dspy_sampler("0.5").get_description() == "DSPySampler{rate=0.5}"
     [line] = caplog.messages
     assert "MLFLOW_DSPY_SAMPLING_KEY" in line
     assert "conversation" in line
 
 
 @pytest.mark.parametrize(
-    ("named", "ratio", "description"),
+    ("named", "rate", "description"),
     [
         (None, None, None),
-        (None, "0.5", "DSPySampler{ratio=0.5}"),
-        ("dspy", None, "DSPySampler{ratio=0.1}"),
-        ("DSPy ", "0.5", "DSPySampler{ratio=0.1}"),
+        (None, "0.5", "DSPySampler{rate=0.5}"),
+        ("dspy", None, "DSPySampler{rate=0.1}"),
+        ("DSPy ", "0.5", "DSPySampler{rate=0.1}"),
         ("parentbased_traceidratio", "0.5", None),
         ("always_off", None, None),
     ],
 )
 def test_the_sampler_of_a_provider_that_is_made_for_autolog(
-    monkeypatch: pytest.MonkeyPatch, named: str | None, ratio: str | None, description: str | None
+    monkeypatch: pytest.MonkeyPatch, named: str | None, rate: str | None, description: str | None
 ) -> None:
-    for name, value in (("OTEL_TRACES_SAMPLER", named), (RATIO, ratio)):
+    for name, value in (("OTEL_TRACES_SAMPLER", named), (RATE, rate)):
         if value is not None:
             monkeypatch.setenv(name, value)
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.1")
-    sampler = sampler_of_new_provider()
+    sampler = sampler_of_new_provider(MLflowDSPyConfig())
     assert (sampler and sampler.get_description()) == description
 
 
 def test_settings_that_have_no_effect_are_named(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    warn_of_unused_settings(TracerProvider())
+    warn_of_unused_settings(TracerProvider(), MLflowDSPyConfig())
     assert caplog.messages == []
-    monkeypatch.setenv(RATIO, "0.5")
+    monkeypatch.setenv(RATE, "0.5")
     monkeypatch.setenv("MLFLOW_DSPY_SAMPLING_EVALUATIONS", "summary")
-    warn_of_unused_settings(TracerProvider())
+    warn_of_unused_settings(TracerProvider(), MLflowDSPyConfig())
     [line] = caplog.messages
-    assert line.startswith(f"{RATIO}, MLFLOW_DSPY_SAMPLING_EVALUATIONS: no effect")
+    assert line.startswith(f"{RATE}, MLFLOW_DSPY_SAMPLING_EVALUATIONS: no effect")
     assert "OTEL_TRACES_SAMPLER=dspy" in line
 
 
@@ -106,8 +106,9 @@ def test_settings_that_have_no_effect_are_named(
 def test_a_provider_with_the_sampler_needs_no_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, wrapped: bool
 ) -> None:
-    monkeypatch.setenv(RATIO, "0.5")
-    sampler = DSPySampler(SamplingSettings())
-    warn_of_unused_settings(TracerProvider(sampler=ParentBased(sampler) if wrapped else sampler))
-    warn_of_unused_settings(object())
+    monkeypatch.setenv(RATE, "0.5")
+    sampler = DSPySampler(MLflowDSPyConfig())
+    provider = TracerProvider(sampler=ParentBased(sampler) if wrapped else sampler)
+    warn_of_unused_settings(provider, MLflowDSPyConfig())
+    warn_of_unused_settings(object(), MLflowDSPyConfig())
     assert caplog.messages == []

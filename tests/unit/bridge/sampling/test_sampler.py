@@ -12,11 +12,11 @@ from opentelemetry.context import Context, attach, detach
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
-from mlflow_bridge import ConfigurationError, DSPySampler, SamplingSettings, trace_context
+from mlflow_bridge import DSPySampler, trace_context
 from mlflow_bridge.sampling.keys import is_in_share, number_of
 from opentelemetry.instrumentation.dspy import DSPyCall
 from tests.unit.bridge.sampling.conftest import SampleWith
-from tests.unit.bridge.sampling.sampled import RAG, Chat
+from tests.unit.bridge.sampling.sampled import RAG, Chat, sampling
 
 SESSIONS = [f"session-{index}" for index in range(40)]
 WHOLE_RAG = {"module": 1, "predict": 1, "adapter": 1, "adapter.format": 1, "lm": 1}
@@ -32,7 +32,7 @@ def remote_parent(*, sampled: bool) -> Any:
 
 @pytest.mark.parametrize(("ratio", "traces"), [(0.0, 0), (1.0, 3)])
 async def test_all_or_none(sample_with: SampleWith, ratio: float, traces: int) -> None:
-    sampled = sample_with(ratio=ratio)
+    sampled = sample_with(rate=ratio)
     assert RAG()(question="Why?").answer == "blue"
     predict = dspy.Predict("question -> answer")
     assert (await predict.acall(question="Why?")).answer == "blue"
@@ -41,7 +41,7 @@ async def test_all_or_none(sample_with: SampleWith, ratio: float, traces: int) -
 
 
 def test_a_trace_is_recorded_whole(sample_with: SampleWith) -> None:
-    sampled = sample_with(ratio=0.5)
+    sampled = sample_with(rate=0.5)
     for _ in range(40):
         RAG()(question="Why?")
     # Which of them it is depends on their random ids; one in 10^12 times it is all or none.
@@ -51,7 +51,7 @@ def test_a_trace_is_recorded_whole(sample_with: SampleWith) -> None:
 
 
 def test_all_traces_of_a_session_or_none(sample_with: SampleWith) -> None:
-    sampled = sample_with(ratio=0.5, key="session")
+    sampled = sample_with(rate=0.5, key="session")
     for session in SESSIONS * 2:
         with trace_context(session_id=session):
             RAG()(question=session)
@@ -63,7 +63,7 @@ def test_all_traces_of_a_session_or_none(sample_with: SampleWith) -> None:
 
 
 def test_all_calls_with_the_same_arguments_or_none(sample_with: SampleWith) -> None:
-    sampled = sample_with(ratio=0.5, key="inputs")
+    sampled = sample_with(rate=0.5, key="inputs")
     for question in SESSIONS * 2:
         RAG()(question=question)
     inputs = [span.attributes["dspy.module.input"] for span in sampled.spans if _is_root(span)]
@@ -72,7 +72,7 @@ def test_all_calls_with_the_same_arguments_or_none(sample_with: SampleWith) -> N
 
 
 def test_programs_with_a_share_of_their_own(sample_with: SampleWith) -> None:
-    sampled = sample_with(ratio=0.0, modules={"Chat": 1.0})
+    sampled = sample_with(rate=0.0, modules={"Chat": 1.0})
     RAG()(question="Why?")
     Chat()(question="Why?")
     assert sampled.operations()["module"] == 1
@@ -83,11 +83,11 @@ def test_programs_with_a_share_of_their_own(sample_with: SampleWith) -> None:
 def test_a_function_decides_by_the_live_call(sample_with: SampleWith) -> None:
     program, seen = RAG(), []
 
-    def ratio_of(call: DSPyCall) -> float | None:
+    def rate_of(call: DSPyCall) -> float | None:
         seen.append((call.instance, dict(call.kwargs)))
         return {"more": 7.0, "less": -7.0}.get(call.kwargs["question"])
 
-    sampled = sample_with(DSPySampler(SamplingSettings(ratio=0.0), ratio_of=ratio_of))
+    sampled = sample_with(DSPySampler(sampling(rate=0.0), rate_of=rate_of))
     for question in ("more", "less", "neither"):
         program(question=question)
     assert seen == [(program, {"question": each}) for each in ("more", "less", "neither")]
@@ -95,9 +95,7 @@ def test_a_function_decides_by_the_live_call(sample_with: SampleWith) -> None:
 
 
 def test_a_key_of_ones_own(sample_with: SampleWith) -> None:
-    sampler = DSPySampler(
-        SamplingSettings(ratio=0.5), key_of=lambda call: call.kwargs["question"][:9]
-    )
+    sampler = DSPySampler(sampling(rate=0.5), key_of=lambda call: call.kwargs["question"][:9])
     sampled = sample_with(sampler)
     for session in SESSIONS:
         RAG()(question=session)
@@ -105,7 +103,7 @@ def test_a_key_of_ones_own(sample_with: SampleWith) -> None:
     assert sampled.operations()["module"] == len(chosen)
 
 
-@pytest.mark.parametrize("broken", ["ratio_of", "key_of"])
+@pytest.mark.parametrize("broken", ["rate_of", "key_of"])
 def test_a_function_that_raises_is_left_out_with_one_warning(
     sample_with: SampleWith, caplog: pytest.LogCaptureFixture, broken: str
 ) -> None:
@@ -114,7 +112,7 @@ def test_a_function_that_raises_is_left_out_with_one_warning(
 
     caplog.set_level(logging.WARNING)
     given: dict[str, Any] = {broken: fail}
-    sampled = sample_with(DSPySampler(SamplingSettings(ratio=1.0), **given))
+    sampled = sample_with(DSPySampler(sampling(rate=1.0), **given))
     for _ in range(3):
         assert RAG()(question="Why?").answer == "blue"
     assert sampled.traces() == 3
@@ -124,7 +122,7 @@ def test_a_function_that_raises_is_left_out_with_one_warning(
 
 
 def test_the_attributes_of_the_start_stay_on_the_span(sample_with: SampleWith) -> None:
-    sampled = sample_with(ratio=1.0)
+    sampled = sample_with(rate=1.0)
     dspy.Predict("question -> answer")(question="Why?")
     [root] = [span for span in sampled.spans if _is_root(span)]
     attributes = dict(root.attributes or {})
@@ -138,7 +136,7 @@ def test_the_attributes_of_the_start_stay_on_the_span(sample_with: SampleWith) -
 def test_the_choice_of_another_process_holds(
     sample_with: SampleWith, ratio: float, parent_sampled: bool
 ) -> None:
-    sampled = sample_with(ratio=ratio)
+    sampled = sample_with(rate=ratio)
     token = attach(remote_parent(sampled=parent_sampled))
     try:
         RAG()(question="Why?")
@@ -151,14 +149,14 @@ def test_the_choice_of_another_process_holds(
 
 @pytest.mark.parametrize("parent_sampled", [False, True])
 def test_what_vendors_say_in_the_trace_state_is_passed_on(parent_sampled: bool) -> None:
-    sampler = DSPySampler(SamplingSettings())
+    sampler = DSPySampler(sampling())
     result = sampler.should_sample(remote_parent(sampled=parent_sampled), 7 << 64, "span")
     assert result.trace_state == TraceState([("vendor", "value")])
     assert (result.decision is Decision.RECORD_AND_SAMPLE) == parent_sampled
 
 
 def test_spans_of_others_are_sampled_as_well(sample_with: SampleWith) -> None:
-    sampled = sample_with(ratio=0.0, modules={"RAG": 1.0})
+    sampled = sample_with(rate=0.0, modules={"RAG": 1.0})
     tracer = sampled.provider.get_tracer("web framework")
     # The choice was made before DSPy was called.
     with tracer.start_as_current_span("GET /"):
@@ -167,7 +165,7 @@ def test_spans_of_others_are_sampled_as_well(sample_with: SampleWith) -> None:
 
 
 def test_a_span_of_somebody_else_below_ours_follows_it(sample_with: SampleWith) -> None:
-    sampled = sample_with(ratio=0.0, modules={"Searching": 1.0})
+    sampled = sample_with(rate=0.0, modules={"Searching": 1.0})
     tracer = sampled.provider.get_tracer("client")
 
     class Searching(dspy.Module):
@@ -180,15 +178,26 @@ def test_a_span_of_somebody_else_below_ours_follows_it(sample_with: SampleWith) 
 
 
 def test_without_settings_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_DSPY_SAMPLING_RATIO", "0.25")
-    assert DSPySampler().get_description() == "DSPySampler{ratio=0.25}"
-    monkeypatch.setenv("MLFLOW_DSPY_SAMPLING_RATIO", "all")
-    with pytest.raises(ConfigurationError, match="MLFLOW_DSPY_SAMPLING_RATIO"):
-        DSPySampler()
+    monkeypatch.setenv("MLFLOW_DSPY_SAMPLING_RATE", "0.25")
+    assert DSPySampler().get_description() == "DSPySampler{rate=0.25}"
+
+
+def test_a_bad_variable_is_named_and_its_default_holds(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_DSPY_SAMPLING_RATE", "all")
+    monkeypatch.setenv("MLFLOW_DSPY_SAMPLING_KEY", "user")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere")
+    assert DSPySampler().get_description() == "DSPySampler{key=user}"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert DSPySampler().get_description() == "DSPySampler{key=user}"
+    [line] = caplog.messages
+    assert "MLFLOW_DSPY_SAMPLING_RATE" in line
+    assert line.endswith("Used instead: MLFLOW_DSPY_SAMPLING_RATE=1.0.")
 
 
 def test_the_description_names_what_is_set() -> None:
-    sampler = DSPySampler(SamplingSettings(key="user", optimizers="off", modules={"RAG": 0.5}))
+    sampler = DSPySampler(sampling(key="user", optimizers="off", modules={"RAG": 0.5}))
     assert sampler.get_description() == "DSPySampler{modules={'RAG': 0.5},key=user,optimizers=off}"
 
 

@@ -13,11 +13,11 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from mlflow_bridge import DSPySampler, SamplingSettings
+from mlflow_bridge import DSPySampler
 from opentelemetry.instrumentation.dspy import DSPyInstrumentor
 from tests.support.memory import span_memory
 from tests.unit.bridge.sampling.conftest import SampleWith
-from tests.unit.bridge.sampling.sampled import EXAMPLES, RAG, compiled, evaluate, metric
+from tests.unit.bridge.sampling.sampled import EXAMPLES, RAG, compiled, evaluate, metric, sampling
 
 EVALUATION = {"evaluate": 1, "example": 4, "metric": 4, "module": 4, "predict": 4, "lm": 4}
 
@@ -33,7 +33,7 @@ def test_by_default_all_of_an_evaluation_is_recorded(sample_with: SampleWith) ->
 
 
 def test_a_summary_of_an_evaluation_has_itself_and_its_score(sample_with: SampleWith) -> None:
-    sampled = sample_with(evaluations="summary", summary_ratio=0.0)
+    sampled = sample_with(evaluations="summary", summary_rate=0.0)
     assert evaluate(RAG()) == 100.0
     [span] = sampled.spans
     attributes = dict(span.attributes or {})
@@ -46,7 +46,7 @@ def test_examples_in_a_summary_are_whole(
     sample_with: SampleWith, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mlflow_bridge.sampling.volume.own_random", random.Random(1))
-    sampled = sample_with(evaluations="summary", summary_ratio=0.5)
+    sampled = sample_with(evaluations="summary", summary_rate=0.5)
     for _ in range(10):
         assert evaluate(RAG()) == 100.0
     counts = sampled.operations()
@@ -65,7 +65,7 @@ def test_nothing_of_evaluations(sample_with: SampleWith) -> None:
 
 
 def test_an_evaluation_is_recorded_whatever_the_ratio(sample_with: SampleWith) -> None:
-    sampled = sample_with(ratio=0.0)
+    sampled = sample_with(rate=0.0)
     RAG()(question="Why?")
     assert sampled.spans == ()
     assert evaluate(RAG()) == 100.0
@@ -73,7 +73,7 @@ def test_an_evaluation_is_recorded_whatever_the_ratio(sample_with: SampleWith) -
 
 
 def test_a_summary_of_an_optimizer_has_its_runs_and_evaluations(sample_with: SampleWith) -> None:
-    sampled = sample_with(optimizers="summary", summary_ratio=0.0, evaluations="off")
+    sampled = sample_with(optimizers="summary", summary_rate=0.0, evaluations="off")
     program = compiled(RAG())
     counts = sampled.operations()
     assert counts.keys() == {"compile", "evaluate"}
@@ -86,7 +86,7 @@ def test_a_summary_of_an_optimizer_has_its_runs_and_evaluations(sample_with: Sam
 
 def test_everything_in_a_summary(sample_with: SampleWith) -> None:
     counts: list[Counter[str]] = []
-    for settings in ({"optimizers": "full"}, {"optimizers": "summary", "summary_ratio": 1.0}):
+    for settings in ({"optimizers": "full"}, {"optimizers": "summary", "summary_rate": 1.0}):
         sampled = sample_with(**settings)
         compiled(RAG())
         counts.append(sampled.operations())
@@ -114,7 +114,7 @@ def test_work_that_is_divided_among_threads_is_a_part_of_the_run(sample_with: Sa
             dspy.Parallel(num_threads=2, disable_progress_bar=True)(pairs)
             return student
 
-    sampled = sample_with(optimizers="summary", summary_ratio=0.0)
+    sampled = sample_with(optimizers="summary", summary_rate=0.0)
     Optimizer().compile(RAG())
     assert sampled.operations() == {"compile": 1, "parallel": 1}
 
@@ -141,7 +141,7 @@ def test_work_divided_by_a_program_is_a_part_of_the_program(
             return 0.0 if self.asked == 1 else 1.0
 
     monkeypatch.setattr("mlflow_bridge.sampling.volume.own_random", OnlyOnce())
-    sampled = sample_with(evaluations="summary", summary_ratio=0.5)
+    sampled = sample_with(evaluations="summary", summary_rate=0.5)
     dspy.Evaluate(devset=EXAMPLES, metric=metric, num_threads=1, display_progress=False)(Dividing())
     counts = sampled.operations()
     assert some(counts, ("evaluate", "example", "parallel", "lm")) == {
@@ -154,7 +154,7 @@ def test_work_divided_by_a_program_is_a_part_of_the_program(
 
 def test_of_what_is_left_out_there_are_metrics(sample_with: SampleWith) -> None:
     reader = InMemoryMetricReader()
-    provider, memory = span_memory(DSPySampler(SamplingSettings(evaluations="off")))
+    provider, memory = span_memory(DSPySampler(sampling(evaluations="off")))
     DSPyInstrumentor().instrument(
         tracer_provider=provider, meter_provider=MeterProvider(metric_readers=[reader])
     )

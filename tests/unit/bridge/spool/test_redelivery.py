@@ -17,7 +17,7 @@ from opentelemetry.trace import Tracer, set_span_in_context
 
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
 from mlflow_bridge.processing.backoff import Backoff
-from mlflow_bridge.processing.batch import MLflowBatchSpanProcessor
+from mlflow_bridge.processing.batch import DeliveryProcessor
 from mlflow_bridge.spool.spool import Spool
 from tests.unit.bridge.processing.fakes import (
     FAST,
@@ -45,14 +45,14 @@ class SwitchedDelivery(FakeDelivery):
 
 def processor_for(
     delivery: FakeDelivery, path: Path, *, write_ahead: bool = False, **options: Any
-) -> MLflowBatchSpanProcessor:
+) -> DeliveryProcessor:
     settings: dict[str, Any] = {
         "schedule_delay_seconds": 0.005,
         "backoff": FAST,
         "exit_timeout_seconds": 1.0,
     }
     spool = Spool(path, write_ahead=write_ahead)
-    return MLflowBatchSpanProcessor(delivery, overflow=spool, **(settings | options))
+    return DeliveryProcessor(delivery, overflow=spool, **(settings | options))
 
 
 def end(tracer: Tracer, *names: str) -> None:

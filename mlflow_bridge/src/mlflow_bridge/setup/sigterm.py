@@ -10,10 +10,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any, Final
+from weakref import WeakSet
 
-from mlflow_bridge.processing.live import live_processors
+from mlflow_bridge.processing.live import deliveries_before_exit, live_processors
 
 _logger = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ class TerminationHandler:
     def __init__(self, previous: _Previous, exit_timeout_seconds: float) -> None:
         self.previous = previous
         self.exit_timeout_seconds = exit_timeout_seconds
+        self.owners: WeakSet[object] = WeakSet()
+        """The processors that want it."""
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         ends = self.previous in (signal.SIG_DFL, None)
@@ -59,14 +63,11 @@ class TerminationHandler:
 
     def _deliver(self, ends: bool) -> None:
         """Have every processor deliver at the same time, and wait for them."""
+        millis = self.exit_timeout_seconds * 1000
+        flushes = [partial(processor.force_flush, millis) for processor in live_processors()]
         threads = [
-            threading.Thread(
-                target=processor.before_exit if ends else processor.force_flush,
-                args=() if ends else (self.exit_timeout_seconds * 1000,),
-                name="mlflow-bridge-sigterm",
-                daemon=True,
-            )
-            for processor in live_processors()
+            threading.Thread(target=deliver, name="mlflow-bridge-sigterm", daemon=True)
+            for deliver in (deliveries_before_exit() if ends else flushes)
         ]
         until = time.monotonic() + self.exit_timeout_seconds + _GRACE_SECONDS
         for thread in [thread for thread in threads if _started(thread)]:
@@ -82,34 +83,46 @@ def _started(thread: threading.Thread) -> bool:
     return True
 
 
-def handle_sigterm(exit_timeout_seconds: float) -> bool:
+def handle_sigterm(owner: object, exit_timeout_seconds: float) -> bool:
     """Put a `TerminationHandler` before whatever handles SIGTERM now. May be repeated.
 
+    Python lets only the main thread of the main interpreter set a handler. From another thread
+    nothing is done, and a warning says so.
+
+    Args:
+        owner: Wants it. The handler stays for as long as an owner is left.
+        exit_timeout_seconds: The longest that delivery may delay the end.
+
     Returns:
-        Whether one is there. Python lets only the main thread set a handler; elsewhere a warning
-        says that there is none.
+        Whether a handler is there.
     """
     current = signal.getsignal(signal.SIGTERM)
     if isinstance(current, TerminationHandler):
         current.exit_timeout_seconds = max(current.exit_timeout_seconds, exit_timeout_seconds)
+        current.owners.add(owner)
         return True
     handler = TerminationHandler(current, exit_timeout_seconds)
+    handler.owners.add(owner)
     try:
         signal.signal(signal.SIGTERM, handler)
-    except ValueError:  # Not the main thread of the main interpreter.
+    except ValueError:
         _logger.warning(
             "SIGTERM will not deliver what waits: a handler can be set in the main thread only "
-            "(setting: flush_on_sigterm). Call autolog() there."
+            "(setting: flush_on_sigterm). Set the delivery to MLflow up there."
         )
         return False
     return True
 
 
-def leave_sigterm() -> None:
-    """Undo `handle_sigterm`, unless another handler has been set since."""
+def leave_sigterm(owner: object) -> None:
+    """Undo `handle_sigterm` for this owner, unless another handler has been set since."""
     current = signal.getsignal(signal.SIGTERM)
-    if isinstance(current, TerminationHandler):
-        try:
-            signal.signal(signal.SIGTERM, current.previous or signal.SIG_DFL)
-        except ValueError:
-            _logger.debug("The handler for SIGTERM stays: this is not the main thread")
+    if not isinstance(current, TerminationHandler):
+        return
+    current.owners.discard(owner)
+    if current.owners:
+        return
+    try:
+        signal.signal(signal.SIGTERM, current.previous or signal.SIG_DFL)
+    except ValueError:
+        _logger.debug("The handler for SIGTERM stays: this is not the main thread")

@@ -1,0 +1,46 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whether tracer providers that the program made have what the delivery to MLflow needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+
+from mlflow_bridge.doctor import Check
+from mlflow_bridge.processing.live import live_processors
+from mlflow_bridge.setup.processor import MLflowBatchSpanProcessor
+
+_ASKED: Final = (
+    "TracerProvider(sampler=DSPySampler(), id_generator=SystemRandomIdGenerator()), both from "
+    "mlflow_bridge"
+)
+
+
+def check_provider() -> Iterator[Check]:
+    """Processors that do not know their tracer provider; ids that a seed repeats."""
+    ours = [it for it in live_processors() if isinstance(it, MLflowBatchSpanProcessor)]
+    if not ours:
+        return
+    apart = [processor for processor in ours if not processor.is_joined]
+    if apart:
+        yield Check(
+            "provider",
+            "warn",
+            f"{len(apart)} span processors have not seen a trace of the global tracer provider. If "
+            f"they are of another provider, make it with {_ASKED}",
+        )
+    generator: object = getattr(trace.get_tracer_provider(), "id_generator", None)
+    # Not isinstance: a subclass is a choice of the program.
+    if type(generator) is RandomIdGenerator:
+        yield Check(
+            "provider",
+            "warn",
+            "a program that calls random.seed() gets the trace ids of its last run again, and "
+            f"MLflow keeps one trace of both; make the provider with {_ASKED}",
+        )
+    elif not apart:
+        yield Check("provider", "ok", "the tracer provider makes ids that a seed does not repeat")

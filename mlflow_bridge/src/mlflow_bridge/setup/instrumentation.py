@@ -1,0 +1,62 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""How the settings that the instrumentation carries out get there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from mlflow_bridge.config import INSTRUMENT_ARGUMENTS, MLflowDSPyConfig
+from opentelemetry.instrumentation.dspy import (
+    DSPyInstrumentor,
+    Settings,
+    load_settings,
+    set_default_arguments,
+)
+
+_logger = logging.getLogger(__name__)
+
+
+def set_instrument_defaults(configs: Iterable[MLflowDSPyConfig]) -> str:
+    """Have the next ``instrument()`` use these settings where its caller says nothing.
+
+    Where there are several, a setting that is given goes before one that is not.
+
+    Returns:
+        The name of the content mode that holds then.
+    """
+    arguments: dict[str, Any] = {}
+    for config in configs:
+        given = {INSTRUMENT_ARGUMENTS[name] for name in _given(config)}
+        for name, value in config.instrument_arguments().items():
+            if name in given or name not in arguments:
+                arguments[name] = value
+    set_default_arguments(**arguments)
+    return load_settings().content_mode.name
+
+
+def _given(config: MLflowDSPyConfig) -> list[str]:
+    return [name for name in INSTRUMENT_ARGUMENTS if name in config.model_fields_set]
+
+
+def warn_of_unused_instrument_settings(config: MLflowDSPyConfig) -> None:
+    """Name the settings with which the program, which instrumented DSPy itself, did not do so."""
+    used = DSPyInstrumentor().settings
+    given = _given(config)
+    if used is None or not given:
+        return
+    wanted = load_settings(**config.instrument_arguments())
+    unused = [name for name in given if _value(wanted, name) != _value(used, name)]
+    if unused:
+        _logger.warning(
+            "%s: no effect, because DSPy was instrumented with other settings. Instrument it with "
+            "DSPyInstrumentor().instrument(**config.instrument_arguments()).",
+            ", ".join(unused),
+        )
+
+
+def _value(settings: Settings, name: str) -> object:
+    argument = INSTRUMENT_ARGUMENTS[name]
+    return getattr(settings, "content_mode" if argument == "capture_content" else argument)

@@ -1,0 +1,12 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+from mlflow_bridge import resolved_config
+
+
+@pytest.fixture(autouse=True)
+def _what_is_reported_once_is_reported_once_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolved_config, "_reported", set())
