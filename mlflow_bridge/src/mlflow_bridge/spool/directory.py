@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import time
@@ -13,7 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mlflow_bridge.spool.segment import NEW_SUFFIX, SUFFIX, Segment
+from mlflow_bridge.spool.segment import (
+    FORMAT_VERSION,
+    NEW_SUFFIX,
+    SUFFIX,
+    Segment,
+    format_version_of,
+)
+
+_logger = logging.getLogger(__name__)
 
 _PRIVATE: Final = 0o700
 _DESTINATION: Final = "destination.txt"
@@ -36,6 +45,11 @@ class Entry:
     bytes: int
     modified: float
     """Seconds since the epoch: when the newest span was written."""
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the format of the file is known here, and not that of a later release."""
+        return format_version_of(self.path) <= FORMAT_VERSION
 
     @property
     def begun(self) -> float:
@@ -114,6 +128,7 @@ class SpoolDirectory:
         self._max_bytes = max_bytes
         self._max_age = max_age_seconds
         self._on_drop = on_drop
+        self._has_told_of_unreadable = False
 
     def entries(self) -> list[Entry]:
         """All files, the oldest first; none if there is no directory or it cannot be read."""
@@ -142,6 +157,8 @@ class SpoolDirectory:
         for entry in entries:
             if total + needed <= self._max_bytes:
                 break
+            if not entry.is_readable:
+                continue
             # Not the newest line of a living process, nor what is being delivered.
             segment = droppable(entry.path) or Segment.adopt(entry.path)
             if segment is not None:
@@ -163,11 +180,16 @@ class SpoolDirectory:
     def adopt_oldest(self, begun_after: float = 0.0) -> Segment | None:
         """The oldest file that has no owner. Too old ones are dropped, empty ones removed.
 
+        Files of a later release are left to it.
+
         Args:
             begun_after: Older files are left alone; in seconds since the epoch.
         """
         for entry in self.entries():
             if entry.begun < begun_after:
+                continue
+            if not entry.is_readable:
+                self._tell_of_unreadable(entry)
                 continue
             segment = Segment.adopt(entry.path)
             if segment is None:
@@ -178,6 +200,18 @@ class SpoolDirectory:
                 return segment
         self._remove_unfinished()
         return None
+
+    def _tell_of_unreadable(self, entry: Entry) -> None:
+        if self._has_told_of_unreadable:
+            return
+        self._has_told_of_unreadable = True
+        _logger.warning(
+            "The spool file %s has version %d of the format, and this release knows %d: files like "
+            "it are left to a later release of mlflow-bridge.",
+            entry.path,
+            format_version_of(entry.path),
+            FORMAT_VERSION,
+        )
 
     def drop_if_expired(self, segment: Segment) -> bool:
         """Drop a file that this process owns, if its newest span is too old."""

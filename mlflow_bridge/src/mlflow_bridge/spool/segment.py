@@ -10,6 +10,7 @@ and whoever locks it is its next owner. A process id would say less: it may be u
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
 from contextlib import suppress
@@ -25,8 +26,21 @@ except ImportError:  # Windows
 
 SUFFIX: Final = ".jsonl"
 NEW_SUFFIX: Final = ".new"
+FORMAT_VERSION: Final = 1
+"""Of what is in a file: OTLP JSON lines, a ``TracesData`` each. Stands in the name of the file and
+not in its first line, so that other programs can read it as what it is."""
+_VERSIONED_SUFFIX: Final = f".v{FORMAT_VERSION}{SUFFIX}"
 _PRIVATE: Final = 0o600
 _CHUNK: Final = 1_048_576
+
+
+_VERSION_IN_NAME: Final = re.compile(r"\.v(\d{1,9})\.jsonl$")
+
+
+def format_version_of(path: Path) -> int:
+    """The version of the format of a file by its name; 0 if it is older than the versions."""
+    found = _VERSION_IN_NAME.search(path.name)
+    return int(found.group(1)) if found else 0
 
 
 def locks_are_supported() -> bool:
@@ -58,7 +72,7 @@ class Segment:
             OSError: It cannot be made.
         """
         name = f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}"
-        new, path = directory / (name + NEW_SUFFIX), directory / (name + SUFFIX)
+        new, path = directory / (name + NEW_SUFFIX), directory / (name + _VERSIONED_SUFFIX)
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND
         descriptor = os.open(new, flags, _PRIVATE)
         try:
