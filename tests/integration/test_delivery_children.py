@@ -161,7 +161,7 @@ def test_a_child_that_is_forked_while_another_thread_changes_the_settings(tmp_pa
 
     retiring, forked = threading.Event(), threading.Event()
 
-    def retire(self, successor):
+    def retire(self, successor=None):
         retiring.set()
         forked.wait()
 

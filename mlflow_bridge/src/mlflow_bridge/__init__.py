@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 # Not lazy, because a function has the name of its module: were the module imported later, the
 # import system would put it in the function's place.
-from mlflow_bridge.autolog import autolog, disable_autolog, get_autolog_client
-from mlflow_bridge.autolog_client import AutologClient
+from mlflow_bridge.autolog import AutologClient, autolog, disable_autolog, get_autolog_client
 from mlflow_bridge.doctor import Check, DoctorReport, doctor
 from mlflow_bridge.version import __version__
 

@@ -10,19 +10,84 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mlflow_bridge.autolog_client import AutologClient
-
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from mlflow_bridge.config import MLflowDSPyConfig
+    from mlflow_bridge.processing.status import DeliveryStatus
     from mlflow_bridge.processing.tracer_provider import AcceptsProcessors
     from mlflow_bridge.resolved_config import ResolvedConfig
     from mlflow_bridge.setup.processor import MLflowBatchSpanProcessor
     from mlflow_bridge.setup.switch import SwitchableSpanProcessor
 
 _logger = logging.getLogger(__name__)
+
+
+class AutologClient:
+    """The delivery to MLflow that `mlflow_bridge.autolog` has set up in this process.
+
+    A context manager, which calls `close` at its end. There is one client at a time; a further call
+    of ``autolog()`` returns the same one. Made by ``autolog()`` only. Methods may be called by any
+    thread.
+
+    Example:
+        >>> with mlflow_bridge.autolog(experiment_name="rag"):  # doctest: +SKIP
+        ...     program(question="...")
+    """
+
+    def __init__(self, session: _Session) -> None:
+        self._session = session
+
+    @property
+    def config(self) -> MLflowDSPyConfig:
+        """The settings in use."""
+        config = self._session.config or self._session.asked_for
+        assert config is not None, "set by autolog(), which makes clients"
+        return config
+
+    def status(self) -> tuple[DeliveryStatus, ...]:
+        """What became of the spans that went to MLflow, as `mlflow_bridge.status` says it."""
+        from mlflow_bridge.processing.live import status
+
+        return status()
+
+    def flush(self, timeout_seconds: float = 30.0) -> bool:
+        """Wait until the spans that ended before this call are stored, or in the spool.
+
+        Args:
+            timeout_seconds: The longest to wait.
+
+        Returns:
+            True only if every span that was on its way is stored now, or on disk.
+        """
+        from mlflow_bridge.processing.live import live_processors
+
+        deadline = time.monotonic() + timeout_seconds
+        complete = True
+        for processor in live_processors():
+            left = max(deadline - time.monotonic(), 0.0)
+            complete = processor.force_flush(left * 1000) and complete
+        return complete
+
+    def close(self) -> None:
+        """Do what `mlflow_bridge.disable_autolog` does, if this is the current client still."""
+        if get_autolog_client() is self:
+            disable_autolog()
+
+    def __enter__(self) -> AutologClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 @dataclass
@@ -38,6 +103,8 @@ class _Session:
     """What is behind the switch."""
     config: MLflowDSPyConfig | None = None
     """The settings of the delivery; None while nothing is sent."""
+    asked_for: MLflowDSPyConfig | None = None
+    """The settings of the last call."""
     instrumented_with: dict[str, Any] | None = None
     """The arguments with which DSPy was instrumented here; None if it was not."""
 
@@ -88,17 +155,16 @@ def autolog(config: MLflowDSPyConfig | None = None, /, **overrides: Any) -> Auto
     resolved = _resolved(config, overrides)
     with _session.lock:
         if _session.client is None:
-            _session.client = AutologClient(resolved.config)
+            _session.client = AutologClient(_session)
         client = _session.client
+        _session.asked_for = resolved.config
         if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
             _logger.info("autolog() does nothing, because OTEL_SDK_DISABLED is set.")
             return client
         try:
             _send_to_mlflow(resolved)
         except Exception as error:
-            _warn_about(error)
-        if _session.config is not None:
-            client.use(_session.config)
+            _warn_about(error, resolved.config)
         try:
             _instrument_dspy(resolved.config)
         except Exception:
@@ -129,7 +195,7 @@ def disable_autolog() -> None:
             _session.switch.switch(None)
         before, _session.processor = _session.processor, None
         if before is not None:
-            before.retire(None)
+            before.retire()
 
 
 def _resolved(config: MLflowDSPyConfig | None, overrides: dict[str, Any]) -> ResolvedConfig:
@@ -149,6 +215,7 @@ def _resolved(config: MLflowDSPyConfig | None, overrides: dict[str, Any]) -> Res
 def _send_to_mlflow(resolved: ResolvedConfig) -> None:
     from mlflow_bridge.config import ConfigurationError
     from mlflow_bridge.export.exporter import MLflowSpanExporter
+    from mlflow_bridge.setup.processor import join_provider
     from mlflow_bridge.zero_code import adopted_delivery
 
     if resolved.obstacle is not None:
@@ -166,7 +233,7 @@ def _send_to_mlflow(resolved: ResolvedConfig) -> None:
     _session.config = config
     if before is not None:
         before.retire(processor)
-    processor.join(_session.provider)
+    join_provider(processor, _session.provider)
     _logger.info(
         "Traces go to %s (content: %s).",
         config.destination_description,
@@ -231,7 +298,7 @@ def _uninstrument_dspy() -> None:
     _session.instrumented_with = None
 
 
-def _warn_about(error: Exception) -> None:
+def _warn_about(error: Exception, config: MLflowDSPyConfig) -> None:
     """Say why nothing is sent with these settings; count the spans that go nowhere by it."""
     from mlflow_bridge.config import ConfigurationError
 
@@ -242,19 +309,17 @@ def _warn_about(error: Exception) -> None:
     else:
         _logger.warning("autolog() failed; traces %s.", now, exc_info=error)
     if stays is None:
-        _refuse(str(error))
+        _refuse(config, str(error))
 
 
-def _refuse(reason: str) -> None:
+def _refuse(config: MLflowDSPyConfig, reason: str) -> None:
     """Count spans in the place of a delivery that cannot be set up."""
-    from mlflow_bridge.config import MLflowDSPyConfig
     from mlflow_bridge.setup.refusing_delivery import RefusingDelivery
 
     before = _session.processor
     if before is not None:  # It refuses them, too.
         return
     try:
-        config = MLflowDSPyConfig.model_construct()
         _session.processor = _made_processor(RefusingDelivery(config, reason))
         _switch_in_provider(config).switch(_session.processor)
     except Exception:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mlflow_bridge.config import MLflowDSPyConfig
     from mlflow_bridge.export.exporter import MLflowSpanExporter
     from mlflow_bridge.processing.tracer_provider import AcceptsProcessors
-    from mlflow_bridge.setup.processor import MLflowBatchSpanProcessor
 
 _logger = logging.getLogger(__name__)
 
@@ -33,9 +32,11 @@ class AdoptedDelivery:
     """A processor of ours in the place of the one that the SDK has put around an exporter."""
 
     def __init__(self, exporter: MLflowSpanExporter, provider: AcceptsProcessors) -> None:
+        from mlflow_bridge.export.exporter import adopt
         from mlflow_bridge.setup.processor import MLflowBatchSpanProcessor
         from mlflow_bridge.setup.switch import SwitchableSpanProcessor
 
+        self._exporter = exporter
         self._provider = provider
         self._switch = SwitchableSpanProcessor()
         self._processor = MLflowBatchSpanProcessor(exporter)
@@ -45,7 +46,7 @@ class AdoptedDelivery:
         provider.add_span_processor(self._switch)
         # After the processor is in place: the other way round a span that ends now would be lost,
         # while one that is stored twice is still one span in MLflow.
-        exporter.adopt()
+        adopt(exporter)
 
     @property
     def config(self) -> MLflowDSPyConfig:
@@ -55,11 +56,13 @@ class AdoptedDelivery:
     @property
     def is_usable(self) -> bool:
         """Whether spans have a place to go."""
-        return self._processor.obstacle is None
+        return self._exporter.obstacle is None
 
     def join(self) -> None:
         """Prepare the tracer provider, behind all processors that spans must reach before."""
-        self._processor.join(self._provider)
+        from mlflow_bridge.setup.processor import join_provider
+
+        join_provider(self._processor, self._provider)
 
     def reconfigure(self, config: MLflowDSPyConfig) -> None:
         """Deliver by other settings from now on, if they are others."""
@@ -67,7 +70,7 @@ class AdoptedDelivery:
 
         if config == self.config:
             return
-        before: MLflowBatchSpanProcessor = self._processor
+        before = self._processor
         self._processor = MLflowBatchSpanProcessor(config)
         self._switch.switch(self._processor)
         before.retire(self._processor)
@@ -111,9 +114,9 @@ def _destination(config: MLflowDSPyConfig) -> tuple[str, str | None, str | None]
 
 
 def _adopt_all() -> None:
-    from mlflow_bridge.export.exporter import live_exporters
+    from mlflow_bridge.export.exporter import is_claimed, live_exporters
 
-    exporters = [exporter for exporter in live_exporters() if not exporter.claimed]
+    exporters = [exporter for exporter in live_exporters() if not is_claimed(exporter)]
     if not exporters:
         return
 

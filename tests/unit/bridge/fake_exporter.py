@@ -40,12 +40,6 @@ class FakeExporter:
     def destination_description(self) -> str:
         return self.config.destination_description
 
-    def claim(self) -> None:
-        self.claimed = True
-
-    def adopt(self) -> None:
-        self.adopted = True
-
     def warm_up(self) -> None: ...
 
     def deliver(self, spans: Sequence[ReadableSpan]) -> Outcome:
@@ -70,6 +64,16 @@ class FakeExporterModule(ModuleType):
         exporter = FakeExporter(**options)
         self.made.append(exporter)
         return exporter
+
+    def claim(self, exporter: object) -> None:
+        if isinstance(exporter, FakeExporter):
+            exporter.claimed = True
+
+    def is_claimed(self, exporter: FakeExporter) -> bool:
+        return exporter.claimed
+
+    def adopt(self, exporter: FakeExporter) -> None:
+        exporter.adopted = True
 
     def live_exporters(self) -> tuple[FakeExporter, ...]:
         return tuple(self.made)

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 from mlflow_bridge.doctor import Check
 from mlflow_bridge.processing.live import live_processors
-from mlflow_bridge.setup.processor import MLflowBatchSpanProcessor
+from mlflow_bridge.setup.processor import MLflowBatchSpanProcessor, is_joined
 
 _ASKED: Final = (
     "TracerProvider(sampler=DSPySampler(), id_generator=SystemRandomIdGenerator()), both from "
@@ -25,7 +25,7 @@ def check_provider() -> Iterator[Check]:
     ours = [it for it in live_processors() if isinstance(it, MLflowBatchSpanProcessor)]
     if not ours:
         return
-    apart = [processor for processor in ours if not processor.is_joined]
+    apart = [processor for processor in ours if not is_joined(processor)]
     if apart:
         yield Check(
             "provider",

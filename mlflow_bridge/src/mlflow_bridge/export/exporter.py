@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, Final
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -128,8 +128,6 @@ class MLflowSpanExporter(SpanExporter):
             max_attribute_bytes=self._config.max_attribute_bytes,
             max_batch_bytes=self._config.max_batch_bytes,
         )
-        self._claimed = False
-        self._adopted_at_ns: int | None = None
         self._has_told_of_unheeded = False
         self._notices = Notices(logger)
         self._backoff = Backoff()
@@ -148,35 +146,6 @@ class MLflowSpanExporter(SpanExporter):
     def obstacle(self) -> str | None:
         """Why this exporter can deliver nothing: what is wrong with the settings; else None."""
         return self._obstacle
-
-    @property
-    def claimed(self) -> bool:
-        """Whether an `MLflowBatchSpanProcessor` delivers by this exporter."""
-        return self._claimed
-
-    def claim(self) -> None:
-        """Say that an `MLflowBatchSpanProcessor` delivers by this exporter from now on."""
-        self._claimed = True
-
-    @property
-    def adopted(self) -> bool:
-        """Whether ``export`` leaves the delivery to an `MLflowBatchSpanProcessor`."""
-        return self._adopted_at_ns is not None
-
-    def adopt(self) -> MLflowSpanExporter:
-        """Hand the delivery over to the caller, who delivers by ``deliver`` and ``close``.
-
-        From now on ``export`` acknowledges spans without sending them, and ``shutdown`` does
-        nothing: this is for the owner of a processor that gets the same spans, while the stock
-        processor around this exporter cannot be taken away. Add that processor first: spans that
-        ended before this call are still sent by ``export``, and sending one twice does no harm.
-
-        Returns:
-            This exporter.
-        """
-        if self._adopted_at_ns is None:
-            self._adopted_at_ns = time.time_ns()
-        return self
 
     def stats(self) -> ExporterStats:
         """What has been delivered so far, and what not."""
@@ -229,7 +198,7 @@ class MLflowSpanExporter(SpanExporter):
 
     def shutdown(self, timeout_millis: float = 30_000) -> None:
         """End the delivery as ``close`` does, unless the exporter is adopted. May be repeated."""
-        if not self.adopted:
+        if self not in _adopted_at_ns:
             self.close(timeout_millis)
 
     def close(self, timeout_millis: float = 5_000) -> bool:
@@ -242,7 +211,7 @@ class MLflowSpanExporter(SpanExporter):
 
     def _owed(self, spans: Sequence[ReadableSpan]) -> Sequence[ReadableSpan]:
         """Those spans that nobody else delivers."""
-        adopted_at = self._adopted_at_ns
+        adopted_at = _adopted_at_ns.get(self)
         if adopted_at is None:
             return spans
         return [span for span in spans if span.end_time is None or span.end_time <= adopted_at]
@@ -273,7 +242,7 @@ class MLflowSpanExporter(SpanExporter):
     def _tell_of_unheeded(self) -> None:
         """Name the settings that need more than an exporter behind a processor of another kind."""
         self._has_told_of_unheeded = True
-        if self._claimed:
+        if self in _claimed:
             return
         homes = (
             (self._config.model_fields_set & set(PROCESSOR_FIELDS), _PROCESSOR_NEEDED),
@@ -347,6 +316,31 @@ def _interpreter_exits() -> bool:
     # Python marks the main thread as ended before it calls the functions registered with atexit,
     # from where a TracerProvider shuts its processors down.
     return not threading.main_thread().is_alive()
+
+
+_claimed: WeakSet[MLflowSpanExporter] = WeakSet()
+_adopted_at_ns: WeakKeyDictionary[MLflowSpanExporter, int] = WeakKeyDictionary()
+
+
+def claim(delivery: object) -> None:
+    """Note that an `MLflowBatchSpanProcessor` delivers by an exporter from now on."""
+    if isinstance(delivery, MLflowSpanExporter):
+        _claimed.add(delivery)
+
+
+def is_claimed(exporter: MLflowSpanExporter) -> bool:
+    """Whether an `MLflowBatchSpanProcessor` delivers by an exporter."""
+    return exporter in _claimed
+
+
+def adopt(exporter: MLflowSpanExporter) -> None:
+    """Have ``export`` acknowledge spans without sending them, and ``shutdown`` do nothing.
+
+    For the owner of a processor that gets the same spans and calls ``deliver`` and ``close``, while
+    the stock processor around the exporter cannot be taken away. Add that processor first: spans
+    that ended before this call are still sent by ``export``, and sending one twice does no harm.
+    """
+    _adopted_at_ns.setdefault(exporter, time.time_ns())
 
 
 def live_exporters() -> list[MLflowSpanExporter]:

@@ -55,7 +55,7 @@ def register(processor: ManagedProcessor, before_exit: Callable[[], object]) -> 
     return f"{type(processor).__name__}/{number}"
 
 
-def retire(processor: ManagedProcessor) -> None:
+def keep_reporting(processor: ManagedProcessor) -> None:
     """Go on telling of a closed processor that nobody will have, if spans of it are missing.
 
     Only of the last few.

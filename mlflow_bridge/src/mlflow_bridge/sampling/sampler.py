@@ -23,11 +23,6 @@ from opentelemetry.instrumentation.dspy.semconv import DSPY_MODULE_TYPE, DSPY_OP
 
 _logger = logging.getLogger(__name__)
 
-RateOf = Callable[[DSPyCall], float | None]
-"""The share of calls like this one that is recorded; None to leave it to the settings."""
-KeyOf = Callable[[DSPyCall], object]
-"""What a call's trace is chosen by: all with the same key, told by its text, or none."""
-
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
@@ -46,8 +41,10 @@ class DSPySampler(Sampler):
         config: The settings; of them, those that begin with ``sampling_``. Default: those of the
             environment; what is wrong there is in the log.
         rate_of: Asked for each trace that begins with a DSPy call, with that call, live: it is
-            to be read, never changed.
-        key_of: Likewise, instead of ``sampling_key``.
+            to be read, never changed. Returns the share of calls like it that is recorded, 0 to 1;
+            None leaves it to the settings.
+        key_of: Asked likewise, instead of ``sampling_key``. Traces for which it returns the same
+            key, told by its text, are recorded together or not at all.
 
     Example:
         >>> def rate_of(call):
@@ -59,8 +56,8 @@ class DSPySampler(Sampler):
         self,
         config: MLflowDSPyConfig | None = None,
         *,
-        rate_of: RateOf | None = None,
-        key_of: KeyOf | None = None,
+        rate_of: Callable[[DSPyCall], float | None] | None = None,
+        key_of: Callable[[DSPyCall], object] | None = None,
     ) -> None:
         self._config = config or resolve_config({}).config
         self._rate_of = rate_of

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span
@@ -17,9 +18,10 @@ from opentelemetry.sdk.trace import Span
 from mlflow_bridge.config import ConfigurationError, MLflowDSPyConfig
 from mlflow_bridge.processing.batch import DeliveryProcessor
 from mlflow_bridge.processing.enrichment import Enrichment
-from mlflow_bridge.processing.live import retire
+from mlflow_bridge.processing.live import keep_reporting
 from mlflow_bridge.processing.span_delivery import SpanDelivery
 from mlflow_bridge.resolved_config import resolve_config
+from mlflow_bridge.setup.instrumentation import warn_of_unused_instrument_settings
 from mlflow_bridge.setup.provider import global_provider_of, prepare_provider
 from mlflow_bridge.setup.sigterm import handle_sigterm, leave_sigterm
 from mlflow_bridge.spool.spool import Spool
@@ -69,7 +71,6 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
         exporter = _exporter_from(config_or_exporter)
         self._config = config = _config_of(exporter)
         self._enrichment = Enrichment()
-        self._is_joined = False
         super().__init__(
             exporter,
             max_queue_size=config.max_queue_size,
@@ -92,63 +93,60 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
         """The settings in use."""
         return self._config
 
-    @property
-    def obstacle(self) -> str | None:
-        """Why the exporter can deliver nothing with its settings; None if it can."""
-        return _obstacle_of(self._delivery)
-
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Remember the span, and write down what is known of its trace. Never raises."""
         super().on_start(span, parent_context)
-        if self._enrichment.enrich(span, parent_context) and not self._is_joined:
+        if self._enrichment.enrich(span, parent_context) and self not in _joined:
             self._join(span)
+
+    def retire(self, successor: MLflowBatchSpanProcessor | None = None) -> None:
+        """Deliver what waits, for a bounded time, and stop, while the program goes on.
+
+        For a program that replaces its processor. Spans that are open now are not ended.
+
+        Args:
+            successor: Will get the ends of open spans. It is told of them, in case they never end,
+                and gets those spans of whose traces it is not known yet whether they are for
+                MLflow.
+        """
+        if successor is not None:
+            successor._take_over(self)
+        self.close(end_open_spans=False)
+        leave_sigterm(self)
+        keep_reporting(self)
 
     def _join(self, span: Span) -> None:
         """Prepare the tracer provider that this span is of, if that is the global one."""
         try:
             provider = global_provider_of(span)
             if provider is not None:
-                self._is_joined = True
-                prepare_provider(provider, self._config)
+                join_provider(self, provider)
+                # A program that adds the processor by hand instruments DSPy by hand, too.
+                warn_of_unused_instrument_settings(self._config)
         except Exception:
             _logger.warning("The tracer provider could not be prepared", exc_info=True)
 
-    @property
-    def is_joined(self) -> bool:
-        """Whether the tracer provider was prepared for the delivery to MLflow."""
-        return self._is_joined
 
-    def join(self, provider: object) -> None:
-        """Prepare a tracer provider that is known to be this processor's. May be repeated.
+_joined: WeakSet[MLflowBatchSpanProcessor] = WeakSet()
 
-        Args:
-            provider: The tracer provider that this processor has been added to.
-        """
-        self._is_joined = True
-        prepare_provider(provider, self._config)
 
-    def retire(self, successor: MLflowBatchSpanProcessor | None) -> None:
-        """Deliver what waits, for a bounded time, and stop, while the program goes on.
+def join_provider(processor: MLflowBatchSpanProcessor, provider: object) -> None:
+    """Prepare a tracer provider to which a processor has been added. May be repeated."""
+    _joined.add(processor)
+    prepare_provider(provider, processor.config)
 
-        Spans that are open now are not ended.
 
-        Args:
-            successor: Will get their ends. It is told of them, in case they never end, and gets
-                those spans of whose traces it is not known yet whether they are for MLflow.
-        """
-        if successor is not None:
-            successor._take_over(self)
-        self.close(end_open_spans=False)
-        leave_sigterm(self)
-        retire(self)
+def is_joined(processor: MLflowBatchSpanProcessor) -> bool:
+    """Whether the tracer provider of a processor is known, and was prepared."""
+    return processor in _joined
 
 
 def _exporter_from(given: Any) -> SpanDelivery:
     """The exporter of a processor that is made with this first argument."""
-    if given is None or isinstance(given, MLflowDSPyConfig):
-        # Here: its import of MLflow's dialect is for processes that deliver.
-        from mlflow_bridge.export.exporter import MLflowSpanExporter
+    # Here: its import of MLflow's dialect is for processes that deliver.
+    from mlflow_bridge.export.exporter import MLflowSpanExporter, claim
 
+    if given is None or isinstance(given, MLflowDSPyConfig):
         given = MLflowSpanExporter() if given is None else MLflowSpanExporter(config=given)
     if not callable(getattr(given, "deliver", None)):
         raise ConfigurationError(
@@ -156,9 +154,7 @@ def _exporter_from(given: Any) -> SpanDelivery:
             "MLflowSpanExporter, another SpanDelivery, or None. Settings are arguments of "
             "MLflowDSPyConfig"
         )
-    claim = getattr(given, "claim", None)
-    if claim is not None:
-        claim()
+    claim(given)
     return given
 
 

@@ -16,7 +16,6 @@ from mlflow_bridge.mlflow_tracing import join_mlflow_tracing
 from mlflow_bridge.processing.system_random_ids import use_system_random_ids
 from mlflow_bridge.processing.tracer_provider import AcceptsProcessors, accepts_processors
 from mlflow_bridge.sampling.entry_point import sampler_of_new_provider, warn_of_unused_settings
-from mlflow_bridge.setup.instrumentation import warn_of_unused_instrument_settings
 
 _logger = logging.getLogger(__name__)
 
@@ -25,8 +24,8 @@ def prepare_provider(provider: object, config: MLflowDSPyConfig) -> None:
     """Do what the delivery to MLflow needs of a tracer provider. May be repeated.
 
     It makes ids that ``random.seed()`` does not repeat, unless it has a generator of the program's
-    choice. MLflow's own tracing uses it, too, if it is the global one. Settings that have no effect
-    with it are named by a warning.
+    choice. MLflow's own tracing uses it, too, if it is the global one. Sampling settings that have
+    no effect with it are named by a warning.
 
     Args:
         provider: Has a processor of ours, before those that are added here.
@@ -34,7 +33,6 @@ def prepare_provider(provider: object, config: MLflowDSPyConfig) -> None:
     """
     use_system_random_ids(provider)
     warn_of_unused_settings(provider, config)
-    warn_of_unused_instrument_settings(config)
     join_mlflow_tracing(provider)
 
 

@@ -17,7 +17,13 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
 from mlflow_bridge.config import ConfigurationError, MLflowDSPyConfig
 from mlflow_bridge.export import exporter as exporter_module
-from mlflow_bridge.export.exporter import MLflowSpanExporter, live_exporters
+from mlflow_bridge.export.exporter import (
+    MLflowSpanExporter,
+    adopt,
+    claim,
+    is_claimed,
+    live_exporters,
+)
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
 from opentelemetry.instrumentation.dspy import ContentMode
 from tests.unit.bridge.export.dspy_spans import Recorder, names
@@ -174,8 +180,7 @@ def test_under_a_stock_processor(exporters: Exporters) -> None:
 def test_adopted_exporter_acknowledges_without_sending(exporters: Exporters) -> None:
     exporter = exporters.make()
     before = Recorder().many(2)
-    assert exporter.adopt() is exporter
-    assert exporter.adopted
+    adopt(exporter)
     after = Recorder().many(3)
     # Spans from before the hand-over are nobody else's.
     assert exporter.export([*before, *after]) is SUCCESS
@@ -298,8 +303,8 @@ def test_settings_that_a_processor_carries_out_need_no_warning(
     exporters: Exporters, caplog: pytest.LogCaptureFixture
 ) -> None:
     exporter = MLflowSpanExporter(SERVER, max_queue_size=5, log_inputs=False)
-    exporter.claim()
-    assert exporter.claimed
+    claim(exporter)
+    assert is_claimed(exporter)
     assert exporter.export(Recorder().many(1)) is SUCCESS
     assert caplog.messages == []
 

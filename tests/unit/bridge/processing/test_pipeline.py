@@ -30,7 +30,7 @@ def retired_with(outcome: Outcome) -> None:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(processor)
     provider.get_tracer("program").start_span("span").end()
-    processor.retire(None)
+    processor.retire()
 
 
 def known() -> list[tuple[int, str | None]]:
