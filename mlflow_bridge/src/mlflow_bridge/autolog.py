@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -39,15 +40,13 @@ class AutologClient:
         ...     program(question="...")
     """
 
-    def __init__(self, session: _Session) -> None:
-        self._session = session
+    def __init__(self, config_in_use: Callable[[], MLflowDSPyConfig]) -> None:
+        self._config_in_use = config_in_use
 
     @property
     def config(self) -> MLflowDSPyConfig:
         """The settings in use."""
-        config = self._session.config or self._session.asked_for
-        assert config is not None, "set by autolog(), which makes clients"
-        return config
+        return self._config_in_use()
 
     def status(self) -> tuple[DeliveryStatus, ...]:
         """What became of the spans that went to MLflow, as `mlflow_bridge.status` says it."""
@@ -155,7 +154,7 @@ def autolog(config: MLflowDSPyConfig | None = None, /, **overrides: Any) -> Auto
     resolved = _resolved(config, overrides)
     with _session.lock:
         if _session.client is None:
-            _session.client = AutologClient(_session)
+            _session.client = AutologClient(_config_in_use)
         client = _session.client
         _session.asked_for = resolved.config
         if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
@@ -170,6 +169,12 @@ def autolog(config: MLflowDSPyConfig | None = None, /, **overrides: Any) -> Auto
         except Exception:
             _logger.warning("DSPy could not be instrumented.", exc_info=True)
         return client
+
+
+def _config_in_use() -> MLflowDSPyConfig:
+    config = _session.config or _session.asked_for
+    assert config is not None, "set by autolog(), which makes clients"
+    return config
 
 
 def get_autolog_client() -> AutologClient | None:
