@@ -11,6 +11,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,20 +41,23 @@ def _lines_of(package: ModuleType) -> Iterator[str]:
         elif inspect.isroutine(value):
             yield f"{name}{_signature(value)}"
         else:
-            yield name if isinstance(value, str) else f"{name} = {_annotation(value)}"
+            yield name
 
 
 def _lines_of_class(name: str, owner: type[Any]) -> Iterator[str]:
-    yield f"class {name}{'' if owner is MLflowDSPyConfig else _signature(owner)}"
+    # What Python itself says of the signatures of these differs from version to version.
+    is_plain = not issubclass(owner, Enum) and not getattr(owner, "_is_protocol", False)
+    shows_signature = is_plain and owner is not MLflowDSPyConfig
+    yield f"class {name}{_signature(owner) if shows_signature else ''}"
+    if issubclass(owner, Enum):
+        yield from (f"    {member.name} = {member.value!r}" for member in owner)
     for member, value in sorted(_public_members(owner).items()):
         kind = "property " if isinstance(value, property) else ""
         shown = _signature(getattr(owner, member)) if inspect.isroutine(value) else ""
-        if isinstance(value, classmethod | staticmethod):
-            kind = f"{type(value).__name__} "
         yield f"    {kind}{member}{shown}"
     if owner is MLflowDSPyConfig:
         for field, info in owner.model_fields.items():
-            yield f"    field {field}: {_annotation(info.annotation)} = {info.default!r}"
+            yield f"    field {field} = {info.default!r}"
 
 
 def _public_members(owner: type[Any]) -> dict[str, Any]:
@@ -75,13 +79,8 @@ def _signature(value: Any) -> str:
     parameters = [
         parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()
     ]
-    shown = signature.replace(parameters=parameters, return_annotation=signature.empty)
-    return re.sub(r"<object object at 0x\w+>", "<object>", str(shown))
-
-
-def _annotation(annotation: Any) -> str:
-    shown = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    return re.sub(r"\b(?:typing|pathlib|pydantic\.\w+)\.", "", shown)
+    shown = str(signature.replace(parameters=parameters, return_annotation=signature.empty))
+    return re.sub(r"<(\w+\.\w+): [^>]*>", r"\1", shown)
 
 
 def test_the_surface_is_what_it_was() -> None:
