@@ -8,7 +8,6 @@ and a program that sets OpenTelemetry up by hand all use this class.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -28,8 +27,6 @@ from mlflow_bridge.spool.spool import Spool
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
-
-_logger = logging.getLogger(__name__)
 
 
 class MLflowBatchSpanProcessor(DeliveryProcessor):
@@ -123,8 +120,8 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
                 join_provider(self, provider)
                 # A program that adds the processor by hand instruments DSPy by hand, too.
                 warn_of_unused_instrument_settings(self._config)
-        except Exception:
-            _logger.warning("The tracer provider could not be prepared", exc_info=True)
+        except Exception as error:
+            self._notices.warn("provider", "The tracer provider cannot be prepared: %r", error)
 
 
 _joined: WeakSet[MLflowBatchSpanProcessor] = WeakSet()
