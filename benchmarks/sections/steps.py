@@ -13,16 +13,18 @@ from benchmarks.scale import Scale
 from benchmarks.tables import Table, times
 
 NAME = "steps"
+_PROCESSORS = "processors"
 
 
 def run(scale: Scale) -> dict[str, Any]:
-    """Bytecode instructions and C calls of each program; the scale does not matter to counts."""
-    return apart("benchmarks.counted:counted", PROGRAMS)
+    """Bytecode instructions and C calls of programs and processors; whatever the scale."""
+    counts = apart("benchmarks.counted:counted", PROGRAMS)
+    return {**counts, _PROCESSORS: apart("benchmarks.delivery.steps:processor_steps")}
 
 
 def tables(data: Mapping[str, Any]) -> list[Table]:
     """Ratios and limits."""
-    found = ratios(data)
+    found = ratios(data, data[_PROCESSORS])
     rows = [
         [name, times(value), times(limits()[name])]
         for name, value in found.items()
