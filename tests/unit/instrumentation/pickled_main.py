@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A script for test_pickling: classes of ``__main__``, which cloudpickle takes by value.
 
-Prints one line for each object, with what came of copying it; ``traced`` as argument instruments
-DSPy in the middle, so that one class is defined before that and another one after it. With
-``by value`` it prints the pickle of some bound methods instead.
+Prints one line for each object, with what came of copying it, and writes the pickle of some bound
+methods to the file of the second argument. ``traced`` as first argument instruments DSPy in the
+middle, so that one class is defined before that and another one after it.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -94,9 +95,6 @@ METHODS = {
     "AsyncLM.acall": AsyncLM([]).acall,
     "EarlyProgram.__call__": EarlyProgram().__call__,
 }
-if sys.argv[2:] == ["by value"]:
-    sys.stdout.buffer.write(cloudpickle.dumps(METHODS))
-    sys.exit()
 
 for thing in (
     EarlyLM([]),
@@ -112,3 +110,5 @@ for thing in (
     Holder(LateLM([]).__call__),
 ):
     print(type(thing).__name__, outcome(thing))
+
+Path(sys.argv[2]).write_bytes(cloudpickle.dumps(METHODS))

@@ -50,18 +50,20 @@ def test_nothing_heavy_is_imported() -> None:
 
 
 def test_dspy_brings_no_more_than_it_would_alone() -> None:
-    program = """
+    alone, instrumented = run_python("""
         import sys
         import dspy
-        {0}
-        watched = ("litellm", "numpy", "openai", "opentelemetry.sdk", "mlflow")
-        print(sorted(name for name in watched if name in sys.modules))
-    """
-    instrument = """
+
+        def loaded():
+            watched = ("litellm", "numpy", "openai", "opentelemetry.sdk", "mlflow")
+            return sorted(name for name in watched if name in sys.modules)
+
+        print(loaded())
         from opentelemetry.instrumentation.dspy import DSPyInstrumentor
         DSPyInstrumentor().instrument()
-    """.replace("\n        ", "; ").strip("; ")
-    assert run_python(program.format(instrument.strip())) == run_python(program.format("pass"))
+        print(loaded())
+    """)
+    assert instrumented == alone
 
 
 def test_before_the_import() -> None:
@@ -72,20 +74,6 @@ print(call())
 print(len(instrumentor.status()) > 0)
 """)
     assert printed == ["()", TRACED, "True"]
-
-
-def test_from_another_thread() -> None:
-    assert run("""
-import threading
-import dspy
-worker = threading.Thread(target=instrumentor.instrument, kwargs={"tracer_provider": provider})
-worker.start()
-worker.join()
-print(call())
-with dspy.context(max_errors=3):
-    dspy.configure(max_errors=4)
-print(dspy.settings.max_errors)
-""") == [TRACED, "4"]
 
 
 def test_in_a_thread_while_another_one_imports() -> None:
@@ -99,18 +87,25 @@ print(call())
 """) == [TRACED]
 
 
-def test_off_and_on_around_the_import() -> None:
+def test_off_and_on_around_the_import_and_from_another_thread() -> None:
     assert run("""
+import threading
 instrumentor.instrument(tracer_provider=provider)
 instrumentor.uninstrument()
 print(call(), instrumentor.status())
-instrumentor.instrument(tracer_provider=provider)
+worker = threading.Thread(target=instrumentor.instrument, kwargs={"tracer_provider": provider})
+worker.start()
+worker.join()
 print(call())
+import dspy
+with dspy.context(max_errors=3):
+    dspy.configure(max_errors=4)
+print(dspy.settings.max_errors)
 instrumentor.uninstrument()
 print(call())
 instrumentor.instrument(tracer_provider=provider)
 print(call())
-""") == ["[] ()", TRACED, "[]", TRACED]
+""") == ["[] ()", TRACED, "4", "[]", TRACED]
 
 
 def test_a_provider_that_fails_breaks_no_import() -> None:

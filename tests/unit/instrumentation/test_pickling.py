@@ -9,6 +9,7 @@ import inspect
 import pickle
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -184,43 +185,46 @@ def test_compiling_copies_programs(traced: Traced) -> None:
     assert len(compiled.generate.demos) == 2
 
 
-@pytest.fixture(scope="module")
-def main_plain() -> list[str]:
-    return run_main("plain")
+@dataclass(frozen=True)
+class Main:
+    """What one run of ``pickled_main.py`` printed, and the methods that it pickled."""
+
+    printed: list[str]
+    methods: bytes
 
 
 @pytest.fixture(scope="module")
-def main_traced() -> list[str]:
-    return run_main("traced")
+def main_plain(tmp_path_factory: pytest.TempPathFactory) -> Main:
+    return run_main("plain", tmp_path_factory.mktemp("plain"))
 
 
-def run_main(mode: str) -> list[str]:
-    return run_script("pickled_main.py", mode).decode().splitlines()
+@pytest.fixture(scope="module")
+def main_traced(tmp_path_factory: pytest.TempPathFactory) -> Main:
+    return run_main("traced", tmp_path_factory.mktemp("traced"))
 
 
-def run_script(name: str, *arguments: str) -> bytes:
-    script = Path(__file__).with_name(name)
+def run_main(mode: str, directory: Path) -> Main:
+    script, file = Path(__file__).with_name("pickled_main.py"), directory / "methods.pkl"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), *arguments],
+        [sys.executable, "-W", "ignore", str(script), mode, str(file)],
         capture_output=True,
         check=True,
+        text=True,
         timeout=120,
     )
-    return done.stdout
+    return Main(done.stdout.splitlines(), file.read_bytes())
 
 
 # What comes of them is compared, not spelt out: until 3.2 DSPy's own adapters fail by value.
-def test_classes_of_main_are_pickled_by_value(
-    main_plain: list[str], main_traced: list[str]
-) -> None:
-    assert main_traced[:9] == main_plain[:9]
-    assert main_plain[:2] == ["EarlyLM ['early x']", "LateLM ['late x']"]
+def test_classes_of_main_are_pickled_by_value(main_plain: Main, main_traced: Main) -> None:
+    assert main_traced.printed[:9] == main_plain.printed[:9]
+    assert main_plain.printed[:2] == ["EarlyLM ['early x']", "LateLM ['late x']"]
 
 
 def test_methods_of_classes_of_main_are_pickled_by_value(
-    main_plain: list[str], main_traced: list[str]
+    main_plain: Main, main_traced: Main
 ) -> None:
-    assert main_traced[9:] == main_plain[9:]
+    assert main_traced.printed[9:] == main_plain.printed[9:]
 
 
 LOAD = """
@@ -237,10 +241,7 @@ for name, thing in pickle.load(sys.stdin.buffer).items():
 """
 
 
-def test_methods_taken_by_value_load_without_us() -> None:
-    def by_value(mode: str) -> bytes:
-        return run_script("pickled_main.py", mode, "by value")
-
+def test_methods_taken_by_value_load_without_us(main_plain: Main, main_traced: Main) -> None:
     def loaded(data: bytes) -> list[str]:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", LOAD],
@@ -252,6 +253,6 @@ def test_methods_taken_by_value_load_without_us() -> None:
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode().splitlines()
 
-    plain = loaded(by_value("plain"))
+    plain = loaded(main_plain.methods)
     assert plain[0] == "EarlyLM.__call__ ['early x']"
-    assert loaded(by_value("traced")) == plain
+    assert loaded(main_traced.methods) == plain
