@@ -8,6 +8,7 @@ The three read their environment at import, some of it only once in a process.
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -35,3 +36,14 @@ def _isolate_environment() -> None:
 
 
 _isolate_environment()
+
+
+def pytest_collection_finish() -> None:
+    """Exclude the objects of the imported libraries from garbage collection.
+
+    Collecting the tests imports dspy, the SDK and, for integration tests, mlflow. Their objects
+    live as long as the process, and several tests call `gc.collect`, which would visit all of them
+    each time.
+    """
+    gc.collect()
+    gc.freeze()
