@@ -140,10 +140,16 @@ def test_no_proxy_is_honoured(
     assert (len(forwarded_by(proxy)), sum(server.stored.values())) == (0, 3)
 
 
-def test_cold_server_takes_its_time_for_the_first_write(server: FakeTrackingServer) -> None:
+def test_cold_server_takes_its_time_for_the_first_write(
+    server: FakeTrackingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # OpenTelemetry's own exporter waits as long as this says, and 10 seconds by default.
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    assert MLflowDSPyConfig().request_timeout_seconds > 10
+
     def slow(request: HttpRequest) -> HttpReply | None:
         if request.path == "/v1/traces" and not server.stored:
-            time.sleep(10.5)  # longer than OpenTelemetry's own exporter waits by default
+            time.sleep(1.5)
         return None
 
     server.refuse = slow
