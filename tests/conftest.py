@@ -12,6 +12,11 @@ import gc
 import os
 import shutil
 import tempfile
+from typing import Any
+
+import pytest
+
+from tests.support.one_worker import scheduler
 
 _FOREIGN_PREFIXES = ("OPENAI_", "MLFLOW_", "OTEL_", "DSPY_")
 
@@ -36,6 +41,11 @@ def _isolate_environment() -> None:
 
 
 _isolate_environment()
+
+
+@pytest.hookimpl(optionalhook=True)  # xdist may be absent
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return scheduler(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_finish() -> None:

@@ -19,6 +19,7 @@ from mlflow_bridge.environment_settings import variable_of
 from mlflow_bridge.version import __version__ as bridge_version
 from opentelemetry.instrumentation.dspy.package import _instruments
 from opentelemetry.instrumentation.dspy.version import __version__ as instrumentation_version
+from tests.support.one_worker import LITELLM_FILES
 
 ROOT = Path(__file__).parents[2]
 DISTRIBUTIONS = ("opentelemetry-instrumentation-dspy", "mlflow_bridge")
@@ -30,6 +31,7 @@ HEADER = (
     "# Copyright The opentelemetry-instrumentation-dspy Authors",
     "# SPDX-License-Identifier: Apache-2.0",
 )
+IMPORT_OF_LITELLM = re.compile(r"^ *import litellm\b|(module|skip)\(.litellm.\)", re.MULTILINE)
 ENVIRONMENT_VARIABLE = re.compile(r"(?:OTEL|MLFLOW)_[A-Z0-9_]*[A-Z0-9]")
 OUR_PREFIXES = ("OTEL_INSTRUMENTATION_", "MLFLOW_")
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text("utf-8")
@@ -132,6 +134,21 @@ def _names_of_random(file: Path) -> set[str]:
         for alias in node.names
     }
     return used | imported
+
+
+# tests/unit/conftest.py sees each use by DSPy, and only the first import of a process.
+def test_unit_tests_that_import_litellm_are_among_its_files() -> None:
+    unit_tests = _python_files(ROOT / "tests" / "unit")
+    importing = {
+        _name(file) for file in unit_tests if IMPORT_OF_LITELLM.search(file.read_text("utf-8"))
+    }
+
+    assert importing
+    assert importing - LITELLM_FILES == set()
+
+
+def test_every_file_that_shares_the_worker_of_litellm_is_there() -> None:
+    assert [name for name in LITELLM_FILES if not (ROOT / name).exists()] == []
 
 
 def _names_in_code() -> set[str]:
