@@ -6,12 +6,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 ROOT = Path(__file__).parents[3]
+# The safe loader that is written in C, many times faster than the one in Python, where it exists.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+load = partial(yaml.load, Loader=_LOADER)
+load_all = partial(yaml.load_all, Loader=_LOADER)
+
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 BASE = KUBERNETES / "base"
@@ -23,17 +29,17 @@ MLFLOW = re.findall(r"mlflow\[auth\]==([\d.]+)", (DEPLOY / "mlflow/Dockerfile").
     0
 ]
 
-COMPOSE: dict[str, Any] = yaml.safe_load(COMPOSE_FILE.read_text("utf-8"))
+COMPOSE: dict[str, Any] = load(COMPOSE_FILE.read_text("utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 KUSTOMIZATIONS: dict[str, dict[str, Any]] = {
-    file.parent.name: yaml.safe_load(file.read_text("utf-8"))
+    file.parent.name: load(file.read_text("utf-8"))
     for file in sorted(KUBERNETES.glob("*/kustomization.yaml"))
 }
 
 
 def collector(name: str) -> dict[str, Any]:
     """The configuration of the collectors of one tier."""
-    return yaml.safe_load((BASE / "collector" / f"{name}.yaml").read_text("utf-8"))
+    return load((BASE / "collector" / f"{name}.yaml").read_text("utf-8"))
 
 
 def collector_variables(name: str) -> set[str]:
@@ -55,9 +61,7 @@ def manifest_files() -> list[Path]:
 def manifests(kind: str | None = None) -> list[dict[str, Any]]:
     """Every Kubernetes object, or those of one kind."""
     documents = [
-        document
-        for file in manifest_files()
-        for document in yaml.safe_load_all(file.read_text("utf-8"))
+        document for file in manifest_files() for document in load_all(file.read_text("utf-8"))
     ]
     return [document for document in documents if kind in (None, document["kind"])]
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml
 
 from tests.unit.deploy.files import (
     BASE,
@@ -22,6 +21,7 @@ from tests.unit.deploy.files import (
     containers,
     generated_config_maps,
     known_secrets,
+    load_all,
     manifest,
     manifest_files,
     manifests,
@@ -296,8 +296,7 @@ def _port(endpoint: str) -> int:
 @pytest.mark.parametrize("file", manifest_files(), ids=lambda file: file.name)
 def test_no_name_is_given_twice(file: Path) -> None:
     names = [
-        (entry["kind"], entry["metadata"]["name"])
-        for entry in yaml.safe_load_all(file.read_text("utf-8"))
+        (entry["kind"], entry["metadata"]["name"]) for entry in load_all(file.read_text("utf-8"))
     ]
 
     assert len(names) == len(set(names))
