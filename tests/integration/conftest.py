@@ -31,10 +31,13 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
+def shared_server(
+    empty_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MLflowServer]:
     """A tracking server in which each test has experiments of its own."""
-    pytest.importorskip("mlflow")
-    with MLflowServer(tmp_path_factory.mktemp("server"), start_timeout=300) as running:
+    directory = tmp_path_factory.mktemp("server")
+    shutil.copyfile(empty_store, directory / "mlflow.db")
+    with MLflowServer(directory, start_timeout=300) as running:
         yield running
 
 

@@ -17,8 +17,8 @@ from tests.integration.traced_program import (
 pytestmark = pytest.mark.integration
 
 
-def test_one_call_is_enough(tmp_path: Path) -> None:
-    pytest.importorskip("mlflow")
+def test_one_call_is_enough(store_uri: str, tmp_path: Path) -> None:
+    assert store_uri == f"sqlite:///{tmp_path}/mlflow.db"  # the default, seen from there
     source = """
         import mlflow_bridge
 
@@ -29,7 +29,7 @@ def test_one_call_is_enough(tmp_path: Path) -> None:
     environment = {"MLFLOW_EXPERIMENT_NAME": "autolog"}
     done = run_program(source, tmp_path, environment)
     assert done.log_lines("Traceback") == done.log_lines("MLFLOW_") == []
-    [trace] = stored_traces(f"sqlite:///{tmp_path}/mlflow.db", "autolog")
+    [trace] = stored_traces(store_uri, "autolog")
     assert span_names(trace) == {"only", "only step"}
     assert trace.info.state.value == "OK"
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,8 +30,9 @@ READER = ("reader", "password of a reader")
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
+def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
     directory = tmp_path_factory.mktemp("server")
+    shutil.copyfile(empty_store, directory / "mlflow.db")
     users = directory / "users.ini"
     # Not MLFLOW_AUTH_ADMIN_PASSWORD, which the oldest MLflow does not know.
     users.write_text(
