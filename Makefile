@@ -20,6 +20,10 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export LITELLM_LOCAL_MODEL_COST_MAP := True
 export MLFLOW_DISABLE_TELEMETRY := true
 
+# Images for containers often set it. The tests start hundreds of programs, each of which would
+# compile both packages once more.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test lint typecheck unit integration perf-guard browser docs bench clean
 
 help:
@@ -28,7 +32,7 @@ help:
 	@echo "make lint | typecheck | unit | integration    one part of it"
 	@echo "make browser      look at MLflow's pages in Chromium (on Debian: chromium, chromium-driver)"
 	@echo "make docs         build the documentation into docs/_build/html"
-	@echo "make perf-guard   fail where instrumentation has become dear; reads no clock"
+	@echo "make perf-guard   fail if instrumentation became more expensive; reads no clock"
 	@echo "make bench        measure on this machine, beside the peers, in an environment of its own"
 	@echo "                  (ARGS=--quick: some minutes; ARGS=--write-docs: fill docs/performance.md)"
 	@echo "make clean        remove the environment and everything that was built"
