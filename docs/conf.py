@@ -15,6 +15,7 @@ sys.path.insert(0, os.path.dirname(__file__))
 
 from render_registry import render
 
+from mlflow_bridge.config import MLflowDSPyConfig, environment_variable
 from opentelemetry.instrumentation.dspy.version import __version__
 
 HERE = Path(__file__).parent
@@ -45,5 +46,19 @@ def _write_registries(_app: Any) -> None:
         (folder / page).write_text(render(registry), "utf-8")
 
 
+def _describe_setting(
+    _app: Any, _what: str, name: str, _obj: Any, _options: Any, lines: list[str]
+) -> None:
+    """Give a setting of the bridge its description, which is no docstring, as its text."""
+    owner, _, setting = name.rpartition(".")
+    field = MLflowDSPyConfig.model_fields.get(setting)
+    if field is None or owner != "mlflow_bridge.MLflowDSPyConfig":
+        return
+    default = field.default if isinstance(field.default, str) else repr(field.default)
+    variable = environment_variable(setting)
+    lines[:] = [f"{field.description} (``{variable}``; default ``{default}``.)"]
+
+
 def setup(app: Any) -> None:
     app.connect("builder-inited", _write_registries)
+    app.connect("autodoc-process-docstring", _describe_setting)
