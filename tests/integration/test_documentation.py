@@ -149,3 +149,41 @@ def test_the_zero_code_commands_of_a_page(page: str, shown: str, tmp_path: Path)
     run(tmp_path, "bash", "-euc", commands)
 
     assert stored(tmp_path) == ["Predict"]
+
+
+def test_the_set_up_by_hand(tmp_path: Path) -> None:
+    """Alone, since on the page a call of autolog() has made a tracer provider before."""
+    [code] = [code for code in blocks("docs/getting-started.md", "python") if "sampler=" in code]
+    (tmp_path / "page.py").write_text("\n".join([PROGRAM, code, AFTER]), "utf-8")
+
+    run(tmp_path, sys.executable, "page.py")
+
+    assert stored(tmp_path) == ["Predict"]
+
+
+def test_the_declarative_file(tmp_path: Path) -> None:
+    pytest.importorskip("opentelemetry.configuration", reason="file configuration not installed")
+    [text] = blocks("docs/getting-started.md", "yaml")
+    (tmp_path / "otel.yaml").write_text(text, "utf-8")
+    (tmp_path / "my_program_redaction.py").write_text(
+        "def redact(operation, field, value):\n    return 'hidden'\n", "utf-8"
+    )
+    (tmp_path / "my_program.py").write_text(
+        PROGRAM
+        + "program(question=question)\n"
+        + "from opentelemetry import trace\n"
+        + "from opentelemetry.instrumentation.dspy import DSPyInstrumentor\n"
+        + "print(trace.get_tracer_provider().sampler.get_description())\n"
+        + "print(DSPyInstrumentor().settings.max_content_length)\n"
+        + "print(DSPyInstrumentor().settings.redact('lm', 'prompt', 1))\n",
+        "utf-8",
+    )
+
+    shown = run(
+        tmp_path,
+        *("env", "OTEL_CONFIG_FILE=otel.yaml"),
+        *("opentelemetry-instrument", sys.executable, "my_program.py"),
+    )
+
+    assert shown.splitlines()[-3:] == ["DSPySampler{}", "10000", "hidden"]
+    assert stored(tmp_path) == ["Predict"]
