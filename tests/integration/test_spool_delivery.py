@@ -106,9 +106,9 @@ def test_the_spool_of_another_machine_goes_where_it_is_told(tmp_path: Path, stor
 
 
 def test_a_destination_that_is_away_costs_nothing(tmp_path: Path) -> None:
-    config = settings(tmp_path, NOBODY, retry_deadline_seconds=0.0)
+    config = settings(tmp_path, NOBODY)
     path = leave(config, 5)
-    done = mlflow_bridge.deliver_spool(config=config)
+    done = mlflow_bridge.deliver_spool(config=config, patience_seconds=0.0)
     assert (done.stored, done.lost, done.left_files) == (0, 0, 1)
     assert not done.complete
     assert "MLFLOW_TRACKING_URI" in done.reason
@@ -180,12 +180,12 @@ def test_the_command_lists_and_delivers(tmp_path: Path) -> None:
 
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     leave(settings(tmp_path, NOBODY), 1)
-    environment = {
-        "MLFLOW_DSPY_SPOOL_DIRECTORY": str(tmp_path / "spools"),
-        "MLFLOW_DSPY_RETRY_DEADLINE_SECONDS": "0",
-    }
+    environment = {"MLFLOW_DSPY_SPOOL_DIRECTORY": str(tmp_path / "spools")}
     code, output, errors = run(
-        "deliver", directory=tmp_path, MLFLOW_TRACKING_URI=NOBODY, **environment
+        *("deliver", "--timeout", "1"),
+        directory=tmp_path,
+        MLFLOW_TRACKING_URI=NOBODY,
+        **environment,
     )
     assert code == 1
     assert "1 files" in output
