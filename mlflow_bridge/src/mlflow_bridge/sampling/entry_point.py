@@ -63,18 +63,25 @@ def warn_of_unused_settings(provider: object, config: MLflowDSPyConfig) -> None:
 
 def unused_settings(provider: object, config: MLflowDSPyConfig) -> str | None:
     """The warning about sampling settings that a tracer provider does not use; None if it does."""
-    given = _given_settings(config)
     sampler = getattr(provider, "sampler", None)
-    if not given or not isinstance(sampler, Sampler):
+    if not isinstance(sampler, Sampler):
         return None
-    description = sampler.get_description()
-    if DSPySampler.__name__ in description:
+    unused = [name for name in _given_settings(config) if not _is_used(name, sampler, config)]
+    if not unused:
         return None
-    variables = [environment_variable(name) for name in given]
+    variables = [environment_variable(name) for name in unused]
     return (
         f"{', '.join(variables)}: no effect, because the tracer provider has another sampler "
-        f"({description}). Set {OTEL_TRACES_SAMPLER}={NAME}, or give the provider a DSPySampler."
+        f"({sampler.get_description()}). Set {OTEL_TRACES_SAMPLER}={NAME}, or give the provider a "
+        "DSPySampler(config) with these settings."
     )
+
+
+def _is_used(name: str, sampler: Sampler, config: MLflowDSPyConfig) -> bool:
+    if isinstance(sampler, DSPySampler):
+        return getattr(sampler.config, name) == getattr(config, name)
+    # Inside of another sampler its settings cannot be seen.
+    return DSPySampler.__name__ in sampler.get_description()
 
 
 def _given_settings(config: MLflowDSPyConfig) -> list[str]:

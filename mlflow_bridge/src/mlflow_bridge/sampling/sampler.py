@@ -65,6 +65,11 @@ class DSPySampler(Sampler):
         self._volume = VolumePolicy(self._config)
         self._notices = Notices(_logger)
 
+    @property
+    def config(self) -> MLflowDSPyConfig:
+        """The settings in use."""
+        return self._config
+
     def should_sample(
         self,
         parent_context: Context | None,

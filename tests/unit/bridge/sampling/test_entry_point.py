@@ -112,3 +112,13 @@ def test_a_provider_with_the_sampler_needs_no_warning(
     warn_of_unused_settings(provider, MLflowDSPyConfig())
     warn_of_unused_settings(object(), MLflowDSPyConfig())
     assert caplog.messages == []
+
+
+def test_a_sampler_with_other_settings_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    provider = TracerProvider(sampler=DSPySampler(MLflowDSPyConfig(sampling_rate=0.5)))
+    config = MLflowDSPyConfig(sampling_rate=0.25, sampling_key="trace")
+    warn_of_unused_settings(provider, config)
+    warn_of_unused_settings(provider, config)
+    [line] = caplog.messages
+    assert line.startswith(f"{RATE}: no effect")
+    assert "DSPySampler{rate=0.5}" in line
