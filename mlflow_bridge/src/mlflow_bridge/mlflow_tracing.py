@@ -23,6 +23,7 @@ from opentelemetry import trace
 from wrapt import register_post_import_hook
 
 from mlflow_bridge.processing.tracer_provider import AcceptsProcessors, accepts_processors
+from mlflow_bridge.resolved_config import report_once
 
 if TYPE_CHECKING:
     from mlflow_bridge.mlflow_spans import MLflowSpansProcessor
@@ -46,13 +47,15 @@ class _Joint:
         self.processors_provider: AcceptsProcessors | None = None
         self.hooked = False
         self.is_switched = False
+        self.waits = False
+        """Whether a span of MLflow's own was open at the latest attempt."""
         self.has_set_variable = False
 
 
 _joint = _Joint()
 
 
-def join_mlflow_tracing(provider: object) -> None:
+def join_mlflow_tracing(provider: object) -> bool:
     """Have MLflow make its spans with this provider, as part of the same traces. Never raises.
 
     Nothing is changed where ``MLFLOW_USE_DEFAULT_TRACER_PROVIDER`` is true already, or while a span
@@ -62,21 +65,25 @@ def join_mlflow_tracing(provider: object) -> None:
     Args:
         provider: The one that the bridge delivers from. If it is not the global one, MLflow's
             tracing is left as it is, since MLflow knows how to use no other.
+
+    Returns:
+        False if a later call may do it, because a span of MLflow's own is open now.
     """
     with _joint.lock:
         # False is what this function sets, in a parent process for instance.
         if os.environ.get(SEPARATE_PROVIDER, "").lower() in _TRUE:
             _logger.debug("MLflow's tracing is left as it is: %s is set.", SEPARATE_PROVIDER)
-            return
+            return True
         current = cast("object", trace.get_tracer_provider())
         if provider is not current or not accepts_processors(provider):
-            return
+            return True
         _joint.provider = provider
         if not _joint.hooked:
             _joint.hooked = True
             register_post_import_hook(_join, "mlflow")  # which calls at once if it is imported
         elif "mlflow" in sys.modules:
             _join(sys.modules["mlflow"])
+        return not _joint.waits
 
 
 def leave_mlflow_tracing() -> None:
@@ -115,10 +122,12 @@ def _switch(mlflow: Any, provider: AcceptsProcessors) -> None:
     from mlflow_bridge.mlflow_provider import share_provider
     from mlflow_bridge.mlflow_spans import MLflowSpansProcessor
 
-    if mlflow.get_current_active_span() is not None:
-        _logger.warning(
-            "MLflow's own tracing stays apart from the bridge's, because a span of it was open "
-            "when autolog() was called. Call autolog() at the start of the program."
+    _joint.waits = mlflow.get_current_active_span() is not None
+    if _joint.waits:
+        report_once(
+            "MLflow's own tracing stays apart from the bridge's for now, because a span of it was "
+            "open when the delivery to MLflow was set up. Call autolog() at the start of the "
+            "program."
         )
         return
     share_provider()

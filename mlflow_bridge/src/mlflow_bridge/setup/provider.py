@@ -20,7 +20,7 @@ from mlflow_bridge.sampling.entry_point import sampler_of_new_provider, warn_of_
 _logger = logging.getLogger(__name__)
 
 
-def prepare_provider(provider: object, config: MLflowDSPyConfig) -> None:
+def prepare_provider(provider: object, config: MLflowDSPyConfig) -> bool:
     """Do what the delivery to MLflow needs of a tracer provider. May be repeated.
 
     It makes ids that ``random.seed()`` does not repeat, unless it has a generator of the program's
@@ -30,10 +30,13 @@ def prepare_provider(provider: object, config: MLflowDSPyConfig) -> None:
     Args:
         provider: Has a processor of ours, before those that are added here.
         config: The settings of that processor.
+
+    Returns:
+        False if MLflow's own tracing could not be joined now, and may be later.
     """
     use_system_random_ids(provider)
     warn_of_unused_settings(provider, config)
-    join_mlflow_tracing(provider)
+    return join_mlflow_tracing(provider)
 
 
 def global_provider_of(span: Span) -> object | None:
