@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,7 +15,7 @@ from mlflow_bridge.config import MLflowDSPyConfig
 from mlflow_bridge.export.exporter import RETRY_SECONDS, MLflowSpanExporter
 from mlflow_bridge.export.outcomes import Rejected
 from mlflow_bridge.processing.backoff import Backoff
-from mlflow_bridge.spool.directory import files_in
+from mlflow_bridge.spool.directory import Entry, files_in
 from mlflow_bridge.spool.redelivery import Redelivery
 from mlflow_bridge.spool.segment import locks_are_supported
 from mlflow_bridge.spool.spool import Spool, directory_for
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 _IN_USE: Final = (
     "what is left belongs to processes that are still running, or this user may not write it"
+)
+_OF_A_LATER_RELEASE: Final = (
+    "what is left was written by a later release of mlflow-bridge, which has to deliver it"
 )
 _TIME_IS_UP: Final = "the time is up"
 
@@ -132,8 +136,12 @@ def _summary(path: Path, status: SpoolStatus, reason: str) -> SpoolDelivery:
         lost=status.dropped,
         left_files=len(left),
         left_bytes=sum(entry.bytes for entry in left),
-        reason=(reason or _IN_USE) if left else "",
+        reason=(reason or _why_left(left)) if left else "",
     )
+
+
+def _why_left(left: Sequence[Entry]) -> str:
+    return _IN_USE if any(entry.is_readable for entry in left) else _OF_A_LATER_RELEASE
 
 
 def _checked(path: Path) -> Path:

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from opentelemetry.trace import StatusCode
 
+from mlflow_bridge import MLflowDSPyConfig, deliver_spool
 from mlflow_bridge.processing.batch import DeliveryProcessor
 from mlflow_bridge.spool.segment import FORMAT_VERSION, format_version_of
 from mlflow_bridge.spool.spool import Spool
 from mlflow_bridge.spool.spooled_spans import spans_in
+from tests.unit.bridge.export.fake_tracking_server import FakeTrackingServer
 from tests.unit.bridge.processing.fakes import FakeDelivery, wait_until
 from tests.unit.bridge.spool.spans import drained, files_in, span_with
 
@@ -67,3 +69,13 @@ def test_a_file_of_a_later_release_is_left_to_it(
     assert spool.status().dropped == 0
     [line] = [line for line in caplog.messages if "later release" in line]
     assert str(later) in line
+
+
+def test_the_command_says_whose_such_a_file_is(tmp_path: Path) -> None:
+    later = tmp_path / f"01764513000000000000-4711-0a1b2c3d.v{FORMAT_VERSION + 1}.jsonl"
+    later.write_bytes(b"not known yet\n")
+    with FakeTrackingServer().http as server:
+        config = MLflowDSPyConfig(tracking_uri=server.url, experiment_id="1")
+        done = deliver_spool(tmp_path, config=config, patience_seconds=0.0)
+    assert (done.left_files, done.complete) == (1, False)
+    assert "later release" in done.reason
