@@ -196,11 +196,7 @@ def disable_autolog() -> None:
         _uninstrument_dspy()
         leave_mlflow_tracing()
         _session.config = None
-        if _session.switch is not None:
-            _session.switch.switch(None)
-        before, _session.processor = _session.processor, None
-        if before is not None:
-            before.retire()
+        _move_on(None)
 
 
 def _resolved(config: MLflowDSPyConfig | None, overrides: dict[str, Any]) -> ResolvedConfig:
@@ -231,19 +227,28 @@ def _send_to_mlflow(resolved: ResolvedConfig) -> None:
     adopted = adopted_delivery(config)
     if adopted is not None:
         adopted.reconfigure(config)
-        return
-    processor = _made_processor(MLflowSpanExporter(config=config))
-    before, _session.processor = _session.processor, processor
-    _switch_in_provider(config).switch(processor)
+        _move_on(None)
+    else:
+        processor = _made_processor(MLflowSpanExporter(config=config))
+        _move_on(processor)
+        join_provider(processor, _session.provider)
+        _logger.info(
+            "Traces go to %s (content: %s).",
+            config.destination_description,
+            _content_mode_of(config),
+        )
     _session.config = config
+
+
+def _move_on(processor: MLflowBatchSpanProcessor | None) -> None:
+    """Have spans delivered by this processor from now on, or by none of ours."""
+    before, _session.processor = _session.processor, processor
+    if processor is not None:
+        _switch_in_provider(processor.config).switch(processor)
+    elif _session.switch is not None:
+        _session.switch.switch(None)
     if before is not None:
         before.retire(processor)
-    join_provider(processor, _session.provider)
-    _logger.info(
-        "Traces go to %s (content: %s).",
-        config.destination_description,
-        _content_mode_of(config),
-    )
 
 
 def _made_processor(exporter: Any) -> MLflowBatchSpanProcessor:

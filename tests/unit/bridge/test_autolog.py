@@ -374,6 +374,23 @@ def test_what_zero_code_has_set_up_is_not_set_up_again(
     assert load_settings().content_mode.name == "SPAN_ONLY"
 
 
+def test_moving_on_to_what_zero_code_has_set_up_ends_the_delivery_before(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    provider.use_sdk()
+    exporters.MLflowSpanExporter(tracking_uri="sqlite:///b.db")
+    zero_code.adopt_exporters()
+    client = autolog(tracking_uri="sqlite:///a.db")
+    provider.record("first")
+    autolog(tracking_uri="sqlite:///b.db")
+    assert client.config.tracking_uri.endswith("b.db")
+    provider.record("second")
+    flush(provider)
+    hooked, own = exporters.made
+    assert (hooked.names, own.names) == (["first", "second"], ["first"])
+    assert (hooked.closed, own.closed) == (False, True)
+
+
 def test_the_zero_code_hook_does_not_adopt_what_autolog_made(
     exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
 ) -> None:
