@@ -35,9 +35,9 @@ IMPORT_OF_LITELLM = re.compile(r"^ *import litellm\b|(module|skip)\(.litellm.\)"
 ENVIRONMENT_VARIABLE = re.compile(r"(?:OTEL|MLFLOW)_[A-Z0-9_]*[A-Z0-9]")
 OUR_PREFIXES = ("OTEL_INSTRUMENTATION_", "MLFLOW_")
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text("utf-8")
-# By its variable, each setting of the bridge and its default.
+# By its variable, each setting of the bridge.
 SETTINGS = {
-    variable_of(MLflowDSPyConfig, name): (name, field.default)
+    variable_of(MLflowDSPyConfig, name): (name, field)
     for name, field in MLflowDSPyConfig.model_fields.items()
 }
 
@@ -174,12 +174,12 @@ def test_every_documented_environment_variable_of_ours_is_read() -> None:
     assert ours - _names_in_code() == set()
 
 
-def test_every_setting_of_the_bridge_is_documented_with_its_default() -> None:
+def test_every_setting_of_the_bridge_is_documented_with_its_default_and_meaning() -> None:
     rows = [[cell.strip() for cell in line.split("|")] for line in CONFIGURATION.splitlines()]
-    documented = {row[1]: (row[2], row[4]) for row in rows if len(row) > 4}
+    documented = {row[1]: (row[2], row[4], row[5]) for row in rows if len(row) > 5}
     expected = {
-        f"`{variable}`": (f"`{field}`", _shown(default))
-        for variable, (field, default) in SETTINGS.items()
+        f"`{variable}`": (f"`{name}`", _shown(field.default), field.description)
+        for variable, (name, field) in SETTINGS.items()
     }
 
     assert {name: documented.get(name) for name in expected} == expected

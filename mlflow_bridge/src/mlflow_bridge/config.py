@@ -98,8 +98,8 @@ def _mlflow(variable: str, default: Any, description: str, **constraints: Any) -
 class MLflowDSPyConfig(EnvironmentSettings):
     """Where spans go and how; immutable.
 
-    Every field can be given as an argument or by the environment variable in parentheses; the
-    argument wins.
+    Every field can be given as an argument or by an environment variable; the argument goes first.
+    ``docs/configuration.md`` lists the variables.
 
     Raises:
         ConfigurationError: A value is not accepted. The message names the environment variable,
@@ -178,7 +178,7 @@ class MLflowDSPyConfig(EnvironmentSettings):
     flush_on_sigterm: bool = Field(
         default=False,
         description="true or false: whether SIGTERM first delivers what waits, for up to "
-        "exit_timeout_seconds, and then does what it would have done.",
+        "exit_timeout_seconds, and then has its former effect.",
     )
     max_queue_size: int = Field(
         default=20_000, ge=1, le=10_000_000, description="Spans held in memory, 1 to 10000000."
@@ -221,7 +221,8 @@ class MLflowDSPyConfig(EnvironmentSettings):
         default=2.0,
         gt=0,
         le=3600,
-        description="How long an ended span waits for company at most, above 0 to 3600 seconds.",
+        description="Longest time that an ended span waits for its batch to fill, above 0 to 3600 "
+        "seconds.",
     )
     max_attribute_bytes: int = Field(
         default=1_048_576,
@@ -238,33 +239,33 @@ class MLflowDSPyConfig(EnvironmentSettings):
     )
     spool_directory: Path | None = Field(
         default=None,
-        description="Where they are kept, each destination in a directory of its own; by default "
-        "mlflow-bridge/spool in $XDG_STATE_HOME or ~/.local/state. A local disk that several "
-        "processes may share.",
+        description="Directory of the spool, with a directory for each destination in it; by "
+        "default mlflow-bridge/spool in $XDG_STATE_HOME or ~/.local/state. It must be on a local "
+        "disk; several processes may share it.",
     )
     spool_max_bytes: int = Field(
         default=536_870_912,
         ge=65_536,
         le=1_099_511_627_776,
-        description="The most that the spool of a destination takes, 64 KiB to 1 TiB; at it, the "
-        "oldest file is dropped, and counted.",
+        description="Largest size of the spool of one destination, 64 KiB to 1 TiB; at this limit "
+        "the oldest file is dropped, and counted.",
     )
     spool_max_age_seconds: float = Field(
         default=604_800.0,
         gt=0,
         le=31_536_000,
-        description="How old spans in the spool may become before they are dropped, and counted; "
-        "above 0 to 31536000 seconds.",
+        description="Age at which spans in the spool are dropped, and counted; above 0 to 31536000 "
+        "seconds.",
     )
     spool_fsync: Literal["never", "batch"] = Field(
         default="never",
-        description="What spans in the spool survive: never, the end of the process in any way; "
-        "batch, also that of the machine, for a wait of some milliseconds per batch.",
+        description="What spans in the spool survive: never, any end of the process; batch, also a "
+        "crash of the machine, at the price of some milliseconds per batch.",
     )
     write_ahead: bool = Field(
         default=False,
         description="true or false: whether every span is on disk before it is sent, so that "
-        "SIGKILL loses none that had ended. The thread that ends a span writes it. Needs the "
+        "SIGKILL loses no span that had ended. The thread that ends a span writes it. Needs the "
         "spool.",
     )
 
