@@ -96,9 +96,7 @@ def _startup(data: Mapping[str, Any]) -> Iterator[Goal]:
 
 
 def _delivery(data: Mapping[str, Any]) -> Iterator[Goal]:
-    yield Goal(
-        "caller's thread, enrichment and batch, each span", data["caller_us"]["ours"], 5.0, _micro
-    )
+    yield Goal("caller's thread, each span", data["caller_us"]["ours"], 5.0, _micro)
     for kind in ("sqlite", "server"):
         ours, theirs = data[kind]["bridge"], data[kind]["mlflow"]
         yield Goal(f"{kind}: time to stored", ours["seconds"] / theirs["seconds"], 1 / 8, _share)

@@ -23,7 +23,8 @@ class Check:
     """One thing that was looked at.
 
     Attributes:
-        name: What: settings, versions, instrumentation, destination, spool, round trip, delivery.
+        name: What: settings, versions, instrumentation, sampling, provider, spool, destination,
+            experiment, round trip, delivery.
         state: ``ok``; ``warn`` where traces arrive, but not as they might; ``fail`` where not.
         detail: What was found, and what to do about it; without secrets.
     """

@@ -55,7 +55,7 @@ class MLflowSpanExporter(SpanExporter):
 
     An `MLflowBatchSpanProcessor` around it carries out all of its settings, and keeps what cannot
     be delivered now. Under a stock ``BatchSpanProcessor`` it is a complete exporter, which tries
-    again for up to a minute; settings that it cannot carry out there are named by one warning.
+    again for up to a minute; settings that it cannot carry out there are named in the log.
     Every method may be called from any thread.
 
     Neither disk nor network is touched before the first span is delivered. For a SQL store,

@@ -4,19 +4,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import Any
 
 from mlflow_bridge.config import INSTRUMENT_ARGUMENTS, MLflowDSPyConfig
+from mlflow_bridge.resolved_config import report_once
 from opentelemetry.instrumentation.dspy import (
     DSPyInstrumentor,
     Settings,
     load_settings,
     set_default_arguments,
 )
-
-_logger = logging.getLogger(__name__)
 
 
 def set_instrument_defaults(configs: Iterable[MLflowDSPyConfig]) -> str:
@@ -50,10 +48,9 @@ def warn_of_unused_instrument_settings(config: MLflowDSPyConfig) -> None:
     wanted = load_settings(**config.instrument_arguments())
     unused = [name for name in given if _value(wanted, name) != _value(used, name)]
     if unused:
-        _logger.warning(
-            "%s: no effect, because DSPy was instrumented with other settings. Instrument it with "
-            "DSPyInstrumentor().instrument(**config.instrument_arguments()).",
-            ", ".join(unused),
+        report_once(
+            f"{', '.join(unused)}: no effect, because DSPy was instrumented with other settings. "
+            "Instrument it with DSPyInstrumentor().instrument(**config.instrument_arguments())."
         )
 
 

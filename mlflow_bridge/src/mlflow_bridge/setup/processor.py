@@ -112,14 +112,17 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
         leave_sigterm(self)
         keep_reporting(self)
 
+    def _begin(self) -> None:
+        super()._begin()
+        # A program that adds the processor by hand instruments DSPy by hand, too.
+        warn_of_unused_instrument_settings(self._config)
+
     def _join(self, span: Span) -> None:
         """Prepare the tracer provider that this span is of, if that is the global one."""
         try:
             provider = global_provider_of(span)
-            if provider is not None:
-                join_provider(self, provider)
-                # A program that adds the processor by hand instruments DSPy by hand, too.
-                warn_of_unused_instrument_settings(self._config)
+            if provider is not None and prepare_provider(provider, self._config):
+                _joined.add(self)
         except Exception as error:
             self._notices.warn("provider", "The tracer provider cannot be prepared: %r", error)
 
