@@ -141,7 +141,24 @@ class DeliveryProcessor(SpanProcessor):
         self._closing = threading.RLock()
         self._begun = False
         if self._closed:
-            return
+            # A child of a process that has closed this. What its writer held is the parent's.
+            self._spill = None
+        else:
+            self._start_threads()
+        self._admission = Admission(
+            self._collector.add,
+            slots=self._slots,
+            counters=self._counters,
+            notices=self._notices,
+            destination=self._delivery.destination_description,
+            spill=self._spill,
+            overflow=self._overflow,
+            blocks=self._overflow_policy == "block",
+            block_seconds=self._block_seconds,
+            sender=self._sender,
+        )
+
+    def _start_threads(self) -> None:
         self._sender = Sender(
             self._delivery,
             self._slots,
@@ -166,18 +183,6 @@ class DeliveryProcessor(SpanProcessor):
             too_late=lambda span: (it := this()) and it._admission.admit_too_late(span),
         )
         self._spill = self._spill_writer()
-        self._admission = Admission(
-            self._collector.add,
-            slots=self._slots,
-            counters=self._counters,
-            notices=self._notices,
-            destination=self._delivery.destination_description,
-            spill=self._spill,
-            overflow=self._overflow,
-            blocks=self._overflow_policy == "block",
-            block_seconds=self._block_seconds,
-            sender=self._sender,
-        )
 
     def _trace_filter(self) -> TraceFilter | None:
         if not self._filters:
@@ -216,6 +221,8 @@ class DeliveryProcessor(SpanProcessor):
     def _begin(self) -> None:
         """What is done at the first span, and not where it would be known only later."""
         self._begun = True
+        if self._closed:  # In a child, the sender's lock may be held by a thread of the parent.
+            return
         if self._spool is not None and may_be_killed_at_any_time():
             self._spool.begin_write_ahead()
         self.warm_up()

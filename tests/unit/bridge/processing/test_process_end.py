@@ -227,3 +227,26 @@ def test_a_span_that_is_open_at_a_fork_is_the_parents(tmp_path: Path) -> None:
             assert os.waitpid(child, 0)[1] == 0
     """
     assert run(source, tmp_path) == {"open": 1, "open in the child": 1}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_of_a_process_that_has_closed_the_processor_counts_its_own_spans(
+    tmp_path: Path,
+) -> None:
+    source = """
+        provider = TracerProvider()
+        processor = DeliveryProcessor(FileDelivery(OUT))
+        provider.add_span_processor(processor)
+        tracer = provider.get_tracer("test")
+        tracer.start_span("parent").end()
+        processor.close()
+        child = os.fork()
+        if child == 0:
+            assert processor.status().accepted == 0
+            tracer.start_span("child").end()
+            status = processor.status()
+            assert (status.accepted, status.stored, status.dropped) == (1, 0, 1), status
+        else:
+            assert os.waitpid(child, 0)[1] == 0
+    """
+    assert run(source, tmp_path) == {"parent": 1}
