@@ -145,16 +145,19 @@ class SpillWriter:
         return [*left, *self._take_out()]
 
     def _take_out(self) -> Iterator[ReadableSpan]:
-        """What waits here, one by one: others may be at it as well."""
+        """What waits here, one by one: other threads may take something out at the same time."""
         while True:
             try:
                 item = self._queue.get_nowait()
             except Empty:
-                return
+                break
             if isinstance(item, FlushMark):
                 item.reach(complete=False)
             elif item is not None:
                 yield item
+        # The end that was put for the thread may have been taken out. Without it, the thread would
+        # wait for ever.
+        self._queue.put(None)
 
     def _run(self) -> None:
         with suppress_instrumentation():
@@ -175,13 +178,23 @@ class SpillWriter:
             except Empty:
                 break
         with self._lock:
-            if self._given_up:  # They are still counted as waiting, which says that they are lost.
-                return False
-            self._line = line
+            given_up = self._given_up
+            if not given_up:
+                self._line = line
+        if given_up:
+            # Neither the queue nor the line had these spans when all was taken out.
+            self._settle_late(line, item)
+            return False
         settled = not line or self._settle()
         if isinstance(item, FlushMark):
             item.reach(complete=settled)
         return settled and item is not None
+
+    def _settle_late(self, line: list[ReadableSpan], item: ReadableSpan | FlushMark | None) -> None:
+        for span in line:
+            self._too_late(span, self.room)
+        if isinstance(item, FlushMark):
+            item.reach(complete=False)
 
     def _settle(self) -> bool:
         """Find a place for the spans of the line. False if some have none, and the end has come."""

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
 from opentelemetry.trace import Tracer
 
 from mlflow_bridge.export.outcomes import Retry
+from mlflow_bridge.processing import spill_writer
 from mlflow_bridge.processing.batch import DeliveryProcessor
 from mlflow_bridge.spool.segment import Segment
 from mlflow_bridge.spool.spool import Spool
@@ -18,7 +21,10 @@ from mlflow_bridge.spool.spooled_spans import spans_in
 from tests.unit.bridge.processing.fakes import (
     PATIENCE,
     FakeDelivery,
+    HangingDelivery,
+    ListOverflow,
     closing,
+    end_spans,
     wait_until,
 )
 from tests.unit.bridge.spool.spans import files_in
@@ -83,13 +89,13 @@ def test_threads_that_end_spans_during_the_shutdown_lose_none(
     )
     ended: list[str] = []
 
-    def end_spans(tracer: Tracer) -> None:
+    def work(tracer: Tracer) -> None:
         for number in range(300):
             tracer.start_span(f"span {number}").end()
             ended.append("")
 
     with closing(processor) as tracer:
-        threads = [threading.Thread(target=end_spans, args=(tracer,)) for _ in range(6)]
+        threads = [threading.Thread(target=work, args=(tracer,)) for _ in range(6)]
         for thread in threads:
             thread.start()
         wait_until(lambda: len(ended) >= 600)
@@ -99,3 +105,42 @@ def test_threads_that_end_spans_during_the_shutdown_lose_none(
     status = processor.status()
     assert (status.dropped, status.queued) == (0, 0)
     assert status.stored + status.recovered + status.kept == len(ended) == 1800
+
+
+def spill_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "mlflow-bridge-spill"}
+
+
+def test_a_span_that_the_writer_has_just_taken_at_a_shutdown_without_any_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken, release = threading.Event(), threading.Event()
+
+    class SlowQueue(SimpleQueue[Any]):
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            item = super().get(block, timeout)
+            taken.set()
+            release.wait(PATIENCE)
+            return item
+
+    monkeypatch.setattr(spill_writer, "SimpleQueue", SlowQueue)
+    delivery, overflow = HangingDelivery(), ListOverflow()
+    processor = DeliveryProcessor(delivery, max_queue_size=1, overflow=overflow)
+    with closing(processor) as tracer:
+        names = end_spans(tracer, 2)
+        assert taken.wait(PATIENCE)
+        processor.close(timeout_seconds=0)
+        release.set()
+        wait_until(lambda: processor.status().queued == 0)
+        status = processor.status()
+        assert (status.accepted, status.spilled, status.dropped) == (2, 2, 0)
+        assert sorted(overflow.names) == names
+        delivery.release.set()
+
+
+def test_a_shutdown_without_any_time_leaves_no_thread_of_the_writer_behind() -> None:
+    before = spill_threads()
+    for _ in range(20):
+        processor = DeliveryProcessor(FakeDelivery(), overflow=ListOverflow())
+        processor.close(timeout_seconds=0)
+    wait_until(lambda: spill_threads() <= before)
