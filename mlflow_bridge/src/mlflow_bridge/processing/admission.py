@@ -108,11 +108,7 @@ class Admission:
     def admit_too_late(self, span: ReadableSpan) -> None:
         """Find a place for a span that got a slot, and found the queue closed."""
         spilled = self._is_kept(span)
-        with self._counters.lock:
-            # Where all slots were freed in the meantime, the span was counted as lost.
-            if not self._slots.give_back_own():
-                self._counters.add(dropped=-1)
-            self._counters.add(spilled=int(spilled), dropped=int(not spilled))
+        self._counters.settle_late(self._slots, 1, spilled=int(spilled), dropped=int(not spilled))
         if not spilled:
             self._report_loss(_TOO_LATE)
 

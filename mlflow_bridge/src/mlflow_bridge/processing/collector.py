@@ -79,6 +79,10 @@ class Collector:
         self._woken = False
         self._closing = False
         self._ended = False
+        # Guards the two below. Reentrant for a signal handler that closes what it interrupted.
+        self._handover = threading.RLock()
+        self._thread_is_done = False
+        self._thread_ends_filter = False
         self._thread = threading.Thread(target=self._run, name="mlflow-bridge-filter", daemon=True)
         self._thread.start()
 
@@ -137,10 +141,12 @@ class Collector:
         # In this order: a thread that adds a span now finds that this has ended, or it is found.
         self._ended = True
         self._notable_length = 0
-        late = list(self._taken_out())
-        if self._thread.is_alive():
+        late = self._taken_out()
+        with self._handover:
+            self._thread_ends_filter = not self._thread_is_done
+        if self._thread_ends_filter:
             # It is in the middle of using the filter, so these spans are sent without it.
-            self._sender.put(late)
+            self._send(late)
             return
         self._pass_on(late)
         self._end_filter()
@@ -148,22 +154,28 @@ class Collector:
     def _taken_out(self) -> list[ReadableSpan]:
         """What waits here; other threads may take something out at the same time."""
         spans: list[ReadableSpan] = []
-        while self._queue:
-            try:
-                item = self._queue.popleft()
-            except IndexError:
-                break
+        while (item := self._take_out()) is not None:
             if isinstance(item, FlushMark):
                 item.reach(complete=False)
             else:
                 spans.append(item)
         return spans
 
+    def _take_out(self) -> ReadableSpan | FlushMark | None:
+        try:
+            return self._queue.popleft()
+        except IndexError:
+            return None
+
     def _run(self) -> None:
         with suppress_instrumentation():
             while not self._closing:
                 self._await_batch()
                 self._pass_on_all()
+            with self._handover:
+                self._thread_is_done = True
+            if self._thread_ends_filter:
+                self._end_filter()
 
     def _await_batch(self) -> None:
         try:
@@ -176,8 +188,10 @@ class Collector:
         while self._queue:
             batch: list[ReadableSpan] = []
             mark: FlushMark | None = None
-            while self._queue and mark is None and len(batch) < self._batch_size:
-                item = self._queue.popleft()
+            while mark is None and len(batch) < self._batch_size:
+                item = self._take_out()
+                if item is None:
+                    break
                 if isinstance(item, FlushMark):
                     mark = item
                 else:
@@ -189,17 +203,22 @@ class Collector:
     def _pass_on(self, spans: Sequence[ReadableSpan]) -> None:
         """Give the sender those of the spans that are wanted."""
         if self._filter is None:
-            self._sender.put(spans)
+            self._send(spans)
             return
         try:
             wanted, dropped = self._filter.sort(spans)
             revived = [root for root in self._filter.take_revived() if self._has_slot_again()]
             self._drop(dropped)
-            self._sender.put([*revived, *wanted])
+            self._send([*revived, *wanted])
         # Also what is no Exception: it would end this thread, and with it every later delivery.
         except BaseException as error:
             _logger.debug("The filter of traces raised", exc_info=True)
             self._lose(spans, error)
+
+    def _send(self, spans: Sequence[ReadableSpan]) -> None:
+        if not self._sender.put(spans):
+            for span in spans:
+                self._too_late(span)
 
     def _has_slot_again(self) -> bool:
         """Take a slot for a span that was dropped and is wanted after all, if one is free."""
@@ -211,7 +230,7 @@ class Collector:
 
     def _drop(self, spans: Sequence[ReadableSpan]) -> None:
         if spans:
-            self._counters.settle(self._slots, len(spans), filtered=len(spans))
+            self._counters.settle_late(self._slots, len(spans), filtered=len(spans))
             self._forget(spans)
 
     def _forget(self, spans: Sequence[ReadableSpan]) -> None:
@@ -220,7 +239,7 @@ class Collector:
 
     def _lose(self, spans: Sequence[ReadableSpan], error: BaseException) -> None:
         reason = f"the filter of traces raised {type(error).__name__}"
-        self._counters.settle(self._slots, len(spans), dropped=len(spans))
+        self._counters.settle_late(self._slots, len(spans), dropped=len(spans))
         self._counters.error(reason)
         self._notices.warn("filter", "%d spans were lost: %s.", len(spans), reason)
 
@@ -234,5 +253,5 @@ class Collector:
         for span in held:
             self.heir(span)
         # They are counted by the heir now.
-        self._slots.give_back(len(held))
+        self._counters.settle_late(self._slots, len(held))
         self._forget(held)

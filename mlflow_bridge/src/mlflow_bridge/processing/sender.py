@@ -103,14 +103,14 @@ class Sender:
             self._announced = True
             self._changed.notify_all()
 
-    def put(self, spans: Sequence[ReadableSpan]) -> None:
-        """Queue spans that hold a slot each. Does not wait."""
+    def put(self, spans: Sequence[ReadableSpan]) -> bool:
+        """Queue spans that hold a slot each. Does not wait. False if it is too late for that."""
         with self._changed:
-            if not self._given_up:
-                self._queue.extend(spans)
-                self._changed.notify_all()
-                return
-        self._counters.settle(self._slots, len(spans), dropped=len(spans))
+            if self._given_up:
+                return False
+            self._queue.extend(spans)
+            self._changed.notify_all()
+            return True
 
     @property
     def has_warned(self) -> bool:

@@ -81,9 +81,9 @@ class Slots:
             self.give_back(used)
         return used
 
-    def give_back_own(self) -> bool:
-        """Free a slot that may have been freed by `give_back_all`; False if it was."""
+    def give_back_own(self, count: int) -> int:
+        """Free slots that `give_back_all` may have freed before; how many it had not."""
         with self._given_back:
-            used = self.used > 0
-            self.give_back(int(used))
-        return used
+            own = min(self.used, count)
+            self.give_back(own)
+        return own

@@ -125,6 +125,21 @@ class Counters:
             self._dropped_from_queue += dropped
             slots.give_back(count)
 
+    def settle_late(
+        self,
+        slots: Slots,
+        count: int,
+        *,
+        filtered: int = 0,
+        spilled: int = 0,
+        dropped: int = 0,
+    ) -> None:
+        """As `settle`, where the spans were counted as lost if all slots were freed before."""
+        with self.lock:
+            counted_as_lost = count - slots.give_back_own(count)
+            self.add(filtered=filtered, spilled=spilled, dropped=dropped - counted_as_lost)
+            self._dropped_from_queue += dropped
+
     def failed_attempt(self, reason: str) -> None:
         with self.lock:
             self._retried += 1

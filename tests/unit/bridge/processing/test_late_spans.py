@@ -5,16 +5,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from opentelemetry.trace import Tracer
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import Tracer, set_span_in_context
 
 from mlflow_bridge.export.outcomes import Retry
 from mlflow_bridge.processing import spill_writer
 from mlflow_bridge.processing.batch import DeliveryProcessor
+from mlflow_bridge.processing.trace_filter import TraceFilter
 from mlflow_bridge.spool.segment import Segment
 from mlflow_bridge.spool.spool import Spool
 from mlflow_bridge.spool.spooled_spans import spans_in
@@ -144,3 +147,35 @@ def test_a_shutdown_without_any_time_leaves_no_thread_of_the_writer_behind() -> 
         processor = DeliveryProcessor(FakeDelivery(), overflow=ListOverflow())
         processor.close(timeout_seconds=0)
     wait_until(lambda: spill_threads() <= before)
+
+
+def test_a_span_that_is_being_filtered_at_a_shutdown_without_any_time_counts_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entered, release = threading.Event(), threading.Event()
+    sort = TraceFilter.sort
+
+    def slow(self: TraceFilter, spans: Sequence[ReadableSpan]) -> Any:
+        entered.set()
+        release.wait(PATIENCE)
+        return sort(self, spans)
+
+    monkeypatch.setattr(TraceFilter, "sort", slow)
+    delivery, overflow = FakeDelivery(), ListOverflow()
+    processor = DeliveryProcessor(
+        delivery, overflow=overflow, traces="genai", max_batch_size=3, schedule_delay_seconds=3600
+    )
+    with closing(processor) as tracer:
+        root = tracer.start_span("root")
+        tracer.start_span("held", set_span_in_context(root)).end()
+        tracer.start_span("filtered").end()
+        tracer.start_span("wanted", attributes={"gen_ai.operation.name": "chat"}).end()
+        assert entered.wait(PATIENCE)
+        processor.close(timeout_seconds=0, end_open_spans=False)
+        # What is not known to have a place counts as lost until it is.
+        assert (processor.status().dropped, processor.status().queued) == (3, 0)
+        release.set()
+        wait_until(lambda: processor.status().dropped == 0)
+        status = processor.status()
+    assert (status.accepted, status.filtered, status.spilled, status.queued) == (3, 2, 1, 0)
+    assert (overflow.names, delivery.names) == (["wanted"], [])
