@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
-import mlflow.cli
-import mlflow.environment_variables
 import opentelemetry.environment_variables
 import opentelemetry.sdk.environment_variables
 import pytest
@@ -58,6 +57,10 @@ PROGRAMS = {name: values for name, values in ENVIRONMENTS.items() if " program" 
 
 
 def _known() -> set[str]:
+    # Here: at the top, each worker would import them while it collects the tests.
+    import mlflow.cli
+    import mlflow.environment_variables
+
     constants = {
         value
         for module in (
@@ -87,7 +90,7 @@ def _variables(value: Any) -> tuple[str, ...]:
 
 
 @pytest.mark.skipif(
-    Version(mlflow.__version__) < Version(MLFLOW), reason=f"deployed is MLflow {MLFLOW}"
+    Version(version("mlflow")) < Version(MLFLOW), reason=f"deployed is MLflow {MLFLOW}"
 )
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_every_variable_is_one_that_is_read(name: str) -> None:

@@ -10,20 +10,20 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from types import ModuleType
 from typing import Any
 
-import mlflow
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from mlflow.server import otel_api
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from packaging.version import Version
 
 from tests.unit.deploy.files import MLFLOW, collector
 
 pytestmark = pytest.mark.skipif(
-    Version(mlflow.__version__) < Version(MLFLOW), reason=f"deployed is MLflow {MLFLOW}"
+    Version(version("mlflow")) < Version(MLFLOW), reason=f"deployed is MLflow {MLFLOW}"
 )
 
 EXPORTERS = {
@@ -45,14 +45,22 @@ class _Store:
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> _Store:
+def otel_api() -> ModuleType:
+    # Here: at the top, each worker would import the server while it collects the tests.
+    from mlflow.server import otel_api
+
+    return otel_api
+
+
+@pytest.fixture
+def store(otel_api: ModuleType, monkeypatch: pytest.MonkeyPatch) -> _Store:
     store = _Store()
     monkeypatch.setattr(otel_api, "_get_tracking_store", lambda: store)
     return store
 
 
 @pytest.fixture
-def client(store: _Store) -> TestClient:
+def client(otel_api: ModuleType, store: _Store) -> TestClient:
     app = FastAPI()
     app.include_router(otel_api.otel_router)
     return TestClient(app)
