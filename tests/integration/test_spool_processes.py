@@ -24,7 +24,7 @@ PREAMBLE = """
 import os, signal, sys, threading, time
 from pathlib import Path
 from mlflow_bridge.export.outcomes import Retry
-from mlflow_bridge.processing.batch import DeliveryProcessor
+from tests.unit.bridge.processing.fakes import DeliveryProcessor
 from mlflow_bridge.spool.spool import Spool
 from opentelemetry.sdk.trace import TracerProvider
 from tests.unit.bridge.processing.fakes import FAST, FileDelivery, wait_until

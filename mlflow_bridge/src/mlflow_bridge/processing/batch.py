@@ -74,17 +74,17 @@ class DeliveryProcessor(SpanProcessor):
         self,
         exporter: SpanDelivery,
         *,
-        max_queue_size: int = 20_000,
-        max_batch_size: int = 512,
-        schedule_delay_seconds: float = 1.0,
-        exit_timeout_seconds: float = 5.0,
-        block_seconds: float = 1.0,
-        overflow: Overflow | None = None,
-        overflow_policy: Literal["spill", "block"] = "spill",
-        max_spill_queue_size: int = 100_000,
+        max_queue_size: int,
+        max_batch_size: int,
+        schedule_delay_seconds: float,
+        exit_timeout_seconds: float,
+        block_seconds: float,
+        overflow: Overflow | None,
+        overflow_policy: Literal["spill", "block"],
+        max_spill_queue_size: int,
+        traces: Literal["genai", "all"],
         backoff: Backoff | None = None,
         spill_after_seconds: float = 5.0,
-        traces: Literal["genai", "all"] = "all",
         meter_provider: MeterProvider | None = None,
     ) -> None:
         """
@@ -100,10 +100,10 @@ class DeliveryProcessor(SpanProcessor):
             overflow_policy: Whether a span without a slot is spilled at once, or only after its
                 thread has waited for a slot.
             max_spill_queue_size: Spans that may wait in memory for the overflow.
+            traces: Whether traces without a DSPy or GenAI span are delivered.
             backoff: How long to wait between attempts.
             spill_after_seconds: How long a destination may be away before what waits for it in
                 memory goes to the spool.
-            traces: Whether traces without a DSPy or GenAI span are delivered.
             meter_provider: Where the metrics of the processor go; the global one if None.
         """
         self._delivery = exporter

@@ -9,19 +9,41 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.trace import Tracer
 
 from mlflow_bridge.export.outcomes import Outcome, Sent
+from mlflow_bridge.processing import batch
 from mlflow_bridge.processing.backoff import Backoff
-from mlflow_bridge.processing.batch import DeliveryProcessor
+from mlflow_bridge.processing.span_delivery import SpanDelivery
 
 FAST = Backoff(first=0.001, longest=0.01)
 """Retries without waiting, for tests."""
 
 PATIENCE = 20.0
 """Seconds after which a test that waits for another thread fails."""
+
+
+class DeliveryProcessor(batch.DeliveryProcessor):
+    """With sizes and times for tests; the real class has none of its own."""
+
+    def __init__(self, exporter: SpanDelivery, **settings: Any) -> None:
+        super().__init__(exporter, **{**_SETTINGS, **settings})
+
+
+_SETTINGS: dict[str, Any] = {
+    "max_queue_size": 20_000,
+    "max_batch_size": 512,
+    "schedule_delay_seconds": 1.0,
+    "exit_timeout_seconds": 5.0,
+    "block_seconds": 1.0,
+    "overflow": None,
+    "overflow_policy": "spill",
+    "max_spill_queue_size": 100_000,
+    "traces": "all",
+}
 
 
 class FakeDelivery:

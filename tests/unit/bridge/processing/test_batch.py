@@ -18,9 +18,9 @@ from opentelemetry.trace import (
 )
 
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
-from mlflow_bridge.processing.batch import DeliveryProcessor
 from tests.unit.bridge.processing.fakes import (
     FAST,
+    DeliveryProcessor,
     FakeDelivery,
     closing,
     end_spans,

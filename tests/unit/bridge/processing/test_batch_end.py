@@ -12,8 +12,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import set_span_in_context
 
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
-from mlflow_bridge.processing.batch import DeliveryProcessor
 from tests.unit.bridge.processing.fakes import (
+    DeliveryProcessor,
     FakeDelivery,
     HangingDelivery,
     ListOverflow,

@@ -11,9 +11,9 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
 from mlflow_bridge.export.outcomes import Outcome, Sent
-from mlflow_bridge.processing.batch import DeliveryProcessor
 from tests.unit.bridge.processing.fakes import (
     PATIENCE,
+    DeliveryProcessor,
     FakeDelivery,
     HangingDelivery,
     ListOverflow,

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from opentelemetry.trace import Tracer
 
-from mlflow_bridge.processing.batch import DeliveryProcessor
 from mlflow_bridge.spool.segment import Segment
 from mlflow_bridge.spool.spool import Spool
 from tests.unit.bridge.processing.fakes import (
     PATIENCE,
+    DeliveryProcessor,
     HangingDelivery,
     closing,
     wait_until,

@@ -43,12 +43,11 @@ from opentelemetry.trace import Span, set_span_in_context
 
 import mlflow_bridge
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
-from mlflow_bridge.processing.batch import DeliveryProcessor
 from mlflow_bridge.processing.status import DeliveryStatus
 from mlflow_bridge.spool.segment import Segment
 from mlflow_bridge.spool.spool import Spool
 from mlflow_bridge.spool.spooled_spans import SpooledSpan, spans_in
-from tests.unit.bridge.processing.fakes import FAST, PATIENCE, wait_until
+from tests.unit.bridge.processing.fakes import FAST, PATIENCE, DeliveryProcessor, wait_until
 from tests.unit.bridge.spool.spans import files_in
 
 SCOPES: Final = {

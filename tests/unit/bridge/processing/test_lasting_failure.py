@@ -11,9 +11,14 @@ from pathlib import Path
 import pytest
 
 from mlflow_bridge.export.outcomes import Retry
-from mlflow_bridge.processing.batch import DeliveryProcessor
 from mlflow_bridge.spool.spool import Spool
-from tests.unit.bridge.processing.fakes import FAST, FakeDelivery, closing, wait_until
+from tests.unit.bridge.processing.fakes import (
+    FAST,
+    DeliveryProcessor,
+    FakeDelivery,
+    closing,
+    wait_until,
+)
 
 WRONG_PASSWORD = Retry("the tracking server refused the credentials: HTTP 401", lasting=True)
 

@@ -16,13 +16,13 @@ from opentelemetry.trace import Tracer, set_span_in_context
 
 from mlflow_bridge.export.outcomes import Retry
 from mlflow_bridge.processing import spill_writer
-from mlflow_bridge.processing.batch import DeliveryProcessor
 from mlflow_bridge.processing.trace_filter import TraceFilter
 from mlflow_bridge.spool.segment import Segment
 from mlflow_bridge.spool.spool import Spool
 from mlflow_bridge.spool.spooled_spans import spans_in
 from tests.unit.bridge.processing.fakes import (
     PATIENCE,
+    DeliveryProcessor,
     FakeDelivery,
     HangingDelivery,
     ListOverflow,

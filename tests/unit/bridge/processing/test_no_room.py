@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlflow_bridge.processing.batch import DeliveryProcessor
 from tests.unit.bridge.processing.fakes import (
     PATIENCE,
+    DeliveryProcessor,
     HangingDelivery,
     ListOverflow,
     closing,

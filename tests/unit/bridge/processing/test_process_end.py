@@ -20,7 +20,7 @@ PREAMBLE = """
 import multiprocessing, os, signal, sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from mlflow_bridge.processing.batch import DeliveryProcessor
+from tests.unit.bridge.processing.fakes import DeliveryProcessor
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from tests.unit.bridge.processing.fakes import FileDelivery, PATIENCE

@@ -18,9 +18,8 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 import mlflow_bridge
 from mlflow_bridge.export.outcomes import Rejected
 from mlflow_bridge.processing import self_metrics
-from mlflow_bridge.processing.batch import DeliveryProcessor
 from mlflow_bridge.processing.status import DeliveryStatus
-from tests.unit.bridge.processing.fakes import FakeDelivery, closing
+from tests.unit.bridge.processing.fakes import DeliveryProcessor, FakeDelivery, closing
 
 REGISTRY = Path(__file__).parents[4] / "mlflow_bridge/semconv/registry/metrics.yaml"
 

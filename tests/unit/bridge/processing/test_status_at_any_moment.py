@@ -17,12 +17,12 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Tracer
 
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
-from mlflow_bridge.processing.batch import DeliveryProcessor
 from mlflow_bridge.processing.status import DeliveryStatus
 from mlflow_bridge.spool.spool import Spool
 from tests.unit.bridge.processing.fakes import (
     FAST,
     PATIENCE,
+    DeliveryProcessor,
     FakeDelivery,
     closing,
     tracer_for,

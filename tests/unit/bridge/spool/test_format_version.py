@@ -11,12 +11,11 @@ import pytest
 from opentelemetry.trace import StatusCode
 
 from mlflow_bridge import MLflowDSPyConfig, deliver_spool
-from mlflow_bridge.processing.batch import DeliveryProcessor
 from mlflow_bridge.spool.segment import FORMAT_VERSION, format_version_of
 from mlflow_bridge.spool.spool import Spool
 from mlflow_bridge.spool.spooled_spans import spans_in
 from tests.unit.bridge.export.fake_tracking_server import FakeTrackingServer
-from tests.unit.bridge.processing.fakes import FakeDelivery, wait_until
+from tests.unit.bridge.processing.fakes import DeliveryProcessor, FakeDelivery, wait_until
 from tests.unit.bridge.spool.spans import drained, files_in, span_with
 
 BEFORE_VERSIONS = Path(__file__).parent / "files" / "before_versions.jsonl"

@@ -17,11 +17,11 @@ from opentelemetry.trace import Tracer, set_span_in_context
 
 from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
 from mlflow_bridge.processing.backoff import Backoff
-from mlflow_bridge.processing.batch import DeliveryProcessor
 from mlflow_bridge.spool.spool import Spool
 from tests.unit.bridge.processing.fakes import (
     FAST,
     PATIENCE,
+    DeliveryProcessor,
     FakeDelivery,
     HangingDelivery,
     closing,
