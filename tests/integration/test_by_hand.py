@@ -287,9 +287,9 @@ def test_settings_that_a_provider_or_an_instrumentation_of_ones_own_ignores(tmp_
     settings["MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS"] = "0"
     wrong = source.replace("SAMPLER", "").replace("ARGUMENTS", "max_content_length=100")
     done = run_program(wrong, tmp_path, settings)
-    sampler, instrumentation = done.log_lines("no effect")
-    assert sampler.startswith("MLFLOW_DSPY_SAMPLING_RATE: ")
+    instrumentation, sampler = sorted(done.log_lines("no effect"), reverse=True)
     assert instrumentation.startswith("log_inputs: ")
+    assert sampler.startswith("MLFLOW_DSPY_SAMPLING_RATE: ")
     right = source.replace("SAMPLER", "sampler=DSPySampler(config)")
     right = right.replace("ARGUMENTS", "**config.instrument_arguments()")
     assert run_program(right, tmp_path, settings).log_lines("no effect") == []

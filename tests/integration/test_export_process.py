@@ -49,11 +49,13 @@ WITHOUT_MLFLOW = """
 def run(
     source: str, tmp_path: Path, environment: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
+    # Of what the tests set for all, an exporter alone cannot carry this out.
+    inherited = {key: text for key, text in os.environ.items() if key != "MLFLOW_DSPY_TRACES"}
     paths = [str(ROOT / "mlflow_bridge/src"), str(ROOT / "opentelemetry-instrumentation-dspy/src")]
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(source)],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([*paths, *sys.path]), **environment},
+        env={**inherited, "PYTHONPATH": os.pathsep.join([*paths, *sys.path]), **environment},
         capture_output=True,
         text=True,
         timeout=120,

@@ -85,6 +85,7 @@ class DeliveryProcessor(SpanProcessor):
         traces: Literal["genai", "all"],
         backoff: Backoff | None = None,
         spill_after_seconds: float = 5.0,
+        is_refused: bool = False,
         meter_provider: MeterProvider | None = None,
     ) -> None:
         """
@@ -104,6 +105,7 @@ class DeliveryProcessor(SpanProcessor):
             backoff: How long to wait between attempts.
             spill_after_seconds: How long a destination may be away before what waits for it in
                 memory goes to the spool.
+            is_refused: Whether the exporter refuses every span, for a reason that is in the log.
             meter_provider: Where the metrics of the processor go; the global one if None.
         """
         self._delivery = exporter
@@ -122,6 +124,7 @@ class DeliveryProcessor(SpanProcessor):
         self._exit_deadline: float | None = None
         self._closed = False
         self._complete = False
+        self._is_refused = is_refused
         self._set_up()
         self._observed = observe(self, register(self, self._before_exit), meter_provider)
         watch_process(
@@ -168,6 +171,7 @@ class DeliveryProcessor(SpanProcessor):
             backoff=self._backoff,
             spool=self._spool,
             spill_after_seconds=self._spill_after,
+            reports_refusals=not self._is_refused,
         )
         # The threads must not keep a processor alive that the program has dropped.
         this = ref(self)
@@ -345,7 +349,8 @@ class DeliveryProcessor(SpanProcessor):
         return late == 0 and kept == len(left)
 
     def _report_what_is_missing(self) -> None:
-        spool, known = self._spool and self._spool.path, self._sender.has_warned
+        spool = self._spool and self._spool.path
+        known = self._sender.has_warned or self._is_refused
         line = exit_summary(
             self.status(), spool=spool, known=known, exit_timeout=self._exit_timeout
         )

@@ -54,6 +54,7 @@ class Sender:
         backoff: Backoff,
         spool: Spool | None = None,
         spill_after_seconds: float = 5.0,
+        reports_refusals: bool = True,
     ) -> None:
         self._delivery = delivery
         self._slots = slots
@@ -63,6 +64,7 @@ class Sender:
         self._backoff = backoff
         self._spool = spool
         self._spill_after = spill_after_seconds
+        self._reports_refusals = reports_refusals
         self._redelivery = spool and Redelivery(
             spool, delivery.deliver, batch_size=batch_size, backoff=backoff
         )
@@ -368,7 +370,7 @@ class Sender:
         return f"nothing is lost while they are fewer than {self._slots.capacity}"
 
     def _report_rejection(self, spans: int, reason: str) -> None:
-        if self._ending:
+        if self._ending or not self._reports_refusals:
             return
         self._has_warned = True
         self._notices.warn(

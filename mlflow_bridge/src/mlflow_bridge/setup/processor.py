@@ -68,6 +68,7 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
         exporter = _exporter_from(config_or_exporter)
         self._config = config = _config_of(exporter)
         self._enrichment = Enrichment()
+        is_refused = _obstacle_of(exporter) is not None
         super().__init__(
             exporter,
             max_queue_size=config.max_queue_size,
@@ -76,10 +77,11 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
             exit_timeout_seconds=config.exit_timeout_seconds,
             block_seconds=config.block_seconds,
             # With settings that name no destination, there is none whose spool it could be.
-            overflow=None if _obstacle_of(exporter) else Spool.from_config(config),
+            overflow=None if is_refused else Spool.from_config(config),
             overflow_policy=config.overflow,
             max_spill_queue_size=config.max_spill_queue_size,
             traces=config.traces,
+            is_refused=is_refused,
             meter_provider=meter_provider,
         )
         if config.flush_on_sigterm:
