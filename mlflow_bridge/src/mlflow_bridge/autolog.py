@@ -31,9 +31,9 @@ _logger = logging.getLogger(__name__)
 class AutologClient:
     """The delivery to MLflow that `mlflow_bridge.autolog` has set up in this process.
 
-    A context manager, which calls `close` at its end. There is one client at a time; a further call
-    of ``autolog()`` returns the same one. Made by ``autolog()`` only. Methods may be called by any
-    thread.
+    A context manager, which calls `close` at the end of the outermost block. There is one client at
+    a time, and ``autolog()`` alone makes it; a further call returns the same one. Methods may be
+    called by any thread.
 
     Example:
         >>> with mlflow_bridge.autolog(experiment_name="rag"):  # doctest: +SKIP
@@ -42,6 +42,7 @@ class AutologClient:
 
     def __init__(self, config_in_use: Callable[[], MLflowDSPyConfig]) -> None:
         self._config_in_use = config_in_use
+        self._entered = 0
 
     @property
     def config(self) -> MLflowDSPyConfig:
@@ -78,6 +79,7 @@ class AutologClient:
             disable_autolog()
 
     def __enter__(self) -> AutologClient:
+        self._entered += 1
         return self
 
     def __exit__(
@@ -86,7 +88,10 @@ class AutologClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        self._entered -= 1
+        # Blocks may be nested, in functions that call one another: they all have this client.
+        if not self._entered:
+            self.close()
 
 
 @dataclass
@@ -203,6 +208,8 @@ def _resolved(config: MLflowDSPyConfig | None, overrides: dict[str, Any]) -> Res
     from mlflow_bridge.config import ConfigurationError, MLflowDSPyConfig
     from mlflow_bridge.resolved_config import ResolvedConfig, resolve_config
 
+    if "config" in overrides:
+        raise ConfigurationError("a configuration is the first argument: autolog(config)")
     if config is None:
         return resolve_config(overrides)
     if not isinstance(config, MLflowDSPyConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -279,14 +286,21 @@ def _switch_in_provider(config: MLflowDSPyConfig) -> SwitchableSpanProcessor:
 
 
 def _instrument_dspy(config: MLflowDSPyConfig) -> None:
-    from mlflow_bridge.setup.instrumentation import warn_of_unused_instrument_settings
+    from mlflow_bridge.setup.instrumentation import (
+        instrument_again,
+        warn_of_unused_instrument_settings,
+    )
+    from mlflow_bridge.zero_code import adopted_deliveries
     from opentelemetry.instrumentation.dspy import DSPyInstrumentor
 
     instrumentor = DSPyInstrumentor()
     arguments = config.instrument_arguments()
     if instrumentor.is_instrumented_by_opentelemetry:
         if _session.instrumented_with is None:
-            warn_of_unused_instrument_settings(config)
+            if adopted_deliveries():
+                instrument_again(config)
+            else:
+                warn_of_unused_instrument_settings(config)
             return
         if _session.instrumented_with == arguments:
             return

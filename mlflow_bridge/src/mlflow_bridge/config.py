@@ -359,6 +359,12 @@ class MLflowDSPyConfig(EnvironmentSettings):
     def _parse_pairs(cls, value: Any) -> Any:
         return values_by_name(value) if isinstance(value, str) else value
 
+    @field_validator("experiment_id", mode="before")
+    @classmethod
+    def _parse_experiment_id(cls, value: Any) -> Any:
+        # In YAML, an id without quotation marks is an integer.
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
     @field_validator("capture_content", mode="before")
     @classmethod
     def _parse_content_mode(cls, value: Any) -> Any:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import AliasChoices, ValidationError
@@ -121,6 +122,11 @@ def _field_at(model: type[EnvironmentSettings], given: int | str) -> str | None:
     return next((name for name in names if given in (name, variable_of(model, name))), None)
 
 
+def _suggestion(model: type[EnvironmentSettings], given: str) -> str:
+    similar = get_close_matches(given, model.model_fields, n=1)
+    return f"; did you mean {similar[0]!r}?" if similar else ""
+
+
 def _described_problem(
     model: type[EnvironmentSettings], location: tuple[int | str, ...], kind: str, message: str
 ) -> str:
@@ -130,7 +136,7 @@ def _described_problem(
         return message
     given: Any = location[0]
     if kind == "extra_forbidden":
-        return f"there is no setting {given!r}"
+        return f"there is no setting {given!r}{_suggestion(model, str(given))}"
     name = _field_at(model, given)
     if name is None:
         return f"{given}: {message}"

@@ -305,6 +305,24 @@ def test_settings_of_the_instrumentation_reach_it(
     assert dspy.uninstrumented == 1
 
 
+def test_a_configuration_by_name_is_told_its_place(dspy: FakeInstrumentor) -> None:
+    with pytest.raises(ConfigurationError, match=r"autolog\(config\)"):
+        autolog(config=MLflowDSPyConfig())
+    assert dspy.providers == []
+
+
+def test_nested_blocks_end_with_the_outermost_one(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    with autolog() as outer:
+        with autolog() as inner:
+            assert inner is outer
+        provider.record("after the inner block")
+        assert outer.flush()
+    assert exporters.made[0].names == ["after the inner block"]
+    assert get_autolog_client() is None
+
+
 def test_there_is_one_client_until_the_end(
     exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
 ) -> None:

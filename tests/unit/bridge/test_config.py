@@ -252,8 +252,16 @@ def test_secrets_are_not_in_errors() -> None:
 
 
 def test_unknown_setting() -> None:
-    with pytest.raises(ConfigurationError, match="max_batchsize"):
+    with pytest.raises(ConfigurationError, match=r"'max_batchsize'; did you mean 'max_batch_size'"):
         MLflowDSPyConfig(**{"max_batchsize": 5})
+    with pytest.raises(ConfigurationError, match=r"there is no setting 'xyz'$"):
+        MLflowDSPyConfig(**{"xyz": 5})
+
+
+def test_an_id_of_an_experiment_may_be_an_integer() -> None:
+    assert MLflowDSPyConfig.model_validate({"experiment_id": 7}).experiment_id == "7"
+    with pytest.raises(ConfigurationError, match="MLFLOW_EXPERIMENT_ID"):
+        MLflowDSPyConfig(**{"experiment_id": True})
 
 
 def test_settings_that_exclude_each_other() -> None:

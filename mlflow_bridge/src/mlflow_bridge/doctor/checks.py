@@ -22,6 +22,7 @@ from mlflow_bridge.doctor.round_trip import check_destination
 from mlflow_bridge.doctor.sampling import check_sampling
 from mlflow_bridge.environment_settings import ENVIRONMENT_PREFIX, variable_of
 from mlflow_bridge.processing.live import status
+from mlflow_bridge.setup.instrumentation import other_instrument_settings
 from mlflow_bridge.spool.directory import files_in
 from mlflow_bridge.spool.segment import Segment, locks_are_supported
 from mlflow_bridge.spool.spool import directory_for
@@ -51,7 +52,7 @@ def examine(
         yield _settings_found(config)
     yield from _guarded("settings", _unknown_settings)
     yield from _guarded("versions", lambda: _versions(config))
-    yield from _guarded("instrumentation", _instrumentation)
+    yield from _guarded("instrumentation", lambda: _instrumentation(config))
     if config is None:
         return
     yield from _guarded("sampling", lambda: check_sampling(config))
@@ -127,7 +128,7 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _instrumentation() -> Iterator[Check]:
+def _instrumentation(config: MLflowDSPyConfig | None) -> Iterator[Check]:
     from opentelemetry.instrumentation.dspy import DSPyInstrumentor
 
     instrumentor = DSPyInstrumentor()
@@ -137,6 +138,8 @@ def _instrumentation() -> Iterator[Check]:
             "instrumentation", "warn", "DSPy is not instrumented here: autolog() was not called"
         )
         return
+    if config is not None:
+        yield from _recorded(config)
     if not points:
         yield Check("instrumentation", "ok", "DSPy will be instrumented when it is imported")
         return
@@ -145,6 +148,18 @@ def _instrumentation() -> Iterator[Check]:
         yield Check("instrumentation", "warn", f"{point.point} is missing: {point.detail}")
     installed = sum(point.state == "installed" for point in points)
     yield Check("instrumentation", "ok", f"{installed} patch points of DSPy are installed")
+
+
+def _recorded(config: MLflowDSPyConfig) -> Iterator[Check]:
+    """Settings of the instrumentation that are others than those of the configuration."""
+    others = other_instrument_settings(config)
+    if others:
+        yield Check(
+            "instrumentation",
+            "warn",
+            f"{', '.join(others)}: others than in the configuration; instrument DSPy with "
+            "DSPyInstrumentor().instrument(**config.instrument_arguments())",
+        )
 
 
 def _spool(config: MLflowDSPyConfig) -> Iterator[Check]:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from opentelemetry import trace
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 from mlflow_bridge.doctor import Check
 from mlflow_bridge.processing.live import live_processors
-from mlflow_bridge.setup.processor import MLflowBatchSpanProcessor, is_joined
+from mlflow_bridge.processing.system_random_ids import has_ids_by_the_seed
+from mlflow_bridge.setup.processor import MLflowBatchSpanProcessor, is_joined, was_late
 
 _ASKED: Final = (
     "TracerProvider(sampler=DSPySampler(), id_generator=SystemRandomIdGenerator()), both from "
@@ -33,14 +33,12 @@ def check_provider() -> Iterator[Check]:
             f"{len(apart)} span processors have not seen a trace of the global tracer provider. If "
             f"they are of another provider, make it with {_ASKED}",
         )
-    generator: object = getattr(trace.get_tracer_provider(), "id_generator", None)
-    # Not isinstance: a subclass is a choice of the program.
-    if type(generator) is RandomIdGenerator:
+    if has_ids_by_the_seed(trace.get_tracer_provider()) or any(map(was_late, ours)):
         yield Check(
             "provider",
             "warn",
-            "a program that calls random.seed() gets the trace ids of its last run again, and "
-            f"MLflow keeps one trace of both; make the provider with {_ASKED}",
+            "a program that calls random.seed() gets the id of its first trace again in each run, "
+            f"and MLflow keeps one trace of all runs; make the provider with {_ASKED}",
         )
     elif not apart:
         yield Check("provider", "ok", "the tracer provider makes ids that a seed does not repeat")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from mlflow_bridge.config import (
     SAMPLING_FIELDS,
     ConfigurationError,
     MLflowDSPyConfig,
+    environment_variable,
 )
 from mlflow_bridge.export.delivery import Delivery, ExporterStats
 from mlflow_bridge.export.destinations import Destination, UnusableDestination, make_destination
@@ -94,7 +96,6 @@ class MLflowSpanExporter(SpanExporter):
             raise ConfigurationError(f"config excludes {', '.join(sorted(given))}", fields=given)
         resolved = ResolvedConfig(config) if config is not None else resolve_config(given)
         self._config = resolved.config
-        self._given = frozenset(given)
         self._set_up(resolved.obstacle, insistent=config is not None or bool(given))
         _live_exporters.add(self)
 
@@ -244,10 +245,13 @@ class MLflowSpanExporter(SpanExporter):
         self._has_told_of_unheeded = True
         if self in _claimed:
             return
+        given = self._config.model_fields_set
+        # What the environment says to all parts is said by the part that it is for.
+        by_code = {name for name in given if not os.environ.get(environment_variable(name))}
         homes = (
-            (self._config.model_fields_set & set(PROCESSOR_FIELDS), _PROCESSOR_NEEDED),
-            (self._given & set(SAMPLING_FIELDS), _SAMPLER_NEEDED),
-            (self._given & INSTRUMENT_ARGUMENTS.keys(), _INSTRUMENTOR_NEEDED),
+            (given & set(PROCESSOR_FIELDS), _PROCESSOR_NEEDED),
+            (by_code & set(SAMPLING_FIELDS), _SAMPLER_NEEDED),
+            (by_code & INSTRUMENT_ARGUMENTS.keys(), _INSTRUMENTOR_NEEDED),
         )
         for names, needed in homes:
             if names:

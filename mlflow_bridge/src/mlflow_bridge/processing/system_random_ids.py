@@ -32,10 +32,15 @@ class SystemRandomIdGenerator(RandomIdGenerator):
         return own_random.getrandbits(128) or 1
 
 
+def has_ids_by_the_seed(provider: object) -> bool:
+    """Whether a tracer provider has OpenTelemetry's own generator of ids."""
+    # Not isinstance: a subclass is a choice of the program.
+    return type(getattr(provider, "id_generator", None)) is RandomIdGenerator
+
+
 def use_system_random_ids(provider: object) -> None:
     """Have a tracer provider make such ids, unless it has a generator of the program's choice."""
-    generator: Any = getattr(provider, "id_generator", None)
-    # Not isinstance: a subclass is a choice.
-    if type(generator) is RandomIdGenerator:
+    if has_ids_by_the_seed(provider):
+        generator: Any = getattr(provider, "id_generator")  # noqa: B009
         # The very object, since the tracers that were handed out already have it, too.
         generator.__class__ = SystemRandomIdGenerator

@@ -36,7 +36,7 @@ def dspy_sampler(argument: float | str | None = None) -> Sampler:
     try:
         return DSPySampler(resolve_config(given).config)
     except ConfigurationError as error:
-        _logger.warning("Sampling: %s=%s: %s", OTEL_TRACES_SAMPLER_ARG, argument, error)
+        _warn_about_argument(argument, error)
     except Exception:
         _logger.warning("Sampling: every trace is recorded.", exc_info=True)
     return DSPySampler(resolve_config({}).config)
@@ -50,8 +50,30 @@ def sampler_of_new_provider(config: MLflowDSPyConfig) -> Sampler | None:
     """
     named = os.environ.get(OTEL_TRACES_SAMPLER, "").strip().lower()
     if named == NAME:
-        return dspy_sampler(os.environ.get(OTEL_TRACES_SAMPLER_ARG))
+        return _with_argument(config)
     return DSPySampler(config) if _given_settings(config) and not named else None
+
+
+def _with_argument(config: MLflowDSPyConfig) -> Sampler:
+    """The sampler with these settings, and the rate in ``OTEL_TRACES_SAMPLER_ARG``.
+
+    A rate that code gives goes before that one.
+    """
+    argument = os.environ.get(OTEL_TRACES_SAMPLER_ARG)
+    rate = "sampling_rate"
+    if rate in config.model_fields_set and not os.environ.get(environment_variable(rate)):
+        argument = None
+    if not argument:
+        return DSPySampler(config)
+    try:
+        return DSPySampler(config.replace(sampling_rate=argument))
+    except ConfigurationError as error:
+        _warn_about_argument(argument, error)
+        return DSPySampler(config)
+
+
+def _warn_about_argument(argument: object, error: ConfigurationError) -> None:
+    report_once(f"Sampling: {OTEL_TRACES_SAMPLER_ARG}={argument}: {error}")
 
 
 def warn_of_unused_settings(provider: object, config: MLflowDSPyConfig) -> None:
@@ -70,10 +92,13 @@ def unused_settings(provider: object, config: MLflowDSPyConfig) -> str | None:
     if not unused:
         return None
     variables = [environment_variable(name) for name in unused]
+    if isinstance(sampler, DSPySampler):
+        remedy = "Give that sampler these settings: in the environment, or as DSPySampler(config)."
+    else:
+        remedy = f"Set {OTEL_TRACES_SAMPLER}={NAME}, or give the provider a DSPySampler(config)."
     return (
         f"{', '.join(variables)}: no effect, because the tracer provider has another sampler "
-        f"({sampler.get_description()}). Set {OTEL_TRACES_SAMPLER}={NAME}, or give the provider a "
-        "DSPySampler(config) with these settings."
+        f"({sampler.get_description()}). {remedy}"
     )
 
 

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceState, get_current_span
 from opentelemetry.util.types import Attributes
 
-from mlflow_bridge.config import SAMPLING_FIELDS, MLflowDSPyConfig
+from mlflow_bridge.config import SAMPLING_FIELDS, ConfigurationError, MLflowDSPyConfig
 from mlflow_bridge.processing.notices import Notices
 from mlflow_bridge.resolved_config import resolve_config
 from mlflow_bridge.sampling.keys import is_in_share, key_in, number_of
@@ -46,6 +46,9 @@ class DSPySampler(Sampler):
         key_of: Asked likewise, instead of ``sampling_key``. Traces for which it returns the same
             key, told by its text, are recorded together or not at all.
 
+    Raises:
+        ConfigurationError: ``config`` is of another type.
+
     Example:
         >>> def rate_of(call):
         ...     return 1.0 if call.kwargs.get("tenant") == "new" else None
@@ -59,7 +62,11 @@ class DSPySampler(Sampler):
         rate_of: Callable[[DSPyCall], float | None] | None = None,
         key_of: Callable[[DSPyCall], object] | None = None,
     ) -> None:
-        self._config = config or resolve_config({}).config
+        self._config = resolve_config({}).config if config is None else config
+        if not isinstance(self._config, MLflowDSPyConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(
+                f"config is a {type(config).__name__}; accepted: an MLflowDSPyConfig, or None"
+            )
         self._rate_of = rate_of
         self._key_of = key_of
         self._volume = VolumePolicy(self._config)

@@ -39,19 +39,44 @@ def _given(config: MLflowDSPyConfig) -> list[str]:
     return [name for name in INSTRUMENT_ARGUMENTS if name in config.model_fields_set]
 
 
+def instrument_again(config: MLflowDSPyConfig) -> None:
+    """Have DSPy instrumented with the settings that are given here, and what else it has now.
+
+    For what ``opentelemetry-instrument`` has instrumented, with the defaults of the bridge.
+    """
+    instrumentor = DSPyInstrumentor()
+    used = instrumentor.settings
+    if used is None:
+        return
+    arguments: dict[str, Any] = {
+        name: _value(used, field) for field, name in INSTRUMENT_ARGUMENTS.items()
+    }
+    arguments |= {"request_hook": used.request_hook, "response_hook": used.response_hook}
+    wanted = config.instrument_arguments()
+    given = [INSTRUMENT_ARGUMENTS[name] for name in _given(config)]
+    arguments |= {name: wanted[name] for name in given if name in wanted}
+    if load_settings(**arguments) != used:
+        instrumentor.uninstrument()
+        instrumentor.instrument(**arguments)
+
+
 def warn_of_unused_instrument_settings(config: MLflowDSPyConfig) -> None:
     """Name the settings with which the program, which instrumented DSPy itself, did not do so."""
-    used = DSPyInstrumentor().settings
-    given = _given(config)
-    if used is None or not given:
-        return
-    wanted = load_settings(**config.instrument_arguments())
-    unused = [name for name in given if _value(wanted, name) != _value(used, name)]
+    unused = [name for name in other_instrument_settings(config) if name in _given(config)]
     if unused:
         report_once(
             f"{', '.join(unused)}: no effect, because DSPy was instrumented with other settings. "
             "Instrument it with DSPyInstrumentor().instrument(**config.instrument_arguments())."
         )
+
+
+def other_instrument_settings(config: MLflowDSPyConfig) -> list[str]:
+    """The settings that the instrumentation has in another way; none while there is none."""
+    used = DSPyInstrumentor().settings
+    if used is None:
+        return []
+    wanted = load_settings(**config.instrument_arguments())
+    return [name for name in INSTRUMENT_ARGUMENTS if _value(wanted, name) != _value(used, name)]
 
 
 def _value(settings: Settings, name: str) -> object:

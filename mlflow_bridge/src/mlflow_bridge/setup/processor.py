@@ -19,6 +19,7 @@ from mlflow_bridge.processing.batch import DeliveryProcessor
 from mlflow_bridge.processing.enrichment import Enrichment
 from mlflow_bridge.processing.live import keep_reporting
 from mlflow_bridge.processing.span_delivery import SpanDelivery
+from mlflow_bridge.processing.system_random_ids import has_ids_by_the_seed
 from mlflow_bridge.resolved_config import resolve_config
 from mlflow_bridge.setup.instrumentation import warn_of_unused_instrument_settings
 from mlflow_bridge.setup.provider import global_provider_of, prepare_provider
@@ -123,13 +124,19 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
         """Prepare the tracer provider that this span is of, if that is the global one."""
         try:
             provider = global_provider_of(span)
-            if provider is not None and prepare_provider(provider, self._config):
+            if provider is None:
+                return
+            if has_ids_by_the_seed(provider):
+                _late.add(self)
+            if prepare_provider(provider, self._config):
                 _joined.add(self)
         except Exception as error:
             self._notices.warn("provider", "The tracer provider cannot be prepared: %r", error)
 
 
 _joined: WeakSet[MLflowBatchSpanProcessor] = WeakSet()
+_late: WeakSet[MLflowBatchSpanProcessor] = WeakSet()
+"""Those whose provider had made an id that a seed repeats before it was prepared."""
 
 
 def join_provider(processor: MLflowBatchSpanProcessor, provider: object) -> None:
@@ -141,6 +148,11 @@ def join_provider(processor: MLflowBatchSpanProcessor, provider: object) -> None
 def is_joined(processor: MLflowBatchSpanProcessor) -> bool:
     """Whether the tracer provider of a processor is known, and was prepared."""
     return processor in _joined
+
+
+def was_late(processor: MLflowBatchSpanProcessor) -> bool:
+    """Whether the first trace of a processor has an id that ``random.seed()`` repeats."""
+    return processor in _late
 
 
 def _exporter_from(given: Any) -> SpanDelivery:

@@ -56,8 +56,20 @@ def test_the_global_provider_is_prepared_at_its_first_trace(
         assert "random.seed()" in seeded
         assert ASKED in seeded
         provider.record("span")
-        assert [state for state, _ in found()] == ["ok"]
         assert type(sdk.id_generator) is SystemRandomIdGenerator
+        # Of later traces alone.
+        [(state, late)] = found()
+        assert (state, "its first trace" in late, ASKED in late) == ("warn", True, True)
+
+
+def test_a_provider_that_was_made_as_asked(
+    provider: GlobalProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sdk = provider.use_sdk()
+    sdk.id_generator = SystemRandomIdGenerator()
+    with processor_in(sdk, monkeypatch):
+        provider.record("span")
+        assert [state for state, _ in found()] == ["ok"]
 
 
 def test_a_provider_that_is_not_the_global_one_is_left_to_the_program(

@@ -282,12 +282,14 @@ def test_every_setting_is_taken_by_its_name(exporters: Exporters) -> None:
         MLflowSpanExporter(SERVER, max_queuesize=5)
 
 
+@pytest.mark.parametrize("by_config", [True, False])
 def test_settings_that_need_more_than_an_exporter_are_named_once_with_their_place(
-    exporters: Exporters, caplog: pytest.LogCaptureFixture
+    exporters: Exporters, caplog: pytest.LogCaptureFixture, by_config: bool
 ) -> None:
-    given: dict[str, Any] = {"spool": False, "max_queue_size": 5}
+    given: dict[str, Any] = {"tracking_uri": SERVER, "spool": False, "max_queue_size": 5}
     given |= {"sampling_rate": 0.5, "log_inputs": False, "compression": "none"}
-    exporter = MLflowSpanExporter(SERVER, **given)
+    given = {"config": MLflowDSPyConfig(**given)} if by_config else given
+    exporter = MLflowSpanExporter(**given)
     for _ in range(2):
         assert exporter.export(Recorder().many(1)) is SUCCESS
     processor, sampler, instrumentation = caplog.messages

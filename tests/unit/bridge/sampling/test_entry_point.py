@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBased
 
-from mlflow_bridge import DSPySampler, MLflowDSPyConfig
+from mlflow_bridge import ConfigurationError, DSPySampler, MLflowDSPyConfig
 from mlflow_bridge.sampling.entry_point import (
     dspy_sampler,
     sampler_of_new_provider,
@@ -122,3 +122,29 @@ def test_a_sampler_with_other_settings_is_named(caplog: pytest.LogCaptureFixture
     [line] = caplog.messages
     assert line.startswith(f"{RATE}: no effect")
     assert "DSPySampler{rate=0.5}" in line
+    assert "OTEL_TRACES_SAMPLER" not in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "argument", "description"),
+    [
+        ({"sampling_rate": 0.5}, "0.1", "DSPySampler{rate=0.5}"),
+        ({"sampling_key": "user"}, "0.1", "DSPySampler{rate=0.1,key=user}"),
+        ({"sampling_key": "user"}, "", "DSPySampler{key=user}"),
+        ({"sampling_key": "user"}, "much", "DSPySampler{key=user}"),
+    ],
+)
+def test_settings_that_code_gives_reach_a_sampler_that_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], argument: str, description: str
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "dspy")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", argument)
+    sampler = sampler_of_new_provider(MLflowDSPyConfig(**settings))
+    assert sampler is not None
+    assert sampler.get_description() == description
+
+
+def test_a_sampler_takes_a_configuration_only() -> None:
+    wrong: Any = 0.5
+    with pytest.raises(ConfigurationError, match="is a float; accepted: an MLflowDSPyConfig"):
+        DSPySampler(wrong)
