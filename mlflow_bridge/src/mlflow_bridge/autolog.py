@@ -214,7 +214,9 @@ def _resolved(config: MLflowDSPyConfig | None, overrides: dict[str, Any]) -> Res
         return resolve_config(overrides)
     if not isinstance(config, MLflowDSPyConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError(
-            f"autolog() got {config!r} as its first argument; accepted: an MLflowDSPyConfig. "
+            # Not the value: an address may have a password in it.
+            f"the first argument of autolog() is a {type(config).__name__}; accepted: an "
+            "MLflowDSPyConfig. "
             "Settings are given by name: autolog(tracking_uri=..., experiment_name=...)"
         )
     return ResolvedConfig(config.replace(**overrides) if overrides else config)

@@ -278,8 +278,9 @@ def test_a_wrong_argument_raises_and_changes_nothing(
 
 
 def test_an_address_as_the_first_argument_is_told_its_name(dspy: FakeInstrumentor) -> None:
-    with pytest.raises(ConfigurationError, match=r"'sqlite:///a\.db'.*tracking_uri="):
-        autolog("sqlite:///a.db")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"is a str; accepted: .*tracking_uri=") as caught:
+        autolog("http://me:geheim@host")  # type: ignore[arg-type]
+    assert "geheim" not in str(caught.value)
     assert dspy.providers == []
 
 
@@ -501,6 +502,24 @@ def test_spans_of_undecided_traces_move_on_to_the_next_destination(
         tracer.start_span("chat", attributes={"gen_ai.operation.name": "chat"}).end()
     sdk.shutdown()
     assert [exporter.names for exporter in exporters.made] == [[], ["query", "chat", "request"]]
+
+
+def test_a_trace_that_is_wanted_stays_so_at_the_next_destination(
+    exporters: FakeExporterModule,
+    provider: GlobalProvider,
+    dspy: FakeInstrumentor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_DSPY_TRACES", "genai")
+    sdk = provider.use_sdk()
+    tracer = sdk.get_tracer("test")
+    autolog(max_batch_size=100)
+    with tracer.start_as_current_span("request"):
+        tracer.start_span("chat", attributes={"gen_ai.operation.name": "chat"}).end()
+        autolog(max_batch_size=200)
+        tracer.start_span("query").end()
+    sdk.shutdown()
+    assert [exporter.names for exporter in exporters.made] == [["chat"], ["query", "request"]]
 
 
 def test_disable_leaves_open_spans_alone(

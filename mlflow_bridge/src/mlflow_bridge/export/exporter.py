@@ -328,8 +328,14 @@ _adopted_at_ns: WeakKeyDictionary[MLflowSpanExporter, int] = WeakKeyDictionary()
 
 def claim(delivery: object) -> None:
     """Note that an `MLflowBatchSpanProcessor` delivers by an exporter from now on."""
-    if isinstance(delivery, MLflowSpanExporter):
-        _claimed.add(delivery)
+    if not isinstance(delivery, MLflowSpanExporter):
+        return
+    if delivery in _claimed:
+        logger.warning(
+            "An MLflowSpanExporter has two processors: the first one that is shut down ends it for "
+            "both. Make an exporter for each, or give the processors a configuration."
+        )
+    _claimed.add(delivery)
 
 
 def is_claimed(exporter: MLflowSpanExporter) -> bool:

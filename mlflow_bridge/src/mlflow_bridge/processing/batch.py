@@ -255,8 +255,13 @@ class DeliveryProcessor(SpanProcessor):
 
     def _take_over(self, other: DeliveryProcessor) -> None:
         """Answer for traces that are under way at another processor, which is closed next."""
+        self._follow(other)
         other._open.move_to(self._open)
         other._collector.heir = self.on_end
+
+    def _follow(self, other: DeliveryProcessor) -> None:
+        """Deliver the rest of the traces that another processor delivers."""
+        self._collector.want(other._collector.wanted())
 
     def force_flush(self, timeout_millis: float | None = None) -> bool:
         """Wait until the spans that ended before this call are stored, or in the spool.

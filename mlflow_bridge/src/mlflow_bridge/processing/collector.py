@@ -72,6 +72,7 @@ class Collector:
         self.heir: Callable[[ReadableSpan], None] | None = None
         """Gets, at the end, the spans that the filter holds, if the program goes on."""
         self._queue: deque[ReadableSpan | FlushMark] = deque()
+        self._to_want: deque[int] = deque()
         # From this length on, a thread that adds a span looks what is to be done.
         self._notable_length = batch_size
         # Its put() may interrupt itself, which threading.Event does not allow.
@@ -104,6 +105,16 @@ class Collector:
     def _wake_up(self) -> None:
         self._woken = True
         self._wake.put(None)
+
+    def wanted(self) -> list[int]:
+        """The traces of which it is known here that they are wanted."""
+        return [] if self._filter is None else self._filter.wanted()
+
+    def want(self, traces: Sequence[int]) -> None:
+        """Have these traces pass the filter."""
+        if traces and self._filter is not None:
+            self._to_want.extend(traces)
+            self._wake_up()
 
     @property
     def held(self) -> int:
@@ -185,6 +196,8 @@ class Collector:
         self._woken = False
 
     def _pass_on_all(self) -> None:
+        if self._to_want:
+            self._pass_on(())
         while self._queue:
             batch: list[ReadableSpan] = []
             mark: FlushMark | None = None
@@ -206,6 +219,8 @@ class Collector:
             self._send(spans)
             return
         try:
+            while self._to_want:
+                self._filter.want((self._to_want.popleft(),))
             wanted, dropped = self._filter.sort(spans)
             revived = [root for root in self._filter.take_revived() if self._has_slot_again()]
             self._drop(dropped)
@@ -244,14 +259,16 @@ class Collector:
         self._notices.warn("filter", "%d spans were lost: %s.", len(spans), reason)
 
     def _end_filter(self) -> None:
+        # Not for longer: through its heirs, a closed processor would keep all later ones alive.
+        heir, self.heir = self.heir, None
         if self._filter is None:
             return
         held = self._filter.close()
-        if self.heir is None:
+        if heir is None:
             self._drop(held)
             return
         for span in held:
-            self.heir(span)
+            heir(span)
         # They are counted by the heir now.
         self._counters.settle_late(self._slots, len(held))
         self._forget(held)

@@ -99,6 +99,16 @@ class TraceFilter:
         sent += self._overdue(now)
         return sent, dropped
 
+    def wanted(self) -> list[int]:
+        """The traces that pass. May be called by any thread."""
+        # One call into C, which no other thread interrupts.
+        return list(self._wanted)
+
+    def want(self, traces: Iterable[int]) -> None:
+        """Let these traces pass; what is known of them is given out by the next `sort`."""
+        for trace in traces:
+            self._want(trace)
+
     def take_revived(self) -> list[ReadableSpan]:
         """Roots that were dropped before the last `sort`, and are wanted after all."""
         revived, self._revived = self._revived, []

@@ -112,6 +112,8 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
         if successor is not None:
             successor._take_over(self)
         self.close(end_open_spans=False)
+        if successor is not None:  # once more: it has decided on further traces since
+            successor._follow(self)
         leave_sigterm(self)
         keep_reporting(self)
 

@@ -309,6 +309,9 @@ def test_settings_that_a_processor_carries_out_need_no_warning(
     assert is_claimed(exporter)
     assert exporter.export(Recorder().many(1)) is SUCCESS
     assert caplog.messages == []
+    claim(exporter)
+    [line] = caplog.messages
+    assert "two processors" in line
 
 
 def test_broken_mlflow_does_not_reach_zero_code(

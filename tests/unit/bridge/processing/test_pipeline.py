@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -56,3 +57,14 @@ def test_what_is_kept_is_bounded() -> None:
     for _ in range(20):
         retired_with(Rejected("too old"))
     assert len(known()) == 16
+
+
+def test_a_retired_processor_keeps_none_of_its_successors() -> None:
+    first = mlflow_bridge.MLflowBatchSpanProcessor(FakeDelivery(Rejected("too old")))
+    second = mlflow_bridge.MLflowBatchSpanProcessor(FakeDelivery())
+    first.retire(second)
+    gone = weakref.ref(second)
+    second.shutdown()
+    del second
+    gc.collect()
+    assert gone() is None
