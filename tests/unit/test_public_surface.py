@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_origin
 
 import pytest
 from opentelemetry.instrumentation import dspy as instrumentation
@@ -36,7 +36,7 @@ def _lines_of(package: ModuleType) -> Iterator[str]:
     yield f"# {package.__name__}"
     for name in sorted(package.__all__):
         value = getattr(package, name)
-        if inspect.isclass(value):
+        if _is_class(value):
             yield from _lines_of_class(name, value)
         elif inspect.isroutine(value):
             yield f"{name}{_signature(value)}"
@@ -58,6 +58,11 @@ def _lines_of_class(name: str, owner: type[Any]) -> Iterator[str]:
     if owner is MLflowDSPyConfig:
         for field, info in owner.model_fields.items():
             yield f"    field {field} = {info.default!r}"
+
+
+def _is_class(value: Any) -> bool:
+    # In Python 3.10, an alias such as Callable[[], None] is taken for a class.
+    return inspect.isclass(value) and get_origin(value) is None
 
 
 def _public_members(owner: type[Any]) -> dict[str, Any]:
@@ -96,12 +101,12 @@ def test_everything_public_has_a_docstring(package: ModuleType) -> None:
     described = {
         name: value
         for name, value in values.items()
-        if inspect.isclass(value) or inspect.isroutine(value)
+        if _is_class(value) or inspect.isroutine(value)
     }
     members = {
         f"{name}.{member}": value
         for name, owner in described.items()
-        if inspect.isclass(owner)
+        if _is_class(owner)
         for member, value in _public_members(owner).items()
         if not (inspect.isroutine(value) and _is_checked_by_pydantic(value))
     }
@@ -130,11 +135,11 @@ def _annotations() -> Iterator[tuple[str, str]]:
     for package in PACKAGES:
         for name in package.__all__:
             value = getattr(package, name)
-            members = _public_members(value).items() if inspect.isclass(value) else ()
+            members = _public_members(value).items() if _is_class(value) else ()
             for where, routine in [(name, value), *((f"{name}.{key}", it) for key, it in members)]:
                 function = routine.fget if isinstance(routine, property) else routine
                 function = getattr(function, "__func__", function)
-                function = function.__init__ if inspect.isclass(function) else function
+                function = function.__init__ if _is_class(function) else function
                 for annotation in getattr(function, "__annotations__", {}).values():
                     yield where, str(annotation)
 
