@@ -34,7 +34,7 @@ from mlflow_bridge.resolved_config import ResolvedConfig, report_once, resolve_c
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 60.0
-"""How long spans are tried again that nobody keeps until MLflow takes them."""
+"""How long an export is tried again if no processor keeps its spans until MLflow takes them."""
 
 _EXIT_CHECK_SECONDS: Final = 0.2
 

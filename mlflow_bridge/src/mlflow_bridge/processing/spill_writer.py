@@ -228,7 +228,7 @@ class SpillWriter:
         return True
 
     def _exchange_slot(self) -> bool:
-        """Take a slot of the queue, if one is free, for one of those here."""
+        """Exchange a slot of the spill writer for one of the queue; False if that has none free."""
         with self._counters.lock:
             if not self._slots.try_take():
                 return False

@@ -71,7 +71,7 @@ def warn_of_unused_instrument_settings(config: MLflowDSPyConfig) -> None:
 
 
 def other_instrument_settings(config: MLflowDSPyConfig) -> list[str]:
-    """The settings that the instrumentation has in another way; none while there is none."""
+    """The settings with other values in the instrumentation; empty if DSPy is not instrumented."""
     used = DSPyInstrumentor().settings
     if used is None:
         return []

@@ -77,7 +77,7 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
             schedule_delay_seconds=config.schedule_delay_seconds,
             exit_timeout_seconds=config.exit_timeout_seconds,
             block_seconds=config.block_seconds,
-            # With settings that name no destination, there is none whose spool it could be.
+            # Settings without a usable destination have no spool.
             overflow=None if is_refused else Spool.from_config(config),
             overflow_policy=config.overflow,
             max_spill_queue_size=config.max_spill_queue_size,

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which tracer provider to join, making one where there is none, and what each of them needs."""
+"""Finds or makes the tracer provider, and prepares it for the delivery to MLflow."""
 
 from __future__ import annotations
 
