@@ -102,43 +102,25 @@ class Counters:
             self._spilled += spilled
             self._dropped += dropped
 
-    def settle(
-        self,
-        slots: Slots,
-        count: int,
-        *,
-        stored: int = 0,
-        rejected: int = 0,
-        filtered: int = 0,
-        spilled: int = 0,
-        dropped: int = 0,
-    ) -> None:
-        """Free the slots of so many spans, and count what became of each."""
+    def settle(self, slots: Slots, count: int, **outcomes: int) -> None:
+        """Free the slots of so many spans, and count what became of each.
+
+        Args:
+            slots: Where the spans hold their slots.
+            count: How many spans they are.
+            **outcomes: How many of them had which outcome, as in `add`.
+        """
         with self.lock:
-            self.add(
-                stored=stored,
-                rejected=rejected,
-                filtered=filtered,
-                spilled=spilled,
-                dropped=dropped,
-            )
-            self._dropped_from_queue += dropped
+            self.add(**outcomes)
+            self._dropped_from_queue += outcomes.get("dropped", 0)
             slots.give_back(count)
 
-    def settle_late(
-        self,
-        slots: Slots,
-        count: int,
-        *,
-        filtered: int = 0,
-        spilled: int = 0,
-        dropped: int = 0,
-    ) -> None:
+    def settle_late(self, slots: Slots, count: int, **outcomes: int) -> None:
         """As `settle`, where the spans were counted as lost if all slots were freed before."""
         with self.lock:
-            counted_as_lost = count - slots.give_back_own(count)
-            self.add(filtered=filtered, spilled=spilled, dropped=dropped - counted_as_lost)
-            self._dropped_from_queue += dropped
+            self.add(**outcomes)
+            self.add(dropped=slots.give_back_own(count) - count)
+            self._dropped_from_queue += outcomes.get("dropped", 0)
 
     def failed_attempt(self, reason: str) -> None:
         with self.lock:

@@ -41,6 +41,6 @@ def has_ids_by_the_seed(provider: object) -> bool:
 def use_system_random_ids(provider: object) -> None:
     """Have a tracer provider make such ids, unless it has a generator of the program's choice."""
     if has_ids_by_the_seed(provider):
-        generator: Any = getattr(provider, "id_generator")  # noqa: B009
+        generator: Any = getattr(provider, "id_generator", None)
         # The very object, since the tracers that were handed out already have it, too.
         generator.__class__ = SystemRandomIdGenerator
