@@ -15,7 +15,7 @@ sys.path.insert(0, os.path.dirname(__file__))
 
 from render_registry import render
 
-from mlflow_bridge.config import MLflowDSPyConfig, environment_variable
+from mlflow_bridge._config.settings import MLflowDSPyConfig, environment_variable
 from opentelemetry.instrumentation.dspy.version import __version__
 
 HERE = Path(__file__).parent

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests import ROOT
 from tests.support.mlflow_server import MLflowServer
 
 pytestmark = pytest.mark.browser
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.browser
 webdriver = pytest.importorskip("selenium.webdriver", reason="pip install --group browser")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 PATIENCE = 90.0
 """Seconds until something has to be on the page; no measure of anything."""
 

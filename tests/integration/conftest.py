@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlflow_bridge.config import MLflowDSPyConfig
+from mlflow_bridge._config.settings import MLflowDSPyConfig
 from tests.support.mlflow_server import MLflowServer
 from tests.unit.bridge.export.dspy_spans import Recorder
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlflow_bridge.config import MLflowDSPyConfig
-from mlflow_bridge.export.exporter import MLflowSpanExporter
-from mlflow_bridge.export.outcomes import Sent
+from mlflow_bridge._config.settings import MLflowDSPyConfig
+from mlflow_bridge._export.contract import Sent
+from mlflow_bridge._export.exporter import MLflowSpanExporter
 from tests.unit.bridge.export.dspy_spans import Recorder
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")

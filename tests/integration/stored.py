@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlflow_bridge.export.exporter import MLflowSpanExporter
+from mlflow_bridge._export.exporter import MLflowSpanExporter
 
 if TYPE_CHECKING:
     from mlflow.entities import Trace

@@ -137,7 +137,7 @@ def test_under_opentelemetry_instrument_nothing_is_stored_twice(
         from mlflow_bridge import autolog
 
         autolog()
-        assert import_module("mlflow_bridge.autolog")._session.switch is None
+        assert import_module("mlflow_bridge._setup.autolog")._session.switch is None
         work("only")
     """
     environment = {"OTEL_TRACES_EXPORTER": "mlflow", "MLFLOW_TRACKING_URI": store_uri}

@@ -14,12 +14,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Tracer
 
 from mlflow_bridge import MLflowBatchSpanProcessor, MLflowDSPyConfig, MLflowSpanExporter
-from mlflow_bridge.processing.status import DeliveryStatus
-from mlflow_bridge.spool.spool import Spool
+from mlflow_bridge._delivery.spool.spool import Spool
+from mlflow_bridge._delivery.status import DeliveryStatus
 from tests.integration.span_sink import SpanSink, wait_for
 from tests.integration.traced_program import run_program
 from tests.support.mlflow_server import MLflowServer
-from tests.unit.bridge.processing.fakes import FAST, DeliveryProcessor, FakeDelivery
+from tests.unit.bridge.delivery.fakes import FAST, DeliveryProcessor, FakeDelivery
 
 pytestmark = pytest.mark.integration
 

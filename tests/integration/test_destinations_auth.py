@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from mlflow_bridge.config import MLflowDSPyConfig
-from mlflow_bridge.export.exporter import MLflowSpanExporter
-from mlflow_bridge.export.outcomes import Outcome, Retry, Sent
+from mlflow_bridge._config.settings import MLflowDSPyConfig
+from mlflow_bridge._export.contract import Outcome, Retry, Sent
+from mlflow_bridge._export.exporter import MLflowSpanExporter
 from tests.support.mlflow_server import MLflowServer
 from tests.unit.bridge.export.dspy_spans import Recorder
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import requests
 
-from mlflow_bridge.config import MLflowDSPyConfig
-from mlflow_bridge.export.exporter import MLflowSpanExporter
-from mlflow_bridge.export.outcomes import Outcome, Retry, Sent
+from mlflow_bridge._config.settings import MLflowDSPyConfig
+from mlflow_bridge._export.contract import Outcome, Retry, Sent
+from mlflow_bridge._export.exporter import MLflowSpanExporter
 from tests.support.loopback import HttpReply, HttpRequest, LoopbackServer
 from tests.unit.bridge.export.dspy_spans import Recorder
 from tests.unit.bridge.export.fake_tracking_server import FakeTrackingServer

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from mlflow_bridge.config import MLflowDSPyConfig
-from mlflow_bridge.export.exporter import MLflowSpanExporter
-from mlflow_bridge.export.outcomes import Rejected, Retry, Sent
+from mlflow_bridge._config.settings import MLflowDSPyConfig
+from mlflow_bridge._export.contract import Rejected, Retry, Sent
+from mlflow_bridge._export.exporter import MLflowSpanExporter
 from tests.integration.stored import traces_by
 from tests.support.mlflow_server import MLflowServer
 from tests.support.postgres import Postgres, postgres_binaries

@@ -31,7 +31,7 @@ def test_a_deleted_experiment_is_said_to_be(store_uri: str) -> None:
 
 def test_the_command_in_a_process_of_its_own(store_uri: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "mlflow_bridge.doctor"],
+        [sys.executable, "-m", "mlflow_bridge", "doctor"],
         env={**os.environ, "MLFLOW_TRACKING_URI": store_uri, "HOME": str(tmp_path)},
         capture_output=True,
         text=True,

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
+from tests import ROOT
+
 mlflow = pytest.importorskip("mlflow")
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # What a page takes for granted: a program that has an LM, and names of the reader's own.
 PROGRAM = """

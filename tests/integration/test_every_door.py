@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from mlflow_bridge.config import (
+from mlflow_bridge._config.settings import (
     INSTRUMENT_ARGUMENTS,
     SAMPLING_FIELDS,
     MLflowDSPyConfig,
@@ -101,7 +101,7 @@ REPORT = """
 import json, signal
 from pathlib import Path
 from opentelemetry.instrumentation.dspy import DSPyInstrumentor
-from mlflow_bridge.processing.live import live_processors
+from mlflow_bridge._delivery.registry import live_processors
 
 def plain(value):
     if hasattr(value, "get_secret_value"):

@@ -23,7 +23,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from packaging.version import Version
 
 import mlflow_bridge
-from mlflow_bridge.export.outcomes import Sent
+from mlflow_bridge._export.contract import Sent
 from tests.integration.place import Place, cost_of, spans_by_name, tokens_of
 from tests.unit.bridge.export.dspy_spans import Recorder, json_of, lm_attributes, text_message
 

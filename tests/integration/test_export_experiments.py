@@ -9,7 +9,7 @@ import uuid
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlflow_bridge.export.outcomes import Retry, Sent
+from mlflow_bridge._export.contract import Retry, Sent
 from tests.integration.place import Place
 
 pytestmark = pytest.mark.integration

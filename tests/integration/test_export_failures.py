@@ -21,7 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.sdk.trace import TracerProvider
 
 from mlflow_bridge import MLflowBatchSpanProcessor, MLflowDSPyConfig
-from mlflow_bridge.processing.status import DeliveryStatus
+from mlflow_bridge._delivery.status import DeliveryStatus
 from tests.support.faults import Fault, HalfBody, Hang, Reset, Status
 from tests.support.loopback import HttpReply, HttpRequest
 from tests.unit.bridge.export.fake_tracking_server import (

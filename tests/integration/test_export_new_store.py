@@ -16,14 +16,14 @@ mlflow = pytest.importorskip("mlflow")
 
 from mlflow.tracing.client import TracingClient  # noqa: E402
 
-from mlflow_bridge.export.destinations.store_creation import create_if_absent  # noqa: E402
+from mlflow_bridge._export.store.creation import create_if_absent  # noqa: E402
 
 pytestmark = pytest.mark.integration
 
 CREATE = """
 import sys
 from mlflow.tracing.client import TracingClient
-from mlflow_bridge.export.destinations.store_creation import create_if_absent
+from mlflow_bridge._export.store.creation import create_if_absent
 print("creating", flush=True)
 create_if_absent(sys.argv[1], TracingClient)
 """

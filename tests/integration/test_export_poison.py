@@ -14,9 +14,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from mlflow_bridge.config import MLflowDSPyConfig
-from mlflow_bridge.export.exporter import MLflowSpanExporter
-from mlflow_bridge.export.outcomes import Sent
+from mlflow_bridge._config.settings import MLflowDSPyConfig
+from mlflow_bridge._export.contract import Sent
+from mlflow_bridge._export.exporter import MLflowSpanExporter
 from tests.integration.stored import traces_by
 from tests.unit.bridge.export.dspy_spans import Recorder
 from tests.unit.bridge.export.poison import POISON, batch_with_poison

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.support.faults import Hang
 from tests.unit.bridge.export.fake_tracking_server import FakeTrackingServer, spans_in
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
     import sys
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    from mlflow_bridge.export.exporter import MLflowSpanExporter
+    from mlflow_bridge._export.exporter import MLflowSpanExporter
 
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(MLflowSpanExporter()))

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_bridge.config import MLflowDSPyConfig
-from mlflow_bridge.export.exporter import MLflowSpanExporter
-from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
+from mlflow_bridge._config.settings import MLflowDSPyConfig
+from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
+from mlflow_bridge._export.exporter import MLflowSpanExporter
 from tests.integration.stored import traces_by
 from tests.unit.bridge.export.dspy_spans import Recorder, lm_attributes
 

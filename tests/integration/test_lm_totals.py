@@ -11,8 +11,8 @@ from typing import Any
 import dspy
 import pytest
 
-from mlflow_bridge.export.exporter import MLflowSpanExporter
-from mlflow_bridge.export.outcomes import Sent
+from mlflow_bridge._export.contract import Sent
+from mlflow_bridge._export.exporter import MLflowSpanExporter
 from tests.integration.stored import traces_by
 from tests.support.fake_openai import FakeOpenAI, Reply, Usage
 from tests.unit.instrumentation.lms import served

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests import ROOT
 from tests.support.otlp_collector import StubCollector
 from tests.support.otlp_decode import CollectedSpan
 from tests.support.span_tree import assert_one_tree, span_tree
@@ -22,7 +23,7 @@ mlflow = pytest.importorskip("mlflow")
 
 pytestmark = pytest.mark.integration
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 ANSWER = "The Eiffel Tower is 1,082.7 feet tall."
 TREE = """\
 invoke_workflow RAG [CHAIN]

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 import mlflow_bridge
-from mlflow_bridge.config import MLflowDSPyConfig
-from mlflow_bridge.spool.spool import Spool
+from mlflow_bridge._config.settings import MLflowDSPyConfig
+from mlflow_bridge._delivery.spool.spool import Spool
 from tests.integration.span_sink import PATIENCE, SpanSink
 from tests.integration.traced_program import program_environment, stored_traces
 from tests.support.faults import Status
-from tests.unit.bridge.spool.spans import files_in, span_with
+from tests.unit.bridge.delivery.spool.spans import files_in, span_with
 
 pytestmark = pytest.mark.integration
 

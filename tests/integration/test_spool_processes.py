@@ -15,19 +15,20 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
+
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).parents[2]
 SOURCES = (ROOT, ROOT / "mlflow_bridge/src", ROOT / "opentelemetry-instrumentation-dspy/src")
 
 PREAMBLE = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from mlflow_bridge.export.outcomes import Retry
-from tests.unit.bridge.processing.fakes import DeliveryProcessor
-from mlflow_bridge.spool.spool import Spool
+from mlflow_bridge._export.contract import Retry
+from tests.unit.bridge.delivery.fakes import DeliveryProcessor
+from mlflow_bridge._delivery.spool.spool import Spool
 from opentelemetry.sdk.trace import TracerProvider
-from tests.unit.bridge.processing.fakes import FAST, FileDelivery, wait_until
+from tests.unit.bridge.delivery.fakes import FAST, FileDelivery, wait_until
 
 OUT, SPOOL = Path("spans.txt"), Path("spool")
 

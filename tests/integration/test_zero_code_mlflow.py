@@ -32,13 +32,13 @@ tracer_provider:
 
 REPORT = """
 import json, sys
-from mlflow_bridge.zero_code import adopted_deliveries
-from opentelemetry.instrumentation.dspy.settings import load_settings
+from mlflow_bridge._setup.zero_code import adopted_deliveries
+from opentelemetry.instrumentation.dspy._settings import load_settings
 
 print(json.dumps({
     "adopted": [it.config.destination_description for it in adopted_deliveries()],
     "content": load_settings().content_mode.name,
-    "exporter loaded": "mlflow_bridge.export.exporter" in sys.modules,
+    "exporter loaded": "mlflow_bridge._export.exporter" in sys.modules,
     "mlflow loaded": "mlflow" in sys.modules,
     "dspy loaded": "dspy" in sys.modules,
 }))

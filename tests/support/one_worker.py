@@ -8,15 +8,15 @@ from typing import Any
 
 LITELLM_FILES = frozenset(
     {
-        "tests/unit/instrumentation/test_agents.py",
-        "tests/unit/instrumentation/test_cancellation.py",
-        "tests/unit/instrumentation/test_embedding.py",
-        "tests/unit/instrumentation/test_lm_cost.py",
-        "tests/unit/instrumentation/test_lm_events.py",
-        "tests/unit/instrumentation/test_lm_forward.py",
-        "tests/unit/instrumentation/test_lm_provider.py",
+        "tests/unit/instrumentation/operations/modules/test_agents.py",
+        "tests/unit/instrumentation/calls/test_cancellation.py",
+        "tests/unit/instrumentation/operations/test_embedding.py",
+        "tests/unit/instrumentation/operations/lm/test_lm_cost.py",
+        "tests/unit/instrumentation/operations/lm/test_lm_events.py",
+        "tests/unit/instrumentation/operations/lm/test_lm_forward.py",
+        "tests/unit/instrumentation/operations/lm/test_lm_provider.py",
         "tests/unit/instrumentation/test_metrics.py",
-        "tests/unit/instrumentation/test_streaming_lm.py",
+        "tests/unit/instrumentation/operations/lm/test_streaming_lm.py",
         "tests/unit/support/test_fake_openai_with_dspy.py",
     }
 )

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import tomli
 
-from mlflow_bridge.config import MLflowDSPyConfig
-from mlflow_bridge.environment_settings import variable_of
+from mlflow_bridge._config.base import variable_of
+from mlflow_bridge._config.settings import MLflowDSPyConfig
 from mlflow_bridge.version import __version__ as bridge_version
 from opentelemetry.instrumentation.dspy.package import _instruments
 from opentelemetry.instrumentation.dspy.version import __version__ as instrumentation_version
+from tests import ROOT
 from tests.support.one_worker import LITELLM_FILES
 
-ROOT = Path(__file__).parents[2]
 DISTRIBUTIONS = ("opentelemetry-instrumentation-dspy", "mlflow_bridge")
 SOURCES = tuple(ROOT / name / "src" for name in DISTRIBUTIONS)
 CODE = (*SOURCES, *(ROOT / name for name in ("tests", "examples", "docs", "benchmarks")))

@@ -23,23 +23,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 # Not lazy, because a function has the name of its module: were the module imported later, the
 # import system would put it in the function's place.
-from mlflow_bridge.autolog import AutologClient, autolog, disable_autolog, get_autolog_client
-from mlflow_bridge.doctor import Check, DoctorReport, doctor
+from mlflow_bridge._setup.autolog import AutologClient, autolog, disable_autolog, get_autolog_client
+from mlflow_bridge._setup.doctor import Check, DoctorReport, doctor
 from mlflow_bridge.version import __version__
 
 if TYPE_CHECKING:
-    from mlflow_bridge.config import ConfigurationError, MLflowDSPyConfig
-    from mlflow_bridge.export.delivery import ExporterStats
-    from mlflow_bridge.export.exporter import MLflowSpanExporter
-    from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
-    from mlflow_bridge.processing.live import status
-    from mlflow_bridge.processing.span_delivery import SpanDelivery
-    from mlflow_bridge.processing.status import DeliveryStatus
-    from mlflow_bridge.processing.system_random_ids import SystemRandomIdGenerator
-    from mlflow_bridge.processing.trace_context import trace_context
+    from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig
+    from mlflow_bridge._delivery.registry import status
+    from mlflow_bridge._delivery.spool.deliver import SpoolDelivery, deliver_spool
+    from mlflow_bridge._delivery.status import DeliveryStatus
+    from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
+    from mlflow_bridge._export.delivery import ExporterStats
+    from mlflow_bridge._export.exporter import MLflowSpanExporter
+    from mlflow_bridge._export.span_delivery import SpanDelivery
+    from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor
+    from mlflow_bridge._spans.system_random_ids import SystemRandomIdGenerator
+    from mlflow_bridge._spans.trace_context import trace_context
     from mlflow_bridge.sampling.sampler import DSPySampler
-    from mlflow_bridge.setup.processor import MLflowBatchSpanProcessor
-    from mlflow_bridge.spool.delivery import SpoolDelivery, deliver_spool
 
 __all__ = [
     "AutologClient",
@@ -70,23 +70,23 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "ConfigurationError": "mlflow_bridge.config",
+    "ConfigurationError": "mlflow_bridge._config.settings",
     "DSPySampler": "mlflow_bridge.sampling.sampler",
-    "DeliveryStatus": "mlflow_bridge.processing.status",
-    "ExporterStats": "mlflow_bridge.export.delivery",
-    "MLflowBatchSpanProcessor": "mlflow_bridge.setup.processor",
-    "MLflowDSPyConfig": "mlflow_bridge.config",
-    "MLflowSpanExporter": "mlflow_bridge.export.exporter",
-    "Outcome": "mlflow_bridge.export.outcomes",
-    "Rejected": "mlflow_bridge.export.outcomes",
-    "Retry": "mlflow_bridge.export.outcomes",
-    "Sent": "mlflow_bridge.export.outcomes",
-    "SpanDelivery": "mlflow_bridge.processing.span_delivery",
-    "SpoolDelivery": "mlflow_bridge.spool.delivery",
-    "SystemRandomIdGenerator": "mlflow_bridge.processing.system_random_ids",
-    "deliver_spool": "mlflow_bridge.spool.delivery",
-    "status": "mlflow_bridge.processing.live",
-    "trace_context": "mlflow_bridge.processing.trace_context",
+    "DeliveryStatus": "mlflow_bridge._delivery.status",
+    "ExporterStats": "mlflow_bridge._export.delivery",
+    "MLflowBatchSpanProcessor": "mlflow_bridge._setup.processor",
+    "MLflowDSPyConfig": "mlflow_bridge._config.settings",
+    "MLflowSpanExporter": "mlflow_bridge._export.exporter",
+    "Outcome": "mlflow_bridge._export.contract",
+    "Rejected": "mlflow_bridge._export.contract",
+    "Retry": "mlflow_bridge._export.contract",
+    "Sent": "mlflow_bridge._export.contract",
+    "SpanDelivery": "mlflow_bridge._export.span_delivery",
+    "SpoolDelivery": "mlflow_bridge._delivery.spool.deliver",
+    "SystemRandomIdGenerator": "mlflow_bridge._spans.system_random_ids",
+    "deliver_spool": "mlflow_bridge._delivery.spool.deliver",
+    "status": "mlflow_bridge._delivery.registry",
+    "trace_context": "mlflow_bridge._spans.trace_context",
 }
 
 

@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 
 from benchmarks.pages import fill, regions_of
 from benchmarks.tables import Table, as_markdown, as_text, micro, percent, times
+from tests import ROOT
 
 TABLE = Table("cost", "Title", ["program", "added"], [["Predict", "5"], ["RAG", "1,234"]], "Note.")
 PAGE = "# Page\n<!-- begin a -->\nold\n<!-- end a -->\ntext\n<!-- begin b -->\n<!-- end b -->\n"
@@ -58,7 +58,7 @@ def test_a_region_that_is_not_there_is_named() -> None:
 
 
 def test_the_page_has_a_region_for_every_part_of_the_benchmarks() -> None:
-    page = Path(__file__).parents[3] / "docs" / "performance.md"
+    page = ROOT / "docs" / "performance.md"
 
     assert regions_of(page.read_text("utf-8")) == {
         *("cost", "cost-ours", "delivery-caller", "delivery-raw", "delivery-server"),

@@ -14,10 +14,10 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider
 from opentelemetry.trace import TracerProvider as APITracerProvider
 
-from mlflow_bridge.config import MLflowDSPyConfig
-from mlflow_bridge.export.outcomes import Outcome, Rejected, Sent
+from mlflow_bridge._config.settings import MLflowDSPyConfig
+from mlflow_bridge._export.contract import Outcome, Rejected, Sent
 
-EXPORTER_MODULE = "mlflow_bridge.export.exporter"
+EXPORTER_MODULE = "mlflow_bridge._export.exporter"
 
 
 class FakeExporter:

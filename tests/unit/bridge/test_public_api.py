@@ -9,7 +9,7 @@ import pytest
 
 import mlflow_bridge
 from mlflow_bridge import environment_variables
-from mlflow_bridge.config import environment_variable
+from mlflow_bridge._config.settings import environment_variable
 
 HEAVY = ("dspy", "litellm", "mlflow", "opentelemetry", "pydantic", "requests")
 
@@ -23,8 +23,8 @@ def test_every_public_name_is_there(name: str) -> None:
 def test_functions_are_not_hidden_by_the_modules_of_their_name() -> None:
     from importlib import import_module
 
-    import_module("mlflow_bridge.autolog")
-    import_module("mlflow_bridge.processing.trace_context")
+    import_module("mlflow_bridge._setup.autolog")
+    import_module("mlflow_bridge._spans.trace_context")
     assert callable(mlflow_bridge.autolog)
     assert callable(mlflow_bridge.trace_context)
 
@@ -39,7 +39,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     [
         "import mlflow_bridge",
         "import mlflow_bridge.environment_variables",
-        "from mlflow_bridge.zero_code import adopt_exporters; adopt_exporters()",
+        "from mlflow_bridge._setup.zero_code import adopt_exporters; adopt_exporters()",
     ],
 )
 def test_a_process_that_does_not_use_the_bridge_pays_nothing(statement: str) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parents[3]
+from tests import ROOT
+
 # The safe loader that is written in C, many times faster than the one in Python, where it exists.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 load = partial(yaml.load, Loader=_LOADER)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mlflow_bridge.export.span_types import span_type
+from mlflow_bridge._export.mapping.span_types import span_type
 from tests.unit.deploy.collector_options import OPTIONS, SERVICE, Choice, Duration
 from tests.unit.deploy.files import BASE, COLLECTORS, collector
 from tests.unit.instrumentation.registry import REGISTRY

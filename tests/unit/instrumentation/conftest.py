@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from opentelemetry.instrumentation.dspy import guarding
+from opentelemetry.instrumentation.dspy import _guarding as guarding
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.memory import watched_spans
 from tests.unit.instrumentation.registry import faults_of

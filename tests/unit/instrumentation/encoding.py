@@ -7,8 +7,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from opentelemetry.instrumentation.dspy.content import ContentEncoder
-from opentelemetry.instrumentation.dspy.settings import Settings
+from opentelemetry.instrumentation.dspy._content.encoder import ContentEncoder
+from opentelemetry.instrumentation.dspy._settings import Settings
 
 LIMIT = 10_000
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import dspy
@@ -13,7 +12,9 @@ import yaml
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-_REGISTRY = Path(__file__).parents[3] / "opentelemetry-instrumentation-dspy/semconv/registry"
+from tests import ROOT
+
+_REGISTRY = ROOT / "opentelemetry-instrumentation-dspy/semconv/registry"
 REGISTERED: Mapping[str, Mapping[str, Any]] = {
     group["metric_name"]: group
     for group in yaml.safe_load((_REGISTRY / "metrics.yaml").read_text("utf-8"))["groups"]

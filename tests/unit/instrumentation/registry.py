@@ -7,12 +7,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-_FOLDER = Path(__file__).parents[3] / "opentelemetry-instrumentation-dspy" / "semconv" / "registry"
+from tests import ROOT
+
+_FOLDER = ROOT / "opentelemetry-instrumentation-dspy" / "semconv" / "registry"
 
 
 @dataclass(frozen=True)

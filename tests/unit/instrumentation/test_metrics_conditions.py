@@ -18,7 +18,7 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
 
-from opentelemetry.instrumentation.dspy import metrics as dspy_metrics
+from opentelemetry.instrumentation.dspy import _metrics as dspy_metrics
 from opentelemetry.instrumentation.dspy import semconv
 from tests.unit.instrumentation.conftest import TraceWith
 from tests.unit.instrumentation.lms import (

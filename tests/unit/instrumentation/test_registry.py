@@ -16,7 +16,7 @@ import pytest
 from packaging.version import Version
 
 from opentelemetry.instrumentation.dspy import semconv
-from opentelemetry.instrumentation.dspy.operations.model_names import _PROVIDERS
+from opentelemetry.instrumentation.dspy._operations.services.model_names import _PROVIDERS
 from tests.unit.instrumentation.lms import answering
 from tests.unit.instrumentation.registry import ENTRIES, REGISTRY, faults_of
 from tests.unit.instrumentation.traced import Traced

@@ -12,7 +12,7 @@ import pytest
 
 from opentelemetry.instrumentation.dspy import ContentMode, DSPyInstrumentor
 from opentelemetry.instrumentation.dspy import environment_variables as env
-from opentelemetry.instrumentation.dspy.settings import (
+from opentelemetry.instrumentation.dspy._settings import (
     Settings,
     load_settings,
     set_default_arguments,

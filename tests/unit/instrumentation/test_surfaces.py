@@ -13,8 +13,9 @@ import pytest
 from dspy.teleprompt.teleprompt import Teleprompter
 
 from opentelemetry.instrumentation.dspy.semconv import Operations
+from tests import ROOT
 
-_TABLE = Path(__file__).parents[3] / "docs" / "surfaces.md"
+_TABLE = ROOT / "docs" / "surfaces.md"
 _TESTS = Path(__file__).parent
 _VERSIONS = re.compile("3\\.[0-4](\\.[0-9])? \N{EN DASH}")
 _COLUMNS = ["surface", "dspy", "span", "kind", "content", "tests"]
@@ -49,7 +50,7 @@ def test_every_test_that_is_named_is_there() -> None:
         patterns = re.findall(r"`([^`]+)`", tests)
         assert patterns, surface
         for pattern in patterns:
-            assert list(_TESTS.glob(f"{pattern}.py")), f"{surface}: there is no {pattern}.py"
+            assert list(_TESTS.rglob(f"{pattern}.py")), f"{surface}: there is no {pattern}.py"
 
 
 def test_every_operation_has_a_row() -> None:

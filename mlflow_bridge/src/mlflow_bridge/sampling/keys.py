@@ -13,8 +13,8 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from pydantic import BaseModel
 
-from mlflow_bridge.config import Key
-from mlflow_bridge.processing.trace_context import (
+from mlflow_bridge._config.settings import Key
+from mlflow_bridge._spans.trace_context import (
     CONVERSATION_ID,
     SESSION_ID,
     USER_ID,

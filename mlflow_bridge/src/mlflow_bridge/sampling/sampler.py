@@ -13,9 +13,9 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceState, get_current_span
 from opentelemetry.util.types import Attributes
 
-from mlflow_bridge.config import SAMPLING_FIELDS, ConfigurationError, MLflowDSPyConfig
-from mlflow_bridge.processing.notices import Notices
-from mlflow_bridge.resolved_config import resolve_config
+from mlflow_bridge._config.resolved import resolve_config
+from mlflow_bridge._config.settings import SAMPLING_FIELDS, ConfigurationError, MLflowDSPyConfig
+from mlflow_bridge._process.rate_limited_log import Notices
 from mlflow_bridge.sampling.keys import is_in_share, key_in, number_of
 from mlflow_bridge.sampling.volume import VolumePolicy, is_run
 from opentelemetry.instrumentation.dspy import DSPyCall, current_dspy_call

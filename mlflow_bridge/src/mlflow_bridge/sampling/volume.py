@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from mlflow_bridge.config import MLflowDSPyConfig, Volume
-from mlflow_bridge.own_random import own_random
+from mlflow_bridge._config.settings import MLflowDSPyConfig, Volume
+from mlflow_bridge._process.rng import own_random
 from opentelemetry.instrumentation.dspy import DSPyCall
 from opentelemetry.instrumentation.dspy.semconv import Operations
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from mlflow_bridge.export.batches import Batch
-from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
+from mlflow_bridge._export.batches import Batch
+from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
 
 Answer = Outcome | Exception | Callable[[], Outcome]
 

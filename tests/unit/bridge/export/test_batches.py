@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlflow_bridge.export.batches import Batch, batches_of
-from mlflow_bridge.export.mapping import MappedSpan, SpanMapper
+from mlflow_bridge._export.batches import Batch, batches_of
+from mlflow_bridge._export.mapping.span import MappedSpan, SpanMapper
 from tests.unit.bridge.export.dspy_spans import Recorder, names
 
 NO_LIMIT = 10**9

@@ -12,9 +12,9 @@ import pytest
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlflow_bridge.export.batches import Batch
-from mlflow_bridge.export.delivery import Delivery, ExporterStats
-from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
+from mlflow_bridge._export.batches import Batch
+from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
+from mlflow_bridge._export.delivery import Delivery, ExporterStats
 from tests.unit.bridge.export.dspy_spans import Recorder, names
 from tests.unit.bridge.export.fake_destination import FakeDestination
 

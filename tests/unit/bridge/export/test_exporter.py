@@ -15,16 +15,16 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
-from mlflow_bridge.config import ConfigurationError, MLflowDSPyConfig
-from mlflow_bridge.export import exporter as exporter_module
-from mlflow_bridge.export.exporter import (
+from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig
+from mlflow_bridge._export import exporter as exporter_module
+from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
+from mlflow_bridge._export.exporter import (
     MLflowSpanExporter,
     adopt,
     claim,
     is_claimed,
     live_exporters,
 )
-from mlflow_bridge.export.outcomes import Outcome, Rejected, Retry, Sent
 from opentelemetry.instrumentation.dspy import ContentMode
 from tests.unit.bridge.export.dspy_spans import Recorder, names
 from tests.unit.bridge.export.fake_destination import Answer, FakeDestination

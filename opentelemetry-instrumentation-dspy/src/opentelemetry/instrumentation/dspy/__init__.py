@@ -61,26 +61,26 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider, get_tracer
 
-from opentelemetry.instrumentation.dspy.hooks import (
+from opentelemetry.instrumentation.dspy._patch_status import PatchStatus
+from opentelemetry.instrumentation.dspy._settings import (
+    ContentMode,
+    Settings,
+    load_settings,
+    set_default_arguments,
+)
+from opentelemetry.instrumentation.dspy.api import (
     DSPyCall,
     RequestHook,
     ResponseHook,
     current_dspy_call,
 )
 from opentelemetry.instrumentation.dspy.package import _instruments  # type: ignore[reportPrivateUsage]
-from opentelemetry.instrumentation.dspy.patch_status import PatchStatus
 from opentelemetry.instrumentation.dspy.semconv import DSPY_VERSION, SCHEMA_URL
-from opentelemetry.instrumentation.dspy.settings import (
-    ContentMode,
-    Settings,
-    load_settings,
-    set_default_arguments,
-)
 from opentelemetry.instrumentation.dspy.version import __version__
 
 if TYPE_CHECKING:
-    from opentelemetry.instrumentation.dspy.patching import Patches
-    from opentelemetry.instrumentation.dspy.tracing import Runtime
+    from opentelemetry.instrumentation.dspy._calls.call import Runtime
+    from opentelemetry.instrumentation.dspy._patching.points import Patches
 
 __all__ = [
     "ContentMode",
@@ -174,10 +174,11 @@ class DSPyInstrumentor(BaseInstrumentor):
 
     def _install(self, module: ModuleType, providers: _Providers, settings: Settings) -> None:
         # Imported here: a process without dspy has no use for them.
-        from opentelemetry.instrumentation.dspy.events import EventLog
-        from opentelemetry.instrumentation.dspy.metrics import Metrics
-        from opentelemetry.instrumentation.dspy.patching import Patches
-        from opentelemetry.instrumentation.dspy.tracing import Runtime
+        from opentelemetry.instrumentation.dspy._calls.call import Runtime
+        from opentelemetry.instrumentation.dspy._events import EventLog
+        from opentelemetry.instrumentation.dspy._metrics import Metrics
+        from opentelemetry.instrumentation.dspy._operations import patch_points
+        from opentelemetry.instrumentation.dspy._patching.points import Patches
 
         version = _dspy_version(module)
         tracer = get_tracer(
@@ -191,7 +192,7 @@ class DSPyInstrumentor(BaseInstrumentor):
         if settings.content_mode.in_events:
             self._runtime.events = EventLog(providers.logger_provider, version)
         patches = DSPyInstrumentor._patches = self._patches or Patches()
-        patches.install(_points(self._runtime), self._runtime, version)
+        patches.install(patch_points(self._runtime), self._runtime, version)
 
 
 def _wait_for_import(name: str) -> None:
@@ -201,44 +202,6 @@ def _wait_for_import(name: str) -> None:
     wait = getattr(wait, "_lock_unlock_module", None)
     if wait is not None:
         wait(name)
-
-
-def _points(runtime: Runtime) -> list[Any]:
-    # Imported here, since these modules import dspy.
-    from opentelemetry.instrumentation.dspy import worker_threads
-    from opentelemetry.instrumentation.dspy.operations import (
-        adapter,
-        embedding,
-        evaluation,
-        interpreter,
-        language_model,
-        module,
-        optimizer,
-        parallel,
-        persistence,
-        retrieval,
-        streaming,
-        tool,
-        typesafe,
-    )
-
-    parts = (
-        module,
-        language_model,
-        typesafe,
-        adapter,
-        tool,
-        retrieval,
-        embedding,
-        interpreter,
-        parallel,
-        worker_threads,
-        evaluation,
-        optimizer,
-        streaming,
-        persistence,
-    )
-    return [point for part in parts for point in part.patch_points(runtime)]
 
 
 def _dspy_version(module: ModuleType) -> str:

@@ -1,0 +1,110 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The settings that hold where the environment has a value that cannot be used.
+
+A wrong argument is an error of the code that passes it, and raises. A wrong variable must not stop
+a program: one warning names it, and the safer choice holds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mlflow_bridge._config.base import ConfigurationError, variable_of
+from mlflow_bridge._config.settings import INSTRUMENT_ARGUMENTS, MLflowDSPyConfig
+from opentelemetry.instrumentation.dspy import ContentMode
+
+_logger = logging.getLogger(__name__)
+
+_DESTINATION_FIELDS: Final = frozenset(
+    {
+        "tracking_uri",
+        "experiment_name",
+        "experiment_id",
+        "tracking_username",
+        "tracking_password",
+        "tracking_token",
+        "tracking_auth",
+        "insecure_tls",
+        "server_cert_path",
+        "client_cert_path",
+        "workspace",
+        "headers",
+    }
+)
+"""Settings without a default that would do: spans must not go to another place than was meant."""
+
+_NO_CONTENT: Final[Mapping[str, Any]] = {"capture_content": ContentMode.NO_CONTENT}
+_LESS_CONTENT: Final[Mapping[str, Mapping[str, Any]]] = {
+    "capture_content": _NO_CONTENT,
+    # What was to be redacted is not recorded at all.
+    "redact": {"redact": None, **_NO_CONTENT},
+    **{name: {name: False} for name in INSTRUMENT_ARGUMENTS if name.startswith("log_")},
+}
+
+_reported: set[str] = set()
+
+
+@dataclass(frozen=True)
+class ResolvedConfig:
+    """Settings that can be used.
+
+    Attributes:
+        config: The settings.
+        obstacle: Why nothing can be sent with them; None if something can.
+    """
+
+    config: MLflowDSPyConfig
+    obstacle: str | None = None
+
+
+def resolve_config(arguments: Mapping[str, Any]) -> ResolvedConfig:
+    """The settings from arguments and the environment, whatever is in the latter.
+
+    Raises:
+        ConfigurationError: The value of an argument is not accepted.
+    """
+    safer: dict[str, Any] = {}
+    obstacles: list[str] = []
+    while True:
+        try:
+            config = MLflowDSPyConfig(**{**arguments, **safer})
+            return ResolvedConfig(config, "; ".join(obstacles) or None)
+        except ConfigurationError as error:
+            wrong = set(error.fields)
+            if not wrong or wrong & (arguments.keys() | safer.keys()):
+                raise
+            choice = _safer_choice(wrong)
+            if wrong & _DESTINATION_FIELDS:
+                obstacles.append(str(error))
+            else:
+                report_once(f"{error}. Used instead: {_described(choice)}.")
+            safer.update(choice)
+
+
+def report_once(message: str, *, level: int = logging.WARNING) -> None:
+    """Log what is wrong, once in this process, whatever number of parts finds it."""
+    if message not in _reported:
+        _reported.add(message)
+        _logger.log(level, "%s", message)
+
+
+def _safer_choice(wrong: Iterable[str]) -> dict[str, Any]:
+    choice: dict[str, Any] = {}
+    for name in wrong:
+        default = {name: MLflowDSPyConfig.model_fields[name].default}
+        choice.update(_LESS_CONTENT.get(name, default))
+    return choice
+
+
+def _described(choice: Mapping[str, Any]) -> str:
+    shown = {
+        name: value.value if isinstance(value, ContentMode) else value
+        for name, value in choice.items()
+    }
+    return ", ".join(
+        f"{variable_of(MLflowDSPyConfig, name)}={value}" for name, value in sorted(shown.items())
+    )

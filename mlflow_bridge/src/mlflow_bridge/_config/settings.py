@@ -1,0 +1,487 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The settings of the bridge: from arguments, then the environment, then defaults.
+
+Where MLflow has a variable for something, that variable is read, so that a program which already
+talks to MLflow needs no second configuration. What only the bridge knows has the prefix
+``MLFLOW_DSPY_``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from pydantic import AliasChoices, Field, ImportString, SecretStr, field_validator, model_validator
+from pydantic_settings import NoDecode
+
+from mlflow_bridge._config.base import (
+    ConfigurationError,
+    ConflictingSettings,
+    EnvironmentSettings,
+    values_by_name,
+    variable_of,
+)
+from mlflow_bridge._config.http_headers import header_text, is_header_name
+from mlflow_bridge._config.tracking_uri import (
+    InvalidTrackingURI,
+    checked_tracking_uri,
+    described_uri,
+)
+from opentelemetry.instrumentation.dspy import ContentMode, load_settings
+from opentelemetry.instrumentation.dspy.environment_variables import (
+    OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT,
+)
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["ConfigurationError", "MLflowDSPyConfig", "environment_variable"]
+
+DEFAULT_EXPERIMENT_NAME: Final = "Default"
+
+Volume = Literal["full", "summary", "off"]
+Key = Literal["trace", "session", "user", "conversation", "inputs"]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+SAMPLING_FIELDS: Final = (
+    "sampling_rate",
+    "sampling_modules",
+    "sampling_key",
+    "sampling_optimizers",
+    "sampling_evaluations",
+    "sampling_summary_rate",
+)
+"""The settings that a `DSPySampler` carries out."""
+
+PROCESSOR_FIELDS: Final = (
+    "flush_on_sigterm",
+    "max_queue_size",
+    "overflow",
+    "block_seconds",
+    "max_spill_queue_size",
+    "traces",
+    "max_batch_size",
+    "schedule_delay_seconds",
+    "spool",
+    "spool_directory",
+    "spool_max_bytes",
+    "spool_max_age_seconds",
+    "spool_fsync",
+    "write_ahead",
+)
+"""The settings that an `MLflowBatchSpanProcessor` carries out, and no exporter alone."""
+
+INSTRUMENT_ARGUMENTS: Final = {
+    "capture_content": "capture_content",
+    "log_inputs": "capture_inputs",
+    "log_outputs": "capture_outputs",
+    "log_signatures": "capture_signatures",
+    "log_intermediate_steps": "capture_intermediate_steps",
+    "max_content_length": "max_content_length",
+    "redact": "redact",
+}
+"""The settings that the instrumentation carries out, each with its argument there."""
+
+
+def _mlflow(variable: str, default: Any, description: str, **constraints: Any) -> Any:
+    """A field that MLflow's own environment variable sets."""
+    return Field(
+        default=default,
+        validation_alias=AliasChoices(variable),
+        description=description,
+        **constraints,
+    )
+
+
+class MLflowDSPyConfig(EnvironmentSettings):
+    """Where spans go and how; immutable.
+
+    Every field can be given as an argument or by an environment variable; the argument goes first.
+    ``docs/configuration.md`` lists the variables.
+
+    Raises:
+        ConfigurationError: A value is not accepted. The message names the environment variable,
+            the argument and what is accepted.
+    """
+
+    tracking_uri: str = _mlflow(
+        "MLFLOW_TRACKING_URI",
+        "sqlite:///mlflow.db",
+        "A SQL store (sqlite:///file.db, postgresql://..., mysql://..., mssql://...) or a "
+        "tracking server (http://..., https://...). A relative SQLite path is taken from the "
+        "working directory at construction.",
+        repr=False,
+    )
+    experiment_name: str | None = _mlflow(
+        "MLFLOW_EXPERIMENT_NAME",
+        None,
+        'The experiment by name, created if absent; "Default" when no id is given either.',
+        min_length=1,
+        max_length=500,
+    )
+    experiment_id: str | None = _mlflow(
+        "MLFLOW_EXPERIMENT_ID",
+        None,
+        "The experiment by its id, a number. It must exist, and wins over a name.",
+        pattern=r"^[0-9]{1,32}$",
+    )
+
+    tracking_username: str | None = _mlflow(
+        "MLFLOW_TRACKING_USERNAME", None, "User name for basic authentication."
+    )
+    tracking_password: SecretStr | None = _mlflow(
+        "MLFLOW_TRACKING_PASSWORD", None, "Password for basic authentication."
+    )
+    tracking_token: SecretStr | None = _mlflow(
+        "MLFLOW_TRACKING_TOKEN", None, "Bearer token; user name and password win over it."
+    )
+    tracking_auth: str | None = _mlflow(
+        "MLFLOW_TRACKING_AUTH",
+        None,
+        "Name of an MLflow request_auth_provider plugin that authenticates every request.",
+    )
+    insecure_tls: bool = _mlflow(
+        "MLFLOW_TRACKING_INSECURE_TLS", False, "true or false: whether to skip TLS verification."
+    )
+    server_cert_path: Path | None = _mlflow(
+        "MLFLOW_TRACKING_SERVER_CERT_PATH", None, "CA bundle (PEM) to verify the server with."
+    )
+    client_cert_path: Path | None = _mlflow(
+        "MLFLOW_TRACKING_CLIENT_CERT_PATH", None, "Client certificate (PEM) with its key."
+    )
+    workspace: str | None = _mlflow(
+        "MLFLOW_WORKSPACE", None, "Workspace of the tracking server, when it has workspaces."
+    )
+
+    headers: Annotated[dict[str, SecretStr], NoDecode] = Field(
+        default={},
+        description="More HTTP headers for the tracking server: name=value,name2=value2.",
+    )
+    compression: Literal["gzip", "none"] = Field(
+        default="gzip", description="Encoding of requests to the tracking server: gzip or none."
+    )
+    request_timeout_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="Longest wait for one answer of the tracking server, above 0 to 3600 seconds; "
+        "a server that has just started needs more than 10 for its first write.",
+    )
+    exit_timeout_seconds: float = Field(
+        default=5.0,
+        ge=0,
+        le=3600,
+        description="Longest delay of the program's exit, 0 to 3600 seconds.",
+    )
+    flush_on_sigterm: bool = Field(
+        default=False,
+        description="true or false: whether SIGTERM first delivers what waits, for up to "
+        "exit_timeout_seconds, and then has its former effect.",
+    )
+    max_queue_size: int = Field(
+        default=20_000, ge=1, le=10_000_000, description="Spans held in memory, 1 to 10000000."
+    )
+    overflow: Literal["spill", "block"] = Field(
+        default="spill",
+        description="What happens when max_queue_size spans wait: spill writes further ones to the "
+        "spool; block has the thread that ends a span wait for room first, unless it runs an event "
+        "loop.",
+    )
+    block_seconds: float = Field(
+        default=1.0,
+        ge=0,
+        le=3600,
+        description="Longest wait for room, 0 to 3600 seconds, with overflow=block or without a "
+        "spool; otherwise 0.04 seconds, and only for a disk that is too slow; 0 never waits.",
+    )
+    max_spill_queue_size: int = Field(
+        default=100_000,
+        ge=1,
+        le=10_000_000,
+        description="Spans held in memory while they wait to be written to the spool, 1 to "
+        "10000000, on top of max_queue_size.",
+    )
+    traces: Literal["genai", "all"] = Field(
+        default="genai",
+        description="Which traces go to MLflow: genai, those with a DSPy or GenAI span in them; "
+        "all, every sampled trace.",
+    )
+    max_batch_size: int = Field(
+        default=512, ge=1, le=100_000, description="Spans in one write to MLflow, 1 to 100000."
+    )
+    max_batch_bytes: int = Field(
+        default=16_777_216,
+        ge=65_536,
+        le=1_073_741_824,
+        description="About how many bytes of attributes go into one write, 64 KiB to 1 GiB.",
+    )
+    schedule_delay_seconds: float = Field(
+        default=2.0,
+        gt=0,
+        le=3600,
+        description="Longest time that an ended span waits for its batch to fill, above 0 to 3600 "
+        "seconds.",
+    )
+    max_attribute_bytes: int = Field(
+        default=1_048_576,
+        ge=1024,
+        le=268_435_456,
+        description="Longest attribute value stored in MLflow, 1 KiB to 256 MiB; longer text is "
+        "cut, and JSON stays JSON.",
+    )
+
+    spool: bool = Field(
+        default=True,
+        description="true or false: whether spans that MLflow cannot take now are kept on disk, "
+        "and delivered later or by the next process. Needs the file locks of a POSIX system.",
+    )
+    spool_directory: Path | None = Field(
+        default=None,
+        description="Directory of the spool, with a directory for each destination in it; by "
+        "default mlflow-bridge/spool in $XDG_STATE_HOME or ~/.local/state. It must be on a local "
+        "disk; several processes may share it.",
+    )
+    spool_max_bytes: int = Field(
+        default=536_870_912,
+        ge=65_536,
+        le=1_099_511_627_776,
+        description="Largest size of the spool of one destination, 64 KiB to 1 TiB; at this limit "
+        "the oldest file is dropped, and counted.",
+    )
+    spool_max_age_seconds: float = Field(
+        default=604_800.0,
+        gt=0,
+        le=31_536_000,
+        description="Age at which spans in the spool are dropped, and counted; above 0 to 31536000 "
+        "seconds.",
+    )
+    spool_fsync: Literal["never", "batch"] = Field(
+        default="never",
+        description="What spans in the spool survive: never, any end of the process; batch, also a "
+        "crash of the machine, at the price of some milliseconds per batch.",
+    )
+    write_ahead: bool = Field(
+        default=False,
+        description="true or false: whether every span is on disk before it is sent, so that "
+        "SIGKILL loses no span that had ended. The thread that ends a span writes it. Needs the "
+        "spool.",
+    )
+
+    sampling_rate: Share = Field(
+        default=1.0,
+        description="The share of traces that is recorded, each of them whole, 0 to 1.",
+    )
+    sampling_modules: Annotated[dict[str, Share], NoDecode] = Field(
+        default={},
+        description="Shares for some programs, by the class of the outermost module, instead of "
+        "sampling_rate: RAG=1,Chat=0.05.",
+    )
+    sampling_key: Key = Field(
+        default="trace",
+        description="The sampling key. trace: each trace by itself; session, user or conversation: "
+        "all traces with the same id together; inputs: all calls with equal arguments together. A "
+        "trace without such a key is sampled by itself.",
+    )
+    sampling_optimizers: Volume = Field(
+        default="full",
+        description="What is recorded of an optimizer's run, whatever the rate: full, all of it; "
+        "summary, the run and its evaluations, with a share of what is in them; off, nothing.",
+    )
+    sampling_evaluations: Volume = Field(
+        default="full",
+        description="What is recorded of an evaluation that no optimizer started: full, all of it; "
+        "summary, the evaluation and a share of its examples; off, nothing.",
+    )
+    sampling_summary_rate: Share = Field(
+        default=0.05,
+        description="The share of examples, and of what else an optimizer calls, that a summary "
+        "has, each whole, 0 to 1.",
+    )
+
+    capture_content: ContentMode | None = Field(
+        default=None,
+        description="Where inputs, outputs and messages are recorded: NO_CONTENT, SPAN_ONLY, "
+        "EVENT_ONLY, SPAN_AND_EVENT, true or false; by default what "
+        "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT says, then SPAN_ONLY.",
+    )
+    log_inputs: bool | None = Field(
+        default=None,
+        description="true or false: whether inputs are recorded, where content is; by default "
+        "what OTEL_INSTRUMENTATION_DSPY_CAPTURE_INPUTS says, then true.",
+    )
+    log_outputs: bool | None = Field(
+        default=None,
+        description="true or false: whether outputs are recorded, where content is; by default "
+        "what OTEL_INSTRUMENTATION_DSPY_CAPTURE_OUTPUTS says, then true.",
+    )
+    log_signatures: bool | None = Field(
+        default=None,
+        description="true or false: whether spans of modules describe their signature; by default "
+        "what OTEL_INSTRUMENTATION_DSPY_CAPTURE_SIGNATURES says, then true.",
+    )
+    log_intermediate_steps: bool | None = Field(
+        default=None,
+        description="true or false: whether adapters and their steps have spans; by default what "
+        "OTEL_INSTRUMENTATION_DSPY_CAPTURE_INTERMEDIATE_STEPS says, then true.",
+    )
+    max_content_length: int | None = Field(
+        default=None,
+        ge=64,
+        description="Longest content attribute, in characters, 64 or more; by default what "
+        "OTEL_INSTRUMENTATION_DSPY_MAX_CONTENT_LENGTH says, then 262144.",
+    )
+    redact: ImportString[Any] | None = Field(
+        default=None,
+        description="A function redact(operation, field, value) that returns what is recorded "
+        "instead of a value; in the environment its place, package.module:function.",
+    )
+
+    if not TYPE_CHECKING:  # type checkers shall see the fields as arguments
+
+        def __init__(self, **values):
+            if "experiment_name" in values and "experiment_id" not in values:
+                # An explicit name must not lose against an id from the environment.
+                values["experiment_id"] = None
+            super().__init__(**values)
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _check_tracking_uri(cls, value: str) -> str:
+        try:
+            return checked_tracking_uri(value)
+        except InvalidTrackingURI as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("headers", "sampling_modules", mode="before")
+    @classmethod
+    def _parse_pairs(cls, value: Any) -> Any:
+        return values_by_name(value) if isinstance(value, str) else value
+
+    @field_validator("experiment_id", mode="before")
+    @classmethod
+    def _parse_experiment_id(cls, value: Any) -> Any:
+        # In YAML, an id without quotation marks is an integer.
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("capture_content", mode="before")
+    @classmethod
+    def _parse_content_mode(cls, value: Any) -> Any:
+        return None if value is None else load_settings(capture_content=value).content_mode
+
+    @field_validator("redact")
+    @classmethod
+    def _check_redact(cls, value: Any) -> Any:
+        if value is not None and not callable(value):
+            raise ValueError("it is not a function")
+        return value
+
+    @field_validator("headers")
+    @classmethod
+    def _check_headers(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        if not all(is_header_name(name) for name in headers):
+            raise ValueError("a name has characters that the name of an HTTP header cannot have")
+        return {name: _secret_header_text(value) for name, value in headers.items()}
+
+    @field_validator("tracking_token")
+    @classmethod
+    def _check_token(cls, token: SecretStr | None) -> SecretStr | None:
+        return None if token is None else _secret_header_text(token)
+
+    @field_validator("tracking_password")
+    @classmethod
+    def _check_password(cls, password: SecretStr | None) -> SecretStr | None:
+        # A secret that was written to a file often has the end of a line with it.
+        return None if password is None else SecretStr(password.get_secret_value().rstrip("\r\n"))
+
+    @field_validator("tracking_username")
+    @classmethod
+    def _check_username(cls, name: str | None) -> str | None:
+        return None if name is None else name.rstrip("\r\n")
+
+    @field_validator("workspace")
+    @classmethod
+    def _check_workspace(cls, name: str | None) -> str | None:
+        return None if name is None else header_text(name)
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> MLflowDSPyConfig:
+        if self.insecure_tls and self.server_cert_path is not None:
+            raise ConflictingSettings(
+                "MLFLOW_TRACKING_INSECURE_TLS (argument insecure_tls) and "
+                "MLFLOW_TRACKING_SERVER_CERT_PATH (argument server_cert_path) exclude each other",
+                fields=("insecure_tls", "server_cert_path"),
+            )
+        if self.write_ahead and not self.spool:
+            raise ConflictingSettings(
+                "MLFLOW_DSPY_WRITE_AHEAD (argument write_ahead) needs "
+                "MLFLOW_DSPY_SPOOL (argument spool)",
+                fields=("write_ahead",),
+            )
+        if self.experiment_id is not None and self.experiment_name is not None:
+            logger.warning(
+                "Both MLFLOW_EXPERIMENT_ID (%s) and MLFLOW_EXPERIMENT_NAME (%s) are set: traces "
+                "go to the experiment with the id.",
+                self.experiment_id,
+                self.experiment_name,
+            )
+        return self
+
+    def replace(self, **overrides: Any) -> MLflowDSPyConfig:
+        """These settings with others in place of some.
+
+        Args:
+            **overrides: Settings by name.
+
+        Raises:
+            ConfigurationError: A value is not accepted, or there is no such setting.
+        """
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        if "experiment_name" in overrides:
+            given.pop("experiment_id", None)
+        return MLflowDSPyConfig(**{**given, **overrides})
+
+    def instrument_arguments(self) -> dict[str, Any]:
+        """The arguments of ``DSPyInstrumentor().instrument()`` by which these settings act there.
+
+        Content is recorded on spans unless a setting or the environment says otherwise: a trace in
+        MLflow without inputs and outputs is of little use.
+
+        Example:
+            >>> DSPyInstrumentor().instrument(**config.instrument_arguments())  # doctest: +SKIP
+        """
+        settings = {name: getattr(self, field) for field, name in INSTRUMENT_ARGUMENTS.items()}
+        given = {name: value for name, value in settings.items() if value is not None}
+        if not os.environ.get(OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT, "").strip():
+            given.setdefault("capture_content", ContentMode.SPAN_ONLY)
+        return given
+
+    @property
+    def effective_experiment_name(self) -> str | None:
+        """The experiment's name, or ``None`` when it is chosen by id."""
+        if self.experiment_id is not None:
+            return None
+        return self.experiment_name or DEFAULT_EXPERIMENT_NAME
+
+    @property
+    def is_server(self) -> bool:
+        """Whether spans go to a tracking server and not into a SQL store."""
+        return self.tracking_uri.startswith(("http://", "https://"))
+
+    @property
+    def destination_description(self) -> str:
+        """Where spans go, for people; without credentials."""
+        if self.experiment_id is not None:
+            return f"{described_uri(self.tracking_uri)}, experiment id {self.experiment_id}"
+        name = self.effective_experiment_name
+        return f"{described_uri(self.tracking_uri)}, experiment {name!r}"
+
+
+def environment_variable(field_name: str) -> str:
+    """The environment variable that sets a field of `MLflowDSPyConfig`."""
+    return variable_of(MLflowDSPyConfig, field_name)
+
+
+def _secret_header_text(secret: SecretStr) -> SecretStr:
+    return SecretStr(header_text(secret.get_secret_value()))

@@ -1,0 +1,274 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The queue between the threads of the program and the sender, and the filter of traces behind it.
+
+The filter works on a thread of its own: it would cost the program time on the thread that ends a
+span, and a destination that hangs for half a minute must not stop it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.sdk.trace import ReadableSpan
+
+from mlflow_bridge._delivery.flush_mark import FlushMark
+from mlflow_bridge._delivery.sender import Sender
+from mlflow_bridge._delivery.slots import Slots
+from mlflow_bridge._delivery.spool.spool import Spool
+from mlflow_bridge._delivery.status import Counters
+from mlflow_bridge._delivery.trace_filter import TraceFilter
+from mlflow_bridge._process.rate_limited_log import Notices
+
+_logger = logging.getLogger(__name__)
+
+
+class Collector:
+    """Collects ended spans into batches, and gives the sender those that are wanted.
+
+    ``add`` may be called by any thread, also inside a garbage collection or a signal handler that
+    interrupted ``add`` in the same thread: it takes no lock and never waits. All spans here hold a
+    slot, those that the filter holds back included.
+
+    The thread holds no reference to the processor, which could otherwise never be collected. It is
+    started at once, for the reason that `Sender` gives.
+
+    Args:
+        sender: Gets the spans of wanted traces, in the order in which they ended.
+        batch_size: As soon as so many spans wait, they are passed on.
+        delay_seconds: The longest that a span waits for its batch to fill.
+        chosen: The filter; None if all traces are wanted.
+        spool: Forgets the spans that the filter drops; None if there is no spool.
+        too_late: Finds a place for a span with a slot that was added after the end.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        *,
+        slots: Slots,
+        counters: Counters,
+        notices: Notices,
+        batch_size: int,
+        delay_seconds: float,
+        chosen: TraceFilter | None,
+        spool: Spool | None,
+        too_late: Callable[[ReadableSpan], None],
+    ) -> None:
+        self._sender = sender
+        self._slots = slots
+        self._counters = counters
+        self._notices = notices
+        self._batch_size = batch_size
+        self._delay = delay_seconds
+        self._filter = chosen
+        self._spool = spool
+        self._too_late = too_late
+        self.heir: Callable[[ReadableSpan], None] | None = None
+        """Gets, at the end, the spans that the filter holds, if the program goes on."""
+        self._queue: deque[ReadableSpan | FlushMark] = deque()
+        self._to_want: deque[int] = deque()
+        # From this length on, a thread that adds a span looks what is to be done.
+        self._notable_length = batch_size
+        # Its put() may interrupt itself, which threading.Event does not allow.
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._woken = False
+        self._closing = False
+        self._ended = False
+        # Guards the two below. Reentrant for a signal handler that closes what it interrupted.
+        self._handover = threading.RLock()
+        self._thread_is_done = False
+        self._thread_ends_filter = False
+        self._thread = threading.Thread(target=self._run, name="mlflow-bridge-filter", daemon=True)
+        self._thread.start()
+
+    def add(self, span: ReadableSpan) -> None:
+        """Queue a span that has a slot."""
+        queue = self._queue
+        queue.append(span)
+        if len(queue) >= self._notable_length:
+            self._look()
+
+    def _look(self) -> None:
+        if self._ended:
+            # The span may have been added after all were taken out; so may others.
+            for span in self._taken_out():
+                self._too_late(span)
+        elif not self._woken:
+            self._wake_up()
+
+    def _wake_up(self) -> None:
+        self._woken = True
+        self._wake.put(None)
+
+    def wanted(self) -> list[int]:
+        """The traces of which it is known here that they are wanted."""
+        return [] if self._filter is None else self._filter.wanted()
+
+    def want(self, traces: Sequence[int]) -> None:
+        """Have these traces pass the filter."""
+        if traces and self._filter is not None:
+            self._to_want.extend(traces)
+            self._wake_up()
+
+    @property
+    def held(self) -> int:
+        """Spans of traces of which it is not known yet whether they are wanted."""
+        return 0 if self._filter is None else self._filter.held
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until all that was added before has been passed on or is held by the filter.
+
+        Args:
+            seconds: The longest to wait.
+        """
+        if self._closing or threading.current_thread() is self._thread:
+            return self._ended
+        mark = FlushMark(0)
+        self._queue.append(mark)
+        if self._ended:
+            self._look()
+        self._wake_up()
+        return mark.wait(seconds)
+
+    def close(self, seconds: float) -> None:
+        """Pass on what waits, and end the thread. What is added later is too late.
+
+        What the filter still holds has nothing of DSPy or GenAI with it: it is dropped, or given
+        to the heir.
+
+        Args:
+            seconds: The longest to wait for the thread.
+        """
+        self._closing = True
+        self._wake_up()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(max(seconds, 0.0))
+        # In this order: a thread that adds a span now finds that this has ended, or it is found.
+        self._ended = True
+        self._notable_length = 0
+        late = self._taken_out()
+        with self._handover:
+            self._thread_ends_filter = not self._thread_is_done
+        if self._thread_ends_filter:
+            # It is in the middle of using the filter, so these spans are sent without it.
+            self._send(late)
+            return
+        self._pass_on(late)
+        self._end_filter()
+
+    def _taken_out(self) -> list[ReadableSpan]:
+        """What waits here; other threads may take something out at the same time."""
+        spans: list[ReadableSpan] = []
+        while (item := self._take_out()) is not None:
+            if isinstance(item, FlushMark):
+                item.reach(complete=False)
+            else:
+                spans.append(item)
+        return spans
+
+    def _take_out(self) -> ReadableSpan | FlushMark | None:
+        try:
+            return self._queue.popleft()
+        except IndexError:
+            return None
+
+    def _run(self) -> None:
+        with suppress_instrumentation():
+            while not self._closing:
+                self._await_batch()
+                self._pass_on_all()
+            with self._handover:
+                self._thread_is_done = True
+            if self._thread_ends_filter:
+                self._end_filter()
+
+    def _await_batch(self) -> None:
+        try:
+            self._wake.get(timeout=self._delay)
+        except Empty:
+            return
+        self._woken = False
+
+    def _pass_on_all(self) -> None:
+        if self._to_want:
+            self._pass_on(())
+        while self._queue:
+            batch: list[ReadableSpan] = []
+            mark: FlushMark | None = None
+            while mark is None and len(batch) < self._batch_size:
+                item = self._take_out()
+                if item is None:
+                    break
+                if isinstance(item, FlushMark):
+                    mark = item
+                else:
+                    batch.append(item)
+            self._pass_on(batch)
+            if mark is not None:
+                mark.reach(complete=True)
+
+    def _pass_on(self, spans: Sequence[ReadableSpan]) -> None:
+        """Give the sender those of the spans that are wanted."""
+        if self._filter is None:
+            self._send(spans)
+            return
+        try:
+            while self._to_want:
+                self._filter.want((self._to_want.popleft(),))
+            wanted, dropped = self._filter.sort(spans)
+            revived = [root for root in self._filter.take_revived() if self._has_slot_again()]
+            self._drop(dropped)
+            self._send([*revived, *wanted])
+        # Also what is no Exception: it would end this thread, and with it every later delivery.
+        except BaseException as error:
+            _logger.debug("The filter of traces raised", exc_info=True)
+            self._lose(spans, error)
+
+    def _send(self, spans: Sequence[ReadableSpan]) -> None:
+        if not self._sender.put(spans):
+            for span in spans:
+                self._too_late(span)
+
+    def _has_slot_again(self) -> bool:
+        """Take a slot for a span that was dropped and is wanted after all, if one is free."""
+        with self._counters.lock:
+            if not self._slots.try_take():
+                return False
+            self._counters.add(filtered=-1)
+            return True
+
+    def _drop(self, spans: Sequence[ReadableSpan]) -> None:
+        if spans:
+            self._counters.settle_late(self._slots, len(spans), filtered=len(spans))
+            self._forget(spans)
+
+    def _forget(self, spans: Sequence[ReadableSpan]) -> None:
+        if self._spool is not None:
+            self._spool.settled(spans)
+
+    def _lose(self, spans: Sequence[ReadableSpan], error: BaseException) -> None:
+        reason = f"the filter of traces raised {type(error).__name__}"
+        self._counters.settle_late(self._slots, len(spans), dropped=len(spans))
+        self._counters.error(reason)
+        self._notices.warn("filter", "%d spans were lost: %s.", len(spans), reason)
+
+    def _end_filter(self) -> None:
+        # Not for longer: through its heirs, a closed processor would keep all later ones alive.
+        heir, self.heir = self.heir, None
+        if self._filter is None:
+            return
+        held = self._filter.close()
+        if heir is None:
+            self._drop(held)
+            return
+        for span in held:
+            heir(span)
+        # They are counted by the heir now.
+        self._counters.settle_late(self._slots, len(held))
+        self._forget(held)

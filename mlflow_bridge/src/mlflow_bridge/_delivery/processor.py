@@ -1,0 +1,396 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a span's end to the sender, without losing one on the way."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Literal
+from weakref import ref
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.trace import TraceFlags
+
+from mlflow_bridge._delivery.admission import Admission
+from mlflow_bridge._delivery.collector import Collector
+from mlflow_bridge._delivery.exit_summary import exit_summary
+from mlflow_bridge._delivery.metrics import observe
+from mlflow_bridge._delivery.overflow import Overflow, kept_by
+from mlflow_bridge._delivery.registry import register
+from mlflow_bridge._delivery.sender import Sender
+from mlflow_bridge._delivery.shutdown import ExitTime, seconds_until
+from mlflow_bridge._delivery.slots import Slots
+from mlflow_bridge._delivery.spill import SpillWriter
+from mlflow_bridge._delivery.spool.spool import Spool
+from mlflow_bridge._delivery.status import Counters, DeliveryStatus
+from mlflow_bridge._delivery.trace_filter import TraceFilter
+from mlflow_bridge._export.backoff import Backoff
+from mlflow_bridge._export.span_delivery import SpanDelivery
+from mlflow_bridge._process.lifecycle import may_be_killed_at_any_time, watch_process
+from mlflow_bridge._process.rate_limited_log import Notices
+from mlflow_bridge._spans.local_root import note_absent_parent
+from mlflow_bridge._spans.open_spans import OpenSpans
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+
+_logger = logging.getLogger(__name__)
+
+_SAMPLED = TraceFlags.SAMPLED
+_FLUSH_SECONDS = 30.0
+"""How long a flush without a time-out of its own waits; OpenTelemetry's default."""
+
+
+class DeliveryProcessor(SpanProcessor):
+    """Queues sampled spans that ended and has them delivered, with retries, in order.
+
+    `MLflowBatchSpanProcessor` is this class with all of its parts made by the settings.
+
+    - A span takes one of ``max_queue_size`` slots before it is queued, and the slot comes back when
+      the span is settled. If no slot is free, `Admission` gives the span to the ``overflow``, or
+      its thread waits; if neither succeeds, the span is lost, counted and logged. With a `Spool` as
+      the overflow, spans are on disk then, and are delivered from there when the destination has
+      time; so is what waits for a destination that is away for more than ``spill_after_seconds``,
+      and what is left at the end.
+    - A `Collector` makes batches, and with ``traces="genai"`` leaves out traces without a DSPy or
+      GenAI span.
+    - A `Sender` alone talks to the exporter.
+    - Spans that are still open at the end are ended, marked and delivered; see `OpenSpans`.
+
+    Threads: ``on_start`` and ``on_end`` are called by any thread of the program; they never raise
+    and never touch exporter or network. ``on_end`` writes to the disk only where the spool is to
+    have every span before it is sent (``write_ahead``), and after the shutdown. ``force_flush``
+    and ``shutdown`` may be called from any thread and keep to their time-outs. The exporter's
+    ``deliver`` and ``close`` are called by the sender's thread only.
+
+    After a fork the child has an empty queue, its own threads and its own counters: every span is
+    delivered by the process in which it ended.
+    """
+
+    def __init__(
+        self,
+        exporter: SpanDelivery,
+        *,
+        max_queue_size: int,
+        max_batch_size: int,
+        schedule_delay_seconds: float,
+        exit_timeout_seconds: float,
+        block_seconds: float,
+        overflow: Overflow | None,
+        overflow_policy: Literal["spill", "block"],
+        max_spill_queue_size: int,
+        traces: Literal["genai", "all"],
+        backoff: Backoff | None = None,
+        spill_after_seconds: float = 5.0,
+        is_refused: bool = False,
+        meter_provider: MeterProvider | None = None,
+    ) -> None:
+        """
+        Args:
+            exporter: Where the spans go; from now on this processor's alone.
+            max_queue_size: Spans that may wait or be on their way at any time.
+            max_batch_size: The most spans in one write.
+            schedule_delay_seconds: The longest that a span waits for its batch to fill.
+            exit_timeout_seconds: The longest that shutdown or exit waits for the destination.
+            block_seconds: The longest that a thread waits for a slot; 0 never waits.
+            overflow: Takes the spans for which there is no slot, or no time at exit. A `Spool`
+                belongs to this processor alone from now on, and is delivered from.
+            overflow_policy: Whether a span without a slot is spilled at once, or only after its
+                thread has waited for a slot.
+            max_spill_queue_size: Spans that may wait in memory for the overflow.
+            traces: Whether traces without a DSPy or GenAI span are delivered.
+            backoff: How long to wait between attempts.
+            spill_after_seconds: How long a destination may be away before what waits for it in
+                memory goes to the spool.
+            is_refused: Whether the exporter refuses every span, for a reason that is in the log.
+            meter_provider: Where the metrics of the processor go; the global one if None.
+        """
+        self._delivery = exporter
+        self._max_queue_size = max_queue_size
+        self._max_spill_queue_size = max_spill_queue_size
+        self._max_batch_size = min(max_batch_size, max_queue_size)
+        self._schedule_delay = schedule_delay_seconds
+        self._exit_timeout = exit_timeout_seconds
+        self._block_seconds = block_seconds
+        self._overflow = overflow
+        self._overflow_policy = overflow_policy
+        self._spool = overflow if isinstance(overflow, Spool) else None
+        self._spill_after = spill_after_seconds
+        self._backoff = backoff or Backoff()
+        self._filters = traces == "genai"
+        self._exit_deadline: float | None = None
+        self._closed = False
+        self._complete = False
+        self._is_refused = is_refused
+        self._set_up()
+        self._observed = observe(self, register(self, self._before_exit), meter_provider)
+        watch_process(
+            self,
+            after_fork=self._after_fork,
+            before_exit=self._before_exit,
+            before_child_exit=self.close,
+        )
+
+    def _set_up(self) -> None:
+        """Make all that belongs to one process: counters, slots, locks, threads."""
+        self._notices = Notices(_logger)
+        self._counters = Counters()
+        self._slots = Slots(self._max_queue_size)
+        self._open = OpenSpans()
+        # Reentrant for a signal handler that shuts down what it interrupted in shutting down.
+        self._closing = threading.RLock()
+        self._begun = False
+        if self._closed:
+            # A child of a process that has closed this. What its writer held is the parent's.
+            self._spill = None
+        else:
+            self._start_threads()
+        self._admission = Admission(
+            self._collector.add,
+            slots=self._slots,
+            counters=self._counters,
+            notices=self._notices,
+            destination=self._delivery.destination_description,
+            spill=self._spill,
+            overflow=self._overflow,
+            blocks=self._overflow_policy == "block",
+            block_seconds=self._block_seconds,
+            sender=self._sender,
+        )
+
+    def _start_threads(self) -> None:
+        self._sender = Sender(
+            self._delivery,
+            self._slots,
+            self._counters,
+            self._notices,
+            batch_size=self._max_batch_size,
+            backoff=self._backoff,
+            spool=self._spool,
+            spill_after_seconds=self._spill_after,
+            reports_refusals=not self._is_refused,
+        )
+        # The threads must not keep a processor alive that the program has dropped.
+        this = ref(self)
+        self._collector = Collector(
+            self._sender,
+            slots=self._slots,
+            counters=self._counters,
+            notices=self._notices,
+            batch_size=self._max_batch_size,
+            delay_seconds=self._schedule_delay,
+            chosen=self._trace_filter(),
+            spool=self._spool,
+            too_late=lambda span: (it := this()) and it._admission.admit_too_late(span),
+        )
+        self._spill = self._spill_writer()
+
+    def _trace_filter(self) -> TraceFilter | None:
+        if not self._filters:
+            return None
+        # The other half of the queue is left for traces that are known to be wanted.
+        return TraceFilter(max_spans=self._max_queue_size // 2, open_traces=self._open.trace_ids)
+
+    def _spill_writer(self) -> SpillWriter | None:
+        if self._overflow is None:
+            return None
+        this = ref(self)
+        return SpillWriter(
+            self._overflow,
+            slots=self._slots,
+            counters=self._counters,
+            requeue=lambda span: (it := this()) and it._admission.queue(span),
+            too_late=lambda span, room: (it := this()) and it._admission.admit_late(span, room),
+            capacity=self._max_spill_queue_size,
+        )
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Remember the span, and have the destination opened meanwhile. Never raises."""
+        try:
+            context = span.get_span_context()
+            if not context.trace_flags & _SAMPLED:
+                return
+            open_spans, parent = self._open, span.parent
+            if parent is not None and parent.span_id not in open_spans.held:
+                note_absent_parent(span, parent_context, open_spans)
+            open_spans.started(context.span_id, span)
+            if not self._begun:
+                self._begin()
+        except Exception:
+            _logger.debug("The start of a span went unnoticed", exc_info=True)
+
+    def _begin(self) -> None:
+        """What is done at the first span, and not where it would be known only later."""
+        self._begun = True
+        if self._closed:  # In a child, the sender's lock may be held by a thread of the parent.
+            return
+        if self._spool is not None and may_be_killed_at_any_time():
+            self._spool.begin_write_ahead()
+        self.warm_up()
+
+    def warm_up(self) -> None:
+        """Have the destination opened by the sender's thread, now; returns at once."""
+        self._sender.announce()
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queue the span if it is sampled. Never raises."""
+        try:
+            context = span.context
+            if context is None:
+                return
+            # What is known to be open was sampled.
+            if self._open.held.pop(context.span_id, None) is None:
+                self._open.ended(context.span_id)
+                if not context.trace_flags & _SAMPLED:
+                    return
+            if self._closed:
+                self._admission.admit_late(span)
+            else:
+                self._admission.admit(span)
+        except Exception as error:
+            self._admission.lose(f"{type(error).__name__} at the end of the span")
+
+    def _take_over(self, other: DeliveryProcessor) -> None:
+        """Answer for traces that are under way at another processor, which is closed next."""
+        self._follow(other)
+        other._open.move_to(self._open)
+        other._collector.heir = self.on_end
+
+    def _follow(self, other: DeliveryProcessor) -> None:
+        """Deliver the rest of the traces that another processor delivers."""
+        self._collector.want(other._collector.wanted())
+
+    def force_flush(self, timeout_millis: float | None = None) -> bool:
+        """Wait until the spans that ended before this call are stored, or in the spool.
+
+        Spans of traces of which it is not known yet whether they are wanted (``traces``) are not
+        waited for.
+
+        Args:
+            timeout_millis: The longest to wait, in milliseconds; 30,000 if None.
+
+        Returns:
+            True only if every span that was still on its way is stored now, or on disk.
+        """
+        if self._closed:
+            return self._complete
+        seconds = _FLUSH_SECONDS if timeout_millis is None else timeout_millis / 1000
+        return self._flush(time.monotonic() + seconds)
+
+    def _flush(self, deadline: float, *, ending: bool = False) -> bool:
+        lost_before = self._counters.lost_after_admission
+        spilled = self._spill is None or self._spill.flush(seconds_until(deadline))
+        passed_on = self._collector.flush(seconds_until(deadline))
+        sent = self._sender.flush(seconds_until(deadline), lost_before=lost_before, ending=ending)
+        return spilled and passed_on and sent
+
+    def shutdown(self, timeout_millis: float | None = None) -> None:
+        """Deliver what waits, then stop; see `close`.
+
+        Args:
+            timeout_millis: The longest to wait, in milliseconds, if that is less than
+                ``exit_timeout_seconds``.
+        """
+        self.close(None if timeout_millis is None else timeout_millis / 1000)
+
+    def close(self, timeout_seconds: float | None = None, *, end_open_spans: bool = True) -> bool:
+        """Deliver what waits for at most ``exit_timeout_seconds``, then stop. Idempotent.
+
+        What is not delivered in time goes to the overflow; without one it is lost, and counted.
+        One line in the log says so.
+
+        Args:
+            timeout_seconds: The longest to wait, if that is less than ``exit_timeout_seconds``.
+            end_open_spans: Whether spans that are open are ended and delivered, too. Not so where
+                the program goes on, and somebody else will deliver them.
+
+        Returns:
+            True if every span that was still on its way is stored or with the overflow.
+        """
+        deadline = self._deadline(timeout_seconds)
+        if not self._closing.acquire(timeout=seconds_until(deadline)):
+            return False  # Another thread is at it and takes its time.
+        try:
+            if not self._closed:
+                if end_open_spans:
+                    self._open.finish()
+                self._closed = True
+                self._complete = self._stop(deadline)
+            return self._complete
+        finally:
+            self._closing.release()
+
+    def _deadline(self, timeout_seconds: float | None) -> float:
+        """Until when spans may be delivered, from now on."""
+        self._time = ExitTime.within(
+            self._exit_timeout,
+            timeout_seconds,
+            queued=sum(slots.used for slots in self._waiting) if self._overflow is not None else 0,
+        )
+        return self._time.delivery_until(self._exit_deadline)
+
+    def _stop(self, deadline: float) -> bool:
+        # First, for the sender also delivers at its end what this process has spilled.
+        spilling = self._spill.close(seconds_until(deadline) / 2) if self._spill is not None else []
+        self._collector.close(seconds_until(deadline))
+        queued = self._sender.close(seconds_until(deadline))
+        left = [*queued, *spilling]
+        # The time for this begins when it was planned to; a delivery that ended early leaves more.
+        until = max(deadline, time.monotonic()) + self._time.spooling_seconds
+        kept = kept_by(self._overflow, left, until=until)
+        with self._counters.lock:
+            self._slots.give_back(len(queued))
+            if self._spill is not None:
+                self._spill.room.give_back(len(spilling))
+            # Of threads that are about to queue a span; each looks again, and corrects this.
+            late = self._slots.give_back_all()
+            self._counters.add(spilled=kept, dropped=len(left) - kept + late)
+        if self._spool is not None:
+            self._spool.close()
+        self._report_what_is_missing()
+        return late == 0 and kept == len(left)
+
+    def _report_what_is_missing(self) -> None:
+        spool = self._spool and self._spool.path
+        known = self._sender.has_warned or self._is_refused
+        line = exit_summary(
+            self.status(), spool=spool, known=known, exit_timeout=self._exit_timeout
+        )
+        if line is not None:
+            _logger.warning("%s", line)
+
+    @property
+    def _waiting(self) -> tuple[Slots, ...]:
+        return (self._slots,) if self._spill is None else (self._slots, self._spill.room)
+
+    def status(self) -> DeliveryStatus:
+        """What became of the spans of this process so far, and what is in the spool."""
+        return self._counters.status(
+            self._waiting,
+            self._spool.status() if self._spool is not None else None,
+            held=self._collector.held,
+            destination=self._delivery.destination_description,
+        )
+
+    def _after_fork(self) -> None:
+        """Start afresh in a forked child, before the program goes on."""
+        self._exit_deadline = None
+        if self._spool is not None:
+            self._spool.after_fork()
+        self._set_up()
+
+    def _before_exit(self) -> None:
+        """Deliver what waits when the interpreter exits.
+
+        If that works the processor stays open, since handlers that run later may still end spans.
+        The time that is spent here is taken from what a later `shutdown` may use.
+        """
+        if self._closed:
+            return
+        self._open.finish()
+        self._exit_deadline = self._deadline(None)
+        if not self._flush(self._exit_deadline, ending=True):
+            self.close()

@@ -1,0 +1,398 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The one thread that talks to the destination: in order, with retries, until told to stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from traceback import format_exception_only
+
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.sdk.trace import ReadableSpan
+
+from mlflow_bridge._delivery.flush_mark import FlushMark
+from mlflow_bridge._delivery.slots import Slots
+from mlflow_bridge._delivery.spool.redelivery import Redelivery
+from mlflow_bridge._delivery.spool.spool import Spool
+from mlflow_bridge._delivery.status import Counters
+from mlflow_bridge._export.backoff import Backoff
+from mlflow_bridge._export.contract import Rejected, Retry, Sent
+from mlflow_bridge._export.span_delivery import SpanDelivery
+from mlflow_bridge._process.rate_limited_log import Notices
+
+_logger = logging.getLogger(__name__)
+
+_MAX_CRASHES = 3
+"""Attempts at a batch for which the exporter may raise instead of returning an outcome."""
+
+
+class Sender:
+    """Delivers spans one batch after the other from a daemon thread of its own.
+
+    ``announce``, ``put``, ``flush`` and ``close`` may be called from any thread; none of them waits
+    for the destination longer than it was told to. A batch that meets a `Retry` stays at the head
+    of the queue until it is through: order is kept, and a destination that is away costs memory
+    within the slots and nothing else. With a spool, one that is away for longer than
+    ``spill_after_seconds`` does not even cost that: all that waits is spilled then, and what is
+    in the spool is delivered whenever there is nothing else to do.
+
+    A sender does not survive a fork. The child makes a new one; what waits here is the parent's.
+    """
+
+    def __init__(
+        self,
+        delivery: SpanDelivery,
+        slots: Slots,
+        counters: Counters,
+        notices: Notices,
+        *,
+        batch_size: int,
+        backoff: Backoff,
+        spool: Spool | None = None,
+        spill_after_seconds: float = 5.0,
+        reports_refusals: bool = True,
+    ) -> None:
+        self._delivery = delivery
+        self._slots = slots
+        self._counters = counters
+        self._notices = notices
+        self._batch_size = batch_size
+        self._backoff = backoff
+        self._spool = spool
+        self._spill_after = spill_after_seconds
+        self._reports_refusals = reports_refusals
+        self._redelivery = spool and Redelivery(
+            spool, delivery.deliver, batch_size=batch_size, backoff=backoff
+        )
+        # Guards the fields below, and is notified when any of them changes.
+        self._changed = threading.Condition()
+        self._queue: deque[ReadableSpan | FlushMark] = deque()
+        self._in_flight: Sequence[ReadableSpan] = ()
+        # Until when nothing is tried, after all was spilled; and whether the server asked for it.
+        self._resume_at = 0.0
+        self._resume_asked = False
+        self._announced = False
+        self._hurry = False
+        self._ending = False
+        self._closing = False
+        self._given_up = False
+        self._closed_complete = False
+        # Written by the sender's thread only.
+        self._failures = 0
+        self._failing_since = 0.0
+        self._outage_reported = False
+        self._has_warned = False
+        self._thread = threading.Thread(target=self._run, name="mlflow-bridge-sender", daemon=True)
+        # Started at once: from Python 3.12 on no thread can be started while the interpreter exits,
+        # and a short program has its first batch only then.
+        self._thread.start()
+
+    @property
+    def is_current_thread(self) -> bool:
+        return threading.current_thread() is self._thread
+
+    def announce(self) -> None:
+        """Say that spans will come, so that the destination can be opened meanwhile.
+
+        Creating MLflow's tables in a new store takes seconds, which a program that ends soon after
+        its first trace does not have any more.
+        """
+        with self._changed:
+            self._announced = True
+            self._changed.notify_all()
+
+    def put(self, spans: Sequence[ReadableSpan]) -> bool:
+        """Queue spans that hold a slot each. Does not wait. False if it is too late for that."""
+        with self._changed:
+            if self._given_up:
+                return False
+            self._queue.extend(spans)
+            self._changed.notify_all()
+            return True
+
+    @property
+    def has_warned(self) -> bool:
+        """Whether the log already says why spans did not arrive."""
+        return self._has_warned
+
+    def flush(self, seconds: float, *, lost_before: int, ending: bool = False) -> bool:
+        """Wait until all that was put before is settled, or spilled.
+
+        Args:
+            seconds: The longest to wait.
+            lost_before: How many spans had been lost when the flush began.
+            ending: Whether the process ends: then attempts follow each other quickly, and what
+                fails is left for the caller to report.
+
+        Returns:
+            True if every one of those spans is stored, or in the spool.
+        """
+        with self._changed:
+            if self._given_up or not self._thread.is_alive():
+                return self._closed_complete
+            if self.is_current_thread:
+                return not self._waiting_spans()
+            mark = FlushMark(lost_before)
+            self._queue.append(mark)
+            self._hurry = True
+            if not self._resume_asked:
+                self._resume_at = 0.0
+            self._ending = self._ending or ending
+            self._changed.notify_all()
+        return mark.wait(seconds)
+
+    def close(self, seconds: float) -> list[ReadableSpan]:
+        """Deliver what waits for at most this long, then stop.
+
+        Returns:
+            The spans that are not known to be stored, in order. They still hold their slots. If
+            the destination hangs, the first batch of them may still arrive there later.
+        """
+        with self._changed:
+            self._closing = self._ending = self._hurry = True
+            self._changed.notify_all()
+        if not self.is_current_thread:
+            self._thread.join(max(seconds, 0.0))
+        with self._changed:
+            self._given_up = True
+            left = self._waiting_spans()
+            self._closed_complete = not left
+            marks = [item for item in self._queue if isinstance(item, FlushMark)]
+            self._queue.clear()
+            self._in_flight = ()
+            self._changed.notify_all()
+        for mark in marks:
+            mark.reach(complete=not left)
+        return left
+
+    def _waiting_spans(self) -> list[ReadableSpan]:
+        queued = [item for item in self._queue if not isinstance(item, FlushMark)]
+        return [*self._in_flight, *queued]
+
+    def _run(self) -> None:
+        # Storing a trace must not make spans of its own (HTTP and SQL instrumentations).
+        with suppress_instrumentation():
+            if self._has_time_to_warm_up():
+                self._warm_up()
+            while (batch := self._next_batch()) is not None:
+                if batch:
+                    self._send(batch)
+                else:
+                    self._take_turn_at_spool()
+            if self._redelivery is not None:
+                self._redelivery.drain_own(lambda: not self._given_up)
+                self._redelivery.drain_children(lambda: not self._given_up)
+                self._redelivery.close()
+            self._close_delivery()
+
+    def _has_time_to_warm_up(self) -> bool:
+        """Wait for the first thing to do. True if that is to wait for spans that are announced."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._announced or self._queue or self._closing)
+            return not self._queue and not self._closing
+
+    def _warm_up(self) -> None:
+        try:
+            self._delivery.warm_up()
+        # The first delivery meets the same difficulty, and deals with it.
+        except BaseException:
+            _logger.debug("The destination could not be opened yet", exc_info=True)
+
+    def _next_batch(self) -> Sequence[ReadableSpan] | None:
+        """The next spans to send; none if it is the spool's turn; None if there is no next."""
+        with self._changed:
+            while not self._given_up:
+                self._reach_marks()
+                held_back = self._resume_at - time.monotonic() if self._queue else None
+                if held_back is not None and (self._closing or held_back <= 0):
+                    if (
+                        self._redelivery is None
+                        or self._closing
+                        or not self._redelivery.is_overdue()
+                    ):
+                        return self._take_batch()
+                    return ()
+                if self._closing:
+                    return None
+                if self._redelivery is None:
+                    self._changed.wait(held_back)
+                    continue
+                due = self._redelivery.seconds_until_due()
+                if due <= 0:
+                    return ()
+                self._changed.wait(due if held_back is None else min(due, held_back))
+            return None
+
+    def _take_turn_at_spool(self) -> None:
+        if self._redelivery is not None and self._redelivery.turn():
+            with self._changed:
+                self._failures = 0
+                self._resume_at = 0.0
+
+    def _reach_marks(self) -> None:
+        """Take the marks from the head of the queue, since all before them is settled."""
+        while self._queue and isinstance(mark := self._queue[0], FlushMark):
+            mark.reach(complete=self._counters.lost_after_admission == mark.lost_before)
+            self._queue.popleft()
+
+    def _take_batch(self) -> Sequence[ReadableSpan]:
+        """Have up to a batch of spans from the head of the queue in flight."""
+        self._reach_marks()
+        batch: list[ReadableSpan] = []
+        while self._queue and len(batch) < self._batch_size:
+            item = self._queue[0]
+            if isinstance(item, FlushMark):
+                break
+            batch.append(item)
+            self._queue.popleft()
+        self._in_flight = batch
+        return batch
+
+    def _send(self, batch: Sequence[ReadableSpan]) -> None:
+        crashes = 0
+        while batch:
+            try:
+                outcome = self._delivery.deliver(batch)
+            # Also what is no Exception: a SystemExit raised in a driver would end this thread, and
+            # with it every later delivery.
+            except BaseException as error:
+                _logger.debug("The exporter raised", exc_info=True)
+                crashes += 1
+                outcome = _outcome_of_crash(error, crashes)
+            if not isinstance(outcome, Retry):
+                self._settle(batch, outcome)
+                return
+            self._note_failure(outcome)
+            if self._is_worth_spilling(outcome):
+                batch = self._spill_all(batch)
+                if not batch:
+                    self._hold_back(outcome.after)
+                    return
+            if not self._pause(self._failures, outcome.after):
+                return
+
+    def _note_failure(self, failure: Retry) -> None:
+        if not self._failures:
+            self._failing_since = time.monotonic()
+        self._failures += 1
+        self._report_failed_attempt(self._failures, failure)
+
+    def _is_worth_spilling(self, failure: Retry) -> bool:
+        if self._spool is None or failure.lasting:
+            return self._spool is not None
+        # At exit there is hope until the last moment, and the processor spills what is left then.
+        if self._ending:
+            return False
+        return time.monotonic() - self._failing_since >= self._spill_after
+
+    def _spill_all(self, batch: Sequence[ReadableSpan]) -> Sequence[ReadableSpan]:
+        """Spill this batch and all that waits. Returns a batch that the spool did not take."""
+        assert self._spool is not None
+        while batch and self._spool.spill(batch):
+            with self._changed:
+                if self._given_up:  # Whoever gave up has these spans as well.
+                    return ()
+                self._counters.settle(self._slots, len(batch), spilled=len(batch))
+                batch = self._take_batch()
+        return batch
+
+    def _hold_back(self, asked: float | None) -> None:
+        """Leave the destination alone for a while; what comes meanwhile waits in memory."""
+        with self._changed:
+            self._resume_at = time.monotonic() + self._backoff.delay(self._failures, asked)
+            self._resume_asked = asked is not None
+            if self._redelivery is not None:
+                self._redelivery.hold_back(self._resume_at)
+
+    def _pause(self, attempt: int, asked: float | None) -> bool:
+        """Wait before the next attempt. False if there is none because the sender gave up."""
+        with self._changed:
+            # At exit the time is short, and the destination may be back any moment.
+            delay = self._backoff.delay(1 if self._ending else attempt, asked)
+            until = time.monotonic() + delay
+            while not self._given_up:
+                # A wish of the server stands above the hurry of a flush.
+                if self._hurry and asked is None:
+                    self._hurry = False
+                    return True
+                left = until - time.monotonic()
+                if left <= 0:
+                    return True
+                self._changed.wait(left)
+            return False
+
+    def _settle(self, batch: Sequence[ReadableSpan], outcome: Sent | Rejected) -> None:
+        stored = min(outcome.spans, len(batch)) if isinstance(outcome, Sent) else 0
+        rejected = len(batch) - stored
+        with self._changed:
+            if self._given_up:  # Then these spans are accounted for as not delivered.
+                return
+            self._in_flight = ()
+            self._counters.settle(self._slots, len(batch), stored=stored, rejected=rejected)
+        self._failures = 0
+        if self._spool is not None:
+            self._spool.settled(batch)
+        if self._redelivery is not None and stored:
+            self._redelivery.destination_answers()
+        if rejected:
+            self._counters.error(outcome.reason)
+        # Of spans that are missing from what was stored the exporter itself says which and why.
+        if isinstance(outcome, Rejected):
+            self._report_rejection(rejected, outcome.reason)
+        if self._outage_reported and stored:
+            self._outage_reported = False
+            _logger.info("%s accepts spans again.", self._delivery.destination_description)
+
+    def _report_failed_attempt(self, attempt: int, failure: Retry) -> None:
+        self._counters.failed_attempt(failure.reason)
+        # One failure may be a hiccup; and at exit, the summary says it.
+        if (attempt == 1 and not failure.lasting) or self._ending:
+            return
+        self._outage_reported = self._has_warned = True
+        self._notices.warn(
+            "outage",
+            "%s does not accept spans: %s. It is tried again; %d spans wait for it, and %s "
+            "(settings: MLFLOW_TRACKING_URI, max_queue_size).",
+            self._delivery.destination_description,
+            failure.reason,
+            self._slots.used,
+            self._consolation,
+        )
+
+    @property
+    def _consolation(self) -> str:
+        if self._spool is not None:
+            return f"what takes longer is kept in {self._spool.path}"
+        return f"nothing is lost while they are fewer than {self._slots.capacity}"
+
+    def _report_rejection(self, spans: int, reason: str) -> None:
+        if self._ending or not self._reports_refusals:
+            return
+        self._has_warned = True
+        self._notices.warn(
+            "rejected",
+            "%s refused %d spans for good: %s. They are lost.",
+            self._delivery.destination_description,
+            spans,
+            reason,
+        )
+
+    def _close_delivery(self) -> None:
+        try:
+            self._delivery.close()
+        except Exception:
+            _logger.warning(
+                "Closing %s failed", self._delivery.destination_description, exc_info=True
+            )
+
+
+def _outcome_of_crash(error: BaseException, crashes: int) -> Retry | Rejected:
+    # Unlike str(), this also describes an exception whose own __str__ raises.
+    reason = format_exception_only(error)[-1].strip()
+    if crashes < _MAX_CRASHES:
+        return Retry(reason=reason, after=None)
+    return Rejected(reason=reason)

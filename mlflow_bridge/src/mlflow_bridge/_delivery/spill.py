@@ -1,0 +1,244 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The thread that gives spans to the overflow, so that none of the program writes to a disk."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.sdk.trace import ReadableSpan
+
+from mlflow_bridge._delivery.flush_mark import FlushMark
+from mlflow_bridge._delivery.overflow import Overflow, taken_by
+from mlflow_bridge._delivery.slots import Slots
+from mlflow_bridge._delivery.status import Counters
+
+_logger = logging.getLogger(__name__)
+
+_FEW_SPANS: Final = 32
+"""Spans for the overflow at once: half a millisecond of work or so; then others get their turn."""
+
+_MANY_SPANS: Final = 512
+"""The same when a great many wait. With each write the interpreter goes to another thread, and a
+program that is busy keeps it for `sys.getswitchinterval`, 5 ms, every time: that, and not the work,
+is what bounds how many spans get to the disk."""
+
+_SHARE: Final = 8
+"""What part of those that wait is taken at once, between the two; and what part of the room is for
+the threads of event loops alone."""
+
+_GIVE_WAY_SECONDS: Final = 0.0002
+"""Pause after a few. A thread that waits for the interpreter gets it now, and not only after those
+5 ms."""
+
+_REFUSED_SECONDS: Final = 0.02
+"""How long to wait for a slot or for the overflow when it has refused."""
+
+
+class SpillWriter:
+    """Takes spans from any thread at once, and gives them to the overflow from a daemon thread.
+
+    ``put`` takes no lock and does not wait. What waits here is in memory, at most ``capacity``
+    spans. While the overflow refuses, spans go back to the queue of the processor as slots get
+    free there.
+    The thread is started at once, for the reason that the sender gives.
+
+    Args:
+        overflow: Where they go.
+        slots: Those of the processor's queue, to which spans go back.
+        counters: Told of the spans that the overflow has taken.
+        requeue: Queues a span that has got a slot.
+        too_late: Finds a place for a span that came when this was closed and has a slot of these,
+            on the thread that ended it.
+        capacity: The most spans that may wait.
+    """
+
+    def __init__(
+        self,
+        overflow: Overflow,
+        *,
+        slots: Slots,
+        counters: Counters,
+        requeue: Callable[[ReadableSpan], object],
+        too_late: Callable[[ReadableSpan, Slots], object],
+        capacity: int,
+    ) -> None:
+        self._overflow = overflow
+        self._slots = slots
+        self._counters = counters
+        self._requeue = requeue
+        self._too_late = too_late
+        self.room = Slots(capacity)
+        """A slot for each span that waits here."""
+        # Its put() may interrupt itself, in a garbage collection for instance.
+        self._queue: SimpleQueue[ReadableSpan | FlushMark | None] = SimpleQueue()
+        # Guards what follows: whose the spans of the line are that is being written.
+        self._lock = threading.Lock()
+        self._line: list[ReadableSpan] = []
+        self._given_up = False
+        self._thread = threading.Thread(target=self._run, name="mlflow-bridge-spill", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Spans that are here."""
+        return self.room.used
+
+    @property
+    def is_current_thread(self) -> bool:
+        return threading.current_thread() is self._thread
+
+    @property
+    def capacity(self) -> int:
+        return self.room.capacity
+
+    def put(self, span: ReadableSpan) -> bool:
+        """Take the span if there is room for it. Does not wait."""
+        if not self.room.try_take():
+            return False
+        self._put(span)
+        return True
+
+    def put_within(self, span: ReadableSpan, seconds: float) -> bool:
+        """Take the span, waiting at most this long for room.
+
+        Who can wait leaves some to those who cannot.
+        """
+        if not self.room.take_within(seconds, leaving=self.capacity // _SHARE):
+            return False
+        self._put(span)
+        return True
+
+    def _put(self, span: ReadableSpan) -> None:
+        self._queue.put(span)
+        if self._given_up:  # It may have been put after all were taken out.
+            for late in self._take_out():
+                self._too_late(late, self.room)
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until all that was put before is with the overflow, or in the queue again."""
+        if not self.waiting:
+            return True
+        mark = FlushMark(0)
+        self._queue.put(mark)
+        return mark.wait(seconds)
+
+    def close(self, seconds: float) -> list[ReadableSpan]:
+        """Have all that was put find its place for at most this long, and the thread end.
+
+        Returns:
+            The spans that are not known to have one, in order. They still hold their slots.
+        """
+        self._queue.put(None)
+        self._thread.join(max(seconds, 0.0))
+        with self._lock:
+            self._given_up = True
+            # A copy: the thread may be in the middle of writing the line.
+            left = [*self._line]
+            self._line = []
+        return [*left, *self._take_out()]
+
+    def _take_out(self) -> Iterator[ReadableSpan]:
+        """What waits here, one by one: other threads may take something out at the same time."""
+        while True:
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                break
+            if isinstance(item, FlushMark):
+                item.reach(complete=False)
+            elif item is not None:
+                yield item
+        # The end that was put for the thread may have been taken out. Without it, the thread would
+        # wait for ever.
+        self._queue.put(None)
+
+    def _run(self) -> None:
+        with suppress_instrumentation():
+            while self._turn():
+                pass
+
+    def _turn(self) -> bool:
+        """Write one line. False when there is nothing more to do."""
+        item: ReadableSpan | FlushMark | None = self._queue.get()
+        line: list[ReadableSpan] = []
+        most = min(max(self.waiting // _SHARE, _FEW_SPANS), _MANY_SPANS)
+        while isinstance(item, ReadableSpan):
+            line.append(item)
+            if len(line) == most:
+                break
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                break
+        with self._lock:
+            given_up = self._given_up
+            if not given_up:
+                self._line = line
+        if given_up:
+            # Neither the queue nor the line had these spans when all was taken out.
+            self._settle_late(line, item)
+            return False
+        settled = not line or self._settle()
+        if isinstance(item, FlushMark):
+            item.reach(complete=settled)
+        return settled and item is not None
+
+    def _settle_late(self, line: list[ReadableSpan], item: ReadableSpan | FlushMark | None) -> None:
+        for span in line:
+            self._too_late(span, self.room)
+        if isinstance(item, FlushMark):
+            item.reach(complete=False)
+
+    def _settle(self) -> bool:
+        """Find a place for the spans of the line. False if some have none, and the end has come."""
+        few = len(self._line) <= _FEW_SPANS
+        while True:
+            self._release(self._taken(self._line))
+            if not self._line or self._return_to_queue():
+                if few:
+                    time.sleep(_GIVE_WAY_SECONDS)
+                return not self._given_up
+            if self._given_up:
+                return False
+            time.sleep(_REFUSED_SECONDS)
+
+    def _taken(self, line: list[ReadableSpan]) -> int:
+        try:
+            return taken_by(self._overflow, line)
+        # Also what is no Exception: it would end this thread.
+        except BaseException:
+            _logger.debug("The overflow raised", exc_info=True)
+            return 0
+
+    def _return_to_queue(self) -> bool:
+        """Queue the first spans of the line, as far as there are slots. True if that was all."""
+        while self._line:
+            with self._lock:
+                if self._given_up or not self._exchange_slot():
+                    return False
+                span, self._line = self._line[0], self._line[1:]
+            self._requeue(span)
+        return True
+
+    def _exchange_slot(self) -> bool:
+        """Exchange a slot of the spill writer for one of the queue; False if that has none free."""
+        with self._counters.lock:
+            if not self._slots.try_take():
+                return False
+            self.room.give_back(1)
+            return True
+
+    def _release(self, count: int) -> None:
+        """Forget the first spans of the line, which the overflow has."""
+        with self._lock:
+            if self._given_up:  # Whoever gave up has counted these spans.
+                return
+            self._line = self._line[count:]
+            self._counters.settle(self.room, count, spilled=count)

@@ -1,0 +1,157 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Delivers a spool by hand: that of a machine or a program that will not start again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mlflow_bridge._config.settings import MLflowDSPyConfig
+from mlflow_bridge._delivery.spool.directory import Entry, files_in
+from mlflow_bridge._delivery.spool.redelivery import Redelivery
+from mlflow_bridge._delivery.spool.segment import locks_are_supported
+from mlflow_bridge._delivery.spool.spool import Spool, directory_for
+from mlflow_bridge._export.backoff import Backoff
+from mlflow_bridge._export.contract import Rejected
+from mlflow_bridge._export.exporter import RETRY_SECONDS, MLflowSpanExporter
+
+if TYPE_CHECKING:
+    from mlflow_bridge._delivery.spool.status import SpoolStatus
+
+_IN_USE: Final = (
+    "what is left belongs to processes that are still running, or this user may not write it"
+)
+_OF_A_LATER_RELEASE: Final = (
+    "what is left was written by a later release of mlflow-bridge, which has to deliver it"
+)
+_TIME_IS_UP: Final = "the time is up"
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolDelivery:
+    """What `deliver_spool` has done."""
+
+    directory: Path
+    """The spool that it was about."""
+    stored: int
+    """Spans that MLflow has confirmed."""
+    lost: int
+    """Spans that MLflow refused for good, and lines that are torn; the log says why."""
+    left_files: int
+    """Files that are still in the spool."""
+    left_bytes: int
+    """Their size."""
+    reason: str
+    """Why there are any; empty if there are none."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the spool is empty and all that was in it is in MLflow."""
+        return not self.left_files and not self.lost
+
+
+def deliver_spool(
+    directory: str | os.PathLike[str] | None = None,
+    *,
+    config: MLflowDSPyConfig | None = None,
+    timeout_seconds: float | None = None,
+    patience_seconds: float = RETRY_SECONDS,
+) -> SpoolDelivery:
+    """Deliver to MLflow what is in a spool, the oldest spans first, and remove it there.
+
+    It may be called while programs use the spool: each file is delivered by one process. What is
+    interrupted is begun again next time, which MLflow does not mind. Files are not dropped for
+    their age here.
+
+    Args:
+        directory: One destination's directory, for example one that was copied from another
+            machine; by default the spool of the destination that ``config`` names.
+        config: Where the spans go and how, wherever they were meant to go; by default the settings
+            of the environment.
+        timeout_seconds: The longest that it may take, but for the attempt under way.
+        patience_seconds: How long to go on while MLflow takes nothing.
+
+    Raises:
+        ConfigurationError: A setting cannot be used.
+        NotADirectoryError: There is no such directory, or it holds spools and is none.
+        OSError: This platform has no file locks, without which files cannot be shared.
+    """
+    config = config or MLflowDSPyConfig()
+    path = directory_for(config) if directory is None else _checked(Path(directory))
+    if not locks_are_supported():
+        raise OSError("this platform has no file locks")
+    if not files_in(path):
+        return SpoolDelivery(path, 0, 0, 0, 0, "")
+    spool = Spool(path, max_bytes=config.spool_max_bytes, max_age_seconds=float("inf"))
+    exporter = MLflowSpanExporter(config=config)
+    try:
+        reason = _deliver(spool, exporter, config, timeout_seconds, patience_seconds)
+    finally:
+        exporter.close()
+    return _summary(path, spool.status(), reason)
+
+
+def _deliver(
+    spool: Spool,
+    exporter: MLflowSpanExporter,
+    config: MLflowDSPyConfig,
+    timeout_seconds: float | None,
+    patience_seconds: float,
+) -> str:
+    """Deliver as long as that works. Why it ended, if not because there is nothing left."""
+    deadline = float("inf") if timeout_seconds is None else time.monotonic() + timeout_seconds
+    obstacle = exporter.warm_up()
+    if isinstance(obstacle, Rejected):
+        return obstacle.reason
+    redelivery = Redelivery(
+        spool, exporter.deliver, batch_size=config.max_batch_size, backoff=Backoff()
+    )
+    patience = time.monotonic() + patience_seconds
+    try:
+        while time.monotonic() < deadline:
+            if redelivery.turn():
+                patience = time.monotonic() + patience_seconds
+                continue
+            if not redelivery.obstacle:
+                return ""
+            next_at = time.monotonic() + redelivery.seconds_until_due()
+            if next_at > patience:
+                return redelivery.obstacle
+            time.sleep(max(min(next_at, deadline) - time.monotonic(), 0.0))
+        return redelivery.obstacle or _TIME_IS_UP
+    finally:
+        redelivery.close()
+
+
+def _summary(path: Path, status: SpoolStatus, reason: str) -> SpoolDelivery:
+    left = files_in(path)
+    return SpoolDelivery(
+        directory=path,
+        stored=status.redelivered,
+        lost=status.dropped,
+        left_files=len(left),
+        left_bytes=sum(entry.bytes for entry in left),
+        reason=(reason or _why_left(left)) if left else "",
+    )
+
+
+def _why_left(left: Sequence[Entry]) -> str:
+    return _IN_USE if any(entry.is_readable for entry in left) else _OF_A_LATER_RELEASE
+
+
+def _checked(path: Path) -> Path:
+    path = path.expanduser().absolute()
+    if not path.is_dir():
+        raise NotADirectoryError(f"there is no directory {path}")
+    spools = sorted(below.name for below in path.iterdir() if files_in(below))
+    if spools and not files_in(path):
+        raise NotADirectoryError(
+            f"{path} holds the spools of several destinations; name one of them: "
+            + ", ".join(spools)
+        )
+    return path

@@ -1,0 +1,243 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The directory of the spool: what is in it, who may have it, and how much may be."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mlflow_bridge._delivery.spool.segment import (
+    FORMAT_VERSION,
+    NEW_SUFFIX,
+    SUFFIX,
+    Segment,
+    format_version_of,
+)
+
+_logger = logging.getLogger(__name__)
+
+_PRIVATE: Final = 0o700
+_DESTINATION: Final = "destination.txt"
+_ABANDONED_SECONDS: Final = 3600.0
+
+
+class SpoolFullError(OSError):
+    """The spool has no room, and nothing in it that may be dropped."""
+
+
+class LineTooLargeError(ValueError):
+    """The line would not even fit into an empty spool."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file in the spool as the directory shows it."""
+
+    path: Path
+    bytes: int
+    modified: float
+    """Seconds since the epoch: when the newest span was written."""
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the format of the file is known here, and not that of a later release."""
+        return format_version_of(self.path) <= FORMAT_VERSION
+
+    @property
+    def begun(self) -> float:
+        """Seconds since the epoch: when the file was made, which is in its name."""
+        nanoseconds = self.path.name.partition("-")[0]
+        return int(nanoseconds) / 1e9 if nanoseconds.isdecimal() else self.modified
+
+
+def default_directory() -> Path:
+    """Where spools are, below the user's directory for state (XDG Base Directory Specification)."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    # By that specification, a relative path is to be ignored.
+    state = Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state"
+    return state / "mlflow-bridge" / "spool"
+
+
+def destination_key(description: str) -> str:
+    """A name for the directory of one destination, from its description without secrets."""
+    words = re.sub(r"[^A-Za-z0-9]+", "-", description).strip("-")[:40]
+    return f"{words}-{hashlib.sha256(description.encode()).hexdigest()[:12]}"
+
+
+def files_in(path: Path) -> list[Entry]:
+    """All files of a spool that hold anything, the oldest first; none if there is no directory."""
+    return [entry for entry in _entries(path) if entry.bytes]
+
+
+def destination_of(path: Path) -> str:
+    """For which destination a directory keeps spans, in words; empty if that is not known."""
+    try:
+        return (path / _DESTINATION).read_text("utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _entries(path: Path) -> list[Entry]:
+    try:
+        with os.scandir(path) as found:
+            names = sorted(item.name for item in found if item.name.endswith(SUFFIX))
+    except OSError:
+        return []
+    entries = [_entry(path / name) for name in names]
+    return [entry for entry in entries if entry is not None]
+
+
+def _entry(path: Path) -> Entry | None:
+    try:
+        found = path.stat()
+    except OSError:  # Gone by now.
+        return None
+    return Entry(path, found.st_size, found.st_mtime)
+
+
+class SpoolDirectory:
+    """The files of all processes that spool for one destination. Any thread may call it.
+
+    Args:
+        path: The directory; made when the first file is.
+        destination: Where its spans are to go, in words, for who finds the directory.
+        max_bytes: The most that all files together should take.
+        max_age_seconds: Files whose newest span is older are dropped.
+        on_drop: Told of every file that is dropped: why, and how many spans were in it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        destination: str = "",
+        max_bytes: int,
+        max_age_seconds: float,
+        on_drop: Callable[[str, Segment], None],
+    ) -> None:
+        self.path = path
+        self._destination = destination
+        self._max_bytes = max_bytes
+        self._max_age = max_age_seconds
+        self._on_drop = on_drop
+        self._has_told_of_unreadable = False
+
+    def entries(self) -> list[Entry]:
+        """All files, the oldest first; none if there is no directory or it cannot be read."""
+        return _entries(self.path)
+
+    def create(self, needed: int, droppable: Callable[[Path], Segment | None]) -> Segment:
+        """A new file, after the oldest ones were dropped if there is no room for it.
+
+        Args:
+            needed: Bytes that will be written.
+            droppable: Gives up a file of this process, if it may be dropped.
+
+        Raises:
+            LineTooLargeError: There can never be room for it; nothing is dropped.
+            SpoolFullError: There is no room even so.
+            OSError: The directory or the file cannot be made.
+        """
+        if needed > self._max_bytes:
+            raise LineTooLargeError(
+                f"it has {needed} bytes, and the spool takes {self._max_bytes} "
+                "(setting: spool_max_bytes)"
+            )
+        self._make()
+        entries = self.entries()
+        total = sum(entry.bytes for entry in entries)
+        for entry in entries:
+            if total + needed <= self._max_bytes:
+                break
+            if not entry.is_readable:
+                continue
+            # Not the newest line of a living process, nor what is being delivered.
+            segment = droppable(entry.path) or Segment.adopt(entry.path)
+            if segment is not None:
+                total -= entry.bytes
+                self._drop("there is no room (setting: spool_max_bytes)", segment)
+        if total + needed > self._max_bytes:
+            raise SpoolFullError(
+                f"{total} bytes are in it, of {self._max_bytes} (setting: spool_max_bytes)"
+            )
+        return Segment.create(self.path)
+
+    def _make(self) -> None:
+        self.path.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        file = self.path / _DESTINATION
+        if self._destination and not file.exists():
+            with os.fdopen(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as note:
+                note.write(f"{self._destination}\n".encode("utf-8", "replace"))
+
+    def adopt_oldest(self, begun_after: float = 0.0) -> Segment | None:
+        """The oldest file that has no owner. Too old ones are dropped, empty ones removed.
+
+        Files of a later release are left to it.
+
+        Args:
+            begun_after: Older files are left alone; in seconds since the epoch.
+        """
+        for entry in self.entries():
+            if entry.begun < begun_after:
+                continue
+            if not entry.is_readable:
+                self._tell_of_unreadable(entry)
+                continue
+            segment = Segment.adopt(entry.path)
+            if segment is None:
+                continue
+            if not segment.size:
+                segment.delete()
+            elif not self.drop_if_expired(segment):
+                return segment
+        self._remove_unfinished()
+        return None
+
+    def _tell_of_unreadable(self, entry: Entry) -> None:
+        if self._has_told_of_unreadable:
+            return
+        self._has_told_of_unreadable = True
+        _logger.warning(
+            "The spool file %s has version %d of the format, and this release knows %d: files like "
+            "it are left to a later release of mlflow-bridge.",
+            entry.path,
+            format_version_of(entry.path),
+            FORMAT_VERSION,
+        )
+
+    def drop_if_expired(self, segment: Segment) -> bool:
+        """Drop a file that this process owns, if its newest span is too old."""
+        entry = _entry(segment.path)
+        if entry is None or time.time() - entry.modified <= self._max_age:
+            return False
+        self._drop("they are too old (setting: spool_max_age_seconds)", segment)
+        return True
+
+    def restore(self, segment: Segment, droppable: Callable[[Path], Segment | None]) -> None:
+        """Write a file anew that somebody has removed. What cannot be is dropped."""
+        try:
+            copy = self.create(segment.size, droppable)
+            with segment.open_for_reading() as file:
+                copy.append(file.read(), segment.spans)
+            copy.close()
+        except (OSError, LineTooLargeError) as error:
+            self._on_drop(f"their file was removed, and could not be restored ({error})", segment)
+
+    def _drop(self, why: str, segment: Segment) -> None:
+        self._on_drop(why, segment)
+        segment.delete()
+
+    def _remove_unfinished(self) -> None:
+        """Remove what processes left that died while they made a file."""
+        for path in self.path.glob("*" + NEW_SUFFIX):
+            entry = _entry(path)
+            if entry is not None and time.time() - entry.modified > _ABANDONED_SECONDS:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,223 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Delivers what is in the spool, in small turns between live traffic."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from mlflow_bridge._delivery.spool.segment import Segment
+from mlflow_bridge._delivery.spool.spool import Spool
+from mlflow_bridge._export.backoff import Backoff
+from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
+from mlflow_bridge._spans.otlp_json.decoder import spans_in
+
+_logger = logging.getLogger(__name__)
+
+_SCAN_SECONDS: Final = 30.0
+"""How often to look for files that dead processes left."""
+
+_BETWEEN_LIVE_SECONDS: Final = 1.0
+"""How long live traffic may keep the spool waiting for a turn."""
+
+_SLICE_BYTES: Final = 8_388_608
+_MAX_CRASHES: Final = 3
+
+
+class _OpenFile:
+    """A borrowed file, and what of it is not settled."""
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.pending: list[ReadableSpan] = []
+        self._read: list[ReadableSpan] = []
+        self._lines = segment.open_for_reading()
+
+    def fill(self, limit: int, on_unreadable: Callable[[bytes], None]) -> bool:
+        """Have the next spans pending, unless some are. False at the end of the file."""
+        if self.pending:
+            return True
+        size, spans = 0, self._read
+        while not spans or (len(spans) < limit and size < _SLICE_BYTES):
+            line = self._lines.readline()
+            if not line:
+                break
+            size += len(line)
+            try:
+                spans += spans_in(line)
+            except ValueError:
+                _logger.debug("A line of %s is unreadable", self.segment.path, exc_info=True)
+                on_unreadable(line)
+        self.pending, self._read = spans[:limit], spans[limit:]
+        return bool(self.pending)
+
+    def close(self) -> None:
+        self._lines.close()
+
+
+class Redelivery:
+    """Called by the sender's thread only, whenever it has time; ``hold_back`` under its lock.
+
+    A file is removed when all of its spans are settled. If this process dies before, the next one
+    begins the file again: MLflow takes a span twice without making it two.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        deliver: Callable[[Sequence[ReadableSpan]], Outcome],
+        *,
+        batch_size: int,
+        backoff: Backoff,
+    ) -> None:
+        self._spool = spool
+        self._deliver = deliver
+        self._batch_size = batch_size
+        self._backoff = backoff
+        self._file: _OpenFile | None = None
+        self._failures = 0
+        self._obstacle = ""
+        self._crashes = 0
+        self._next_at = 0.0
+        # A new process has live spans to send before it looks for what others left.
+        self._last_turn = time.monotonic()
+        self._made_at = time.time()
+
+    def seconds_until_due(self) -> float:
+        """How long an idle sender may wait before the next turn."""
+        # What this process spills need not wait until others' files are looked for again.
+        if not self._failures and self._spool.has_own_backlog:
+            return 0.0
+        return max(self._next_at - time.monotonic(), 0.0)
+
+    @property
+    def obstacle(self) -> str:
+        """Why the latest attempt failed; empty if it did not."""
+        return self._obstacle if self._failures else ""
+
+    def is_overdue(self) -> bool:
+        """Whether it is the spool's turn although live spans wait."""
+        waited = time.monotonic() - self._last_turn >= _BETWEEN_LIVE_SECONDS
+        return waited and self.seconds_until_due() <= 0.0
+
+    def destination_answers(self) -> None:
+        """Live spans were stored just now, so there is no need to wait any longer."""
+        if self._failures:
+            self._failures = 0
+            self._next_at = 0.0
+
+    def drain_own(self, go_on: Callable[[], bool]) -> None:
+        """Deliver what this process has spilled itself, as long as that works."""
+        if self._file is not None and not self._file.segment.own:
+            self.close()
+        while go_on() and (self._file is not None or self._spool.has_own_backlog):
+            if not self.turn(begun_after=math.inf):
+                return
+
+    def drain_children(self, go_on: Callable[[], bool]) -> None:
+        """Deliver what dead processes left that are younger than this one, as long as that works.
+
+        Those are its children above all, such as the workers of a pool. What is older may be a lot,
+        and did not need this process to be kept.
+        """
+        while not self._failures and go_on() and self.turn(begun_after=self._made_at):
+            pass
+
+    def turn(self, *, begun_after: float = 0.0) -> bool:
+        """Make one attempt at the next spans. False if there are none, or they were not taken.
+
+        Args:
+            begun_after: As in `Spool.borrow`.
+        """
+        self._last_turn = time.monotonic()
+        try:
+            return self._turn(begun_after)
+        except OSError as error:
+            _logger.debug("The spool could not be read", exc_info=True)
+            self._put_off(str(error))
+            self.close()
+            return False
+
+    def _turn(self, begun_after: float) -> bool:
+        file = self._file
+        if file is None:
+            segment = self._spool.borrow(begun_after=begun_after)
+            if segment is None:
+                self._next_at = time.monotonic() + _SCAN_SECONDS
+                return False
+            file = self._file = self._opened(segment)
+        unreadable = partial(self._spool.note_unreadable, file.segment)
+        if not file.fill(self._batch_size, unreadable):
+            self._end(file)
+            return True
+        return self._send(file)
+
+    def _opened(self, segment: Segment) -> _OpenFile:
+        try:
+            return _OpenFile(segment)
+        except OSError:
+            self._spool.give_back(segment, done=False)
+            raise
+
+    def _send(self, file: _OpenFile) -> bool:
+        try:
+            outcome = self._deliver(file.pending)
+        # Also what is no Exception: it would end the sender's thread.
+        except BaseException as error:
+            _logger.debug("The exporter raised", exc_info=True)
+            self._crashes += 1
+            crashed = self._crashes >= _MAX_CRASHES
+            outcome = Rejected(repr(error)) if crashed else Retry(repr(error))
+        if isinstance(outcome, Retry):
+            self._put_off(outcome.reason, outcome.after)
+            return False
+        if isinstance(outcome, Rejected) and not outcome.spans_to_blame:
+            # Another process, with other settings, may deliver them.
+            self._put_off(outcome.reason, self._backoff.longest)
+            if not file.segment.own:
+                self.close()
+            return False
+        self._settle(file, outcome)
+        return True
+
+    def _settle(self, file: _OpenFile, outcome: Sent | Rejected) -> None:
+        given = len(file.pending)
+        stored = min(outcome.spans, given) if isinstance(outcome, Sent) else 0
+        file.pending = []
+        self._failures = self._crashes = 0
+        self._next_at = 0.0
+        if stored:
+            self._spool.note_redelivery(file.segment, stored=stored)
+        if given > stored:
+            self._spool.note_refusal(file.segment, given - stored, outcome.reason)
+
+    def _put_off(self, reason: str, after: float | None = None) -> None:
+        self._failures += 1
+        self._obstacle = reason
+        self._next_at = time.monotonic() + self._backoff.delay(self._failures, after)
+        _logger.debug("The spool is put off: %s", reason)
+
+    def hold_back(self, until: float) -> None:
+        """Live spans were not taken: leave the destination alone until this `time.monotonic`."""
+        # Without a failure of its own, the next turn is no more than the next look for files.
+        self._next_at = max(self._next_at, until) if self._failures else until
+        self._failures += 1
+
+    def _end(self, file: _OpenFile) -> None:
+        self._file = None
+        file.close()
+        self._spool.give_back(file.segment, done=True)
+
+    def close(self) -> None:
+        """Leave a file that is not done to the next one who looks for files."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+            self._spool.give_back(file.segment, done=False)

@@ -1,0 +1,403 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the program's processor knows of the spool."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from mlflow_bridge._delivery.spool.directory import (
+    SpoolDirectory,
+    default_directory,
+    destination_key,
+)
+from mlflow_bridge._delivery.spool.journal import Journal
+from mlflow_bridge._delivery.spool.segment import Segment, locks_are_supported
+from mlflow_bridge._delivery.spool.status import SpoolStatus
+from mlflow_bridge._delivery.spool.writer import SegmentWriter
+from mlflow_bridge._process.rate_limited_log import Notices
+from mlflow_bridge._spans.otlp_json.encoder import SPAN_MARK
+
+if TYPE_CHECKING:
+    from mlflow_bridge._config.settings import MLflowDSPyConfig
+
+_logger = logging.getLogger(__name__)
+
+_SEGMENT_BYTES: Final = 4_194_304
+_LINE_SPANS: Final = 512
+# A disk that is full or read-only must not be asked again at every span.
+_PAUSE_SECONDS: Final = 1.0
+
+
+def directory_for(config: MLflowDSPyConfig) -> Path:
+    """Where the spool of this destination is.
+
+    Raises:
+        RuntimeError: There is no home directory.
+    """
+    base = config.spool_directory or default_directory()
+    return base.expanduser().absolute() / destination_key(_destination_of(config))
+
+
+def _destination_of(config: MLflowDSPyConfig) -> str:
+    if config.workspace is None:
+        return config.destination_description
+    return f"{config.destination_description}, workspace {config.workspace!r}"
+
+
+class Spool:
+    """Keeps spans in files, and gives them out again to be delivered: an `Overflow` and more.
+
+    ``accept`` and ``write_ahead`` are called by any thread of the program, and write to the disk
+    there. What they write survives the end of the process in any way; with ``fsync="batch"`` also
+    that of the machine, but for up to 512 spans that ended one by one. The methods for delivery are
+    called by the sender's thread only. Nothing here raises an OSError: what the disk does not take
+    is answered with False, and reported once per kind and minute.
+
+    Nothing is written, and no directory made, before there is a span to keep.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        destination: str = "",
+        max_bytes: int = 536_870_912,
+        max_age_seconds: float = 604_800.0,
+        fsync: Literal["never", "batch"] = "never",
+        write_ahead: bool = False,
+        segment_bytes: int = _SEGMENT_BYTES,
+    ) -> None:
+        """
+        Args:
+            path: The directory; other processes with the same destination may share it.
+            destination: Where its spans are to go, in words, for who finds the directory.
+            max_bytes: The most that all files take. At it, the oldest file is dropped that no
+                other living process owns; if there is none, ``accept`` refuses.
+            max_age_seconds: Files whose newest span is older are dropped.
+            fsync: Whether to wait for the disk.
+            write_ahead: Whether the processor writes down every span before it is sent.
+            segment_bytes: About the size of one file.
+        """
+        self._directory = SpoolDirectory(
+            path,
+            destination=destination,
+            max_bytes=max_bytes,
+            max_age_seconds=max_age_seconds,
+            on_drop=self._note_drop,
+        )
+        # So that the oldest part, which is dropped at the limit, is never all there is.
+        self._segment_bytes = min(segment_bytes, max(max_bytes // 4, 1))
+        self._sync = fsync == "batch"
+        self._spilled = self._new_writer()
+        self._journal = Journal(self._new_writer()) if write_ahead else None
+        self._begin()
+
+    def _new_writer(self) -> SegmentWriter:
+        return SegmentWriter(
+            self._directory,
+            segment_bytes=self._segment_bytes,
+            sync=self._sync,
+            droppable=self._give_up,
+        )
+
+    @classmethod
+    def from_config(cls, config: MLflowDSPyConfig) -> Spool | None:
+        """The spool of this destination, or None if there is to be none or cannot be."""
+        if not config.spool:
+            return None
+        try:
+            path = directory_for(config)
+        except RuntimeError as error:  # There is no home directory.
+            _logger.warning("Spans are kept in memory only: %s (setting: spool_directory).", error)
+            return None
+        if not locks_are_supported():
+            _logger.info("Spans are kept in memory only: no file locks on this platform.")
+            return None
+        return cls(
+            path,
+            destination=_destination_of(config),
+            max_bytes=config.spool_max_bytes,
+            max_age_seconds=config.spool_max_age_seconds,
+            fsync=config.spool_fsync,
+            write_ahead=config.write_ahead,
+        )
+
+    def _begin(self) -> None:
+        """What one process has for itself."""
+        self._notices = Notices(_logger)
+        self._counts = SpoolStatus()
+        self._counts_lock = threading.RLock()
+        self._refuses_until = 0.0
+        self._lent: Segment | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where the files are."""
+        return self._directory.path
+
+    @property
+    def writes_ahead(self) -> bool:
+        """Whether every span is to be on disk before it is sent."""
+        return self._journal is not None
+
+    def accept(self, spans: Sequence[ReadableSpan]) -> bool:
+        """Keep all of these spans, or none of them; see `Overflow`."""
+        absent = self._not_written_ahead(spans)
+        return not absent or self._written(absent)
+
+    def keep(self, spans: Sequence[ReadableSpan], *, until: float) -> int:
+        """Keep as many of these spans as there is time for, the first ones first.
+
+        Args:
+            spans: Those that write-ahead has on disk take no time.
+            until: A `time.monotonic` after which no more is written.
+
+        Returns:
+            How many are on disk.
+        """
+        absent = self._not_written_ahead(spans)
+        return len(spans) - len(absent) + self.take(absent, until=until)
+
+    def _not_written_ahead(self, spans: Sequence[ReadableSpan]) -> Sequence[ReadableSpan]:
+        journal = self._journal
+        return spans if journal is None else [span for span in spans if not journal.has(span)]
+
+    def take(self, spans: Sequence[ReadableSpan], *, until: float = math.inf) -> int:
+        """Write these spans as far as the disk takes them, in lines of some hundred.
+
+        Returns:
+            How many of the first ones were written.
+        """
+        taken = 0
+        while taken < len(spans) and time.monotonic() <= until:
+            count = self._write(spans[taken : taken + _LINE_SPANS], self._spilled.write_first)
+            taken += count
+            if not count:
+                break
+        return taken
+
+    def spill(self, spans: Sequence[ReadableSpan]) -> bool:
+        """Take spans over that waited in memory, to give them out again later."""
+        if not self._written(spans):
+            return False
+        self.settled(spans)
+        return True
+
+    def _written(self, spans: Sequence[ReadableSpan]) -> bool:
+        return self._write(spans, self._write_all) == len(spans)
+
+    def _write_all(self, spans: Sequence[ReadableSpan]) -> int:
+        self._spilled.write(spans)
+        return len(spans)
+
+    def _write(
+        self, spans: Sequence[ReadableSpan], write: Callable[[Sequence[ReadableSpan]], int]
+    ) -> int:
+        """How many of the first ones are written, or never will be."""
+        if time.monotonic() < self._refuses_until:
+            return 0
+        try:
+            return write(spans)
+        except OSError as error:
+            self._note_failure(error)
+            return 0
+        # Any: a value may bring code of the program's own, and the sender calls this.
+        except Exception as error:
+            return self._write_without_culprit(spans, error)
+
+    def _write_without_culprit(self, spans: Sequence[ReadableSpan], error: Exception) -> int:
+        """Write what can be, and give up the span that can never be: others would wait behind."""
+        if len(spans) > 1:
+            middle = len(spans) // 2
+            written = self._write(spans[:middle], self._write_all)
+            if written < middle:
+                return written
+            return middle + self._write(spans[middle:], self._write_all)
+        self._count(dropped=1, dropped_own=1)
+        self._notices.warn(
+            "impossible",
+            "Span %.120r cannot be kept on disk, and is lost: %s",
+            spans[0].name,
+            error,
+        )
+        return 1
+
+    def begin_write_ahead(self) -> None:
+        """Write every span down before it is sent, from now on in this process."""
+        if self._journal is None:
+            self._journal = Journal(self._new_writer())
+
+    def write_ahead(self, span: ReadableSpan) -> None:
+        """Write a span down that is about to be queued, if that is wanted. Never raises."""
+        if self._journal is None:
+            return
+        try:
+            if time.monotonic() >= self._refuses_until:
+                self._journal.write(span)
+                return
+        except Exception as error:
+            self._note_failure(error)
+        self._count(unjournaled=1)
+
+    def settled(self, spans: Sequence[ReadableSpan]) -> None:
+        """Forget what ``write_ahead`` wrote of spans that need it no longer. Never raises."""
+        if self._journal is None:
+            return
+        try:
+            self._journal.settled(spans)
+        except OSError as error:
+            self._note_failure(error)
+
+    def _note_failure(self, error: Exception) -> None:
+        if isinstance(error, OSError):
+            self._refuses_until = time.monotonic() + _PAUSE_SECONDS
+        self._notices.warn(
+            f"unwritable {type(error).__name__}",
+            "The spool %s cannot keep spans: %s (setting: spool_directory).",
+            self.path,
+            error,
+        )
+
+    @property
+    def has_own_backlog(self) -> bool:
+        """Whether spans that this process spilled wait for delivery."""
+        return any(segment.size for segment in self._spilled.segments())
+
+    def borrow(self, *, begun_after: float = 0.0) -> Segment | None:
+        """The file to deliver next: the oldest of this process, else of a dead one.
+
+        Args:
+            begun_after: Files of dead processes only if they are not older than this, in seconds
+                since the epoch; infinity for none of them.
+
+        Raises:
+            OSError: The directory cannot be used.
+        """
+        if not self._spilled.full:
+            self._spilled.seal()
+        segment = self._oldest_own()
+        if segment is None and begun_after < math.inf:
+            segment = self._directory.adopt_oldest(begun_after)
+        self._lent = segment
+        return segment
+
+    def _oldest_own(self) -> Segment | None:
+        while True:
+            try:
+                segment = self._spilled.full.popleft()
+            except IndexError:
+                return None
+            if not self._directory.drop_if_expired(segment):
+                return segment
+
+    def give_back(self, segment: Segment, *, done: bool) -> None:
+        """End the delivery of a file.
+
+        Args:
+            segment: The file.
+            done: Whether all of it is settled. If not, the next process begins it again.
+
+        Raises:
+            OSError: It cannot be removed.
+        """
+        self._lent = None
+        if done:
+            segment.delete()
+            return
+        if segment.is_removed:
+            self._directory.restore(segment, self._give_up)
+        segment.close()
+
+    def note_redelivery(self, segment: Segment, *, stored: int = 0, lost: int = 0) -> None:
+        """Count spans that were given out and are settled."""
+        own = segment.own
+        self._count(stored, lost, stored_own=stored * own, dropped_own=lost * own)
+
+    def note_unreadable(self, segment: Segment, line: bytes) -> None:
+        """Count the spans of a line that is torn or is no OTLP; as one, if none can be seen."""
+        self.note_redelivery(segment, lost=max(line.count(SPAN_MARK), 1))
+        self._notices.warn(
+            "unreadable", "A line of the spool file %s is torn and was left out.", segment.path
+        )
+
+    def note_refusal(self, segment: Segment, spans: int, reason: str) -> None:
+        """Count spans that MLflow will never take."""
+        self.note_redelivery(segment, lost=spans)
+        self._notices.warn(
+            "refused", "%d spans from the spool were refused for good: %s.", spans, reason
+        )
+
+    def _note_drop(self, why: str, segment: Segment) -> None:
+        spans = segment.count_spans()
+        self.note_redelivery(segment, lost=spans)
+        self._notices.warn(
+            why, "The oldest %d spans of the spool %s are lost: %s.", spans, self.path, why
+        )
+
+    def _give_up(self, path: Path) -> Segment | None:
+        """One of our own full files, to be dropped, unless it is being delivered."""
+        for segment in tuple(self._spilled.full):
+            if segment.path == path:
+                try:
+                    self._spilled.full.remove(segment)
+                except ValueError:  # Borrowed in this moment.
+                    return None
+                return segment
+        return None
+
+    def _count(
+        self,
+        redelivered: int = 0,
+        dropped: int = 0,
+        *,
+        stored_own: int = 0,
+        dropped_own: int = 0,
+        unjournaled: int = 0,
+    ) -> None:
+        with self._counts_lock:
+            before = self._counts
+            self._counts = SpoolStatus(
+                redelivered=before.redelivered + redelivered,
+                dropped=before.dropped + dropped,
+                stored_own=before.stored_own + stored_own,
+                dropped_own=before.dropped_own + dropped_own,
+                unjournaled=before.unjournaled + unjournaled,
+            )
+
+    def status(self) -> SpoolStatus:
+        """The numbers now. Reads the directory."""
+        entries = [entry for entry in self._directory.entries() if entry.bytes]
+        begun = min((entry.begun for entry in entries), default=None)
+        return replace(
+            self._counts,
+            bytes=sum(entry.bytes for entry in entries),
+            oldest_seconds=0.0 if begun is None else max(time.time() - begun, 0.0),
+        )
+
+    def close(self) -> None:
+        """Leave all files to the next process. May be used again, and repeated."""
+        try:
+            self._spilled.close()
+            if self._journal is not None:
+                self._journal.close()
+        except OSError as error:
+            self._note_failure(error)
+
+    def after_fork(self) -> None:
+        """In a forked child: all files are the parent's."""
+        self._spilled.forget_parents()
+        if self._journal is not None:
+            self._journal.forget_parents()
+        if self._lent is not None:
+            self._lent.close()
+        self._begin()

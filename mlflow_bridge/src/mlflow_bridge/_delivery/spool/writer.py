@@ -1,0 +1,170 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Appends lines to files of the spool, one file after the other."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from mlflow_bridge._delivery.spool.directory import SpoolDirectory
+from mlflow_bridge._delivery.spool.segment import Segment
+from mlflow_bridge._spans.otlp_json.encoder import first_line
+
+_SYNC_SPANS: Final = 512
+_LINE_BYTES: Final = 1_048_576
+"""So that a line is neither held in memory as a whole by the hundreds of spans with images in them,
+nor too long for the one who reads it."""
+_FEW_SPANS: Final = 32
+
+SpanKey = tuple[int, int]
+
+
+def key_of(span: ReadableSpan) -> SpanKey:
+    context = span.context
+    return (0, id(span)) if context is None else (context.trace_id, context.span_id)
+
+
+class SegmentWriter:
+    """The files that this process writes: one that grows, and full ones.
+
+    The lock is reentrant, since a span may end inside a garbage collection or a signal handler that
+    interrupted this very code in the same thread. What such a span needs is written to a file of
+    its own, so that it meets nothing half done.
+    """
+
+    def __init__(
+        self,
+        directory: SpoolDirectory,
+        *,
+        segment_bytes: int,
+        sync: bool,
+        droppable: Callable[[Path], Segment | None],
+    ) -> None:
+        self._directory = directory
+        self._segment_bytes = segment_bytes
+        self._line_bytes = min(_LINE_BYTES, segment_bytes)
+        self._sync = sync
+        self._droppable = droppable
+        self.lock = threading.RLock()
+        self.busy = False
+        """Whether the thread that holds the lock is changing something."""
+        self._current: Segment | None = None
+        self._unsynced = 0
+        self.full: deque[Segment] = deque()
+
+    def write(self, spans: Sequence[ReadableSpan]) -> Segment:
+        """Append these spans as one line, however long it gets; see `write_first`.
+
+        Returns:
+            The file that has them now.
+        """
+        return self._write(*first_line(spans))
+
+    def write_first(self, spans: Sequence[ReadableSpan]) -> int:
+        """Append the first of these spans as one line of about a MiB at most.
+
+        Returns:
+            How many they are: one at least.
+
+        Raises:
+            OSError: They could not be written; then nothing of them was.
+            ValueError, RecursionError: One of them cannot be, or they are too large.
+        """
+        line, count = first_line(spans, self._line_bytes)
+        try:
+            self._write(line, count)
+        except OSError:
+            if count <= _FEW_SPANS:
+                raise
+            # On a disk that is nearly full there may be room for some of them.
+            return self.write_first(spans[: count // 4])
+        return count
+
+    def _write(self, line: bytes, spans: int) -> Segment:
+        with self.lock:
+            if self.busy:
+                return self._write_apart(line, spans)
+            self.busy = True
+            try:
+                return self._append(line, spans)
+            finally:
+                self.busy = False
+
+    def _append(self, line: bytes, spans: int) -> Segment:
+        segment = self._current
+        if segment is not None and self._is_full(segment, len(line)):
+            self._seal(segment)
+            segment = None
+        if segment is None:
+            needed = max(self._segment_bytes, len(line))
+            segment = self._current = self._directory.create(needed, self._droppable)
+        segment.append(line, spans)
+        self._unsynced += spans
+        if self._sync and (self._unsynced >= _SYNC_SPANS or spans > 1):
+            segment.sync()
+            self._unsynced = 0
+        return segment
+
+    def _is_full(self, segment: Segment, more: int) -> bool:
+        # What is written to a file that somebody has removed, nobody finds after this process.
+        if segment.torn or segment.is_removed:
+            return True
+        return 0 < segment.size > self._segment_bytes - more
+
+    def _write_apart(self, line: bytes, spans: int) -> Segment:
+        segment = self._directory.create(len(line), self._droppable)
+        segment.append(line, spans)
+        self.full.append(segment)
+        return segment
+
+    def _seal(self, segment: Segment) -> None:
+        if self._sync and self._unsynced:
+            segment.sync()
+            self._unsynced = 0
+        self.full.append(segment)
+        self._current = None
+
+    def seal(self) -> None:
+        """End the file that grows, if there is anything in it."""
+        with self.lock:
+            if self._current is not None and self._current.size and not self.busy:
+                self._seal(self._current)
+
+    def is_current(self, segment: Segment) -> bool:
+        return segment is self._current
+
+    def segments(self) -> list[Segment]:
+        return [*self.full, *([self._current] if self._current is not None else [])]
+
+    def close(self) -> None:
+        """Give all files up; empty ones are removed. May be used again."""
+        with self.lock:
+            segments = self.segments()
+            if self._sync and self._unsynced and self._current is not None:
+                self._current.sync()
+            self.full.clear()
+            self._current = None
+            self._unsynced = 0
+        for segment in segments:
+            if segment.size:
+                if segment.is_removed:
+                    self._directory.restore(segment, self._droppable)
+                segment.close()
+            else:
+                segment.delete()
+
+    def forget_parents(self) -> None:
+        """In a forked child: all files are the parent's."""
+        for segment in self.segments():
+            segment.close()
+        self.full = deque()
+        self._current = None
+        self._unsynced = 0
+        self.lock = threading.RLock()
+        self.busy = False

@@ -1,0 +1,180 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What became of the spans, in numbers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mlflow_bridge._delivery.slots import Slots
+from mlflow_bridge._delivery.spool.status import SpoolStatus
+
+
+@dataclass(frozen=True)
+class DeliveryStatus:
+    """Counters of one processor in this process; a forked child starts from zero.
+
+    ``accepted`` is the sum of ``stored``, ``rejected``, ``filtered``, ``queued``, ``spilled`` and
+    ``dropped``, at any moment.
+    """
+
+    accepted: int
+    """Sampled spans that ended."""
+    stored: int
+    """Spans that MLflow has confirmed."""
+    retried: int
+    """Attempts that failed for the moment and were repeated."""
+    rejected: int
+    """Spans that MLflow refused for good."""
+    dropped: int
+    """Spans lost: no room for them, or not delivered in time at shutdown."""
+    spilled: int
+    """Spans given to the overflow."""
+    queued: int
+    """Spans that wait, or are being sent."""
+    last_error: str | None
+    """Why the latest attempt or admission failed that did."""
+    recovered: int = 0
+    """Spilled spans that were stored after all."""
+    kept: int = 0
+    """Spilled spans that are still with the overflow."""
+    redelivered: int = 0
+    """Spans stored from the spool, also those that other processes left there."""
+    spool_dropped: int = 0
+    """Spans lost from the spool, whoever left them there: at its limits, unreadable or refused."""
+    spool_bytes: int = 0
+    """What all processes with this destination have on disk."""
+    spool_oldest_seconds: float = 0.0
+    """How long ago the oldest file of the spool was begun; 0 if it is empty."""
+    not_written_ahead: int = 0
+    """Spans that were to be on disk before they were sent, and were not."""
+    filtered: int = 0
+    """Spans of traces that are not for MLflow, since nothing of DSPy or GenAI is in them."""
+    held: int = 0
+    """Queued spans of traces of which it is not known yet whether they are for MLflow."""
+    queue_capacity: int = 0
+    """The most spans that may be queued."""
+    destination: str = ""
+    """Where the spans go, in words; without secrets."""
+
+    @property
+    def missing(self) -> int:
+        """Spans that are not in MLflow, nor on their way."""
+        return self.rejected + self.dropped + self.spilled - self.recovered
+
+
+class Counters:
+    """The numbers behind `DeliveryStatus`, changed by any thread.
+
+    A span that waits is counted by its slot. ``settle`` moves it from there to one of the other
+    numbers in one step, so that no span is counted twice or not at all at any moment.
+
+    The lock is reentrant for the same reason as in `Notices`.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._stored = 0
+        self._retried = 0
+        self._rejected = 0
+        self._dropped = 0
+        self._dropped_from_queue = 0
+        self._spilled = 0
+        self._filtered = 0
+        self._last_error: str | None = None
+
+    def add(
+        self,
+        *,
+        stored: int = 0,
+        rejected: int = 0,
+        filtered: int = 0,
+        spilled: int = 0,
+        dropped: int = 0,
+    ) -> None:
+        """Count spans that hold no slot."""
+        with self.lock:
+            self._stored += stored
+            self._rejected += rejected
+            self._filtered += filtered
+            self._spilled += spilled
+            self._dropped += dropped
+
+    def settle(self, slots: Slots, count: int, **outcomes: int) -> None:
+        """Free the slots of so many spans, and count what became of each.
+
+        Args:
+            slots: Where the spans hold their slots.
+            count: How many spans they are.
+            **outcomes: How many of them had which outcome, as in `add`.
+        """
+        with self.lock:
+            self.add(**outcomes)
+            self._dropped_from_queue += outcomes.get("dropped", 0)
+            slots.give_back(count)
+
+    def settle_late(self, slots: Slots, count: int, **outcomes: int) -> None:
+        """As `settle`, where the spans were counted as lost if all slots were freed before."""
+        with self.lock:
+            self.add(**outcomes)
+            self.add(dropped=slots.give_back_own(count) - count)
+            self._dropped_from_queue += outcomes.get("dropped", 0)
+
+    def failed_attempt(self, reason: str) -> None:
+        with self.lock:
+            self._retried += 1
+            self._last_error = reason
+
+    def error(self, reason: str) -> None:
+        with self.lock:
+            self._last_error = reason
+
+    @property
+    def lost_after_admission(self) -> int:
+        with self.lock:
+            return self._rejected + self._dropped_from_queue
+
+    def status(
+        self,
+        waiting: Iterable[Slots],
+        spool: SpoolStatus | None,
+        *,
+        held: int,
+        destination: str,
+    ) -> DeliveryStatus:
+        """The numbers now.
+
+        Args:
+            waiting: The slots of the spans that wait.
+            spool: The numbers of the spool, if there is one.
+            held: How many of the waiting spans the filter holds.
+            destination: Where the spans go, in words.
+        """
+        spool = spool or SpoolStatus()
+        rooms = tuple(waiting)
+        with self.lock:
+            queued = sum(slots.used for slots in rooms)
+            settled = self._stored + self._rejected + self._filtered
+            return DeliveryStatus(
+                accepted=settled + queued + self._spilled + self._dropped,
+                stored=self._stored,
+                retried=self._retried,
+                rejected=self._rejected,
+                dropped=self._dropped,
+                spilled=self._spilled,
+                queued=queued,
+                last_error=self._last_error,
+                recovered=spool.stored_own,
+                kept=max(self._spilled - spool.stored_own - spool.dropped_own, 0),
+                redelivered=spool.redelivered,
+                spool_dropped=spool.dropped,
+                spool_bytes=spool.bytes,
+                spool_oldest_seconds=spool.oldest_seconds,
+                not_written_ahead=spool.unjournaled,
+                filtered=self._filtered,
+                held=held,
+                queue_capacity=sum(slots.capacity for slots in rooms),
+                destination=destination,
+            )

@@ -1,0 +1,189 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which traces are MLflow's: those with a DSPy or GenAI span in them."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from mlflow_bridge._spans.enrichment import EXPERIMENT_ID, SOURCE_RUN, TRACE_TAG_PREFIX
+from mlflow_bridge._spans.local_root import is_local_root
+from mlflow_bridge._spans.trace_context import CONVERSATION_ID
+from opentelemetry.instrumentation.dspy.semconv import DSPY_UNFINISHED
+
+_DSPY: Final = "opentelemetry.instrumentation.dspy"
+_PREFIXES: Final = ("dspy.", "gen_ai.", "llm.", "mlflow.", "openinference.", "traceloop.")
+# What the bridge itself writes on any span.
+_NO_SIGN: Final = frozenset(
+    {CONVERSATION_ID, DSPY_UNFINISHED, EXPERIMENT_ID, SOURCE_RUN, "mlflow.traceRequestId"}
+)
+
+_MAX_AGE_SECONDS: Final = 300.0
+_REMEMBERED: Final = 65_536
+_REMEMBERED_ROOTS: Final = 1024
+
+
+@dataclass
+class _Undecided:
+    """The ended spans of a trace in which nothing of DSPy or GenAI was seen so far."""
+
+    since: float
+    spans: list[ReadableSpan] = field(default_factory=list[ReadableSpan])
+    root: ReadableSpan | None = None
+    """Its local root, the last one if there are several, once that has ended."""
+
+
+class TraceFilter:
+    """Passes on the spans of traces that have a DSPy or GenAI span, and holds others back.
+
+    A span counts as one of GenAI by its scope, which is that of our instrumentation, or by an
+    attribute of a vocabulary for it, MLflow's own spans included. From the first such span on, a
+    trace passes, and what was held of it comes first. What is held of a trace is dropped when its
+    local root has ended and no other span of it is open in this process. A root that was dropped is
+    remembered for a while, for a task may go on with its trace: then it is sent after all.
+
+    Nothing is held for ever: a trace passes as a whole, whatever is in it, when it has been held
+    for five minutes, or when more than ``max_spans`` are held, the oldest one first. That is looked
+    at when spans come.
+
+    Called by one thread at a time.
+
+    Args:
+        max_spans: The most spans that may be held.
+        open_traces: Gives the traces that have an open span in this process.
+        clock: Seconds, as from `time.monotonic`.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_spans: int,
+        open_traces: Callable[[], set[int]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._max_spans = max_spans
+        self._open_traces = open_traces
+        self._clock = clock
+        self._wanted: OrderedDict[int, None] = OrderedDict()
+        self._undecided: OrderedDict[int, _Undecided] = OrderedDict()
+        self._dropped_roots: OrderedDict[int, ReadableSpan | None] = OrderedDict()
+        self.held = 0
+        """Spans that are held back now."""
+        self._revived: list[ReadableSpan] = []
+
+    def sort(self, spans: Sequence[ReadableSpan]) -> tuple[list[ReadableSpan], list[ReadableSpan]]:
+        """Divide spans that have ended, and what is held, into those to send and those to drop."""
+        for span in spans:
+            if is_of_genai(span):
+                self._want(_trace_of(span))
+        sent: list[ReadableSpan] = []
+        dropped: list[ReadableSpan] = []
+        now = self._clock()
+        for span in spans:
+            trace = _trace_of(span)
+            if trace in self._wanted:
+                self._wanted.move_to_end(trace)
+                sent += self._released(trace)
+                sent.append(span)
+            elif trace in self._dropped_roots:
+                dropped.append(span)
+            else:
+                self._hold(trace, span, now)
+        dropped += self._decided()
+        sent += self._overdue(now)
+        return sent, dropped
+
+    def wanted(self) -> list[int]:
+        """The traces that pass. May be called by any thread."""
+        # One call into C, which no other thread interrupts.
+        return list(self._wanted)
+
+    def want(self, traces: Iterable[int]) -> None:
+        """Let these traces pass; what is known of them is given out by the next `sort`."""
+        for trace in traces:
+            self._want(trace)
+
+    def take_revived(self) -> list[ReadableSpan]:
+        """Roots that were dropped before the last `sort`, and are wanted after all."""
+        revived, self._revived = self._revived, []
+        return revived
+
+    def close(self) -> list[ReadableSpan]:
+        """Give out what is held, which is what nothing of GenAI was seen with."""
+        return [span for trace in tuple(self._undecided) for span in self._released(trace)]
+
+    def _want(self, trace: int) -> None:
+        if trace in self._wanted:
+            return
+        self._wanted[trace] = None
+        root = self._dropped_roots.pop(trace, None)
+        if root is not None:
+            self._revived.append(root)
+        if len(self._wanted) > _REMEMBERED:
+            self._forget_some()
+
+    def _forget_some(self) -> None:
+        still_open = self._open_traces()
+        for trace in [*self._wanted][: _REMEMBERED // 4]:
+            if trace not in still_open:
+                del self._wanted[trace]
+
+    def _hold(self, trace: int, span: ReadableSpan, now: float) -> None:
+        undecided = self._undecided.get(trace)
+        if undecided is None:
+            undecided = self._undecided[trace] = _Undecided(now)
+        undecided.spans.append(span)
+        if is_local_root(span):
+            undecided.root = span
+        self.held += 1
+
+    def _released(self, trace: int) -> list[ReadableSpan]:
+        undecided = self._undecided.pop(trace, None)
+        if undecided is None:
+            return []
+        self.held -= len(undecided.spans)
+        return undecided.spans
+
+    def _decided(self) -> Iterable[ReadableSpan]:
+        """The spans of traces that have ended without anything of GenAI in them."""
+        rooted = {trace: entry.root for trace, entry in self._undecided.items() if entry.root}
+        if not rooted:
+            return
+        still_open = self._open_traces()
+        for trace, root in rooted.items():
+            if trace not in still_open:
+                self._dropped_roots[trace] = root
+                yield from self._released(trace)
+        while len(self._dropped_roots) > _REMEMBERED_ROOTS:
+            self._dropped_roots.popitem(last=False)
+
+    def _overdue(self, now: float) -> Iterable[ReadableSpan]:
+        """The spans of traces that are held no longer, at the limits."""
+        while self._undecided:
+            trace, entry = next(iter(self._undecided.items()))
+            if self.held <= self._max_spans and now - entry.since <= _MAX_AGE_SECONDS:
+                return
+            self._want(trace)
+            yield from self._released(trace)
+
+
+def is_of_genai(span: ReadableSpan) -> bool:
+    """Whether a trace with this span in it is one for MLflow."""
+    scope = span.instrumentation_scope
+    if scope is not None and scope.name == _DSPY:
+        return True
+    return any(
+        key.startswith(_PREFIXES) and key not in _NO_SIGN and not key.startswith(TRACE_TAG_PREFIX)
+        for key in span.attributes or ()
+    )
+
+
+def _trace_of(span: ReadableSpan) -> int:
+    context = span.context
+    return 0 if context is None else context.trace_id

@@ -1,0 +1,318 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""One attempt at storing ended spans: mapped, grouped, sent, and what is refused divided."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+from weakref import WeakSet
+
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.sdk.trace import ReadableSpan
+
+from mlflow_bridge._export.batches import Batch, batches_of
+from mlflow_bridge._export.bisection import Attempt, Evidence
+from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent, kind_of
+from mlflow_bridge._export.destination import Destination
+from mlflow_bridge._export.mapping.span import MappedSpan, SpanMapper
+from mlflow_bridge._process.rate_limited_log import Notices
+
+logger = logging.getLogger(__name__)
+
+_CLOSED: Final = Rejected("the exporter is shut down", divisible=False, spans_to_blame=False)
+_INTERRUPTED: Final = Retry("the exporter is being shut down")
+# What a mistake of ours or MLflow's over the value of one span looks like.
+_ABOUT_VALUES: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+
+# Below these sizes nothing is divided or cut any further.
+_MIN_BATCH_BYTES: Final = 65_536
+_MIN_ATTRIBUTE_BYTES: Final = 1024
+
+_SpanKey = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ExporterStats:
+    """What an exporter has done so far.
+
+    Attributes:
+        sent: Spans stored in MLflow.
+        rejected: Spans that MLflow refused for good.
+        abandoned: Spans given up because MLflow could not take them in time.
+        retried: Attempts that MLflow could not take.
+        last_error: Reason of the last failure of any kind; empty if there was none.
+    """
+
+    sent: int = 0
+    rejected: int = 0
+    abandoned: int = 0
+    retried: int = 0
+    last_error: str = ""
+
+
+class Delivery:
+    """Stores spans in one destination. Thread-safe: attempts are made one after the other.
+
+    The lock guards the destination and the progress of the current attempt; the statistics have
+    one of their own, so that they can be read while a destination hangs.
+
+    Args:
+        destination: Where the spans go; from now on this delivery's alone.
+        max_attribute_bytes: Longest attribute value.
+        max_batch_bytes: About how much goes into one write.
+    """
+
+    def __init__(
+        self, destination: Destination, *, max_attribute_bytes: int, max_batch_bytes: int
+    ) -> None:
+        self._destination = destination
+        self._mapper = SpanMapper(max_attribute_bytes)
+        self._max_attribute_bytes = max_attribute_bytes
+        self._max_batch_bytes = max_batch_bytes
+        self._evidence = Evidence()
+        self._notices = Notices(logger)
+        self._stats = ExporterStats()
+        # Spans of the last attempt that were settled before it met a Retry, and whether stored.
+        self._settled: dict[_SpanKey, bool] = {}
+        self.closing = threading.Event()
+        self._renew_locks()
+        _live.add(self)
+
+    def _renew_locks(self) -> None:
+        self._lock = threading.Lock()
+        self._stats_lock = threading.Lock()
+
+    def after_fork(self) -> None:
+        """In a forked child: the threads that held the locks are the parent's."""
+        self._renew_locks()
+        self._settled = {}
+        closing = threading.Event()
+        if self.closing.is_set():
+            closing.set()
+        self.closing = closing
+
+    @property
+    def stats(self) -> ExporterStats:
+        """The numbers so far."""
+        with self._stats_lock:
+            return self._stats
+
+    def count(self, *, abandoned: int = 0, error: str = "") -> None:
+        """Note spans that the caller gave up."""
+        self._add(abandoned=abandoned, error=error)
+
+    def warm_up(self) -> Retry | Rejected | None:
+        """Open the destination now; what is in the way, if anything."""
+        with self._lock, suppress_instrumentation():
+            return self._destination.warm_up()
+
+    def attempt(self, spans: Sequence[ReadableSpan]) -> Outcome:
+        """Try once to store these spans. See `MLflowSpanExporter.deliver`."""
+        with self._lock, suppress_instrumentation():
+            if self.closing.is_set():
+                return self._refuse_all(spans)
+            try:
+                return self._attempt(spans)
+            finally:
+                self._forget_settled_of_others(spans)
+
+    def close(self, seconds: float) -> bool:
+        """Make no further attempt, and free the destination unless it hangs for longer than this.
+
+        Returns:
+            Whether no attempt is running any more.
+        """
+        self.closing.set()
+        if not self._lock.acquire(timeout=max(seconds, 0.0)):
+            return False
+        try:
+            self._destination.close()
+        finally:
+            self._lock.release()
+        return True
+
+    def _attempt(self, spans: Sequence[ReadableSpan]) -> Outcome:
+        refusals: list[tuple[str, Rejected]] = []
+        mapped = self._map(self._unsettled(spans), refusals)
+        self._evidence.begin(_key(mapped[0].source)[1] if mapped else None)
+        attempt = Attempt(
+            self._send, _Entries(self._settle, refusals), self._evidence, self._smaller
+        )
+        retry = attempt.run(batches_of(mapped, self._max_batch_bytes))
+        if attempt.refused_bytes is not None:
+            self._max_batch_bytes = max(attempt.refused_bytes // 2, _MIN_BATCH_BYTES)
+        if retry is None:
+            return self._conclusion(spans, refusals)
+        self._add(retried=1, error=retry.reason)
+        self._report(refusals)
+        return retry
+
+    def _smaller(self, batch: Batch) -> Batch | None:
+        """A batch of one span whose values are cut, for a server that takes no larger requests."""
+        [span] = batch.spans
+        limit = min(self._max_attribute_bytes, span.size)
+        while (limit := limit // 4) >= _MIN_ATTRIBUTE_BYTES:
+            shorter = SpanMapper(limit).map(span.source)
+            if shorter.size < span.size:
+                self._notices.warn(
+                    "cut",
+                    "%s was too large for MLflow: values longer than %d bytes were cut "
+                    "(setting: max_attribute_bytes).",
+                    _shown_name(span.source),
+                    limit,
+                )
+                return replace(batch, spans=(shorter,))
+        return None
+
+    def _send(self, batch: Batch) -> Outcome:
+        if self.closing.is_set():
+            return _INTERRUPTED
+        try:
+            outcome = self._destination.send(batch)
+        except _ABOUT_VALUES as error:
+            logger.debug("A batch could not be sent", exc_info=True)
+            return Rejected(f"the spans could not be converted: {type(error).__name__} {error}")
+        except Exception as error:
+            logger.debug("A batch could not be sent", exc_info=True)
+            reason = f"an unexpected failure: {type(error).__name__} {error}"
+            return Retry(reason, about_spans=True)
+        if isinstance(outcome, Sent) and outcome.reason and not outcome.rejected:
+            self._notices.warn(
+                kind_of(outcome.reason), "MLflow took all spans, but %s", outcome.reason
+            )
+        return outcome
+
+    def _map(
+        self, spans: Iterable[ReadableSpan], refusals: list[tuple[str, Rejected]]
+    ) -> list[MappedSpan]:
+        mapped: list[MappedSpan] = []
+        for span in spans:
+            try:
+                mapped.append(self._mapper.map(span))
+            except Exception as error:
+                logger.debug("A span could not be mapped", exc_info=True)
+                reason = f"the span could not be converted: {type(error).__name__} {error}"
+                self._settle([span], stored=False, error=reason)
+                refusals.append((_shown_name(span), Rejected(reason)))
+        return mapped
+
+    def _conclusion(
+        self, spans: Sequence[ReadableSpan], refusals: list[tuple[str, Rejected]]
+    ) -> Outcome:
+        stored = sum(self._settled.get(_key(span), False) for span in spans)
+        rejected = len(spans) - stored
+        self._settled = {}
+        if stored or not spans:
+            self._report(refusals)
+            reason = refusals[-1][1].reason if refusals else ""
+            return Sent(stored, rejected, reason)
+        if not refusals:  # All of them were refused in the attempt before.
+            return Rejected(self.stats.last_error)
+        # The caller, who sees that nothing was stored, reports it.
+        names, outcome = refusals[-1]
+        return replace(outcome, reason=f"{outcome.reason} ({names})")
+
+    def _report(self, refusals: list[tuple[str, Rejected]]) -> None:
+        for names, outcome in refusals:
+            self._notices.warn(
+                kind_of(outcome.reason), "MLflow did not take %s: %s", names, outcome.reason
+            )
+
+    def _refuse_all(self, spans: Sequence[ReadableSpan]) -> Rejected:
+        self._add(rejected=len(spans), error=_CLOSED.reason)
+        return _CLOSED
+
+    def _unsettled(self, spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
+        return [span for span in spans if _key(span) not in self._settled]
+
+    def _forget_settled_of_others(self, spans: Sequence[ReadableSpan]) -> None:
+        # The same span may be delivered again one day, after a redelivery for instance.
+        if self._settled:
+            keys = {_key(span) for span in spans}
+            self._settled = {key: stored for key, stored in self._settled.items() if key in keys}
+
+    def _settle(self, spans: Sequence[ReadableSpan], *, stored: bool, error: str = "") -> None:
+        for span in spans:
+            self._settled[_key(span)] = stored
+        if stored:
+            self._add(sent=len(spans))
+        else:
+            self._add(rejected=len(spans), error=error)
+
+    def _add(
+        self,
+        *,
+        sent: int = 0,
+        rejected: int = 0,
+        abandoned: int = 0,
+        retried: int = 0,
+        error: str = "",
+    ) -> None:
+        with self._stats_lock:
+            before = self._stats
+            self._stats = ExporterStats(
+                sent=before.sent + sent,
+                rejected=before.rejected + rejected,
+                abandoned=before.abandoned + abandoned,
+                retried=before.retried + retried,
+                last_error=error or before.last_error,
+            )
+
+
+class _Entries:
+    """The ledger of one attempt.
+
+    Args:
+        settle: Counts spans.
+        refusals: What is to be reported, added to.
+    """
+
+    def __init__(self, settle: _Settle, refusals: list[tuple[str, Rejected]]) -> None:
+        self._settle = settle
+        self._refusals = refusals
+
+    def stored(self, batch: Batch, sent: Sent) -> None:
+        sources = [item.source for item in batch.spans]
+        # Which ones were left out is not said; the numbers are right all the same.
+        self._settle(sources[: sent.spans], stored=True)
+        left_out = sources[sent.spans :]
+        if left_out:
+            self._settle(left_out, stored=False, error=sent.reason)
+            self._refusals.append((f"{len(left_out)} spans", Rejected(sent.reason)))
+
+    def refused(self, batch: Batch, refusal: Rejected) -> None:
+        sources = [item.source for item in batch.spans]
+        self._settle(sources, stored=False, error=refusal.reason)
+        names = _shown_name(sources[0]) if len(sources) == 1 else f"{len(sources)} spans"
+        self._refusals.append((names, replace(refusal, divisible=len(sources) == 1)))
+
+
+class _Settle(Protocol):
+    def __call__(self, spans: Sequence[ReadableSpan], *, stored: bool, error: str = "") -> None: ...
+
+
+def _key(span: ReadableSpan) -> _SpanKey:
+    context = span.context
+    # A span without a context is refused; until then, it has to be told from others.
+    return (0, id(span)) if context is None else (context.trace_id, context.span_id)
+
+
+def _shown_name(span: ReadableSpan) -> str:
+    return f"span {span.name[:120]!r}"
+
+
+_live: WeakSet[Delivery] = WeakSet()
+
+
+def _renew_after_fork() -> None:
+    for delivery in list(_live):
+        delivery.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_after_fork)

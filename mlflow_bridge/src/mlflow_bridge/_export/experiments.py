@@ -1,0 +1,118 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which experiment spans go to, and whether they still may.
+
+MLflow takes spans for a deleted experiment without a word, and nobody ever sees them. So each
+experiment is looked up before it is written to, and again from time to time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from mlflow_bridge._config.settings import MLflowDSPyConfig
+from mlflow_bridge._export.contract import Rejected, Retry
+
+_SETTINGS: Final = "MLFLOW_EXPERIMENT_NAME, MLFLOW_EXPERIMENT_ID"
+_VALID_SECONDS: Final = 60.0
+# A program with an experiment for each of its users must not fill the memory.
+_MAX_KNOWN: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """An experiment as MLflow describes it."""
+
+    experiment_id: str
+    name: str
+    active: bool
+
+
+Found = Experiment | Retry | None
+"""``None`` if there is no such experiment; `Retry` if that cannot be told."""
+
+
+class ExperimentDirectory(Protocol):
+    """How a destination finds experiments. Nothing is raised."""
+
+    def by_id(self, experiment_id: str) -> Found: ...
+
+    def by_name(self, name: str) -> Found: ...
+
+    def create(self, name: str) -> Found:
+        """Create it, unless another process was faster, and return it."""
+        ...
+
+
+class Experiments:
+    """Tells the ids of experiments that may be written to. Used by one thread at a time.
+
+    Args:
+        config: Names the experiment for spans that name none.
+        directory: Where experiments are looked up.
+        clock: Gives seconds.
+    """
+
+    def __init__(
+        self,
+        config: MLflowDSPyConfig,
+        directory: ExperimentDirectory,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._directory = directory
+        self._clock = clock
+        # Under the id that spans name, or None for the configured one: id, and until when.
+        self._known: dict[str | None, tuple[str, float]] = {}
+
+    def resolve(self, named: str | None) -> str | Retry | Rejected:
+        """The id of the experiment for a batch.
+
+        Args:
+            named: The id that the spans name themselves; ``None`` for the configured experiment.
+
+        Returns:
+            The id, `Rejected` for spans that name an experiment which cannot be written to, or
+            `Retry` where the configured one cannot, which somebody may put right.
+        """
+        known = self._known.get(named)
+        if known is not None and self._clock() < known[1]:
+            return known[0]
+        found = self._configured() if named is None else self._directory.by_id(named)
+        if isinstance(found, Retry):
+            return found
+        if isinstance(found, Experiment) and found.active:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[named] = (found.experiment_id, self._clock() + _VALID_SECONDS)
+            return found.experiment_id
+        if named is None:
+            return Retry(self._what_is_wrong(found), lasting=True)
+        kind = "is deleted" if found else "does not exist"
+        return Rejected(
+            f"the experiment that the spans name {kind} (mlflow.experimentId): id {named[:40]}",
+            divisible=False,
+        )
+
+    def forget(self) -> None:
+        """Look everything up again: what is known has turned out to be wrong."""
+        self._known.clear()
+
+    def _configured(self) -> Found:
+        name = self._config.effective_experiment_name
+        if name is None:
+            return self._directory.by_id(str(self._config.experiment_id))
+        return self._directory.by_name(name) or self._directory.create(name)
+
+    def _what_is_wrong(self, found: Experiment | None) -> str:
+        if found is not None:
+            return (
+                f"the experiment is deleted ({_SETTINGS}): {found.name!r}, id "
+                f"{found.experiment_id}; restore it or choose another"
+            )
+        name = self._config.effective_experiment_name
+        which = f"id {self._config.experiment_id}" if name is None else repr(name)
+        return f"there is no such experiment ({_SETTINGS}): {which}"

@@ -1,0 +1,181 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""A span's inputs and outputs, and how MLflow is to show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from mlflow_bridge._export.mapping.messages import chat_of, openai_tools
+from mlflow_bridge._export.mapping.storable import Storable, json_text, parsed_json, storable
+from mlflow_bridge._export.mapping.summaries import summary_of
+from opentelemetry.instrumentation.dspy import semconv
+
+INPUTS: Final = "mlflow.spanInputs"
+OUTPUTS: Final = "mlflow.spanOutputs"
+MESSAGE_FORMAT: Final = "mlflow.message.format"
+CHAT_TOOLS: Final = "mlflow.chat.tools"
+
+_SYSTEM_INSTRUCTIONS: Final = "gen_ai.system_instructions"
+_RETRIEVAL_QUERY: Final = "gen_ai.retrieval.query.text"
+_RETRIEVAL_DOCUMENTS: Final = "gen_ai.retrieval.documents"
+# OpenInference
+_INPUT_VALUE: Final = "input.value"
+_INPUT_MIME_TYPE: Final = "input.mime_type"
+_OUTPUT_VALUE: Final = "output.value"
+_OUTPUT_MIME_TYPE: Final = "output.mime_type"
+
+# Attributes that hold JSON by definition, the most particular first.
+_JSON_INPUTS: Final = (
+    semconv.DSPY_MODULE_INPUT,
+    semconv.DSPY_ADAPTER_INPUT,
+    semconv.GEN_AI_TOOL_CALL_ARGUMENTS,
+    semconv.DSPY_EMBEDDER_INPUT,
+    semconv.DSPY_INTERPRETER_INPUT,
+    semconv.DSPY_EXAMPLE_INPUT,
+)
+_JSON_OUTPUTS: Final = (
+    semconv.DSPY_MODULE_OUTPUT,
+    semconv.DSPY_ADAPTER_OUTPUT,
+    semconv.GEN_AI_TOOL_CALL_RESULT,
+    semconv.DSPY_INTERPRETER_OUTPUT,
+)
+_REQUEST_PARAMETERS: Final = {
+    semconv.GEN_AI_REQUEST_TEMPERATURE: "temperature",
+    semconv.GEN_AI_REQUEST_TOP_P: "top_p",
+    semconv.GEN_AI_REQUEST_TOP_K: "top_k",
+    semconv.GEN_AI_REQUEST_MAX_TOKENS: "max_tokens",
+    semconv.GEN_AI_REQUEST_SEED: "seed",
+    semconv.GEN_AI_REQUEST_FREQUENCY_PENALTY: "frequency_penalty",
+    semconv.GEN_AI_REQUEST_PRESENCE_PENALTY: "presence_penalty",
+    semconv.GEN_AI_REQUEST_STOP_SEQUENCES: "stop",
+    semconv.GEN_AI_REQUEST_CHOICE_COUNT: "n",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ContentFields:
+    """MLflow's attributes for a span's content, and the attributes that they stand for."""
+
+    fields: dict[str, Storable]
+    consumed: frozenset[str]
+
+
+def content_fields(source: Mapping[str, Any], limit: int) -> ContentFields:
+    """Inputs, outputs and tools of the span with these attributes; none where none is recorded."""
+    draft = _Draft(source, limit)
+    if INPUTS not in source and OUTPUTS not in source:
+        draft.add_values()
+        draft.add_chat()
+        draft.add_summary()
+    draft.add_tools()
+    return ContentFields(draft.fields, frozenset(draft.consumed))
+
+
+class _Draft:
+    """Collects the fields of one span and what they were made from."""
+
+    def __init__(self, source: Mapping[str, Any], limit: int) -> None:
+        self._source = source
+        self._limit = limit
+        self.fields: dict[str, Storable] = {}
+        self.consumed: set[str] = set()
+
+    def add_values(self) -> None:
+        for key in _JSON_INPUTS:
+            self._add(INPUTS, key, is_json=True)
+        for key in _JSON_OUTPUTS:
+            self._add(OUTPUTS, key, is_json=True)
+        self._add_retrieval()
+        self._add_of_stated_type(INPUTS, _INPUT_VALUE, _INPUT_MIME_TYPE)
+        self._add_of_stated_type(OUTPUTS, _OUTPUT_VALUE, _OUTPUT_MIME_TYPE)
+
+    def add_chat(self) -> None:
+        asked, answered = semconv.GEN_AI_INPUT_MESSAGES, semconv.GEN_AI_OUTPUT_MESSAGES
+        if asked not in self._source and answered not in self._source:
+            return
+        chat = chat_of(
+            parsed_json(self._source.get(asked)),
+            parsed_json(self._source.get(answered)),
+            system_instructions=parsed_json(self._source.get(_SYSTEM_INSTRUCTIONS)),
+            parameters=self._request_parameters(),
+            is_dspy=semconv.DSPY_OPERATION in self._source,
+        )
+        if chat.inputs is not None and INPUTS not in self.fields:
+            self.fields[INPUTS] = json_text(chat.inputs, self._limit)
+            self.consumed |= {asked, _SYSTEM_INSTRUCTIONS}
+        if chat.outputs is not None and OUTPUTS not in self.fields:
+            self.fields[OUTPUTS] = json_text(chat.outputs, self._limit)
+            self.consumed.add(answered)
+        if self.fields:
+            self.fields[MESSAGE_FORMAT] = chat.message_format
+
+    def add_summary(self) -> None:
+        """For what has no values; the attributes stay, since searches are made by them."""
+        summary = summary_of(self._source)
+        for field, figures in ((INPUTS, summary.inputs), (OUTPUTS, summary.outputs)):
+            if figures is not None and field not in self.fields:
+                self.fields[field] = json_text(figures, self._limit)
+
+    def add_tools(self) -> None:
+        definitions = parsed_json(self._source.get(semconv.GEN_AI_TOOL_DEFINITIONS))
+        tools = openai_tools(definitions)
+        if tools and CHAT_TOOLS not in self._source:
+            self.fields[CHAT_TOOLS] = json_text(tools, self._limit)
+            if len(tools) == len(definitions):
+                self.consumed.add(semconv.GEN_AI_TOOL_DEFINITIONS)
+
+    def _add(self, field: str, key: str, *, is_json: bool) -> None:
+        if field in self.fields or key not in self._source:
+            return
+        value = _content(self._source[key], is_json=is_json, limit=self._limit)
+        if value is not None:
+            self.fields[field] = value
+        self.consumed.add(key)
+
+    def _add_of_stated_type(self, field: str, key: str, mime_type_key: str) -> None:
+        mime_type = str(self._source.get(mime_type_key, ""))
+        self._add(field, key, is_json=mime_type.startswith("application/json"))
+        if key in self.consumed:
+            self.consumed.add(mime_type_key)
+
+    def _add_retrieval(self) -> None:
+        query = self._source.get(_RETRIEVAL_QUERY)
+        if query is not None and INPUTS not in self.fields:
+            self.fields[INPUTS] = json_text({"query": query}, self._limit)
+            self.consumed.add(_RETRIEVAL_QUERY)
+        documents = parsed_json(self._source.get(_RETRIEVAL_DOCUMENTS))
+        if isinstance(documents, list) and OUTPUTS not in self.fields:
+            shown = [_document(item) for item in cast("list[Any]", documents)]
+            self.fields[OUTPUTS] = json_text(shown, self._limit)
+            self.consumed.add(_RETRIEVAL_DOCUMENTS)
+
+    def _request_parameters(self) -> dict[str, Any]:
+        return {
+            name: self._source[key]
+            for key, name in _REQUEST_PARAMETERS.items()
+            if self._source.get(key) is not None
+        }
+
+
+def _content(value: Any, *, is_json: bool, limit: int) -> Storable | None:
+    if not isinstance(value, str):
+        return storable(value, limit)
+    if value.lstrip()[:1] in ("{", "["):
+        return storable(value, limit)
+    document = parsed_json(value) if is_json else value
+    # A text stays a text, even one that looks like JSON.
+    return json_text(document, limit) if isinstance(document, str) else storable(document, limit)
+
+
+def _document(item: Any) -> Any:
+    """A retrieved document with the field names that MLflow's UI looks for."""
+    if not isinstance(item, dict):
+        return {"page_content": item if isinstance(item, str) else str(item), "metadata": {}}
+    fields = dict(cast("dict[str, Any]", item))
+    texts = [fields.pop(key, None) for key in ("page_content", "content", "text", "long_text")]
+    text = next((text for text in texts if text is not None), "")
+    identifier = fields.pop("id", None)
+    return {"page_content": text, "metadata": fields, "id": identifier}

@@ -1,0 +1,190 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""To an MLflow tracking server, as OTLP over HTTP. Needs nothing of MLflow in this process.
+
+Neither MLflow's own client nor OpenTelemetry's exporter sends: the first remembers a failed probe
+for ever and can block for minutes, the second gives up on a 500 and a timeout and takes a redirect
+for a success.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+from typing import Any, Final, cast
+
+from google.protobuf.json_format import Parse, ParseError
+from google.protobuf.message import DecodeError
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from mlflow_bridge._config.http_headers import is_header_value
+from mlflow_bridge._config.settings import MLflowDSPyConfig
+from mlflow_bridge._export.batches import Batch
+from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
+from mlflow_bridge._export.experiments import Experiment, Experiments, Found
+from mlflow_bridge._export.server.client import Answer, TrackingServer
+from mlflow_bridge._process.rate_limited_log import Notices
+
+logger = logging.getLogger(__name__)
+
+_TRACES_PATH: Final = "/v1/traces"
+_EXPERIMENTS_PATH: Final = "/api/2.0/mlflow/experiments"
+_EXPERIMENT_HEADER: Final = "x-mlflow-experiment-id"
+_RUN_HEADER: Final = "x-mlflow-run-id"
+_PROTOBUF: Final = "application/x-protobuf"
+_UNDERSTOOD_TYPES: Final = frozenset(
+    {_PROTOBUF, "application/json", "application/octet-stream", ""}
+)
+_MISSING: Final = "RESOURCE_DOES_NOT_EXIST"
+# A small request is one packet either way.
+_MIN_COMPRESSED: Final = 1024
+
+
+class ServerDestination:
+    """Sends spans to a tracking server. Used by one thread at a time, after construction.
+
+    Args:
+        config: Names the server, the credentials and the experiment.
+
+    Raises:
+        ConfigurationError: The authentication plugin that the configuration names is not installed.
+    """
+
+    def __init__(self, config: MLflowDSPyConfig) -> None:
+        self._config = config
+        self._server = TrackingServer(config)
+        self._experiments = Experiments(config, ServerExperiments(self._server))
+        self._notices = Notices(logger)
+
+    def warm_up(self) -> Retry | Rejected | None:
+        """Look up the experiment."""
+        found = self._experiments.resolve(None)
+        return None if isinstance(found, str) else found
+
+    def send(self, batch: Batch) -> Outcome:
+        """Make one request with the batch."""
+        answer = self._post(batch)
+        if isinstance(answer, Answer) and answer.error_code == _MISSING:
+            # Its id is no longer what it was: the server may have a new database.
+            self._experiments.forget()
+            answer = self._post(batch)
+        if not isinstance(answer, Answer):
+            return answer
+        outcome = _outcome(answer, len(batch.spans))
+        if not isinstance(outcome, Sent):
+            self._experiments.forget()
+        return outcome
+
+    def close(self) -> None:
+        """Close kept connections."""
+        self._server.close()
+
+    def _post(self, batch: Batch) -> Answer | Retry | Rejected:
+        experiment = self._experiments.resolve(batch.experiment_id)
+        if not isinstance(experiment, str):
+            return experiment
+        headers = {"Content-Type": _PROTOBUF, _EXPERIMENT_HEADER: experiment}
+        if batch.run_id is not None and self._can_be_named(batch.run_id):
+            headers[_RUN_HEADER] = batch.run_id
+        body = encode_spans([item.span for item in batch.spans]).SerializeToString()
+        if self._config.compression == "gzip" and len(body) >= _MIN_COMPRESSED:
+            headers["Content-Encoding"] = "gzip"
+            body = gzip.compress(body, compresslevel=1)
+        return self._server.request("POST", _TRACES_PATH, body=body, headers=headers)
+
+    def _can_be_named(self, run_id: str) -> bool:
+        """Whether the run's id can be sent. If not, it is no run, which must not cost the trace."""
+        if is_header_value(run_id):
+            return True
+        self._notices.warn(
+            "run",
+            "Traces are stored, but cannot be linked to run %r: no run has such an id.",
+            run_id,
+        )
+        return False
+
+
+class ServerExperiments:
+    """Experiments by MLflow's REST API."""
+
+    def __init__(self, server: TrackingServer) -> None:
+        self._server = server
+
+    def by_id(self, experiment_id: str) -> Found:
+        return self._lookup("get", experiment_id=experiment_id)
+
+    def by_name(self, name: str) -> Found:
+        return self._lookup("get-by-name", experiment_name=name)
+
+    def create(self, name: str) -> Found:
+        answer = self._server.request("POST", f"{_EXPERIMENTS_PATH}/create", payload={"name": name})
+        if isinstance(answer, Retry):
+            return answer
+        # Also when another process was faster.
+        if answer.ok or answer.error_code == "RESOURCE_ALREADY_EXISTS":
+            return self.by_name(name)
+        return _about_request(answer)
+
+    def _lookup(self, operation: str, **query: str) -> Found:
+        answer = self._server.request("GET", f"{_EXPERIMENTS_PATH}/{operation}", query=query)
+        if isinstance(answer, Retry):
+            return answer
+        if not answer.ok:
+            return None if answer.error_code == _MISSING else _about_request(answer)
+        found: Any = answer.json.get("experiment")
+        if not isinstance(found, dict):
+            return _no_tracking_server("its answer is no experiment")
+        described = cast("dict[str, Any]", found)
+        return Experiment(
+            str(described.get("experiment_id", "")),
+            str(described.get("name", "")),
+            active=described.get("lifecycle_stage", "active") == "active",
+        )
+
+
+def _no_tracking_server(detail: str) -> Retry:
+    return Retry(
+        f"there is no MLflow tracking server at this address (MLFLOW_TRACKING_URI): {detail}",
+        lasting=True,
+    )
+
+
+def _about_request(answer: Answer) -> Retry:
+    """The failure of a request that carried no spans: no span is to blame."""
+    return Retry(answer.as_failure().reason, lasting=True)
+
+
+def _outcome(answer: Answer, spans: int) -> Outcome:
+    if not answer.ok:
+        return _about_request(answer) if answer.error_code == _MISSING else answer.as_failure()
+    if answer.content_type not in _UNDERSTOOD_TYPES:
+        # Such as the log-in page of a proxy.
+        return _no_tracking_server(f"it answered with {answer.content_type}")
+    return _accepted(answer, spans)
+
+
+def _accepted(answer: Answer, spans: int) -> Outcome:
+    try:
+        partial = _otlp_response(answer).partial_success
+    except (DecodeError, ParseError, ValueError):
+        # A gateway may have given it, and the spans may have got nowhere.
+        return Retry("the tracking server's answer is damaged (MLFLOW_TRACKING_URI)")
+    message = partial.error_message
+    if partial.rejected_spans <= 0:
+        # OTLP: a message without a number is a warning.
+        return Sent(spans, reason=f"the tracking server warns: {message}" if message else "")
+    rejected = min(partial.rejected_spans, spans)
+    # OTLP forbids to send a partly accepted request again.
+    return Sent(spans - rejected, rejected, f"the tracking server left spans out: {message}")
+
+
+def _otlp_response(answer: Answer) -> ExportTraceServiceResponse:
+    """What the server says about a request that it took.
+
+    Raises:
+        DecodeError, ParseError, ValueError: It is not what OTLP knows for an answer.
+    """
+    if answer.content_type == "application/json":
+        return Parse(answer.body.strip() or b"{}", ExportTraceServiceResponse())
+    return ExportTraceServiceResponse.FromString(answer.body)

@@ -1,0 +1,66 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Can a SQL store be opened at all? Asked once before MLflow is. And is it still there?
+
+MLflow itself tries for more than 100 seconds, and logs each attempt, before it says no.
+"""
+
+from __future__ import annotations
+
+import os
+
+from mlflow_bridge._config.tracking_uri import sqlite_path
+
+FileIdentity = tuple[int, int]
+"""Device and number of a file, whatever its name."""
+
+
+class StoreUnavailable(Exception):
+    """The store cannot be opened now; the message is the reason."""
+
+
+def probe(uri: str) -> None:
+    """Connect once.
+
+    Raises:
+        StoreUnavailable: A SQLite file cannot be written.
+        sqlalchemy.exc.SQLAlchemyError: The database refuses the connection.
+        ImportError: The database's driver is not installed.
+    """
+    path = sqlite_path(uri)
+    if path is not None:
+        _check_file(path)
+        if not os.path.exists(path):
+            return  # Connecting would leave an empty file behind, which looks like a store.
+    import sqlalchemy
+    from sqlalchemy.pool import NullPool
+
+    engine = sqlalchemy.create_engine(uri, poolclass=NullPool)
+    with engine.connect() as connection:
+        # SQLite opens the file at the first statement only.
+        connection.execute(sqlalchemy.text("SELECT 1" if path is None else "PRAGMA schema_version"))
+
+
+def file_identity(uri: str) -> FileIdentity | None:
+    """Which file a SQLite URI names now; ``None`` if there is none, or for another database."""
+    path = sqlite_path(uri)
+    if path is None:
+        return None
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _check_file(path: str) -> None:
+    directory = os.path.dirname(path)
+    try:
+        os.makedirs(directory, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(f"the directory {directory} cannot be made ({error})") from error
+    # SQLite writes its journal next to the file.
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise StoreUnavailable(f"the directory {directory} is not writable")
+    if os.path.exists(path) and not os.access(path, os.W_OK):
+        raise StoreUnavailable(f"the file {path} is not writable")

@@ -1,0 +1,84 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""How the settings that the instrumentation carries out get there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from mlflow_bridge._config.resolved import report_once
+from mlflow_bridge._config.settings import INSTRUMENT_ARGUMENTS, MLflowDSPyConfig
+from opentelemetry.instrumentation.dspy import (
+    DSPyInstrumentor,
+    Settings,
+    load_settings,
+    set_default_arguments,
+)
+
+
+def set_instrument_defaults(configs: Iterable[MLflowDSPyConfig]) -> str:
+    """Have the next ``instrument()`` use these settings where its caller says nothing.
+
+    Where there are several, a setting that is given goes before one that is not.
+
+    Returns:
+        The name of the content mode that holds then.
+    """
+    arguments: dict[str, Any] = {}
+    for config in configs:
+        given = {INSTRUMENT_ARGUMENTS[name] for name in _given(config)}
+        for name, value in config.instrument_arguments().items():
+            if name in given or name not in arguments:
+                arguments[name] = value
+    set_default_arguments(**arguments)
+    return load_settings().content_mode.name
+
+
+def _given(config: MLflowDSPyConfig) -> list[str]:
+    return [name for name in INSTRUMENT_ARGUMENTS if name in config.model_fields_set]
+
+
+def instrument_again(config: MLflowDSPyConfig) -> None:
+    """Have DSPy instrumented with the settings that are given here, and what else it has now.
+
+    For what ``opentelemetry-instrument`` has instrumented, with the defaults of the bridge.
+    """
+    instrumentor = DSPyInstrumentor()
+    used = instrumentor.settings
+    if used is None:
+        return
+    arguments: dict[str, Any] = {
+        name: _value(used, field) for field, name in INSTRUMENT_ARGUMENTS.items()
+    }
+    arguments |= {"request_hook": used.request_hook, "response_hook": used.response_hook}
+    wanted = config.instrument_arguments()
+    given = [INSTRUMENT_ARGUMENTS[name] for name in _given(config)]
+    arguments |= {name: wanted[name] for name in given if name in wanted}
+    if load_settings(**arguments) != used:
+        instrumentor.uninstrument()
+        instrumentor.instrument(**arguments)
+
+
+def warn_of_unused_instrument_settings(config: MLflowDSPyConfig) -> None:
+    """Name the settings with which the program, which instrumented DSPy itself, did not do so."""
+    unused = [name for name in other_instrument_settings(config) if name in _given(config)]
+    if unused:
+        report_once(
+            f"{', '.join(unused)}: no effect, because DSPy was instrumented with other settings. "
+            "Instrument it with DSPyInstrumentor().instrument(**config.instrument_arguments())."
+        )
+
+
+def other_instrument_settings(config: MLflowDSPyConfig) -> list[str]:
+    """The settings with other values in the instrumentation; empty if DSPy is not instrumented."""
+    used = DSPyInstrumentor().settings
+    if used is None:
+        return []
+    wanted = load_settings(**config.instrument_arguments())
+    return [name for name in INSTRUMENT_ARGUMENTS if _value(wanted, name) != _value(used, name)]
+
+
+def _value(settings: Settings, name: str) -> object:
+    argument = INSTRUMENT_ARGUMENTS[name]
+    return getattr(settings, "content_mode" if argument == "capture_content" else argument)

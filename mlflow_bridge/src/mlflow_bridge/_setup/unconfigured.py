@@ -1,0 +1,38 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Stands in for an exporter that the settings do not allow to make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from mlflow_bridge._config.settings import MLflowDSPyConfig
+from mlflow_bridge._export.contract import Rejected
+
+
+class RefusingDelivery:
+    """Refuses every span, so that what is missing is counted.
+
+    Args:
+        config: The settings of the processor around it.
+        reason: Why there is nowhere to send spans.
+    """
+
+    destination_description = "MLflow (bad settings)"
+
+    def __init__(self, config: MLflowDSPyConfig, reason: str) -> None:
+        self.config = config
+        self.obstacle = reason
+
+    def warm_up(self) -> Rejected:
+        """Say why nothing can be sent."""
+        return self.deliver(())
+
+    def deliver(self, spans: Sequence[ReadableSpan]) -> Rejected:
+        """Refuse the spans."""
+        return Rejected(self.obstacle, divisible=False, spans_to_blame=False)
+
+    def close(self) -> None:
+        """There is nothing to free."""

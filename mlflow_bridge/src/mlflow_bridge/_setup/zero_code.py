@@ -1,0 +1,146 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What ``opentelemetry-instrument`` calls at the start of a program.
+
+It knows exporters by name, but puts each of them behind the SDK's own batch processor, which drops
+spans when its queue is full or an export fails; and a declarative file cannot name another one. So
+the hook here, which runs once the tracer provider stands, gives every MLflow exporter a processor
+of ours, and has the exporter ignore what still comes through the other. Should the hook not run,
+the exporter works as it was set up.
+
+The hook runs in every process under ``opentelemetry-instrument``: this module imports nothing heavy
+before it has found such an exporter.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from mlflow_bridge._config.settings import MLflowDSPyConfig
+    from mlflow_bridge._export.exporter import MLflowSpanExporter
+    from mlflow_bridge._spans.tracer_provider import AcceptsProcessors
+
+_logger = logging.getLogger(__name__)
+
+_EXPORTER_MODULE: Final = "mlflow_bridge._export.exporter"
+
+
+class AdoptedDelivery:
+    """A processor of ours in the place of the one that the SDK has put around an exporter."""
+
+    def __init__(self, exporter: MLflowSpanExporter, provider: AcceptsProcessors) -> None:
+        from mlflow_bridge._export.exporter import adopt
+        from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor
+        from mlflow_bridge._setup.switch import SwitchableSpanProcessor
+
+        self._exporter = exporter
+        self._provider = provider
+        self._switch = SwitchableSpanProcessor()
+        self._processor = MLflowBatchSpanProcessor(exporter)
+        self._switch.switch(self._processor)
+        # Making a new store takes seconds; a short program has none to spare after its first span.
+        self._processor.warm_up()
+        provider.add_span_processor(self._switch)
+        # After the processor is in place: the other way round a span that ends now would be lost,
+        # while one that is stored twice is still one span in MLflow.
+        adopt(exporter)
+
+    @property
+    def config(self) -> MLflowDSPyConfig:
+        """The settings in use."""
+        return self._processor.config
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether spans have a place to go."""
+        return self._exporter.obstacle is None
+
+    def join(self) -> None:
+        """Prepare the tracer provider, behind all processors that spans must reach before."""
+        from mlflow_bridge._setup.processor import join_provider
+
+        join_provider(self._processor, self._provider)
+
+    def reconfigure(self, config: MLflowDSPyConfig) -> None:
+        """Deliver by other settings from now on, if they are others."""
+        from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor
+
+        if config == self.config:
+            return
+        before = self._processor
+        self._processor = MLflowBatchSpanProcessor(config)
+        self._switch.switch(self._processor)
+        before.retire(self._processor)
+        self.join()
+
+
+_adopted: list[AdoptedDelivery] = []
+
+
+def adopt_exporters() -> None:
+    """Entry point ``opentelemetry_pre_instrument``: put our processors around our exporters.
+
+    Never raises: an exception here would keep every instrumentation from being loaded.
+    """
+    if _EXPORTER_MODULE not in sys.modules:
+        return
+    try:
+        _adopt_all()
+    except Exception:
+        _logger.warning(
+            "The MLflow exporter stays behind OpenTelemetry's own batch processor, which loses "
+            "spans under load (OTEL_TRACES_EXPORTER=mlflow).",
+            exc_info=True,
+        )
+
+
+def adopted_deliveries() -> tuple[AdoptedDelivery, ...]:
+    """What a hook has set up in this process, where spans have a place to go."""
+    return tuple(delivery for delivery in _adopted if delivery.is_usable)
+
+
+def adopted_delivery(config: MLflowDSPyConfig) -> AdoptedDelivery | None:
+    """What a hook has set up in this process for the same destination, if anything."""
+    wanted = _destination(config)
+    found = (one for one in adopted_deliveries() if _destination(one.config) == wanted)
+    return next(found, None)
+
+
+def _destination(config: MLflowDSPyConfig) -> tuple[str, str | None, str | None]:
+    return config.tracking_uri, config.experiment_id, config.effective_experiment_name
+
+
+def _adopt_all() -> None:
+    from mlflow_bridge._export.exporter import is_claimed, live_exporters
+
+    exporters = [exporter for exporter in live_exporters() if not is_claimed(exporter)]
+    if not exporters:
+        return
+
+    from opentelemetry import trace
+
+    from mlflow_bridge._setup.instrumentation import set_instrument_defaults
+    from mlflow_bridge._spans.tracer_provider import accepts_processors
+
+    provider: object = trace.get_tracer_provider()
+    if not accepts_processors(provider):
+        _logger.warning(
+            "The tracer provider (%s) takes no span processors: the MLflow exporter is used as it "
+            "was set up.",
+            type(provider).__qualname__,
+        )
+        return
+    deliveries = [AdoptedDelivery(exporter, provider) for exporter in exporters]
+    _adopted.extend(deliveries)
+    usable = [delivery for delivery in deliveries if delivery.is_usable]
+    if not usable:
+        return
+    mode = set_instrument_defaults([delivery.config for delivery in usable])
+    for delivery in usable:
+        _logger.info(
+            "Traces go to %s (content: %s).", delivery.config.destination_description, mode
+        )
+        delivery.join()

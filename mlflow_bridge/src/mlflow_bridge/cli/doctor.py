@@ -1,0 +1,29 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""``mlflow-bridge doctor``: print the report; exit code 1 if a check failed."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+
+from mlflow_bridge._setup.doctor import doctor
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="mlflow-bridge doctor",
+        description="Check what stands between a program with these settings and MLflow.",
+    )
+    parser.add_argument("--tracking-uri", help="instead of MLFLOW_TRACKING_URI")
+    parser.add_argument("--experiment-name", help="instead of MLFLOW_EXPERIMENT_NAME")
+    parser.add_argument(
+        "--offline", action="store_true", help="do not open the store, or meet the server"
+    )
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.ERROR)
+    report = doctor(options.tracking_uri, options.experiment_name, send=not options.offline)
+    print(report)
+    return int(report.state == "fail")

@@ -1,0 +1,81 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""``mlflow-bridge spool``: see what is in the spools of this user, and deliver it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig
+from mlflow_bridge._delivery.spool.deliver import deliver_spool
+from mlflow_bridge._delivery.spool.directory import default_directory, destination_of, files_in
+
+_ALL_IN_MLFLOW: Final = 0
+_SOMETHING_MISSING: Final = 1
+_WRONG_USE: Final = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit code: 0 if nothing is left or lost, 1 if so, 2 if misused."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        return options.run(options)
+    except (ConfigurationError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _WRONG_USE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mlflow-bridge spool", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    shown = commands.add_parser("list", help="show every spool, and for which destination it is")
+    shown.add_argument("directory", nargs="?", type=Path, help="where the spools are")
+    shown.set_defaults(run=_list)
+    delivered = commands.add_parser(
+        "deliver", help="deliver one spool to the destination that the environment names"
+    )
+    delivered.add_argument("directory", nargs="?", type=Path, help="default: the destination's own")
+    delivered.add_argument("--tracking-uri", help="instead of MLFLOW_TRACKING_URI")
+    delivered.add_argument("--experiment-name", help="instead of MLFLOW_EXPERIMENT_NAME")
+    delivered.add_argument("--timeout", type=float, metavar="SECONDS", help="end after this time")
+    delivered.set_defaults(run=_deliver)
+    return parser
+
+
+def _list(options: argparse.Namespace) -> int:
+    base: Path = options.directory or MLflowDSPyConfig().spool_directory or default_directory()
+    base = base.expanduser()
+    candidates = [base, *(sorted(base.iterdir()) if base.is_dir() else [])]
+    spools = [path for path in candidates if files_in(path)]
+    for path in spools:
+        files = files_in(path)
+        size = sum(file.bytes for file in files)
+        age = max(time.time() - min(file.begun for file in files), 0.0)
+        print(f"{path}\n  for {destination_of(path) or 'an unknown destination'}")
+        print(f"  {len(files)} files, {size} bytes, begun {age:.0f} s ago")
+    if not spools:
+        print(f"Nothing is in {base}.")
+    return _SOMETHING_MISSING if spools else _ALL_IN_MLFLOW
+
+
+def _deliver(options: argparse.Namespace) -> int:
+    given: dict[str, Any] = {
+        name: value
+        for name in ("tracking_uri", "experiment_name")
+        if (value := getattr(options, name)) is not None
+    }
+    config = MLflowDSPyConfig(**given)
+    done = deliver_spool(options.directory, config=config, timeout_seconds=options.timeout)
+    print(f"{done.stored} spans of {done.directory} are in {config.destination_description} now.")
+    if done.lost:
+        print(f"{done.lost} spans are lost.")
+    if done.left_files:
+        print(f"{done.left_files} files, {done.left_bytes} bytes, are left: {done.reason}.")
+    return _ALL_IN_MLFLOW if done.complete else _SOMETHING_MISSING

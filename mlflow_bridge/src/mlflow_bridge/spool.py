@@ -1,0 +1,10 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m mlflow_bridge.spool``: the command `mlflow-bridge spool`."""
+
+import sys
+
+from mlflow_bridge.cli.spool import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,396 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The traced call: one span around one DSPy operation.
+
+A replacement function opens a `Call` by `begin`, runs the original outside of any handler of ours
+that could change its outcome, and closes the call with its result or its exception. Whatever goes
+wrong in telemetry is caught here, logged once per kind, and never reaches the program.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextvars import Token
+from typing import Any
+
+from opentelemetry import context as context_api
+from opentelemetry.context import Context
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    Span,
+    Tracer,
+    get_current_span,
+    set_span_in_context,
+)
+
+from opentelemetry.instrumentation.dspy._calls import generators, provider_clients
+from opentelemetry.instrumentation.dspy._calls.failures import (
+    error_type,
+    identity_of,
+    record_failure,
+)
+from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide_frame
+from opentelemetry.instrumentation.dspy._calls.generators import GENERATORS
+from opentelemetry.instrumentation.dspy._calls.interruption import abandon
+from opentelemetry.instrumentation.dspy._calls.operation import (
+    CLIENT,
+    INTERNAL,
+    Attributes,
+    Operation,
+    SpanStart,
+)
+from opentelemetry.instrumentation.dspy._calls.propagation import restore_context
+from opentelemetry.instrumentation.dspy._content.encoder import ContentEncoder
+from opentelemetry.instrumentation.dspy._events import EventLog
+from opentelemetry.instrumentation.dspy._guarding import guarded, log_once
+from opentelemetry.instrumentation.dspy._metrics import MEASURED, Metrics
+from opentelemetry.instrumentation.dspy._settings import Settings
+from opentelemetry.instrumentation.dspy.api import CALL_KEY
+from opentelemetry.instrumentation.dspy.semconv import DSPY_OPERATION, DSPY_TRUNCATED
+
+__all__ = [
+    "CLIENT",
+    "INTERNAL",
+    "Attributes",
+    "Call",
+    "Operation",
+    "Runtime",
+    "SpanStart",
+    "as_dspy_frame",
+    "begin",
+    "current_call",
+    "guarded",
+    "hide_frame",
+    "restore_context",
+]
+
+_NOTHING: Attributes = {}  # where there are none yet; never changed
+# A Context refuses to be changed; one that nobody has seen yet may still be completed.
+_complete = dict[str, object].__setitem__
+# What set_span_in_context() sets. It copies the context twice, and a call wants one copy.
+_SPAN_KEYS = tuple(set_span_in_context(INVALID_SPAN, Context()))
+_SPAN_KEY = _SPAN_KEYS[0] if len(_SPAN_KEYS) == 1 else None
+# Up to so many attributes are set faster one by one.
+_FEW_ATTRIBUTES = 4
+
+
+class Runtime:
+    """What all operations of one ``instrument()`` share."""
+
+    def __init__(self, tracer: Tracer, settings: Settings, metrics: Metrics | None = None) -> None:
+        self.tracer = tracer
+        self.settings = settings
+        self.metrics = metrics or Metrics(NoOpMeterProvider(), "")
+        self.events: EventLog | None = None  # where content goes there
+        # Where a provider was given limits of its own, the SDK's tracer has them.
+        limits = getattr(tracer, "_span_limits", None)
+        self.content = ContentEncoder(settings, getattr(limits, "max_span_attribute_length", None))
+        # Turned off by uninstrument(), for patches that somebody else holds on to.
+        self.active = True
+        self.request_hook = settings.request_hook
+        self.response_hook = settings.response_hook
+
+
+class Call:
+    """One DSPy operation in progress; `DSPyCall` is the part of it that others may rely on.
+
+    Attributes:
+        operation: The kind of operation.
+        instance: The DSPy object that was called.
+        args: Positional arguments, without the instance. Emptied at the end of the call.
+        kwargs: Keyword arguments, live objects of the program: read, never change.
+        parent: The enclosing DSPy call, also across threads; None for the outermost.
+        context: The OTel context that the call made current; None before and after it.
+        span: The span; None until it is started. Below an unsampled call, that call's span.
+        recording: Whether the span records.
+        path: Dotted path of a module inside its program, where known.
+        state: Facts that operations collect while the call runs.
+        lm_calls: How many LM calls ended inside a module call so far.
+        start_attributes: What the span was started with.
+        attributes: What it has not been given yet: setting many at once is the cheapest.
+    """
+
+    # Most calls end with most of these as they are, so they are not set for each.
+    context: Context | None = None
+    span: Span | None = None
+    recording = False
+    path: str | None = None
+    state: Any = None
+    lm_calls = 0
+    start_attributes: Attributes = _NOTHING
+    error_identity: tuple[int, ...] = ()
+    _started_ns = 0
+    _shared: tuple[Any, Attributes] | None = None
+    _runtime: Runtime
+    _token: Token[Context]
+
+    def __init__(
+        self,
+        operation: Operation,
+        instance: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        parent: Call | None,
+        owner: type | None = None,
+        asynchronous: bool = False,
+    ) -> None:
+        self.operation = operation
+        self.instance: Any = instance
+        self.args: tuple[Any, ...] = args
+        self.kwargs: Mapping[str, Any] = kwargs
+        self.parent = parent
+        self.owner = owner
+        self.asynchronous = asynchronous
+        self.attributes: Attributes = {}
+
+    @property
+    def operation_name(self) -> str:
+        """The value of ``dspy.operation``."""
+        return self.start_attributes.get(DSPY_OPERATION, self.operation.name)
+
+    def open(self, runtime: Runtime, context: Context, unrecorded: bool) -> bool:
+        """Start the span and make it current; False where the operation wants none.
+
+        Below an ``unrecorded`` parent no span is made: the call is there for metrics only.
+        """
+        start = self.operation.start(self)
+        if start is None:
+            return False
+        self._runtime = runtime
+        name, self.start_attributes, kind = start
+        current = start_context = Context(context)
+        _complete(start_context, CALL_KEY, self)
+        if unrecorded and self.parent is not None:
+            self.span = self.parent.span
+        else:
+            self.span = span = runtime.tracer.start_span(
+                name,
+                start_context,
+                kind,
+                self.start_attributes,
+                record_exception=False,
+                set_status_on_exception=False,
+            )
+            if _SPAN_KEY is None:
+                current = set_span_in_context(span, start_context)
+            else:
+                current = Context(start_context)
+                _complete(current, _SPAN_KEY, span)
+            if span.is_recording():
+                self.recording = True
+                try:
+                    self.operation.inputs(self, self.attributes)
+                except Exception as error:
+                    log_once(error)
+        if kind is CLIENT:
+            current = self._announce(current)
+        self.context = current
+        self._token = context_api.attach(current)
+        if self.recording and runtime.request_hook is not None:
+            self._set_so_far()  # the hook may replace the inputs
+            self._run_hook(runtime.request_hook)
+        if runtime.metrics.enabled:
+            self._started_ns = time.perf_counter_ns()
+        return True
+
+    def _announce(self, context: Context) -> Context:
+        announcement = provider_clients.announcement(self.start_attributes)
+        if announcement is None:
+            return context
+        key, data = announcement
+        self._shared = (data, dict(self.attributes))
+        return context_api.set_value(key, data, context)
+
+    def _run_hook(self, hook: Callable[..., None], *result: Any) -> None:
+        try:
+            hook(self.span, self, *result)
+        except Exception as error:
+            log_once(error)
+        except BaseException as error:
+            self.close(None, error)  # the program is being stopped, and nobody else will do it
+            raise
+
+    def leave(self) -> None:
+        """Stop being current; the span stays open until `close`."""
+        restore_context(self._token)
+
+    def resume(self) -> None:
+        """Be current again, in the context of whoever calls this."""
+        if self.context is not None:
+            self._token = context_api.attach(self.context)
+
+    # One function, with more branches than are fine elsewhere, since each frame costs every call.
+    def close(  # noqa: PLR0912
+        self, result: Any, error: BaseException | None = None
+    ) -> None:
+        """End the span, with the result of the operation or with what it raised.
+
+        Raises only what stops the program meanwhile.
+        """
+        ended_ns = time.perf_counter_ns() if self._started_ns else 0
+        try:
+            if self.recording and self.span is not None and not self.span.is_recording():
+                # Ended by somebody else, as what is open at the end of a process is: the SDK would
+                # log a warning for all that comes after.
+                self.recording, self.span = False, None
+            if self.recording and error is None:
+                try:
+                    self.operation.outputs(self, result, self.attributes)
+                except Exception as fault:
+                    log_once(fault)
+                hook = self._runtime.response_hook
+                if hook is not None:
+                    self._set_so_far()  # the hook may replace the outputs
+                    self._run_hook(hook, result)
+            elif self.recording:
+                guarded(self._set_error, error)
+            attributes = self.attributes
+            try:
+                self.operation.ended(self, error, attributes)
+                if self._shared is not None:
+                    self._add_reported(*self._shared)
+            except Exception as fault:
+                log_once(fault)
+            if self.recording:
+                self._set(attributes)
+            if ended_ns:
+                self._measure(ended_ns, error, attributes)
+            restore_context(self._token)
+            if type(result) in GENERATORS and self.context is not None:
+                guarded(generators.note_generator, result, self.context)
+            parent, span = self.parent, self.span
+            if parent is None:
+                self._runtime.content.forget_texts()
+            if span is not None and (parent is None or span is not parent.span):
+                guarded(span.end)
+            # A context that outlives the call (a background task's) must not keep the inputs alive.
+            self.args, self.kwargs, self.attributes = (), _NOTHING, {}
+            self.state = self.context = self._shared = None
+        except BaseException:
+            abandon(self)
+            raise
+
+    def _measure(self, ended_ns: int, error: BaseException | None, attributes: Attributes) -> None:
+        seconds = (ended_ns - self._started_ns) / 1e9
+        kind = None if error is None else error_type(error)
+        record = self._runtime.metrics.call_ended
+        guarded(record, self.start_attributes, attributes, self.state, seconds, kind)
+
+    def _add_reported(self, data: Any, inputs: Attributes) -> None:
+        known = {**inputs, **self.attributes}
+        self.attributes.update(provider_clients.reported(data, known))
+
+    def _set_so_far(self) -> None:
+        attributes = self.attributes
+        self._set(attributes)
+        # The list of what was cut may still grow.
+        cut = attributes.get(DSPY_TRUNCATED)
+        self.attributes = {DSPY_TRUNCATED: cut} if cut else {}
+
+    def _set(self, attributes: Attributes) -> None:
+        span: Any = self.span
+        try:
+            if len(attributes) > _FEW_ATTRIBUTES:
+                span.set_attributes(attributes)
+            else:
+                for name, value in attributes.items():
+                    span.set_attribute(name, value)
+        except Exception as error:
+            log_once(error)
+
+    def _set_error(self, error: BaseException) -> None:
+        assert self.span is not None
+        identity = identity_of(error)
+        innermost = self.error_identity != identity
+        if self.parent is not None:
+            self.parent.error_identity = identity
+        runtime = self._runtime
+        content = runtime.content if runtime.settings.content_mode.in_spans else None
+        # The innermost span has the stack; repeating it up the tree says nothing new.
+        record_failure(self.span, error, content, self, with_stack=innermost)
+
+
+def current_call(operation: str | None = None, instance: Any = None) -> Call | None:
+    """The innermost DSPy call in progress, optionally the nearest of a kind and an instance."""
+    call = context_api.get_current().get(CALL_KEY)
+    while isinstance(call, Call):
+        wanted = operation is None or call.operation.name == operation
+        if wanted and (instance is None or call.instance is instance):
+            return call
+        call = call.parent
+    return None
+
+
+def begin(
+    operation: Operation,
+    runtime: Runtime,
+    owner: type,
+    asynchronous: bool,
+    instance: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Call | None:
+    """Open the call that a traced function is about to make; None where there is nothing to do.
+
+    Raises nothing but what stops the program, KeyboardInterrupt for one.
+    """
+    call = None
+    try:
+        context = context_api.get_current()
+        parent: Any = context.get(CALL_KEY)
+        if parent is None and generators.live:
+            context = _with_call_of_step(context)
+            parent = context.get(CALL_KEY)
+        unrecorded = False
+        if parent is not None:
+            # The context that the call attached says by itself that it is still current.
+            if not parent.recording and (parent.context is context or _is_current(parent, context)):
+                if not (runtime.metrics.enabled and operation.name in MEASURED):
+                    return None
+                unrecorded = True
+            if parent.instance is instance and _is_covered(parent, operation, owner, asynchronous):
+                return None
+        # Whether it is suppressed stands in the context, and was seen when the parent attached it.
+        unchanged = parent is not None and parent.context is context
+        if not runtime.active or not (unchanged or is_instrumentation_enabled()):
+            return None
+        if parent is None:
+            runtime.metrics.look_for_provider()
+        call = Call(operation, instance, args, kwargs, parent, owner, asynchronous)
+        return call if call.open(runtime, context, unrecorded) else None
+    except Exception as error:
+        log_once(error)
+        abandon(call)
+        return None
+    except BaseException:
+        abandon(call)
+        raise
+
+
+def _with_call_of_step(context: Context) -> Context:
+    """``context``; in a step of a generator with the call that returned it and its span."""
+    origin = generators.origin_of_step(context)
+    if origin is None:
+        return context
+    with_call = context_api.set_value(CALL_KEY, origin.get(CALL_KEY), context)
+    return set_span_in_context(get_current_span(origin), with_call)
+
+
+def _is_current(parent: Call, context: Context) -> bool:
+    """Whether no span of the program's own has been made current since."""
+    return get_current_span(context) is parent.span
+
+
+def _is_covered(parent: Call, operation: Operation, owner: type, asynchronous: bool) -> bool:
+    """Whether the enclosing call of the same object already stands for this one."""
+    if parent.operation is not operation:
+        return False
+    if parent.asynchronous and not asynchronous:
+        return True  # an async method that delegates to the sync one of the same object
+    mro = type(parent.instance).__mro__
+    # A class further up is reached by super(): the same call, how often ever it is made. Where the
+    # call came in, the object calls itself anew: a recursion.
+    return parent.owner is not None and mro.index(owner) > mro.index(parent.owner)

@@ -1,0 +1,95 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""An exception of the program on a span: its type, and where content is wanted, its message."""
+
+from __future__ import annotations
+
+from opentelemetry.trace import Span, Status, StatusCode
+
+from opentelemetry.instrumentation.dspy._content.encoder import ContentEncoder
+from opentelemetry.instrumentation.dspy.api import DSPyCall
+from opentelemetry.instrumentation.dspy.semconv import (
+    ERROR_TYPE,
+    EXCEPTION_MESSAGE,
+    EXCEPTION_STACKTRACE,
+    EXCEPTION_TYPE,
+)
+
+_EVENT = "exception"
+
+
+def error_type(error: BaseException) -> str:
+    """The value of ``error.type``: the class, with its module where it is not a builtin."""
+    kind = type(error)
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def identity_of(error: BaseException) -> tuple[int, ...]:
+    """What tells an exception from any other, without keeping it or its frames alive.
+
+    The address alone does not: a second exception is often made where a handled first one was.
+    """
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    if step is None:
+        return (id(error),)
+    return (id(error), id(step.tb_frame.f_code), step.tb_lasti)
+
+
+def record_failure(
+    span: Span,
+    error: BaseException,
+    content: ContentEncoder | None,
+    call: DSPyCall,
+    *,
+    with_stack: bool,
+) -> None:
+    """Put status, ``error.type`` and an exception event on a span.
+
+    Args:
+        span: A recording span.
+        error: What the operation raised.
+        content: Bounds and redacts the message; None where none is to be recorded, since an
+            exception's message is made of the program's data.
+        call: The operation.
+        with_stack: Whether the event has the stack, too.
+    """
+    kind = error_type(error)
+    span.set_attribute(ERROR_TYPE, kind)
+    if content is None:
+        span.set_status(Status(StatusCode.ERROR))
+        span.add_event(_EVENT, {EXCEPTION_TYPE: kind})
+        return
+    _learn_secrets(call, content)
+    message = content.message(_message(error))
+    span.set_status(Status(StatusCode.ERROR, f"{kind}: {message}"))
+    event = {EXCEPTION_TYPE: kind, EXCEPTION_MESSAGE: message}
+    if with_stack:
+        stack = _stacktrace(error, content)
+        if stack is not None:
+            event[EXCEPTION_STACKTRACE] = stack
+    span.add_event(_EVENT, event)
+
+
+def _learn_secrets(call: DSPyCall | None, content: ContentEncoder) -> None:
+    # The message may repeat a key that whoever makes this call keeps in an attribute.
+    while call is not None:
+        content.secrets.learn_attributes(call.instance)
+        call = call.parent
+
+
+def _stacktrace(error: BaseException, content: ContentEncoder) -> str | None:
+    try:
+        return content.stacktrace(error)
+    except Exception:
+        return None  # after a recursion without end, there is too little stack left to read one
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "[unreadable message]"

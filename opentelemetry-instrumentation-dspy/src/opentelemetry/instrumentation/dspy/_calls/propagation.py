@@ -1,0 +1,46 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The OTel context: taken to another thread, and taken back where it was made current."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import Token
+from typing import Any
+
+from opentelemetry import context as context_api
+from opentelemetry.context import Context
+
+from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide_frame
+
+
+def bound_to_current_context(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` with the OTel context that is current now."""
+    return bound_to_context(context_api.get_current(), function)
+
+
+def bound_to_context(_context: Context, _function: Callable[..., Any]) -> Callable[..., Any]:
+    """``_function`` with an OTel context."""
+    _attach, _detach, _hide = context_api.attach, context_api.detach, hide_frame
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        _token = _attach(_context)
+        try:
+            return _function(*args, **kwargs)
+        except BaseException as _error:
+            _hide(_error)
+            raise
+        finally:
+            _detach(_token)
+
+    return as_dspy_frame(run, _function)
+
+
+def restore_context(token: Token[Context]) -> None:
+    """Take back what ``attach`` returned the token for; does nothing the second time."""
+    # The API's detach() logs an error when the call is closed from another contextvars context,
+    # as happens to a coroutine that is garbage-collected. There is nothing to restore there.
+    try:
+        token.var.reset(token)
+    except (ValueError, RuntimeError):
+        return

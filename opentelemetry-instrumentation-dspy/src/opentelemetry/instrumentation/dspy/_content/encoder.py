@@ -1,0 +1,301 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Any Python value -> bounded, redacted JSON text.
+
+`ContentEncoder` is the one place where values of the observed program become telemetry. It reads
+values without changing them and never raises.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from opentelemetry.instrumentation.dspy._content.jsonable import (
+    AUDIO_KEY,
+    Walk,
+    dumps,
+    items_of,
+    valid_text,
+)
+from opentelemetry.instrumentation.dspy._content.long_texts import LONG_TEXT, RepeatedTexts
+from opentelemetry.instrumentation.dspy._content.redaction import (
+    BASE64_MARK,
+    MIN_DATA_URI,
+    REDACTED,
+    KnownSecrets,
+    is_secret_key,
+    redact_text,
+    shorten_data_uris,
+)
+from opentelemetry.instrumentation.dspy._content.tool_arguments import SecretArguments
+from opentelemetry.instrumentation.dspy._settings import Settings
+from opentelemetry.instrumentation.dspy.semconv import DSPY_TRUNCATED
+
+logger = logging.getLogger(__name__)
+
+_MAX_MESSAGE = 2_000
+_MAX_STACK = 16_000
+_UNBOUNDED = 2**40
+
+
+class ContentEncoder:
+    """Turns values into the JSON text of content attributes, within the limits of the settings.
+
+    Thread-safe.
+
+    Args:
+        settings: What to record.
+        max_length: A limit below which attributes must stay to be left whole by the SDK.
+
+    Attributes:
+        secrets: The secret values met so far, which no text that leaves here may repeat.
+        arguments: The parameters of tools whose values no text that leaves here may have.
+    """
+
+    def __init__(self, settings: Settings, max_length: int | None = None) -> None:
+        limit = settings.max_content_length
+        self._limit = limit if max_length is None else min(limit, max_length)
+        self._redact = settings.redact
+        self.secrets = KnownSecrets()
+        self.arguments = SecretArguments()
+        self._repeated = RepeatedTexts()
+
+    def forget_texts(self) -> None:
+        """Keep nothing of the texts met so far; called when an outermost call has ended."""
+        self._repeated.forget()
+
+    def put(
+        self,
+        attributes: dict[str, Any],
+        name: str,
+        operation: str,
+        value: Any,
+        *,
+        as_one: bool = False,
+    ) -> None:
+        """Record ``value`` as JSON under ``name``, noting under ``dspy.truncated`` a shortened one.
+
+        Each item of a mapping is shown to the redaction hook on its own; any other value, and with
+        ``as_one`` a mapping, too, is shown whole, with the last part of the name as its field.
+        """
+        if self._redact is not None:
+            show = self._redact_one if as_one else self._redacted
+            value = show(operation, name.rpartition(".")[2], value)
+        text = None
+        try:
+            kind: type[Any] = type(value)  # type: ignore[reportUnknownVariableType]
+            plain = value if kind in _PLAIN_TYPES else _record(value, kind)
+            size = _plain_size(plain, self._limit)
+            if size is not None and size < LONG_TEXT:
+                text = orjson.dumps(plain).decode()
+            elif size is not None:
+                text = self._repeated.dumps(plain)
+        except Exception:
+            text = None  # the long way copes with everything
+        if text is None or len(text) > self._limit:
+            text, cut = self._encode(value)
+            if cut:
+                attributes.setdefault(DSPY_TRUNCATED, []).append(name)
+        hide = self.arguments.known or self.secrets.echoed
+        attributes[name] = self._hide_in_json(attributes, name, text) if hide else text
+
+    def put_plain(
+        self, attributes: dict[str, Any], name: str, operation: str, value: Any, size: int
+    ) -> None:
+        """Record ``value`` like `put`, where the caller has made it of plain types just now.
+
+        Args:
+            attributes: Where to put it.
+            name: Of the attribute.
+            operation: Shown to the redaction hook.
+            value: Plain containers with harmless keys, and texts of which none is a data URI.
+            size: Characters in these texts.
+        """
+        if self._redact is None and size <= self._limit:
+            try:
+                text = self._dumped(value, size)
+            except orjson.JSONEncodeError:
+                text = None  # a lone surrogate
+            if text is not None and len(text) <= self._limit:
+                hide = self.arguments.known or self.secrets.echoed
+                attributes[name] = self._hide_in_json(attributes, name, text) if hide else text
+                return
+        self.put(attributes, name, operation, value)
+
+    def put_encoded(
+        self, attributes: dict[str, Any], name: str, operation: str, value: Any, text: str
+    ) -> None:
+        """Record ``value`` like `put`, where its JSON text is known from before."""
+        if self._redact is None and len(text) <= self._limit:
+            hide = self.arguments.known or self.secrets.echoed
+            attributes[name] = self._hide_in_json(attributes, name, text) if hide else text
+        else:
+            self.put(attributes, name, operation, value, as_one=True)
+
+    def put_text(self, attributes: dict[str, Any], name: str, operation: str, text: str) -> None:
+        """Record text as it is, not as JSON; redacted and shortened like `put`."""
+        if ";" in text and BASE64_MARK in text:
+            text = shorten_data_uris(text)
+        if self._redact is not None:
+            text = self._redacted_text(operation, name.rpartition(".")[2], text)
+        elif (
+            len(text) <= self._limit
+            and text.isascii()
+            and not (self.arguments.known or self.secrets.echoed)
+        ):
+            attributes[name] = text
+            return
+        attributes[name] = valid_text(self._hide(text[: self._limit]))[: self._limit]
+        if len(text) > self._limit:
+            attributes.setdefault(DSPY_TRUNCATED, []).append(name)
+
+    def _hide(self, text: str) -> str:
+        return self.arguments.hide(self.secrets.hide_echoes(text))
+
+    def _hide_in_json(self, attributes: dict[str, Any], name: str, text: str) -> str:
+        hidden = self._hide(text)
+        if len(hidden) <= self._limit:
+            return hidden
+        # What stands in for a short secret is longer than that. The SDK would cut it anywhere.
+        cut = attributes.setdefault(DSPY_TRUNCATED, [])
+        if name not in cut:
+            cut.append(name)
+        return self._encode(orjson.loads(hidden))[0]
+
+    def message(self, text: str, operation: str = "exception") -> str:
+        """Bound and redact free text, such as an exception's message."""
+        if self._redact is not None:
+            text = self._redacted_text(operation, "message", text)
+        text = self.arguments.hide(self.secrets.hide_all(text))
+        return redact_text(valid_text(text[: 2 * _MAX_MESSAGE]))[:_MAX_MESSAGE]
+
+    def stacktrace(self, error: BaseException, operation: str = "exception") -> str:
+        """The formatted stack of an exception, its end kept where it is too long."""
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        if self._redact is not None:
+            text = self._redacted_text(operation, "stacktrace", text)
+        text = self.arguments.hide(self.secrets.hide_all(text))
+        return redact_text(valid_text(text[-2 * _MAX_STACK :]))[-_MAX_STACK:]
+
+    def _redacted(self, operation: str, field: str, value: Any) -> Any:
+        dspy = sys.modules.get("dspy")
+        # A Prediction is an Example: a record of fields, like the mapping that it answers.
+        if isinstance(value, dict) or (dspy is not None and isinstance(value, dspy.Example)):
+            items: Iterable[tuple[Any, Any]] = list(value.items())  # type: ignore[reportUnknownMemberType]
+            return {key: self._redact_one(operation, str(key), item) for key, item in items}
+        return self._redact_one(operation, field, value)
+
+    def _redacted_text(self, operation: str, field: str, text: str) -> str:
+        shown = self._redact_one(operation, field, text)
+        return shown if isinstance(shown, str) else dumps(Walk(self._limit).plain(shown)).decode()
+
+    def _redact_one(self, operation: str, field: str, value: Any) -> Any:
+        assert self._redact is not None
+        try:
+            return self._redact(operation, field, value)
+        except Exception as error:
+            # Its message may well repeat the value.
+            logger.debug("The redaction hook raised %s; the value is dropped", type(error).__name__)
+            return REDACTED
+
+    def _encode(self, value: Any) -> tuple[str, bool]:
+        budget = max(16, self._limit - 64)  # room for the note on what was cut
+        cut = False
+        # Escapes make JSON longer than the text in it, so a first try can overshoot.
+        for _ in range(4):
+            walk = Walk(budget, shorten=self._repeated.shortened)
+            plain = walk.plain(value)
+            text = self._repaired(plain, walk.used)
+            cut = cut or walk.cut
+            if len(text) <= self._limit:
+                return text, cut
+            cut = True
+            budget = max(16, budget * self._limit // (len(text) + 1) - 64)
+        return '"[too large to record]"', True
+
+    def _dumped(self, value: Any, size: int) -> str:
+        return self._repeated.dumps(value) if size >= LONG_TEXT else orjson.dumps(value).decode()
+
+    def _repaired(self, plain: Any, size: int) -> str:
+        try:
+            return self._dumped(plain, size)
+        except (orjson.JSONEncodeError, RecursionError):
+            return dumps(plain).decode()
+
+
+_CONTAINERS = frozenset({dict, list, tuple})
+_NUMBERS = frozenset({int, float, bool, type(None)})
+_PLAIN_TYPES = _CONTAINERS | _NUMBERS | {str}
+_MAX_PLAIN_NODES = 20_000
+
+
+def _record(value: Any, kind: type) -> Any:
+    """What a record consists of; anything else itself, which is not plain."""
+    items = items_of(value, kind)
+    return value if items is None else dict(items)
+
+
+# Keys that were seen before and hide nothing: one look for all keys of a mapping.
+_harmless_keys: set[str] = set()
+_MAX_HARMLESS_KEYS = 4_096
+
+
+def _are_harmless(keys: Iterable[Any]) -> bool:
+    for key in keys:
+        if type(key) is not str or key == AUDIO_KEY or is_secret_key(key):
+            return False
+        if len(_harmless_keys) < _MAX_HARMLESS_KEYS:
+            _harmless_keys.add(key)
+    return True
+
+
+def _plain_size(value: Any, limit: int) -> int | None:
+    """Characters in a value made of plain types that may be written without any change, else None.
+
+    That is: no secret key, no data URI that is worth shortening, and about ``limit`` characters
+    at most.
+    """
+    size = 0
+    containers: list[Any] = [value if type(value) in _CONTAINERS else (value,)]
+    nodes = len(containers[0])  # bounded, which also ends the walk through a cycle
+    for container in containers:  # grows while it is walked
+        if nodes > _MAX_PLAIN_NODES:
+            return None
+        items: Any = container
+        kind: type[Any] = type(container)  # type: ignore[reportUnknownVariableType]
+        if kind is dict:
+            if not _harmless_keys.issuperset(items) and not _are_harmless(items):
+                return None
+            items = items.values()
+        for item in items:
+            kind = type(item)  # type: ignore[reportUnknownVariableType]
+            if kind is str:
+                size += len(item)
+                if size >= MIN_DATA_URI and (
+                    # One character is looked for twenty times as fast as the mark.
+                    size > limit or item[:5] == "data:" or (";" in item and BASE64_MARK in item)
+                ):
+                    return None
+            elif kind in _CONTAINERS:
+                if item:
+                    containers.append(item)
+                    nodes += len(item)
+            elif kind not in _NUMBERS:
+                return None
+    return size if size <= limit else None
+
+
+def to_json(value: Any) -> str:
+    """Any value as JSON, whole; secrets in it are left out."""
+    return dumps(Walk(_UNBOUNDED, _UNBOUNDED).plain(value)).decode()
+
+
+def canonical_json(value: Any) -> bytes:
+    """Any value as JSON that is the same in every process and whatever the order of keys."""
+    return dumps(Walk(_UNBOUNDED, _UNBOUNDED).plain(value), orjson.OPT_SORT_KEYS)

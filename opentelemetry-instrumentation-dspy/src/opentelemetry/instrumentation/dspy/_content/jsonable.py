@@ -1,0 +1,292 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Any Python value as plain JSON types, bounded and without secrets.
+
+Values are read without changing them; nothing of theirs is called but ``__repr__``, ``items`` and
+plain attribute access.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import enum
+import pathlib
+import sys
+import types
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, cast
+
+import orjson
+
+from opentelemetry.instrumentation.dspy._content.redaction import (
+    BASE64_MARK,
+    REDACTED,
+    is_secret_key,
+    redact_text,
+    shorten_data_uris,
+)
+
+Scalar = str | int | float | bool | None
+Plain = Scalar | list[Any] | dict[str, Any]
+
+_MAX_DEPTH = 24
+_MAX_NODES = 20_000
+_MAX_REPR = 2_000
+_MAX_ARRAY = 256
+_MAX_SORTED = 1_000
+_INT_LIMIT = 2**63
+_MAX_INT_BITS = 1024
+_UNREADABLE = "[unreadable {}]"
+
+
+def dumps(plain: Plain, option: int = 0) -> bytes:
+    """JSON text of plain types; what UTF-8 cannot hold is replaced."""
+    try:
+        return orjson.dumps(plain, option=option)
+    except (orjson.JSONEncodeError, RecursionError):
+        # Lone surrogates are legal in a str and illegal in UTF-8.
+        return orjson.dumps(_repaired(plain), option=option)
+
+
+def valid_text(text: str) -> str:
+    """``text`` with what UTF-8 cannot hold replaced."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+def _repaired(plain: Plain) -> Plain:
+    if isinstance(plain, str):
+        return valid_text(plain)
+    if isinstance(plain, list):
+        return [_repaired(item) for item in plain]
+    if isinstance(plain, dict):
+        return {valid_text(key): _repaired(item) for key, item in plain.items()}
+    return plain
+
+
+class Walk:
+    """One pass over one value: copies it into plain JSON types within a budget of characters.
+
+    Attributes:
+        cut: Whether something was left out.
+    """
+
+    __slots__ = ("_budget", "_left", "_nodes", "_path", "_shorten", "cut")
+
+    def __init__(
+        self,
+        budget: int,
+        nodes: int = _MAX_NODES,
+        shorten: Callable[[str], str] = shorten_data_uris,
+    ) -> None:
+        self._budget = self._left = budget
+        self._nodes = nodes
+        self._shorten = shorten
+        self._path: set[int] = set()
+        self.cut = False
+
+    @property
+    def used(self) -> int:
+        """About how many characters the copy has."""
+        return self._budget - self._left
+
+    def plain(self, value: Any, depth: int = 0) -> Plain:
+        """The copy. Never raises."""
+        kind: type[Any] = type(value)  # type: ignore[reportUnknownVariableType]
+        if kind is str:
+            return self._text(value)
+        if value is None or kind is bool or kind is float:
+            self._left -= 5
+            return value
+        if kind is int:
+            self._left -= 8
+            return value if -_INT_LIMIT < value < _INT_LIMIT else _big_int(value)
+        if depth >= _MAX_DEPTH or self._nodes <= 0 or self._left <= 0:
+            self.cut = True
+            return "[...]"
+        if id(value) in self._path:
+            return "[cycle]"
+        self._path.add(id(value))
+        try:
+            return self._container(value, kind, depth)
+        except Exception:
+            return _UNREADABLE.format(kind.__name__)
+        finally:
+            self._path.discard(id(value))
+
+    def _container(self, value: Any, kind: type, depth: int) -> Plain:
+        if kind is dict:
+            return self._mapping(value.items(), depth)
+        if kind is list or kind is tuple:
+            return self._sequence(value, depth)
+        items = items_of(value, kind)
+        if items is not None:
+            return self._mapping(items, depth)
+        if isinstance(value, (list, tuple)):
+            return self._sequence(list(cast("Iterable[Any]", value)), depth)
+        if isinstance(value, (set, frozenset)):
+            return self._sequence(_ordered(cast("Collection[Any]", value)), depth)
+        other = _described(value, kind)
+        return self._text(other) if type(other) is str else self.plain(other, depth + 1)
+
+    def _mapping(self, items: Iterable[tuple[Any, Any]], depth: int) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, item in items:
+            if self._exhausted():
+                result["..."] = "[truncated]"
+                break
+            name = key if type(key) is str else _key(key)
+            self._left -= len(name) + 4
+            given = as_data_uri(item, "format") if name == AUDIO_KEY else item
+            result[name] = _hidden(given) if is_secret_key(name) else self.plain(given, depth + 1)
+        return result
+
+    def _sequence(self, items: Iterable[Any], depth: int) -> list[Any]:
+        result: list[Any] = []
+        for item in items:
+            if self._exhausted():
+                result.append("[truncated]")
+                break
+            self._left -= 1
+            result.append(self.plain(item, depth + 1))
+        return result
+
+    def _exhausted(self) -> bool:
+        self._nodes -= 1
+        if self._nodes > 0 and self._left > 0:
+            return False
+        self.cut = True
+        return True
+
+    def _text(self, text: str) -> str:
+        if text.startswith("data:") or BASE64_MARK in text:
+            text = self._shorten(text)
+        size = len(text)
+        if size > self._left:
+            kept = max(self._left, 0)
+            self.cut = True
+            text = f"{text[:kept]}[... {size - kept} more characters]"
+        self._left -= size
+        return text
+
+
+AUDIO_KEY = "input_audio"
+"""Under which OpenAI's messages have audio, as the only thing that is no data URI."""
+
+
+def as_data_uri(audio: Any, format_name: str) -> Any:
+    """A record of base64 data and its format with the data as a data URI; all else as it is."""
+    if type(audio) is not dict:
+        return audio
+    fields = cast("dict[str, Any]", audio)
+    data, kind = fields.get("data"), fields.get(format_name)
+    if type(data) is not str or data.startswith("data:"):
+        return fields
+    return {**fields, "data": f"data:audio/{kind}{BASE64_MARK}{data}"}
+
+
+_SCHEMA_TYPES = frozenset({"string", "integer", "number", "boolean", "object", "array", "null"})
+_MAX_CHOICES = 16
+
+
+def _hidden(value: Any) -> Plain:
+    """What stands in for a value under the name of a secret.
+
+    A JSON schema under such a name describes a parameter: its type stays, its default does not.
+    """
+    if type(value) is not dict:
+        return REDACTED
+    schema = cast("dict[str, Any]", value)
+    kind, choices = schema.get("type"), schema.get("anyOf")
+    if type(kind) is str and kind in _SCHEMA_TYPES:
+        return {"type": kind}
+    if type(choices) is list:
+        return {"anyOf": [_hidden(choice) for choice in cast("list[Any]", choices)[:_MAX_CHOICES]]}
+    return REDACTED
+
+
+def _ordered(members: Collection[Any]) -> Iterable[Any]:
+    # A set has another order in each process.
+    return sorted(members, key=_order) if len(members) <= _MAX_SORTED else list(members)
+
+
+def _order(member: Any) -> str:
+    try:
+        return repr(member)[:_MAX_REPR]
+    except Exception:
+        return ""
+
+
+def _big_int(value: int) -> str:
+    # int -> str is refused beyond sys.get_int_max_str_digits(), and slow below it.
+    return (
+        str(value)
+        if value.bit_length() < _MAX_INT_BITS
+        else f"[integer of {value.bit_length()} bits]"
+    )
+
+
+def _key(key: Any) -> str:
+    if key is None or isinstance(key, (int, float, bool, enum.Enum)):
+        return str(key)
+    try:
+        return repr(key)[:200]
+    except Exception:
+        return _UNREADABLE.format(type(key).__name__)
+
+
+def items_of(value: Any, kind: type) -> Iterable[tuple[Any, Any]] | None:
+    """The named parts of an object that is a record of some sort, else None."""
+    dspy = sys.modules.get("dspy")
+    if dspy is not None:
+        if isinstance(value, dspy.Example):  # Prediction is one
+            return value.items()
+        if isinstance(value, dspy.Tool):
+            return (("name", value.name), ("desc", value.desc), ("args", value.args))
+    if isinstance(value, Mapping):
+        return value.items()  # type: ignore[reportUnknownVariableType]
+    if hasattr(kind, "__pydantic_root_model__"):
+        # A pydantic model's fields stand in its __dict__; model_dump() would run user code.
+        fields: dict[str, Any] = value.__dict__
+        if "audio_format" in fields:
+            fields = as_data_uri(fields, "audio_format")  # dspy.Audio
+        extra: dict[str, Any] | None = getattr(value, "__pydantic_extra__", None)
+        return {**fields, **extra}.items() if extra else fields.items()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    return None
+
+
+_AS_STR = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
+_CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, type)
+
+
+def _described(value: Any, kind: type) -> Any:
+    # Subclasses of the plain types: string enums, numpy's float64.
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, (int, float)):
+        return int(value) if isinstance(value, int) else float(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, (bytes, bytearray)):
+        return f"[{len(value)} bytes]"
+    if isinstance(value, (*_AS_STR, pathlib.PurePath)):
+        return str(value)
+    if isinstance(value, _CODE):
+        return f"[{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value)}]"
+    if hasattr(kind, "shape") and hasattr(kind, "dtype"):
+        return _array(value, kind)
+    if kind.__repr__ is object.__repr__:
+        return f"[{kind.__module__}.{kind.__qualname__}]"  # the default one holds an address
+    return redact_text(repr(value)[:_MAX_REPR])
+
+
+def _array(value: Any, kind: type) -> Any:
+    if getattr(value, "size", _MAX_ARRAY + 1) <= _MAX_ARRAY and hasattr(value, "tolist"):
+        return value.tolist()
+    return f"[{kind.__name__} of shape {tuple(value.shape)}, {value.dtype}]"

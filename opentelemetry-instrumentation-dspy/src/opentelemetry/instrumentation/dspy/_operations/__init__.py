@@ -1,0 +1,48 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""One module for each kind of DSPy operation: what is patched, and how a call becomes attributes.
+
+Each of them has ``patch_points(runtime)``. They may import dspy, so nothing here is imported before
+dspy is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from opentelemetry.instrumentation.dspy._calls.call import Runtime
+
+
+def patch_points(runtime: Runtime) -> list[Any]:
+    """Every place in dspy that is patched, in the order of installation."""
+    from opentelemetry.instrumentation.dspy._operations import (
+        adapter,
+        embedding,
+        persistence,
+        retrieval,
+        streaming,
+    )
+    from opentelemetry.instrumentation.dspy._operations.evaluation import evaluate, optimizer
+    from opentelemetry.instrumentation.dspy._operations.lm import language_model, typesafe
+    from opentelemetry.instrumentation.dspy._operations.modules import module
+    from opentelemetry.instrumentation.dspy._operations.parallel import executor, worker_threads
+    from opentelemetry.instrumentation.dspy._operations.tools import interpreter, tool
+
+    parts = (
+        module,
+        language_model,
+        typesafe,
+        adapter,
+        tool,
+        retrieval,
+        embedding,
+        interpreter,
+        executor,
+        worker_threads,
+        evaluate,
+        optimizer,
+        streaming,
+        persistence,
+    )
+    return [point for part in parts for point in part.patch_points(runtime)]

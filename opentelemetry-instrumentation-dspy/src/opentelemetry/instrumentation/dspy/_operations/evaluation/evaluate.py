@@ -1,0 +1,279 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""``dspy.Evaluate``: one span for the evaluation, one for each example, one for each metric call.
+
+The score of an example is on its span, and as a ``gen_ai.evaluation.result`` event.
+"""
+
+from __future__ import annotations
+
+import itertools
+import types
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from opentelemetry.instrumentation.dspy._calls.call import (
+    INTERNAL,
+    Attributes,
+    Call,
+    Operation,
+    Runtime,
+    SpanStart,
+    current_call,
+)
+from opentelemetry.instrumentation.dspy._guarding import log_once
+from opentelemetry.instrumentation.dspy._locks import new_lock
+from opentelemetry.instrumentation.dspy._metrics import Metrics
+from opentelemetry.instrumentation.dspy._operations.evaluation.optimizer import note_trial
+from opentelemetry.instrumentation.dspy._operations.evaluation.scores import (
+    as_number,
+    feedback_of,
+    name_of,
+    score_of,
+)
+from opentelemetry.instrumentation.dspy._patching.observing import noting_result
+from opentelemetry.instrumentation.dspy._patching.points import PatchPoint, method_patch
+from opentelemetry.instrumentation.dspy._patching.traced_functions import traced_function
+from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_EVALUATE_ERROR_COUNT,
+    DSPY_EVALUATE_METRIC,
+    DSPY_EVALUATE_NUM_EXAMPLES,
+    DSPY_EVALUATE_NUM_THREADS,
+    DSPY_EVALUATE_PROGRAM,
+    DSPY_EVALUATE_SCORE,
+    DSPY_EXAMPLE_INDEX,
+    DSPY_EXAMPLE_INPUT,
+    DSPY_EXAMPLE_SCORE,
+    DSPY_OPERATION,
+    DSPY_OPTIMIZER_TRIAL_INDEX,
+    GEN_AI_EVALUATION_EXPLANATION,
+    GEN_AI_EVALUATION_NAME,
+    GEN_AI_EVALUATION_SCORE_VALUE,
+    Events,
+    Operations,
+)
+
+_NO_INDEX: Iterator[None] = itertools.repeat(None)
+_READ_AT_ONCE = (list[Any].__iter__, tuple[Any, ...].__iter__)
+_PARAMETERS = ("program", "metric", "devset", "num_threads")
+
+
+def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
+    """The patch points of evaluations; examples and metrics hang on the parallel executor."""
+    operation = EvaluateOperation()
+    effect = "evaluations, their examples and metrics get no span"
+    return [method_patch("dspy.evaluate.evaluate", "Evaluate.__call__", operation, effect)]
+
+
+@dataclass
+class EvaluationRecord:
+    """What an evaluation collects while its examples run, maybe in many threads."""
+
+    metric_name: str
+    trial: Callable[[float], None] | None = None
+    begun: bool = False
+    errors: int = 0
+    lock: Any = field(default_factory=new_lock)
+
+
+class EvaluateOperation(Operation):
+    """One call of an ``Evaluate``."""
+
+    name = Operations.EVALUATE
+
+    def start(self, call: Call) -> SpanStart:
+        given = {**dict(zip(_PARAMETERS, call.args, strict=False)), **call.kwargs}
+        evaluate = call.instance
+        metric_name = name_of(_chosen(given, "metric", evaluate.metric))
+        devset = _chosen(given, "devset", evaluate.devset)
+        threads = _chosen(given, "num_threads", evaluate.num_threads)
+        index, trial = note_trial(call)
+        call.state = EvaluationRecord(metric_name, trial)
+        attributes: Attributes = {
+            DSPY_OPERATION: self.name,
+            DSPY_EVALUATE_METRIC: metric_name,
+            DSPY_EVALUATE_NUM_EXAMPLES: len(devset) if devset else 0,
+            DSPY_EVALUATE_PROGRAM: type(given.get("program")).__name__,
+        }
+        if isinstance(threads, int):
+            attributes[DSPY_EVALUATE_NUM_THREADS] = threads
+        if index is not None:
+            attributes[DSPY_OPTIMIZER_TRIAL_INDEX] = index
+        return f"evaluate {metric_name}", attributes, INTERNAL
+
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
+        score = as_number(getattr(result, "score", None))
+        if score is None:
+            return
+        if call.state.trial is not None:
+            call.state.trial(score)
+        attributes[DSPY_EVALUATE_SCORE] = score
+
+    def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
+        attributes[DSPY_EVALUATE_ERROR_COUNT] = call.state.errors
+
+
+class ExampleOperation(Operation):
+    """One example of an evaluation: program call and metric call together."""
+
+    name = Operations.EXAMPLE
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._content = runtime.content
+        self._settings = runtime.settings
+        self._metrics = runtime.metrics
+
+    def start(self, call: Call) -> SpanStart:
+        attributes: Attributes = {DSPY_OPERATION: self.name}
+        index = call.kwargs.get("index")
+        if index is not None:
+            attributes[DSPY_EXAMPLE_INDEX] = index
+        return "example", attributes, INTERNAL
+
+    def inputs(self, call: Call, attributes: Attributes) -> None:
+        if self._settings.records_inputs:
+            self._content.put(attributes, DSPY_EXAMPLE_INPUT, self.name, call.instance)
+
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
+        outcome = result[-1]
+        score = score_of(outcome)
+        if score is None or call.span is None:
+            return
+        event: Attributes = {GEN_AI_EVALUATION_SCORE_VALUE: score}
+        record = _evaluation_record()
+        if record is not None:
+            event[GEN_AI_EVALUATION_NAME] = record.metric_name
+            record_score(self._metrics, record.metric_name, result)
+        feedback = feedback_of(outcome)
+        if feedback is not None and self._settings.records_outputs:
+            self._content.put_text(event, GEN_AI_EVALUATION_EXPLANATION, self.name, feedback)
+        call.span.add_event(Events.EVALUATION_RESULT, event)
+        attributes[DSPY_EXAMPLE_SCORE] = score
+
+    def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
+        record = _evaluation_record() if error is not None else None
+        if record is not None:
+            with record.lock:
+                record.errors += 1
+
+
+class MetricOperation(Operation):
+    """One call of a metric."""
+
+    name = Operations.METRIC
+
+    def start(self, call: Call) -> SpanStart:
+        name = name_of(call.instance)
+        attributes: Attributes = {DSPY_OPERATION: self.name, GEN_AI_EVALUATION_NAME: name}
+        return f"metric {name}", attributes, INTERNAL
+
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
+        score = score_of(result)
+        if score is not None:
+            attributes[GEN_AI_EVALUATION_SCORE_VALUE] = score
+
+
+class ExampleSpans:
+    """Puts spans around the items that an evaluation gives to the parallel executor."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._example = ExampleOperation(runtime)
+        self._metric = MetricOperation()
+
+    def around(self, function: Callable[[Any], Any], data: Any) -> Callable[[Any], Any]:
+        """The executor's function with spans; the same function outside of an evaluation."""
+        try:
+            return self._around(function, data)
+        except Exception as error:
+            log_once(error)
+            return function
+
+    def _around(self, function: Callable[[Any], Any], data: Any) -> Callable[[Any], Any]:
+        call = current_call()
+        if call is None or call.operation.name != Operations.EVALUATE:
+            return function
+        record: EvaluationRecord | None = call.state
+        # An example without a span may spread work over threads in its turn, even after the end
+        # of its evaluation: those items are no examples.
+        if record is None or record.begun:
+            return function
+        record.begun = True
+        if not call.recording:
+            return self._measured(function, record.metric_name)
+        indices = _indices(data)
+
+        def describe(item: Any) -> tuple[Any, dict[str, Any]]:
+            return item, {"index": next(indices.get(id(item), _NO_INDEX))}
+
+        return traced_function(
+            self._with_metric_spans(function), self._example, self._runtime, describe
+        )
+
+    def _measured(self, function: Callable[[Any], Any], metric_name: str) -> Callable[[Any], Any]:
+        """The executor's function without spans, its scores measured all the same."""
+        metrics = self._runtime.metrics
+        if not metrics.enabled:
+            return function
+
+        def note(result: Any, *_item: Any) -> None:
+            record_score(metrics, metric_name, result)
+
+        return noting_result(function, note)
+
+    def _with_metric_spans(self, function: Any) -> Any:
+        # Evaluate hands its metric to nobody but a closure of its own. A copy of the closure with
+        # the metric traced changes nothing that anybody else can see, user callbacks included.
+        if not isinstance(function, types.FunctionType) or function.__closure__ is None:
+            return function
+        names = function.__code__.co_freevars
+        if "metric" not in names:
+            return function
+        cells = list(function.__closure__)
+        position = names.index("metric")
+        metric = cells[position].cell_contents
+        traced = traced_function(
+            metric, self._metric, self._runtime, describe=lambda *_: (metric, {})
+        )
+        cells[position] = types.CellType(traced)
+        return types.FunctionType(
+            function.__code__,
+            function.__globals__,
+            function.__name__,
+            function.__defaults__,
+            tuple(cells),
+        )
+
+
+def _indices(data: Any) -> dict[int, Iterator[int]]:
+    """The indices of each example, in turn where a data set has the same one several times.
+
+    None where reading the data set would run code of the program's, which may fetch them anew.
+    """
+    kind: type[Any] = type(data)  # type: ignore[reportUnknownVariableType]
+    if getattr(kind, "__iter__", None) not in _READ_AT_ONCE:
+        return {}
+    found: dict[int, list[int]] = {}
+    for index, item in enumerate(data):
+        found.setdefault(id(item), []).append(index)
+    # In a cycle, since a straggler is run a second time.
+    return {key: itertools.cycle(indices) for key, indices in found.items()}
+
+
+def record_score(metrics: Metrics, metric_name: str, result: Any) -> None:
+    """Measure the score in what one example of an evaluation came to."""
+    score = score_of(result[-1])
+    if score is not None:
+        metrics.record_score(score, {GEN_AI_EVALUATION_NAME: metric_name})
+
+
+def _evaluation_record() -> EvaluationRecord | None:
+    # An example that was given up as a straggler may end after its evaluation.
+    evaluation = current_call(Operations.EVALUATE)
+    return None if evaluation is None else evaluation.state
+
+
+def _chosen(given: dict[str, Any], name: str, default: Any) -> Any:
+    value = given.get(name)
+    return default if value is None else value

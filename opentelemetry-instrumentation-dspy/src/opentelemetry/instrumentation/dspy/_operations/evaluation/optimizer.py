@@ -1,0 +1,134 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""``compile`` of every optimizer. The evaluations inside it are its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from opentelemetry.instrumentation.dspy._calls.call import (
+    INTERNAL,
+    Attributes,
+    Call,
+    Operation,
+    Runtime,
+    SpanStart,
+)
+from opentelemetry.instrumentation.dspy._locks import new_lock
+from opentelemetry.instrumentation.dspy._operations.evaluation.scores import as_number, name_of
+from opentelemetry.instrumentation.dspy._operations.reading import own_attributes
+from opentelemetry.instrumentation.dspy._patching.points import ClassTreePatch, PatchPoint
+from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_OPERATION,
+    DSPY_OPTIMIZER_BEST_SCORE,
+    DSPY_OPTIMIZER_CONFIG,
+    DSPY_OPTIMIZER_METRIC,
+    DSPY_OPTIMIZER_TRAINSET_COUNT,
+    DSPY_OPTIMIZER_TRIAL_COUNT,
+    DSPY_OPTIMIZER_TYPE,
+    DSPY_OPTIMIZER_VALSET_COUNT,
+    Operations,
+)
+
+
+def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
+    """The patch points of optimizers."""
+    return [
+        ClassTreePatch(
+            "dspy.teleprompt.teleprompt",
+            "Teleprompter",
+            {"compile": OptimizerOperation(runtime)},
+            "optimizer runs get no span",
+            closure_on_root=False,
+            # MLflow's autologging replaces these by functions that call what it has read here.
+            closures_in_dspy=True,
+        )
+    ]
+
+
+@dataclass
+class CompileRecord:
+    """The trials of one compilation so far."""
+
+    trials: int = 0
+    best_score: float | None = None
+    lock: Any = field(default_factory=new_lock)
+
+    def begin_trial(self) -> int:
+        """The index of a new trial, from 0."""
+        with self.lock:
+            self.trials += 1
+            return self.trials - 1
+
+    def end_trial(self, score: float) -> None:
+        """Note the score of a trial."""
+        with self.lock:
+            if self.best_score is None or score > self.best_score:
+                self.best_score = score
+
+
+class OptimizerOperation(Operation):
+    """One ``compile`` of one optimizer."""
+
+    name = Operations.COMPILE
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._content = runtime.content
+        self._settings = runtime.settings
+
+    def start(self, call: Call) -> SpanStart:
+        optimizer = call.instance
+        kind = type(optimizer).__name__
+        call.state = CompileRecord()
+        attributes: Attributes = {DSPY_OPERATION: self.name, DSPY_OPTIMIZER_TYPE: kind}
+        metric = own_attributes(optimizer).get("metric")
+        if metric is not None:
+            attributes[DSPY_OPTIMIZER_METRIC] = name_of(metric)
+        for argument, attribute in _SETS.items():
+            examples = call.kwargs.get(argument)
+            if isinstance(examples, (list, tuple)):
+                attributes[attribute] = len(examples)  # type: ignore[reportUnknownArgumentType]
+        return f"compile {kind}", attributes, INTERNAL
+
+    def inputs(self, call: Call, attributes: Attributes) -> None:
+        plain = (bool, int, float, str) if self._settings.content_mode.in_spans else (int, float)
+        config = {
+            name: value
+            for name, value in own_attributes(call.instance).items()
+            if isinstance(value, plain) and not name.startswith("_")
+        }
+        self._content.put(attributes, DSPY_OPTIMIZER_CONFIG, self.name, config)
+
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
+        score = as_number(getattr(result, "score", None))
+        if score is not None:
+            call.state.end_trial(score)
+
+    def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
+        record: CompileRecord = call.state
+        attributes[DSPY_OPTIMIZER_TRIAL_COUNT] = record.trials
+        if record.best_score is not None:
+            attributes[DSPY_OPTIMIZER_BEST_SCORE] = record.best_score
+
+
+_SETS = {
+    "trainset": DSPY_OPTIMIZER_TRAINSET_COUNT,
+    "valset": DSPY_OPTIMIZER_VALSET_COUNT,
+}
+
+
+def note_trial(call: Call) -> tuple[int | None, Callable[[float], None] | None]:
+    """Count an evaluation as a trial of the compilation it is part of.
+
+    Returns:
+        The trial's index and where to put its score; None and None outside of a compilation.
+    """
+    parent = call.parent
+    while parent is not None:
+        if parent.operation.name == Operations.COMPILE and parent.state is not None:
+            record: CompileRecord = parent.state
+            return record.begin_trial(), record.end_trial
+        parent = parent.parent
+    return None, None

@@ -1,0 +1,91 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The chunks of a streamed LM call: how many there are, and when the first one came.
+
+DSPy sends chunks on from two places: the engines of 3.4 make them in a ``ListenerBridge``, and
+what goes through LiteLLM (all of it before 3.4) is sent to the stream that the settings name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dspy
+from opentelemetry.instrumentation.dspy._calls.call import Runtime, as_dspy_frame, hide_frame
+from opentelemetry.instrumentation.dspy._operations.lm.capture import current_record
+from opentelemetry.instrumentation.dspy._operations.lm.record import LMRecord
+from opentelemetry.instrumentation.dspy._patching.observing import noting_result
+from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint
+
+
+def patch_points() -> list[PatchPoint]:
+    """Where DSPy has a chunk in hand, release by release."""
+    effect = "streamed LM calls have no chunk count and no time to the first chunk"
+    return [
+        FunctionPatch("dspy.clients.lm", "_get_stream_completion_fn", _counting_stream, effect),
+        FunctionPatch(
+            "dspy.clients.engines.streaming",
+            "ListenerBridge.chunk",
+            _noting_chunk,
+            effect,
+            since=(3, 4),
+        ),
+    ]
+
+
+def _noting_chunk(original: Any, runtime: Runtime, owner: Any) -> Any:
+    return noting_result(original, _note_chunk)
+
+
+def _note_chunk(chunk: Any, *_arguments: Any) -> None:
+    record = current_record()
+    if chunk is not None and record is not None:
+        record.note_chunk()
+
+
+def _counting_stream(_original: Any, runtime: Runtime, owner: Any) -> Any:
+    _context, _hide = _counting_context, hide_frame
+
+    def get_stream_completion_fn(*args: Any, **kwargs: Any) -> Any:
+        try:
+            # The function that comes back holds on to the stream that it finds here.
+            with _context():
+                return _original(*args, **kwargs)
+        except BaseException as _error:
+            _hide(_error)
+            raise
+
+    return as_dspy_frame(get_stream_completion_fn, _original)
+
+
+class _Unchanged:
+    """The settings as they are."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _counting_context() -> Any:
+    """Settings in which the stream counts what is sent to it."""
+    stream = dspy.settings.send_stream
+    record = current_record() if stream is not None else None
+    if record is None:
+        return _Unchanged()
+    return dspy.settings.context(send_stream=_CountedStream(stream, record))
+
+
+class _CountedStream:
+    """A stream that tells the record of a call what is sent; in all else it is the original."""
+
+    def __init__(self, stream: Any, record: LMRecord) -> None:
+        self._stream = stream
+        self._record = record
+
+    def send(self, item: Any) -> Any:
+        """What the original returns: an awaitable, so this frame is gone when it runs."""
+        self._record.note_chunk()
+        return self._stream.send(item)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -1,0 +1,229 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Calls of language models: every ``dspy.BaseLM``, one client span for each call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import dspy
+from opentelemetry.instrumentation.dspy._calls.call import (
+    CLIENT,
+    Attributes,
+    Call,
+    Operation,
+    Runtime,
+    SpanStart,
+)
+from opentelemetry.instrumentation.dspy._locks import new_lock
+from opentelemetry.instrumentation.dspy._operations.lm import capture, chunks
+from opentelemetry.instrumentation.dspy._operations.lm.event import with_event
+from opentelemetry.instrumentation.dspy._operations.lm.messages import (
+    input_messages,
+    may_have_data_uri,
+    output_messages,
+    plain_input_messages,
+)
+from opentelemetry.instrumentation.dspy._operations.lm.record import LMRecord
+from opentelemetry.instrumentation.dspy._operations.lm.request import (
+    LMRequestFacts,
+    read_request,
+    tool_definitions,
+)
+from opentelemetry.instrumentation.dspy._operations.services.model_names import (
+    provider_named,
+    split_model_name,
+)
+from opentelemetry.instrumentation.dspy._patching.points import ClassTreePatch, PatchPoint
+from opentelemetry.instrumentation.dspy._settings import Settings
+from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_LM_CACHE_ENABLED,
+    DSPY_LM_MODEL_TYPE,
+    DSPY_LM_PARAMETERS,
+    DSPY_LM_RETRY_MAX,
+    DSPY_LM_TYPE,
+    DSPY_OPERATION,
+    GEN_AI_INPUT_MESSAGES,
+    GEN_AI_OPERATION_NAME,
+    GEN_AI_OUTPUT_MESSAGES,
+    GEN_AI_PROVIDER_NAME,
+    GEN_AI_REQUEST_MODEL,
+    GEN_AI_RESPONSE_MODEL,
+    GEN_AI_TOOL_DEFINITIONS,
+    GenAIOperations,
+    Operations,
+)
+
+_count_lock = new_lock()
+# An LM with one of its own, such as DummyLM up to 3.1, may go by the cache.
+_CACHING = ("__call__", "acall", "forward", "aforward")
+
+
+def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
+    """The patch points of LM calls."""
+    operation = with_event(LMOperation, runtime)
+    tree = ClassTreePatch(
+        "dspy.clients.base_lm",
+        "BaseLM",
+        {"__call__": operation, "acall": operation},
+        "LM calls get no span",
+        closure_on_root=True,
+        # A proxy that calls the host's LM, which has its own span.
+        skip=frozenset({"SandboxLM"}),
+    )
+    return [tree, *capture.patch_points(), *chunks.patch_points()]
+
+
+class LMOperation(Operation):
+    """One call of an LM, from the cache or from the provider, retries included."""
+
+    name = Operations.LM
+
+    def __init__(self, runtime: Runtime, settings: Settings) -> None:
+        self._content = runtime.content
+        self._settings = settings
+
+    def start(self, call: Call) -> SpanStart:
+        lm = call.instance
+        call.state = LMRecord()
+        model_type = getattr(lm, "model_type", "chat")
+        operation = (
+            GenAIOperations.TEXT_COMPLETION if model_type == "text" else GenAIOperations.CHAT
+        )
+        provider, model = split_model(lm, call.kwargs)
+        attributes: Attributes = {
+            DSPY_OPERATION: self.name,
+            GEN_AI_OPERATION_NAME: operation,
+            GEN_AI_REQUEST_MODEL: model,
+            DSPY_LM_TYPE: type(lm).__name__,
+            DSPY_LM_MODEL_TYPE: str(model_type),
+        }
+        if provider:
+            attributes[GEN_AI_PROVIDER_NAME] = provider
+        return f"{operation} {model}", attributes, CLIENT
+
+    def inputs(self, call: Call, attributes: Attributes) -> None:
+        lm = call.instance
+        request = read_request(lm, call.args, call.kwargs, self._content.secrets)
+        attributes.update(request.attributes)
+        cached = _is_cached(call)
+        if cached is not None:
+            attributes[DSPY_LM_CACHE_ENABLED] = cached
+        retries = getattr(lm, "num_retries", None)
+        if isinstance(lm, dspy.LM) and isinstance(retries, int):
+            attributes[DSPY_LM_RETRY_MAX] = retries
+        if self._settings.records_inputs:
+            self._put_content(attributes, call, request)
+
+    def _put_content(self, attributes: Attributes, call: Call, request: LMRequestFacts) -> None:
+        put, name = self._content.put, self.name
+        plain = plain_input_messages(call.args, call.kwargs)
+        if plain is not None:
+            self._content.put_plain(attributes, GEN_AI_INPUT_MESSAGES, name, *plain)
+        else:
+            put(attributes, GEN_AI_INPUT_MESSAGES, name, input_messages(call.args, call.kwargs))
+        if request.tools:
+            put(attributes, GEN_AI_TOOL_DEFINITIONS, name, tool_definitions(request.tools))
+        if request.others:
+            put(attributes, DSPY_LM_PARAMETERS, name, request.others)
+
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
+        if self._settings.records_outputs:
+            record: LMRecord = call.state
+            messages = output_messages(result, record.finish_reasons)
+            size = _size_of_texts(result)
+            if size is not None:
+                self._content.put_plain(
+                    attributes, GEN_AI_OUTPUT_MESSAGES, self.name, messages, size
+                )
+            else:
+                self._content.put(attributes, GEN_AI_OUTPUT_MESSAGES, self.name, messages)
+
+    def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
+        attributes.update(end_lm_call(call))
+
+
+def _is_cached(call: Call) -> bool | None:
+    """Whether DSPy's cache is asked for this call; None where that is not known."""
+    lm = call.instance
+    if not isinstance(lm, dspy.LM):
+        return None  # DSPy caches the calls of its own LM alone, whatever another's ``cache`` says
+    if not call.kwargs.get("cache", lm.cache):
+        return False
+    kind: type[Any] = type(lm)  # type: ignore[reportUnknownVariableType]
+    if any(getattr(kind, name) is not getattr(dspy.LM, name) for name in _CACHING):
+        return None
+    cache = dspy.cache
+    tiers = (getattr(cache, f"enable_{tier}_cache", True) for tier in ("memory", "disk"))
+    return any(tiers)
+
+
+def _size_of_texts(result: Any) -> int | None:
+    """Characters in a result that is a list of texts, as most are; None for any other."""
+    if type(result) is not list:
+        return None
+    size = 0
+    for text in cast("list[Any]", result):
+        if type(text) is not str or may_have_data_uri(text):
+            return None
+        size += len(text)
+    return size
+
+
+def split_model(lm: Any, kwargs: Mapping[str, Any]) -> tuple[str | None, str]:
+    """Provider and model of a call of an LM; ``openai/gpt-4o-mini`` is the model ``gpt-4o-mini``.
+
+    Only ``dspy.LM`` gives its model names that meaning; another LM's name is its own affair.
+    """
+    # A call may name another one.
+    model = str(kwargs.get("model") or getattr(lm, "model", None) or type(lm).__name__)
+    if not isinstance(lm, dspy.LM):
+        return None, model
+    options: dict[str, Any] = lm.kwargs or {}
+    given = kwargs.get("custom_llm_provider") or options.get("custom_llm_provider")
+    if isinstance(given, str):  # LiteLLM takes the name as it is, prefix or no prefix
+        return provider_named(given), model.removeprefix(f"{given}/")
+    return split_model_name(model)
+
+
+def end_lm_call(call: Call) -> Attributes:
+    """Count an LM call that ended in every call around it; what is known of it, as attributes."""
+    outer = _count_in_modules(call)
+    record: LMRecord = call.state
+    attributes = record.attributes()
+    answered = attributes.get(GEN_AI_RESPONSE_MODEL)
+    if answered is not None and "/" in answered:
+        asked: str = call.start_attributes[GEN_AI_REQUEST_MODEL]
+        named = str(getattr(call.instance, "model", ""))
+        attributes[GEN_AI_RESPONSE_MODEL] = _without_prefix(answered, asked, named)
+    if outer is not None:
+        outer.add_inner(attributes, record.inner)
+    return attributes
+
+
+def _without_prefix(answered: str, asked: str, named: str) -> str:
+    """The model that answered, without the prefix that LiteLLM puts before it for some providers.
+
+    Args:
+        answered: The model as the response has it.
+        asked: The model that was asked for, without that prefix.
+        named: The name that the LM was given.
+    """
+    prefix = named.removesuffix(asked)
+    # ``openai/openai/gpt-oss-20b`` is answered by a model that is called like a prefix.
+    return answered if answered == asked or prefix == named else answered.removeprefix(prefix)
+
+
+def _count_in_modules(call: Call) -> LMRecord | None:
+    """Count the call in those around it; the record of the LM call that it was made inside of."""
+    parent = call.parent
+    outer: LMRecord | None = None
+    with _count_lock:
+        while parent is not None:
+            parent.lm_calls += 1
+            if outer is None and type(parent.state) is LMRecord:
+                outer = parent.state
+                outer.take_nested(call.state, parent.instance is call.instance)
+            parent = parent.parent
+    return outer

@@ -1,0 +1,228 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The facts of one LM call that its return value does not have: usage, model, cost, cache.
+
+`lm_facts` notes them while the call runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from opentelemetry.instrumentation.dspy._calls.call import Attributes
+from opentelemetry.instrumentation.dspy._locks import new_lock
+from opentelemetry.instrumentation.dspy._operations.services.usage import usage_attributes
+from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_LM_CACHE_HIT,
+    DSPY_LM_CACHE_TIER,
+    DSPY_LM_COST_SOURCE,
+    DSPY_LM_COST_TOTAL,
+    DSPY_LM_INNER_CACHE_CREATION_INPUT_TOKENS,
+    DSPY_LM_INNER_CACHE_READ_INPUT_TOKENS,
+    DSPY_LM_INNER_COST_TOTAL,
+    DSPY_LM_INNER_INPUT_TOKENS,
+    DSPY_LM_INNER_OUTPUT_TOKENS,
+    DSPY_LM_RETRY_COUNT,
+    DSPY_STREAM_CHUNK_COUNT,
+    GEN_AI_REQUEST_STREAM,
+    GEN_AI_RESPONSE_FINISH_REASONS,
+    GEN_AI_RESPONSE_ID,
+    GEN_AI_RESPONSE_MODEL,
+    GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK,
+    GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS,
+    GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS,
+    GEN_AI_USAGE_INPUT_TOKENS,
+    GEN_AI_USAGE_OUTPUT_TOKENS,
+)
+
+_inner_lock = new_lock()
+
+
+@dataclass(slots=True)
+class LMAnswer:
+    """What is known of one answer to an LM call.
+
+    Attributes:
+        cache_hit: Whether DSPy's cache gave it.
+        usage: Token counts as DSPy or the provider names them.
+        cost: US dollars; None where it is not known.
+        cost_source: Whose price table the cost is from.
+        response_id: The provider's id of the response.
+        response_model: The model that answered.
+        finish_reasons: One for each choice.
+        typed: Whether the facts are from the typed response that dspy 3.3 makes of a provider's.
+        raw: The response, to know it again where a program passes it on.
+    """
+
+    cache_hit: bool = False
+    usage: Any = None
+    cost: float | None = None
+    cost_source: str | None = None
+    response_id: str | None = None
+    response_model: str | None = None
+    finish_reasons: tuple[str, ...] = ()
+    typed: bool = False
+    raw: Any = None
+
+
+@dataclass(slots=True)
+class LMRecord:
+    """What is known of one LM call.
+
+    Attributes:
+        answers: One as a rule; more where an LM asks its base class several times.
+        forwarded: Answers that DSPy's own ``forward`` gave to one of the program's, which has not
+            returned yet.
+        nested: Answers to LM calls that were made inside this one.
+        inner: What the calls inside this one used and cost, by the names that it has here.
+        cache_answered: Whether the cache has just answered, where nothing else tells.
+        cache_tier: ``memory`` or ``disk``: where the answer lies if it is a hit.
+        retries: How often DSPy tried again.
+        chunks: How many chunks a streamed response had so far.
+        time_to_first_chunk: Seconds from the start of the call; None while nothing is streamed.
+    """
+
+    answers: list[LMAnswer] = field(default_factory=list[LMAnswer])
+    forwarded: tuple[LMAnswer, ...] = ()
+    nested: tuple[LMAnswer, ...] = ()
+    inner: Attributes | None = None
+    cache_answered: bool = False
+    cache_tier: str | None = None
+    retries: int = 0
+    chunks: int = 0
+    time_to_first_chunk: float | None = None
+    _started_ns: int = field(default_factory=time.perf_counter_ns)
+    _nested_seen: int = 0
+
+    def note_chunk(self) -> None:
+        """Note that a chunk came."""
+        self.chunks += 1
+        if self.time_to_first_chunk is None:
+            self.time_to_first_chunk = (time.perf_counter_ns() - self._started_ns) / 1e9
+
+    def take_made(self, answer: LMAnswer) -> None:
+        """Note an answer that code of the program made, maybe of answers that it was given.
+
+        Those were paid for, each of them. What it says itself counts where it is something else.
+        """
+        if not self.forwarded and not self.nested:  # as most are
+            self.answers.append(answer)
+            return
+        forwarded, self.forwarded = self.forwarded, ()
+        nested, self._nested_seen = self.nested[self._nested_seen :], len(self.nested)
+        if any(given.raw is answer.raw for given in forwarded):
+            self.answers.extend(forwarded)
+            return
+        given = (*forwarded, *nested)
+        if given and _is_passed_on(answer, given):
+            self.answers.extend(forwarded)
+            answer.usage = answer.cost = None
+            answer.cache_hit = all(one.cache_hit for one in given)
+        elif answer.cost is None:
+            _add_costs(answer, forwarded)
+        self.answers.append(answer)
+
+    def take_nested(self, inner: LMRecord, same_lm: bool) -> None:
+        """Note the answers to an LM call that ended inside this one.
+
+        An LM that calls itself does not pass on what it is given: its base class answers, too.
+        """
+        self.nested = (*self.nested, *inner.answers, *inner.forwarded, *inner.nested)
+        if same_lm:
+            self._nested_seen = len(self.nested)
+
+    def add_inner(self, attributes: Attributes, inner: Attributes | None = None) -> None:
+        """Add what a call inside this one used and cost, and what the calls inside that one did."""
+        with _inner_lock:  # calls in threads of the program's end at any time
+            total = self.inner = self.inner or {}
+            for name, here in _INNER.items():
+                amount = attributes.get(name, 0) + (inner or {}).get(here, 0)
+                if amount:
+                    total[here] = total.get(here, 0) + amount
+
+    @property
+    def finish_reasons(self) -> tuple[str, ...]:
+        """Those of all answers."""
+        if len(self.answers) == 1:
+            return self.answers[0].finish_reasons
+        return tuple(reason for answer in self.answers for reason in answer.finish_reasons)
+
+    def attributes(self) -> Attributes:
+        """The record as span attributes: of what the cache answered neither usage nor cost."""
+        if self.forwarded:  # the program's ``forward`` failed, or nobody asked for its response
+            self.answers.extend(self.forwarded)
+            self.forwarded = ()
+        attributes: Attributes = {}
+        if self.retries:
+            attributes[DSPY_LM_RETRY_COUNT] = self.retries
+        if self.time_to_first_chunk is not None:
+            attributes[GEN_AI_REQUEST_STREAM] = True
+            attributes[GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = self.time_to_first_chunk
+            attributes[DSPY_STREAM_CHUNK_COUNT] = self.chunks
+        for answer in self.answers:
+            _put_response(attributes, answer)
+        reasons = self.finish_reasons
+        if reasons:
+            attributes[GEN_AI_RESPONSE_FINISH_REASONS] = reasons
+        if self.answers:
+            self._put_spent(attributes)
+        if self.inner and not attributes.keys().isdisjoint(_INNER):
+            attributes.update(self.inner)
+        return attributes
+
+    def _put_spent(self, attributes: Attributes) -> None:
+        asked = [answer for answer in self.answers if not answer.cache_hit]
+        attributes[DSPY_LM_CACHE_HIT] = not asked
+        if not asked and self.cache_tier:
+            attributes[DSPY_LM_CACHE_TIER] = self.cache_tier
+        for answer in asked:
+            for name, count in usage_attributes(answer.usage).items():
+                attributes[name] = attributes.get(name, 0) + count
+            if answer.cost is not None and answer.cost_source is not None:
+                attributes[DSPY_LM_COST_TOTAL] = (
+                    attributes.get(DSPY_LM_COST_TOTAL, 0.0) + answer.cost
+                )
+                attributes[DSPY_LM_COST_SOURCE] = answer.cost_source
+
+
+_INNER = {
+    GEN_AI_USAGE_INPUT_TOKENS: DSPY_LM_INNER_INPUT_TOKENS,
+    GEN_AI_USAGE_OUTPUT_TOKENS: DSPY_LM_INNER_OUTPUT_TOKENS,
+    GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: DSPY_LM_INNER_CACHE_READ_INPUT_TOKENS,
+    GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS: DSPY_LM_INNER_CACHE_CREATION_INPUT_TOKENS,
+    DSPY_LM_COST_TOTAL: DSPY_LM_INNER_COST_TOTAL,
+}
+
+
+def _is_passed_on(answer: LMAnswer, given: Sequence[LMAnswer]) -> bool:
+    """Whether the usage of an answer is that of the answers that it was made of."""
+    if any(answer.raw is not None and one.raw is answer.raw for one in given):
+        return True
+    known = answer.response_id
+    if known and any(one.cache_hit and one.response_id == known for one in given):
+        return True  # its usage is that of the call that the cache has it from
+    used = _tokens(answer.usage)
+    each = [_tokens(one.usage) for one in given]
+    return not any(used) or used in each or used == tuple(map(sum, zip(*each, strict=True)))
+
+
+def _tokens(usage: Any) -> tuple[int, int]:
+    counts = usage_attributes(usage)
+    return counts.get(GEN_AI_USAGE_INPUT_TOKENS, 0), counts.get(GEN_AI_USAGE_OUTPUT_TOKENS, 0)
+
+
+def _add_costs(answer: LMAnswer, forwarded: Sequence[LMAnswer]) -> None:
+    for one in forwarded:
+        if one.cost is not None and not one.cache_hit:
+            answer.cost = (answer.cost or 0.0) + one.cost
+            answer.cost_source = one.cost_source
+
+
+def _put_response(attributes: Attributes, answer: LMAnswer) -> None:
+    if answer.response_id:
+        attributes[GEN_AI_RESPONSE_ID] = answer.response_id
+    if answer.response_model:
+        attributes[GEN_AI_RESPONSE_MODEL] = answer.response_model

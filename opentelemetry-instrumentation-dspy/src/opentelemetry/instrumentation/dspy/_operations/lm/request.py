@@ -1,0 +1,160 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What DSPy asks an LM for: the request's parameters as attributes, its secrets kept out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, cast
+
+from opentelemetry.instrumentation.dspy._calls.call import Attributes
+from opentelemetry.instrumentation.dspy._content.redaction import (
+    REDACTED,
+    KnownSecrets,
+    redact_text,
+)
+from opentelemetry.instrumentation.dspy._operations.lm.messages import explicit_request, value
+from opentelemetry.instrumentation.dspy._operations.services.endpoint import (
+    ADDRESSES,
+    is_connection,
+    server_attributes,
+)
+from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_LM_ROLLOUT_ID,
+    GEN_AI_OUTPUT_TYPE,
+    GEN_AI_REQUEST_CHOICE_COUNT,
+    GEN_AI_REQUEST_FREQUENCY_PENALTY,
+    GEN_AI_REQUEST_MAX_TOKENS,
+    GEN_AI_REQUEST_PRESENCE_PENALTY,
+    GEN_AI_REQUEST_SEED,
+    GEN_AI_REQUEST_STOP_SEQUENCES,
+    GEN_AI_REQUEST_TEMPERATURE,
+    GEN_AI_REQUEST_TOP_K,
+    GEN_AI_REQUEST_TOP_P,
+)
+
+_FLOATS = {
+    "temperature": GEN_AI_REQUEST_TEMPERATURE,
+    "top_p": GEN_AI_REQUEST_TOP_P,
+    "top_k": GEN_AI_REQUEST_TOP_K,
+    "frequency_penalty": GEN_AI_REQUEST_FREQUENCY_PENALTY,
+    "presence_penalty": GEN_AI_REQUEST_PRESENCE_PENALTY,
+}
+_INTEGERS = {
+    "max_tokens": GEN_AI_REQUEST_MAX_TOKENS,
+    "max_completion_tokens": GEN_AI_REQUEST_MAX_TOKENS,
+    "seed": GEN_AI_REQUEST_SEED,
+    "rollout_id": DSPY_LM_ROLLOUT_ID,
+}
+# Part of the call, not of the request; or an attribute of its own.
+_NOT_PARAMETERS = frozenset({"prompt", "messages", "request", "model", "cache", "tools"})
+
+
+@dataclasses.dataclass(slots=True)
+class LMRequestFacts:
+    """What one LM call asks for.
+
+    Attributes:
+        attributes: The parameters that the GenAI conventions name, with the types they ask for.
+        others: The parameters that they do not name.
+        tools: The tools offered to the model.
+    """
+
+    attributes: Attributes
+    others: dict[str, Any]
+    tools: Any = None
+
+
+def read_request(
+    lm: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], secrets: KnownSecrets
+) -> LMRequestFacts:
+    """The facts of a call of ``lm``; its credentials and headers become known as secrets."""
+    facts = LMRequestFacts({}, {})
+    defaults: Mapping[str, Any] = getattr(lm, "kwargs", None) or {}
+    request = explicit_request(args, kwargs)
+    if request is None:
+        parameters = {**defaults, **kwargs}
+        facts.tools = parameters.get("tools")
+    else:
+        # Of the LM's own parameters, only those of the connection count for a request.
+        connection = {name: defaults[name] for name in defaults if is_connection(name)}
+        parameters = {**connection, **_fields(value(request, "config")), **kwargs}
+        facts.tools = value(request, "tools")
+    for name, parameter in parameters.items():
+        if parameter is not None and name not in _NOT_PARAMETERS:
+            _read(facts, name, parameter, secrets)
+    return facts
+
+
+def _read(facts: LMRequestFacts, name: str, parameter: Any, secrets: KnownSecrets) -> None:
+    attributes = facts.attributes
+    if name in _FLOATS and _is_number(parameter):
+        attributes[_FLOATS[name]] = float(parameter)
+    elif name in _INTEGERS and isinstance(parameter, int) and not isinstance(parameter, bool):
+        attributes[_INTEGERS[name]] = parameter
+    elif name == "n" and isinstance(parameter, int):
+        if parameter != 1:
+            attributes[GEN_AI_REQUEST_CHOICE_COUNT] = parameter
+    elif name == "stop" and isinstance(parameter, (str, list, tuple)):
+        stops = (parameter,) if isinstance(parameter, str) else cast("list[Any]", parameter)
+        if stops:
+            attributes[GEN_AI_REQUEST_STOP_SEQUENCES] = tuple(str(stop) for stop in stops)
+    elif is_connection(name):
+        secrets.learn(name, parameter)
+        if name in ADDRESSES:
+            attributes.update(server_attributes(parameter))
+    else:
+        if name == "response_format":
+            attributes[GEN_AI_OUTPUT_TYPE] = _output_type(parameter)
+        facts.others[name] = _shown(name, parameter)
+
+
+def without_credentials(options: Any) -> Any:
+    """LM options with what may hold a credential replaced: keys, headers, parts of addresses."""
+    if not isinstance(options, Mapping):
+        return options
+    given = cast("Mapping[Any, Any]", options)
+    return {name: _shown(str(name), option) for name, option in given.items()}
+
+
+def _shown(name: str, option: Any) -> Any:
+    if name not in ADDRESSES and is_connection(name):
+        return REDACTED
+    if not isinstance(option, str):
+        return option
+    # Other options may be addresses, too, a proxy's for instance.
+    return redact_text(option.partition("?")[0] if name in ADDRESSES else option)
+
+
+def _is_number(parameter: Any) -> bool:
+    return isinstance(parameter, (int, float)) and not isinstance(parameter, bool)
+
+
+def _output_type(response_format: Any) -> str:
+    # A class is the model of the JSON object that is asked for.
+    return "text" if value(response_format, "type") == "text" else "json"
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    if dataclasses.is_dataclass(config):
+        names = [field.name for field in dataclasses.fields(config)]
+        found = {name: getattr(config, name) for name in names}
+    else:
+        found = dict(getattr(config, "__dict__", {}))
+    # What stands under "extensions" is sent like any other parameter.
+    extensions = found.pop("extensions", None)
+    return {**found, **(extensions if isinstance(extensions, Mapping) else {})}
+
+
+def tool_definitions(tools: Any) -> list[Any]:
+    """Tools in the shape of ``gen_ai.tool.definitions``: OpenAI nests them under ``function``."""
+    definitions: list[Any] = []
+    for tool in tools:
+        function = value(tool, "function")
+        if isinstance(function, Mapping):
+            given = cast("Mapping[str, Any]", function)
+            definitions.append({"type": "function", **given})
+        else:
+            definitions.append(tool)
+    return definitions

@@ -1,0 +1,189 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Agents: the steps that they take, and why they stop.
+
+DSPy's agents loop inside ``forward``, so a step shows only in the predictor that each of them
+calls once for each: what it is called, and what its answers and errors mean, is said here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import dspy
+from opentelemetry.instrumentation.dspy._calls.call import Attributes
+from opentelemetry.instrumentation.dspy._operations.lm.messages import value
+from opentelemetry.instrumentation.dspy._operations.reading import own_attributes
+from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_AGENT_MAX_STEPS,
+    DSPY_AGENT_STEP_COUNT,
+    DSPY_AGENT_TERMINATION,
+    AgentTerminations,
+)
+
+# By class name, since older releases lack some of them; CodeAct is a ReAct, too.
+# The second item names the attributes that hold the predictors of a step.
+_STEP_PREDICTORS = {
+    "CodeAct": ("codeact",),
+    "ReActV2": ("react",),
+    "ReAct": ("react",),
+    "ProgramOfThought": ("code_generate", "code_regenerate"),
+    "RLM": ("generate_action",),
+}
+_CONTEXT_WINDOW_ERROR = "ContextWindowExceededError"
+
+
+@dataclass(slots=True)
+class AgentRecord:
+    """One call of an agent so far.
+
+    Attributes:
+        kind: Which of DSPy's agents it is.
+        agent: The agent.
+        max_steps: How many steps it may take.
+        steps: How many it has begun.
+    """
+
+    kind: str
+    agent: Any
+    max_steps: int | None
+    steps: int = 0
+    _last_error: str | None = None
+    _last_answer: Any = None
+    _extracted: bool = False
+    _tool_calls: list[tuple[str, str]] = field(default_factory=list["tuple[str, str]"])
+
+    @property
+    def step_index(self) -> int | None:
+        """Index, from 0, of the step in progress; None before the first."""
+        return self.steps - 1 if self.steps else None
+
+    def begin_call(self, module: Any, arguments: Mapping[str, Any]) -> int | None:
+        """Note that the agent calls one of its modules; the index of the step if it is one."""
+        if not self._is_step(module):
+            self._extracted = self._extracted or own_attributes(self.agent).get("extract") is module
+            return None
+        if self._is_forced(arguments):
+            return None
+        # ReAct tries a step again with less of its past where that became too long.
+        if self._last_error != _CONTEXT_WINDOW_ERROR:
+            self.steps += 1
+        self._last_error = self._last_answer = None
+        return self.step_index
+
+    def end_call(self, module: Any, arguments: Mapping[str, Any], answer: Any) -> None:
+        """Note what the predictor of a step answered."""
+        if not self._is_step(module):
+            return
+        if self.kind == "ReActV2":
+            self._note_tool_calls(answer)
+        if not self._is_forced(arguments):
+            self._last_answer = answer
+
+    def fail_call(self, module: Any, error: BaseException) -> None:
+        """Note that one of the agent's modules failed."""
+        if self._is_step(module):
+            self._last_error = type(error).__name__
+
+    def ends_with(self, tool: Any) -> bool:
+        """Whether this tool is the agent's own way to say that it is done."""
+        name = _ENDING_TOOLS.get(self.kind)
+        tools = own_attributes(self.agent).get("tools")
+        return name is not None and value(tools, name) is tool
+
+    def take_tool_call_id(self, tool_name: str) -> str | None:
+        """The id of the model's next call of this tool, where the agent knows ids."""
+        for index, (name, call_id) in enumerate(self._tool_calls):
+            if name == tool_name:
+                del self._tool_calls[index]
+                return call_id
+        return None
+
+    def ended(self, result: Any, error: BaseException | None) -> Attributes:
+        """The steps and the reason for the end, as attributes."""
+        attributes: Attributes = {
+            DSPY_AGENT_STEP_COUNT: self.steps,
+            DSPY_AGENT_TERMINATION: self._termination(result, error),
+        }
+        if self.max_steps is not None:
+            attributes[DSPY_AGENT_MAX_STEPS] = self.max_steps
+        return attributes
+
+    def _termination(self, result: Any, error: BaseException | None) -> str:
+        if error is not None:
+            if type(error).__name__ == _CONTEXT_WINDOW_ERROR:
+                return AgentTerminations.CONTEXT_WINDOW
+            gave_up = self.kind == "ProgramOfThought" and isinstance(error, RuntimeError)
+            exhausted = gave_up and self._used_up()
+            return AgentTerminations.MAX_ITERS if exhausted else AgentTerminations.ERROR
+        if self._finished(result):
+            return AgentTerminations.FINISH
+        if self._last_error == _CONTEXT_WINDOW_ERROR:
+            return AgentTerminations.CONTEXT_WINDOW
+        if self._last_error is not None:
+            return AgentTerminations.ERROR
+        return AgentTerminations.MAX_ITERS if self._used_up() else AgentTerminations.NO_TOOL_CALL
+
+    def _finished(self, result: Any) -> bool:
+        if self.kind == "ReAct":
+            return (
+                self._last_error is None and value(self._last_answer, "next_tool_name") == "finish"
+            )
+        if self.kind == "ReActV2":
+            return value(result, "termination_reason") == "submit"
+        if self.kind == "CodeAct":
+            return bool(value(self._last_answer, "finished"))
+        return self.kind == "ProgramOfThought" or not self._extracted
+
+    def _is_step(self, module: Any) -> bool:
+        own = own_attributes(self.agent)
+        return any(own.get(name) is module for name in _STEP_PREDICTORS[self.kind])
+
+    def _used_up(self) -> bool:
+        return self.max_steps is not None and self.steps >= self.max_steps
+
+    def _is_forced(self, arguments: Mapping[str, Any]) -> bool:
+        # ReActV2's last resort, after its steps: it makes the model call "submit".
+        return self.kind == "ReActV2" and "tool_choice" in (arguments.get("config") or ())
+
+    def _note_tool_calls(self, answer: Any) -> None:
+        calls = value(value(answer, "tool_calls"), "tool_calls") or ()
+        self._tool_calls = list(self._identified(calls))
+
+    def _identified(self, calls: Iterable[Any]) -> Iterable[tuple[str, str]]:
+        tools: Any = own_attributes(self.agent).get("tools") or ()
+        for index, call in enumerate(calls):
+            name = str(value(call, "name"))
+            if name in tools:
+                # The id that ReActV2 itself gives to a call that came without.
+                yield name, value(call, "id") or f"call_{self.step_index}_{index}"
+
+
+_ENDING_TOOLS = {"ReAct": "finish", "ReActV2": "submit"}
+
+
+@lru_cache(maxsize=512)
+def agent_kind(module_type: type) -> str | None:
+    """Which of DSPy's agents a class is, or derives from; None for any other module."""
+    kinds = (name for name in _STEP_PREDICTORS if issubclass(module_type, getattr(dspy, name, ())))
+    return next(kinds, None)
+
+
+def begin_agent(kind: str, agent: Any, arguments: Mapping[str, Any]) -> AgentRecord:
+    """The record of an agent's call that begins."""
+    own = own_attributes(agent)
+    # RLM's option has this name up to dspy 3.2.
+    limit = arguments.get("max_iters", own.get("max_iters", own.get("max_iterations")))
+    return AgentRecord(kind, agent, limit if isinstance(limit, int) else None)
+
+
+def parameters_of_tools(agent: Any) -> Iterator[str]:
+    """The names of what an agent's tools take."""
+    tools: Any = own_attributes(agent).get("tools") or ()
+    held: Iterable[Any] = tools.values() if issubclass(type(tools), dict) else tools
+    for tool in held:
+        if issubclass(type(tool), dspy.Tool):
+            yield from tool.args or ()

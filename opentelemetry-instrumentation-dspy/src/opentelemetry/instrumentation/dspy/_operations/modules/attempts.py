@@ -1,0 +1,208 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""``dspy.Refine`` and ``dspy.BestOfN``: their attempts, what each scored, and which one won.
+
+The score of an attempt is known only after the attempt's own span has ended, so it stands on the
+span of the module that judges, as an event. It is seen where ``forward`` reads ``self.reward_fn``:
+a descriptor on the class gives it a reward function that tells us what it returns. The attribute
+of the instance is untouched, and anybody else who reads it gets the very function.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import wrapt
+
+import dspy
+from opentelemetry.instrumentation.dspy._calls.call import (
+    Attributes,
+    Call,
+    Runtime,
+    as_dspy_frame,
+    current_call,
+    guarded,
+    hide_frame,
+)
+from opentelemetry.instrumentation.dspy._operations.evaluation.scores import as_number, name_of
+from opentelemetry.instrumentation.dspy._operations.reading import own_attributes
+from opentelemetry.instrumentation.dspy._patching.points import PatchPoint, Version
+from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_ATTEMPT_BEST_SCORE,
+    DSPY_ATTEMPT_COUNT,
+    DSPY_ATTEMPT_INDEX,
+    DSPY_ATTEMPT_SELECTED_INDEX,
+    GEN_AI_EVALUATION_NAME,
+    GEN_AI_EVALUATION_SCORE_VALUE,
+    Events,
+)
+
+
+def patch_points() -> Sequence[PatchPoint]:
+    """Where the reward function is read."""
+    return [RewardPatch("dspy.predict.refine", "Refine"), RewardPatch("dspy.predict", "BestOfN")]
+
+
+@lru_cache(maxsize=512)
+def makes_attempts(module_type: type) -> bool:
+    """Whether modules of a class run another one several times and choose."""
+    return issubclass(module_type, (dspy.Refine, dspy.BestOfN))
+
+
+@dataclass(slots=True)
+class AttemptsRecord:
+    """The attempts of one call of a `Refine` or `BestOfN` so far.
+
+    Attributes:
+        judge: The module that makes them.
+        judging: Whether the reward function runs, which may well call modules of its own.
+        count: How many have begun.
+        best_score: The highest score.
+        selected: The attempt that has it.
+    """
+
+    judge: Any
+    judging: bool = False
+    count: int = 0
+    best_score: float | None = None
+    selected: int | None = None
+    _best: list[Any] = field(default_factory=list[Any])
+
+    def begin_call(self, module: Any) -> int | None:
+        """Note that a module is called; the index of the attempt, from 0, if it is one."""
+        judged = own_attributes(self.judge).get("module")
+        if self.judging or type(module) is not type(judged) or _gives_advice(module):
+            return None
+        self.count += 1
+        return self.count - 1
+
+    def scored(self, call: Call, prediction: Any, outcome: Any, name: str) -> None:
+        """Note the score of the latest attempt, and put it on the judge's span."""
+        score = as_number(outcome)
+        if score is None or call.span is None:
+            return
+        index = self.count - 1
+        if self.best_score is None or score > self.best_score:
+            self.best_score, self._best, self.selected = score, [prediction], index
+        event: Attributes = {
+            GEN_AI_EVALUATION_NAME: name,
+            GEN_AI_EVALUATION_SCORE_VALUE: score,
+            DSPY_ATTEMPT_INDEX: index,
+        }
+        call.span.add_event(Events.EVALUATION_RESULT, event)
+
+    def ended(self, result: Any) -> Attributes:
+        """Count, best score and the attempt whose prediction was returned, as attributes."""
+        attributes: Attributes = {DSPY_ATTEMPT_COUNT: self.count}
+        if self.best_score is not None:
+            attributes[DSPY_ATTEMPT_BEST_SCORE] = self.best_score
+        if self._best and self._best[0] is result and self.selected is not None:
+            attributes[DSPY_ATTEMPT_SELECTED_INDEX] = self.selected
+        return attributes
+
+
+def _gives_advice(module: Any) -> bool:
+    # Between attempts, Refine asks a predictor of its own what to do better.
+    return own_attributes(module).get("signature") is dspy.predict.refine.OfferFeedback
+
+
+class RewardPatch:
+    """Puts a descriptor for ``reward_fn`` on a class that has it in its instances."""
+
+    effect = "attempts of Refine and BestOfN have no scores"
+    since: Version = (0,)
+    until: Version | None = None
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module = module
+        self._name = name
+        self._installed: tuple[Any, TracedReward] | None = None
+
+    @property
+    def point(self) -> str:
+        return f"{self._module}:{self._name}.reward_fn"
+
+    def install(self, runtime: Runtime) -> None:
+        owner: Any = wrapt.resolve_path(self._module, self._name)[2]  # type: ignore[reportUnknownMemberType]
+        if "reward_fn" in own_attributes(owner):
+            raise AttributeError(f"{self._name} has a reward_fn of its own")
+        descriptor = TracedReward()
+        owner.reward_fn = descriptor
+        self._installed = (owner, descriptor)
+
+    def remove(self) -> bool:
+        if self._installed is None:
+            return True
+        (owner, descriptor), self._installed = self._installed, None
+        if own_attributes(owner).get("reward_fn") is not descriptor:
+            return False
+        del owner.reward_fn
+        return True
+
+
+class TracedReward:
+    """Gives the instance's reward function; inside of the instance's own call, a traced one."""
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        function = own_attributes(instance).get("reward_fn", self) if instance is not None else self
+        if function is self:
+            raise AttributeError("reward_fn")
+        call = current_call()
+        if call is None or call.instance is not instance or not call.recording:
+            return function
+        return _traced_reward(function, call)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        own_attributes(instance)["reward_fn"] = value
+
+    def __delete__(self, instance: Any) -> None:
+        if "reward_fn" not in own_attributes(instance):
+            raise AttributeError("reward_fn")
+        del own_attributes(instance)["reward_fn"]
+
+
+def _traced_reward(_function: Any, _call: Call) -> Any:
+    _hide, _guarded, _begin, _end = hide_frame, guarded, _begin_judging, _end_judging
+
+    def reward_fn(*args: Any, **kwargs: Any) -> Any:
+        _guarded(_begin, _call)
+        try:
+            _outcome = _function(*args, **kwargs)
+        except BaseException as _error:
+            _hide(_error)
+            _guarded(_end, _call)
+            raise
+        _guarded(_end, _call, _function, args, _outcome)
+        return _outcome
+
+    return as_dspy_frame(reward_fn, _function)
+
+
+def _begin_judging(call: Call) -> None:
+    attempts = getattr(call.state, "attempts", None)
+    if isinstance(attempts, AttemptsRecord):
+        attempts.judging = True
+
+
+def _end_judging(call: Call, function: Any = None, *scored: Any) -> None:
+    """The reward function is through, with its arguments and what it returned unless it failed."""
+    attempts = getattr(call.state, "attempts", None)
+    if not isinstance(attempts, AttemptsRecord):
+        return
+    attempts.judging = False
+    if scored:
+        arguments, outcome = scored
+        attempts.scored(call, arguments[-1], outcome, _reward_name(function))
+
+
+def _reward_name(function: Any) -> str:
+    # DSPy keeps the user's function inside of a lambda.
+    if isinstance(function, types.FunctionType) and function.__closure__:
+        names = function.__code__.co_freevars
+        if "reward_fn" in names:
+            return name_of(function.__closure__[names.index("reward_fn")].cell_contents)
+    return name_of(function)

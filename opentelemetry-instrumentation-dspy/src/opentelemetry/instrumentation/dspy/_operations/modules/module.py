@@ -1,0 +1,347 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Calls of ``dspy.Module`` and everything built on it: programs, predictors, agents."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import dspy
+from opentelemetry.instrumentation.dspy._calls.call import (
+    INTERNAL,
+    Attributes,
+    Call,
+    Operation,
+    Runtime,
+    SpanStart,
+    guarded,
+)
+from opentelemetry.instrumentation.dspy._operations.lm.request import without_credentials
+from opentelemetry.instrumentation.dspy._operations.modules import attempts
+from opentelemetry.instrumentation.dspy._operations.modules.agent import (
+    agent_kind,
+    begin_agent,
+    parameters_of_tools,
+)
+from opentelemetry.instrumentation.dspy._operations.modules.attempts import (
+    AttemptsRecord,
+    makes_attempts,
+)
+from opentelemetry.instrumentation.dspy._operations.modules.program_hash import program_hash
+from opentelemetry.instrumentation.dspy._operations.modules.record import ModuleRecord, record_of
+from opentelemetry.instrumentation.dspy._operations.modules.signature import (
+    SignatureFacts,
+    describe_signature,
+)
+from opentelemetry.instrumentation.dspy._operations.reading import (
+    NO_MODULES,
+    items_in,
+    own_attributes,
+)
+from opentelemetry.instrumentation.dspy._patching.peers import PeerCheck
+from opentelemetry.instrumentation.dspy._patching.points import (
+    ClassTreePatch,
+    PatchPoint,
+    method_patch,
+)
+from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_AGENT_STEP_INDEX,
+    DSPY_ATTEMPT_INDEX,
+    DSPY_LM_CALL_COUNT,
+    DSPY_MODULE_COMPILED,
+    DSPY_MODULE_CPU_TIME,
+    DSPY_MODULE_DEMO_COUNT,
+    DSPY_MODULE_EXTRA_INPUTS,
+    DSPY_MODULE_INPUT,
+    DSPY_MODULE_MISSING_INPUTS,
+    DSPY_MODULE_MISTYPED_INPUTS,
+    DSPY_MODULE_OUTPUT,
+    DSPY_MODULE_PATH,
+    DSPY_MODULE_SIGNATURE,
+    DSPY_MODULE_TYPE,
+    DSPY_OPERATION,
+    DSPY_PREDICTION_COMPLETION_COUNT,
+    DSPY_PROGRAM_HASH,
+    DSPY_SIGNATURE_FIELDS,
+    DSPY_SIGNATURE_INSTRUCTIONS,
+    GEN_AI_AGENT_NAME,
+    GEN_AI_OPERATION_NAME,
+    GEN_AI_WORKFLOW_NAME,
+    GenAIOperations,
+    Operations,
+)
+
+_NO_SIGNATURE_NAME = "StringSignature"
+
+
+def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
+    """The patch points of module calls."""
+    operation = ModuleOperation(runtime)
+    module, effect = "dspy.primitives.module", "module calls get no span"
+    overrides = ClassTreePatch(
+        module,
+        "Module",
+        {"__call__": operation, "acall": operation},
+        "modules that override __call__ or acall without super() get no span",
+        closure_on_root=False,
+        # What DSPy's own modules override calls super(); programs hold bound methods of theirs.
+        users_only=True,
+    )
+    return [
+        method_patch(module, "Module.__call__", operation, effect),
+        method_patch(module, "Module.acall", operation, effect),
+        overrides,
+        *attempts.patch_points(),
+    ]
+
+
+class ModuleOperation(Operation):
+    """A call of a module: the outermost is the workflow, agents are agents, Predict a predict."""
+
+    name = Operations.MODULE
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._content = runtime.content
+        self._settings = runtime.settings
+        self._check_peers = PeerCheck()
+
+    def start(self, call: Call) -> SpanStart:
+        module = call.instance
+        module_type: type[Any] = type(module)  # type: ignore[reportUnknownVariableType]
+        kind = _kind_of(module_type)
+        facts = describe_signature(_signature_of(call, kind))
+        enclosing = _enclosing_module(call)
+        record = call.state = ModuleRecord(
+            facts, is_predict=kind.is_predict, outermost=enclosing is None
+        )
+        attributes: Attributes = {
+            DSPY_OPERATION: Operations.PREDICT if kind.is_predict else Operations.MODULE,
+            DSPY_MODULE_TYPE: kind.name,
+        }
+        if enclosing is not None:
+            _place_in_program(call, attributes)
+        if facts is not None and self._settings.capture_signatures:
+            attributes[DSPY_MODULE_SIGNATURE] = facts.text
+        if kind.agent is not None:
+            record.agent = begin_agent(kind.agent, module, call.kwargs)
+            attributes[GEN_AI_OPERATION_NAME] = GenAIOperations.INVOKE_AGENT
+            attributes[GEN_AI_AGENT_NAME] = call.path or kind.name
+            return _joined("invoke_agent", kind.name, call.path), attributes, INTERNAL
+        if kind.makes_attempts:
+            record.attempts = AttemptsRecord(module)
+        if enclosing is None:
+            self._check_peers()
+            attributes[GEN_AI_OPERATION_NAME] = GenAIOperations.INVOKE_WORKFLOW
+            attributes[GEN_AI_WORKFLOW_NAME] = kind.name
+            return f"invoke_workflow {kind.name}", attributes, INTERNAL
+        return _joined(kind.name, call.path or _signature_label(facts)), attributes, INTERNAL
+
+    def inputs(self, call: Call, attributes: Attributes) -> None:
+        record: ModuleRecord = call.state
+        facts = record.facts
+        if facts is not None and self._settings.capture_signatures:
+            attributes.update(facts.attributes)
+            if self._settings.content_mode.in_spans:
+                self._put_prompt(attributes, facts)
+        own = own_attributes(call.instance)
+        if record.is_predict:
+            demos = call.kwargs["demos"] if "demos" in call.kwargs else own.get("demos")
+            attributes[DSPY_MODULE_DEMO_COUNT] = len(demos) if demos else 0
+            if facts is not None and (facts.types or frozenset(call.kwargs) != facts.input_names):
+                _put_invalid_inputs(attributes, facts, call.kwargs)
+        if own.get("_compiled") is True:
+            attributes[DSPY_MODULE_COMPILED] = True
+        if record.agent is not None:
+            self._content.arguments.learn(parameters_of_tools(call.instance))
+        if record.outermost:
+            guarded(_put_hash, attributes, call.instance)
+        if self._settings.records_inputs:
+            self._content.put(attributes, DSPY_MODULE_INPUT, self.name, arguments_of(call))
+
+    def _put_prompt(self, attributes: Attributes, facts: SignatureFacts) -> None:
+        # An optimizer writes the program's data into these.
+        self._content.put_text(
+            attributes, DSPY_SIGNATURE_INSTRUCTIONS, self.name, facts.instructions
+        )
+        self._content.put_encoded(
+            attributes, DSPY_SIGNATURE_FIELDS, self.name, facts.fields, facts.fields_json
+        )
+
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
+        record: ModuleRecord = call.state
+        around = record_of(call.parent)
+        if around is not None and around.agent is not None:
+            around.agent.end_call(call.instance, call.kwargs, result)
+        if record.agent is not None:
+            attributes.update(record.agent.ended(result, None))
+        if record.attempts is not None:
+            attributes.update(record.attempts.ended(result))
+        if issubclass(type(result), dspy.Prediction):
+            completions = result.completions
+            if completions is not None:
+                attributes[DSPY_PREDICTION_COMPLETION_COUNT] = len(completions)
+        if self._settings.records_outputs:
+            self._content.put(attributes, DSPY_MODULE_OUTPUT, self.name, result)
+
+    def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
+        attributes[DSPY_LM_CALL_COUNT] = call.lm_calls
+        if not call.recording:
+            return
+        record: ModuleRecord = call.state
+        cpu_time = None if call.asynchronous else record.cpu_seconds()
+        if cpu_time is not None:
+            attributes[DSPY_MODULE_CPU_TIME] = cpu_time
+        if error is not None:
+            attributes.update(_failed(call, record, error))
+
+
+class _Kind(NamedTuple):
+    """What the class of a module says of its calls."""
+
+    name: str
+    is_predict: bool
+    agent: str | None
+    makes_attempts: bool
+
+
+@lru_cache(maxsize=512)
+def _kind_of(module_type: type) -> _Kind:
+    return _Kind(
+        module_type.__name__,
+        issubclass(module_type, dspy.Predict),
+        agent_kind(module_type),
+        makes_attempts(module_type),
+    )
+
+
+def _place_in_program(call: Call, attributes: Attributes) -> None:
+    """Note where a module called by another stands, and which step or attempt its call is."""
+    around = record_of(call.parent)
+    if around is not None and around.agent is not None:
+        step = around.agent.begin_call(call.instance, call.kwargs)
+        if step is not None:
+            attributes[DSPY_AGENT_STEP_INDEX] = step
+    elif around is not None and around.attempts is not None:
+        attempt = around.attempts.begin_call(call.instance)
+        if attempt is not None:
+            attributes[DSPY_ATTEMPT_INDEX] = attempt
+    # An attempt is made with a copy, which no attribute of the program holds.
+    attempted = DSPY_ATTEMPT_INDEX in attributes
+    call.path = _path_of_attempt(call) if attempted else module_path(call)
+    if call.path:
+        attributes[DSPY_MODULE_PATH] = call.path
+
+
+def _path_of_attempt(call: Call) -> str:
+    around = call.parent.path if call.parent is not None else None
+    return f"{around}.module" if around else "module"
+
+
+def _failed(call: Call, record: ModuleRecord, error: BaseException) -> Attributes:
+    around = record_of(call.parent)
+    if around is not None and around.agent is not None:
+        around.agent.fail_call(call.instance, error)
+    if record.agent is not None:
+        return record.agent.ended(None, error)
+    return record.attempts.ended(None) if record.attempts is not None else {}
+
+
+def _put_hash(attributes: Attributes, program: Any) -> None:
+    digest = program_hash(program)
+    if digest is not None:
+        attributes[DSPY_PROGRAM_HASH] = digest
+
+
+def _put_invalid_inputs(
+    attributes: Attributes, facts: SignatureFacts, given: Mapping[str, Any]
+) -> None:
+    """Names of the inputs of a ``Predict`` that are missing, unknown or of another type."""
+    if frozenset(given) != facts.input_names:
+        if missing := facts.missing_inputs(given):
+            attributes[DSPY_MODULE_MISSING_INPUTS] = missing
+        if extra := facts.extra_inputs(given):
+            attributes[DSPY_MODULE_EXTRA_INPUTS] = extra
+    if facts.types and (mistyped := facts.mistyped_inputs(given)):
+        attributes[DSPY_MODULE_MISTYPED_INPUTS] = mistyped
+
+
+def module_path(call: Call) -> str | None:
+    """Where a module stands in its program, as in ``named_predictors()``; None where unknown.
+
+    Found through the modules that are calling it, so it costs nothing for modules that are not
+    called, and follows a program through an optimizer's copies.
+    """
+    enclosing = _enclosing_module(call)
+    while enclosing is not None:
+        name = _name_in(enclosing.instance, call.instance)
+        if name is not None:
+            return f"{enclosing.path}.{name}" if enclosing.path else name
+        enclosing = _enclosing_module(enclosing)
+    return None
+
+
+def _enclosing_module(call: Call) -> Call | None:
+    operation, parent = call.operation, call.parent
+    while parent is not None and parent.operation is not operation:
+        parent = parent.parent
+    return parent
+
+
+def _name_in(program: Any, module: Any) -> str | None:
+    attributes = own_attributes(program)
+    for name, value in attributes.items():
+        if value is module:
+            return name
+    for name, value in attributes.items():
+        # The one grows with every LM call, and neither holds modules.
+        if name not in NO_MODULES:
+            for place, item in items_in(value):
+                if item is module:
+                    return name + place
+    return None
+
+
+def _signature_of(call: Call, kind: _Kind) -> Any:
+    attributes = own_attributes(call.instance)
+    if kind.is_predict and "signature" in call.kwargs:
+        return call.kwargs["signature"]
+    signature: Any = attributes.get("signature")
+    if signature is None and not kind.is_predict:
+        predict: Any = attributes.get("predict")
+        if issubclass(type(predict), dspy.Predict):
+            signature = own_attributes(predict).get("signature")  # ChainOfThought
+    return signature
+
+
+def _signature_label(facts: SignatureFacts | None) -> str | None:
+    return facts.name if facts is not None and facts.name != _NO_SIGNATURE_NAME else None
+
+
+def _joined(*parts: str | None) -> str:
+    return " ".join(part for part in parts if part)
+
+
+def arguments_of(call: Call) -> dict[str, Any]:
+    """The arguments of a module's call by name, without credentials."""
+    given = dict(call.kwargs) if not call.args else {**_positional(call), **call.kwargs}
+    if "config" in given and issubclass(type(call.instance), dspy.Predict):
+        given["config"] = without_credentials(given["config"])
+    return given
+
+
+def _positional(call: Call) -> dict[str, Any]:
+    # Looked up on the class: reading ``forward`` from an instance makes DSPy log a warning.
+    kind: type[Any] = type(call.instance)  # type: ignore[reportUnknownVariableType]
+    forward = getattr(kind, "aforward" if call.asynchronous else "forward", None)
+    names: list[str] = []
+    if forward is not None:
+        parameters = list(inspect.signature(forward).parameters.values())[1:]
+        names = [
+            p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+    named = dict(zip(names, call.args, strict=False))
+    rest = call.args[len(names) :]
+    return {**named, "args": list(rest)} if rest else named

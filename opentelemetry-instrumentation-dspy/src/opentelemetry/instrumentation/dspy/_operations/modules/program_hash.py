@@ -1,0 +1,131 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""A program's compiled state in one short text, to tell which version of it made a trace."""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import is_
+from typing import Any
+
+import dspy
+from opentelemetry.instrumentation.dspy._content.encoder import canonical_json
+from opentelemetry.instrumentation.dspy._operations.modules.signature import describe_signature
+from opentelemetry.instrumentation.dspy._operations.reading import (
+    NO_MODULES,
+    items_in,
+    own_attributes,
+)
+
+# What most attributes of a module hold, and no module can be in.
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+# Collections in collections; one may contain itself.
+_MAX_NESTING = 3
+
+
+def program_hash(program: Any) -> str | None:
+    """First 12 hex digits of a SHA-256 over each predictor's path, signature, demos and options.
+
+    It is the same in every process and for copies of the program, and changes whenever compiling,
+    loading or the user's code changes one of these. None for a program without predictors.
+    """
+    if issubclass(type(program), dspy.Predict):
+        parts = [("", _digest(program))]
+    else:
+        parts = sorted([(path, _digest(predictor)) for path, predictor in _predictors(program)])
+    if not parts:
+        return None
+    return _hash_of(tuple(parts))
+
+
+@lru_cache(maxsize=256)
+def _hash_of(parts: tuple[tuple[str, str], ...]) -> str:
+    return hashlib.sha256(repr(list(parts)).encode()).hexdigest()[:12]
+
+
+def _predictors(program: Any) -> Iterator[tuple[str, Any]]:
+    pending: list[tuple[str, Any]] = [("", program)]
+    seen: set[int] = set()
+    while pending:
+        path, module = pending.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        if issubclass(type(module), dspy.Predict):
+            yield path, module
+        else:
+            attributes = own_attributes(module).items()
+            items = [
+                (f"{path}.{name}", value)
+                for name, value in attributes
+                if type(value) not in _PLAIN and name not in NO_MODULES
+            ]
+            pending.extend(_modules(items, _MAX_NESTING))
+
+
+def _modules(items: Iterable[tuple[str, Any]], depth: int) -> Iterator[tuple[str, Any]]:
+    """The modules among the items, and in the collections among them."""
+    for path, value in items:
+        if type(value) in _PLAIN:
+            continue
+        if issubclass(type(value), dspy.Module):
+            yield path, value
+        elif depth:
+            inner = [(path + place, item) for place, item in items_in(value)]
+            yield from _modules(inner, depth - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What the digest of a predictor was made from: the very objects, so that no id is reused."""
+
+    fingerprint: str
+    demos: tuple[Any, ...]
+    options: tuple[Any, ...]
+    digest: str
+
+
+_states: weakref.WeakKeyDictionary[Any, _State] = weakref.WeakKeyDictionary()
+
+
+def _digest(predictor: Any) -> str:
+    own = own_attributes(predictor)
+    facts = describe_signature(own.get("signature"))
+    fingerprint = facts.fingerprint if facts is not None else ""
+    demos = own.get("demos") or ()
+    options = _options(own)
+    # Only what is told apart by identity can be looked up without running code of the program's.
+    remembers = type(predictor).__hash__ is object.__hash__
+    state = _states.get(predictor) if remembers else None
+    if (
+        state is None
+        or state.fingerprint != fingerprint
+        or not _same(state.demos, demos)
+        or not _same(state.options, options)
+    ):
+        demos = tuple(demos)
+        text = canonical_json([fingerprint, demos, own.get("config"), own.get("fields")])
+        state = _State(fingerprint, demos, options, hashlib.sha256(text).hexdigest()[:16])
+        if remembers:
+            _states[predictor] = state
+    return state.digest
+
+
+def _options(own: dict[str, Any]) -> tuple[Any, ...]:
+    # "fields" holds the criteria of decisions, from dspy 3.4 on.
+    config: dict[str, Any] = own.get("config") or {}
+    fields: dict[str, Any] = own.get("fields") or {}
+    if not config and not fields:
+        return ()
+    items = [*config.items(), *fields.items()]
+    return tuple(part for item in items for part in item)
+
+
+def _same(known: tuple[Any, ...], given: Sequence[Any]) -> bool:
+    if not known:
+        return not given
+    return len(known) == len(given) and all(map(is_, known, given))

@@ -1,0 +1,59 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is collected while one module call runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from opentelemetry.instrumentation.dspy._calls.call import Call
+from opentelemetry.instrumentation.dspy._operations.modules.agent import AgentRecord
+from opentelemetry.instrumentation.dspy._operations.modules.attempts import AttemptsRecord
+from opentelemetry.instrumentation.dspy._operations.modules.signature import SignatureFacts
+
+
+class ModuleRecord:
+    """The facts of one module call.
+
+    Attributes:
+        facts: The signature of the module; None where it has none.
+        is_predict: Whether it is a ``Predict``.
+        outermost: Whether no other module is calling it.
+        agent: The steps so far, where the module is an agent.
+        attempts: The attempts so far, where the module makes some and chooses.
+    """
+
+    __slots__ = ("_cpu_ns", "_thread", "agent", "attempts", "facts", "is_predict", "outermost")
+
+    def __init__(self, facts: SignatureFacts | None, *, is_predict: bool, outermost: bool) -> None:
+        self.facts = facts
+        self.is_predict = is_predict
+        self.outermost = outermost
+        self.agent: AgentRecord | None = None
+        self.attempts: AttemptsRecord | None = None
+        self._thread = threading.get_ident()
+        self._cpu_ns = time.thread_time_ns()
+
+    def cpu_seconds(self) -> float | None:
+        """CPU time of this thread since the call began; None on another thread."""
+        if threading.get_ident() != self._thread:
+            return None
+        return (time.thread_time_ns() - self._cpu_ns) / 1e9
+
+
+def record_of(call: Call | None) -> ModuleRecord | None:
+    """The record of a module call; None for calls of anything else."""
+    state = call.state if call is not None else None
+    return state if type(state) is ModuleRecord else None
+
+
+def enclosing_agent(call: Call) -> AgentRecord | None:
+    """The agent of which this call is a part, if the innermost module around it is one."""
+    parent = call.parent
+    while parent is not None:
+        record = record_of(parent)
+        if record is not None:
+            return record.agent
+        parent = parent.parent
+    return None

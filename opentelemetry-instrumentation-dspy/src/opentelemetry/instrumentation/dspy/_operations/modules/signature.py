@@ -1,0 +1,225 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a span says of a signature, worked out once per signature class."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+import types
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, Union, get_args, get_origin
+
+from opentelemetry.instrumentation.dspy._content.encoder import to_json
+from opentelemetry.instrumentation.dspy._content.jsonable import dumps
+from opentelemetry.instrumentation.dspy._content.redaction import REDACTED, is_secret_key
+from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_SIGNATURE_FINGERPRINT,
+    DSPY_SIGNATURE_INPUT_FIELDS,
+    DSPY_SIGNATURE_NAME,
+    DSPY_SIGNATURE_OUTPUT_FIELDS,
+)
+
+_FIELD_EXTRAS = ("__dspy_field_type", "desc", "prefix", "constraints")
+# Marks a field of a string signature that names no type, from dspy 3.2 on.
+_TYPE_UNDEFINED = "IS_TYPE_UNDEFINED"
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+_Types: TypeAlias = "tuple[type, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureFacts:
+    """The static description of a signature.
+
+    Attributes:
+        name: Class name; ``StringSignature`` for one made from a string.
+        text: ``"question -> answer"``.
+        instructions: The task description.
+        fields: Each field's name, role, type, description, constraints, required and default.
+        fields_json: The same as JSON text.
+        fingerprint: First 12 hex digits of a SHA-256 over instructions and fields; not over the
+            name, which optimizers change.
+        input_names: Names of the inputs.
+        required: Inputs that have no default and may not be None.
+        types: The types that an input's value may have, for inputs whose type is a plain one.
+        document: What the instructions were made from, to see that they changed.
+        attributes: What of this is no content, as attributes. Shared: copy before changing.
+    """
+
+    name: str
+    text: str
+    instructions: str
+    fields: tuple[dict[str, Any], ...]
+    fields_json: str
+    fingerprint: str
+    input_names: frozenset[str]
+    required: tuple[str, ...]
+    types: tuple[tuple[str, _Types], ...]
+    document: str | None
+    attributes: dict[str, Any]
+
+    def missing_inputs(self, given: Mapping[str, Any]) -> tuple[str, ...]:
+        """Names of the required inputs that are not given."""
+        return tuple(name for name in self.required if name not in given)
+
+    def extra_inputs(self, given: Mapping[str, Any]) -> tuple[str, ...]:
+        """Names that are given and are neither inputs nor options of ``Predict``."""
+        known = self.input_names
+        return tuple(name for name in given if name not in known and not _is_option(name, given))
+
+    def mistyped_inputs(self, given: Mapping[str, Any]) -> tuple[str, ...]:
+        """Names of the inputs whose value is not of the field's type; None fits every type."""
+        wrong: list[str] = []
+        for name, types_ in self.types:
+            value = given.get(name)
+            if value is not None and not isinstance(value, types_):
+                wrong.append(name)
+        return tuple(wrong)
+
+
+_OPTIONS = frozenset({"signature", "demos", "config", "lm", "new_signature", "_trace"})
+
+
+def _is_option(name: str, given: Mapping[str, Any]) -> bool:
+    # OpenAI's predicted outputs travel beside the inputs.
+    return name in _OPTIONS or (name == "prediction" and isinstance(given[name], dict))
+
+
+_facts: weakref.WeakKeyDictionary[type, SignatureFacts] = weakref.WeakKeyDictionary()
+
+
+def describe_signature(signature: Any) -> SignatureFacts | None:
+    """Facts of a ``dspy.Signature`` class; None for anything else."""
+    if not isinstance(signature, type):
+        return None
+    facts = _facts.get(signature)
+    # The setter of ``instructions`` changes the docstring of the class in place.
+    if facts is not None and facts.document == signature.__doc__:
+        return facts
+    if not hasattr(signature, "output_fields"):
+        return None
+    facts = _facts[signature] = _describe(signature)
+    return facts
+
+
+def _describe(signature: Any) -> SignatureFacts:
+    inputs, outputs = signature.input_fields, signature.output_fields
+    fields = tuple(_field(name, field) for name, field in signature.fields.items())
+    fingerprint = _fingerprint(signature)
+    attributes = {
+        DSPY_SIGNATURE_NAME: signature.__name__,
+        DSPY_SIGNATURE_INPUT_FIELDS: tuple(inputs),
+        DSPY_SIGNATURE_OUTPUT_FIELDS: tuple(outputs),
+        DSPY_SIGNATURE_FINGERPRINT: fingerprint,
+    }
+    return SignatureFacts(
+        name=signature.__name__,
+        text=f"{', '.join(inputs)} -> {', '.join(outputs)}",
+        instructions=signature.instructions,
+        fields=fields,
+        fields_json=to_json(fields),
+        fingerprint=fingerprint,
+        input_names=frozenset(inputs),
+        required=tuple(name for name, field in inputs.items() if _is_required(field)),
+        types=tuple(
+            (name, types_) for name, field in inputs.items() if (types_ := _value_types(field))
+        ),
+        document=signature.__doc__,
+        attributes=attributes,
+    )
+
+
+def _field(name: str, field: Any) -> dict[str, Any]:
+    extra: dict[str, Any] = field.json_schema_extra or {}
+    facts: dict[str, Any] = {
+        "name": name,
+        "role": extra.get("__dspy_field_type"),
+        "type": _type_name(field.annotation),
+    }
+    description = extra.get("desc")
+    if description and description != f"${{{name}}}":  # what DSPy writes where there is none
+        facts["description"] = str(description)
+    if extra.get("constraints"):
+        facts["constraints"] = str(extra["constraints"])
+    facts["required"] = field.is_required()
+    if not field.is_required() and field.default_factory is None:
+        facts["default"] = REDACTED if is_secret_key(name) else field.default
+    return facts
+
+
+def _type_name(annotation: Any) -> str:
+    plain = isinstance(annotation, type) and not get_args(annotation)
+    return annotation.__name__ if plain else str(annotation).replace("typing.", "")
+
+
+def _fingerprint(signature: Any) -> str:
+    fields = [
+        [name, str(field.annotation), *_extras(field), field.is_required(), _default(field)]
+        for name, field in signature.fields.items()
+    ]
+    text = dumps([signature.instructions, fields])
+    return hashlib.sha256(text).hexdigest()[:12]
+
+
+def _extras(field: Any) -> list[str]:
+    extra: dict[str, Any] = field.json_schema_extra or {}
+    return [str(extra.get(name)) for name in _FIELD_EXTRAS]
+
+
+def _default(field: Any) -> str:
+    try:
+        # An address would make the fingerprint another one in each process.
+        return _ADDRESS.sub("", repr(field.default))
+    except Exception:
+        return type(field.default).__name__
+
+
+def _is_required(field: Any) -> bool:
+    return field.is_required() and type(None) not in _members(field.annotation)
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return get_args(annotation)
+    return (annotation,)
+
+
+def _value_types(field: Any) -> _Types:
+    """The classes of which a value of this field may be; empty where that is not so simple."""
+    extra: dict[str, Any] = field.json_schema_extra or {}
+    members = _members(field.annotation)
+    if extra.get(_TYPE_UNDEFINED) or (str in members and not _known_undefined()):
+        return ()
+    classes = [_class_of(member) for member in members]
+    if None in classes:
+        return ()
+    found = {cls for cls in classes if cls is not None}
+    if str in found:
+        found.add(list)  # DSPy takes a list of texts for a text
+    if float in found:
+        found.add(int)
+    return tuple(found)
+
+
+def _known_undefined() -> bool:
+    """Whether this dspy marks fields without a type; before 3.2 all of them look like ``str``."""
+    return importlib.util.find_spec("dspy.utils.constants") is not None
+
+
+def _class_of(annotation: Any) -> type | None:
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return None
+    if isinstance(origin, type):
+        annotation = origin
+    if not isinstance(annotation, type) or annotation is object:
+        return None
+    try:
+        isinstance(None, annotation)
+    except TypeError:
+        return None  # a class for type checkers only, as Any and TypedDict are
+    return annotation

@@ -1,0 +1,179 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The caller's OTel context in the threads that DSPy starts outside of ``ParallelExecutor``.
+
+Only the OTel context goes along. Whether other context variables, DSPy's settings among them,
+reach these threads stays as DSPy has it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import wrapt
+from opentelemetry import context as context_api
+from opentelemetry.context import Context
+from opentelemetry.trace import get_current_span
+
+from opentelemetry.instrumentation.dspy._calls.call import Runtime, as_dspy_frame, hide_frame
+from opentelemetry.instrumentation.dspy._calls.propagation import bound_to_current_context
+from opentelemetry.instrumentation.dspy._locks import new_lock
+from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint, Version
+
+_POOL = "ThreadPoolExecutor"
+_LOST = "calls in the threads of {} become traces of their own"
+
+
+def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
+    """The patch points that carry context."""
+    rlm, avatar = "dspy.predict.rlm", "dspy.teleprompt.avatar_optimizer"
+    return [
+        UnbatchifyPatch(),
+        FunctionPatch(avatar, _POOL, _carrying_pool, _LOST.format("AvatarOptimizer")),
+        # Later releases carry all context variables themselves.
+        FunctionPatch(
+            rlm, _POOL, _carrying_pool, _LOST.format("RLM"), since=(3, 1, 1), until=(3, 3)
+        ),
+    ]
+
+
+def _carrying_pool(_pool: Any, runtime: Runtime, owner: Any) -> Any:
+    _bound = bound_to_current_context
+
+    def submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return _pool.submit(self, _bound(fn), *args, **kwargs)
+
+    members = {"submit": as_dspy_frame(submit, _pool.submit), "__module__": _pool.__module__}
+    return type(_pool.__name__, (_pool,), members)
+
+
+class UnbatchifyPatch:
+    """Carries context through ``Unbatchify``, whose worker thread joins the items of many callers.
+
+    Nothing is added to the items in its queue, nor to its instances, so an instance may be older
+    than this patch and outlive it, and so may a call: the patch notes who waits for which item,
+    and a descriptor on the class shows the worker thread its ``batch_fn`` within the context of
+    one of those whose items are in the batch.
+    """
+
+    point = "dspy.utils.unbatchify:Unbatchify.__call__"
+
+    def __init__(self) -> None:
+        self.effect = _LOST.format("Unbatchify (under the Embeddings retriever)")
+        self.since: Version = (0,)
+        self.until: Version | None = None
+        self._waiting = _Waiting()
+        self._batch_fn = _BatchFunction(self._waiting)
+        self._call = FunctionPatch(
+            "dspy.utils.unbatchify", "Unbatchify.__call__", self._carrying_call, self.effect
+        )
+        self._class: Any = None
+
+    def install(self, runtime: Runtime) -> None:
+        found: Any = wrapt.resolve_path("dspy.utils.unbatchify", "Unbatchify")[2]  # type: ignore[reportUnknownMemberType]
+        if hasattr(found, "batch_fn"):
+            raise AttributeError("Unbatchify.batch_fn is not an attribute of the instance")
+        self._call.install(runtime)
+        self._class = found
+        found.batch_fn = self._batch_fn
+
+    def remove(self) -> bool:
+        owner, self._class = self._class, None
+        if owner is None:
+            return True
+        ours = _own_attributes(owner).get("batch_fn") is self._batch_fn
+        if ours:
+            del owner.batch_fn
+        return self._call.remove() and ours
+
+    def _carrying_call(self, _original: Any, runtime: Runtime, owner: Any) -> Any:
+        _enter, _leave, _hide = self._waiting.enter, self._waiting.leave, hide_frame
+
+        def __call__(self: Any, input_item: Any) -> Any:
+            _place = _enter(self, input_item)
+            try:
+                return _original(self, input_item)
+            except BaseException as _error:
+                _hide(_error)
+                raise
+            finally:
+                _leave(_place)
+
+        return as_dspy_frame(__call__, _original)
+
+
+class _Waiting:
+    """The contexts of the callers that wait for a batch, in the order of their arrival."""
+
+    def __init__(self) -> None:
+        self._lock = new_lock()
+        self._places: dict[object, tuple[int, int, Context]] = {}
+
+    def enter(self, unbatchify: Any, item: Any) -> object:
+        place = object()
+        # By id: the caller keeps both alive, and an item need not be hashable.
+        entry = (id(unbatchify), id(item), context_api.get_current())
+        with self._lock:
+            self._places[place] = entry
+        return place
+
+    def leave(self, place: object) -> None:
+        with self._lock:
+            self._places.pop(place, None)
+
+    def context_of(self, unbatchify: Any, items: Sequence[Any]) -> Context | None:
+        """The context of the first item, or rather of the first one that is being recorded."""
+        with self._lock:
+            entries = list(self._places.values())
+        by_item: dict[int, Context] = {}
+        for owner, item, context in entries:
+            if owner == id(unbatchify):
+                by_item.setdefault(item, context)
+        contexts = [by_item[id(item)] for item in items if id(item) in by_item]
+        recorded = (c for c in contexts if get_current_span(c).is_recording())
+        return next(recorded, contexts[0] if contexts else None)
+
+
+class _BatchFunction:
+    """The attribute ``batch_fn`` of every instance, which stays in the instance's ``__dict__``."""
+
+    def __init__(self, waiting: _Waiting) -> None:
+        self._waiting = waiting
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        attributes = {} if instance is None else _own_attributes(instance)
+        if "batch_fn" not in attributes:
+            raise AttributeError("batch_fn")
+        batch_fn = attributes["batch_fn"]
+        if threading.current_thread() is not attributes.get("worker_thread"):
+            return batch_fn
+        return self._carrying(instance, batch_fn)
+
+    def __set__(self, instance: Any, batch_fn: Any) -> None:
+        _own_attributes(instance)["batch_fn"] = batch_fn
+
+    def __delete__(self, instance: Any) -> None:
+        if _own_attributes(instance).pop("batch_fn", None) is None:
+            raise AttributeError("batch_fn")
+
+    def _carrying(self, _unbatchify: Any, _batch_fn: Callable[[Any], Any]) -> Any:
+        _context_of, _current = self._waiting.context_of, context_api.get_current
+        _attach, _detach, _hide = context_api.attach, context_api.detach, hide_frame
+
+        def batch_fn(items: Any) -> Any:
+            _token = _attach(_context_of(_unbatchify, items) or _current())
+            try:
+                return _batch_fn(items)
+            except BaseException as _error:
+                _hide(_error)
+                raise
+            finally:
+                _detach(_token)
+
+        return as_dspy_frame(batch_fn, _batch_fn)
+
+
+def _own_attributes(owner: object) -> dict[str, Any]:
+    return vars(owner)

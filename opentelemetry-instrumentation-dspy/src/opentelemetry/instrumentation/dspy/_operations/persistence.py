@@ -1,0 +1,56 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Saving and loading programs: events on the span in which it happens, since neither is work that
+a trace has to be read for, but both tell which program a later trace is of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.trace import get_current_span
+
+from opentelemetry.instrumentation.dspy._calls.call import Runtime
+from opentelemetry.instrumentation.dspy._patching.observing import noting_result
+from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint
+from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_MODULE_TYPE,
+    Events,
+)
+
+
+def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
+    """The patch points of saving and loading."""
+    base = "dspy.primitives.base_module"
+    effect = "saving and loading programs leaves no event"
+    return [
+        FunctionPatch(base, "BaseModule.save", _noting(Events.PROGRAM_SAVED, _first), effect),
+        FunctionPatch(base, "BaseModule.load", _noting(Events.PROGRAM_LOADED, _first), effect),
+        # Of a whole program: the function, and the name under which DSPy hands it out.
+        *(
+            FunctionPatch(module, "load", _noting(Events.PROGRAM_LOADED, _result), effect)
+            for module in ("dspy.utils.saving", "dspy")
+        ),
+    ]
+
+
+def _first(_result: Any, module: Any, *_arguments: Any) -> Any:
+    return module
+
+
+def _result(result: Any, *_arguments: Any) -> Any:
+    return result
+
+
+def _noting(event: str, program_of: Callable[..., Any]) -> Callable[[Any, Runtime, Any], Any]:
+    def make(original: Any, runtime: Runtime, owner: Any) -> Any:
+        def note(*call: Any) -> None:
+            if runtime.active and is_instrumentation_enabled():
+                kind = type(program_of(*call)).__name__
+                # No path: it may name a user or a customer.
+                get_current_span().add_event(event, {DSPY_MODULE_TYPE: kind})
+
+        return noting_result(original, note)
+
+    return make

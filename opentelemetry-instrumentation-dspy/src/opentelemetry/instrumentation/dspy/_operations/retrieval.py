@@ -1,0 +1,190 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Calls of retrievers: ``dspy.Retrieve``, ``Embeddings``, ``ColBERTv2``, ``KNN``, and what is
+derived from them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import dspy
+from opentelemetry.instrumentation.dspy._calls.call import (
+    CLIENT,
+    Attributes,
+    Call,
+    Operation,
+    Runtime,
+    SpanStart,
+)
+from opentelemetry.instrumentation.dspy._operations.services.endpoint import read_connection
+from opentelemetry.instrumentation.dspy._patching.points import ClassTreePatch, PatchPoint
+from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_OPERATION,
+    DSPY_RETRIEVAL_DOCUMENT_COUNT,
+    DSPY_RETRIEVAL_TYPE,
+    GEN_AI_OPERATION_NAME,
+    GEN_AI_RETRIEVAL_DOCUMENTS,
+    GEN_AI_RETRIEVAL_QUERY_TEXT,
+    GEN_AI_RETRIEVAL_TOP_K,
+    GenAIOperations,
+    Operations,
+)
+
+_RETRIEVERS = (
+    ("dspy.retrievers.retrieve", "Retrieve"),
+    ("dspy.retrievers.embeddings", "Embeddings"),
+    ("dspy.dsp.colbertv2", "ColBERTv2"),
+    ("dspy.dsp.colbertv2", "ColBERTv2RetrieverLocal"),
+    ("dspy.predict.knn", "KNN"),
+)
+
+_QUERY_NAMES = ("query", "query_or_queries", "queries")
+# What the retrievers of DSPy and of its documentation call the parts of their results.
+_LIST_NAMES = ("passages", "docs", "documents")
+_ID_LIST_NAMES = ("indices", "doc_ids", "ids")
+_CONTENT_NAMES = ("long_text", "text", "content", "page_content", "passage")
+_ID_NAMES = ("id", "pid", "doc_id", "document_id")
+
+_MISSING: Any = object()
+
+
+def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
+    """The patch points of retrievals."""
+    operation = RetrievalOperation(runtime)
+    return [
+        ClassTreePatch(
+            module,
+            retriever,
+            {"__call__": operation},
+            f"calls of {retriever} get no span",
+            closure_on_root=True,
+        )
+        for module, retriever in _RETRIEVERS
+    ]
+
+
+class RetrievalOperation(Operation):
+    """One search."""
+
+    name = Operations.RETRIEVAL
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._content = runtime.content
+        self._settings = runtime.settings
+
+    def start(self, call: Call) -> SpanStart:
+        kind = type(call.instance).__name__
+        attributes: Attributes = {
+            DSPY_OPERATION: self.name,
+            GEN_AI_OPERATION_NAME: GenAIOperations.RETRIEVAL,
+            DSPY_RETRIEVAL_TYPE: kind,
+        }
+        return f"retrieval {kind}", attributes, CLIENT
+
+    def inputs(self, call: Call, attributes: Attributes) -> None:
+        connection = {"url": getattr(call.instance, "url", None)}
+        attributes.update(read_connection(connection, self._content.secrets))
+        top_k = _top_k(call)
+        if top_k is not None:
+            attributes[GEN_AI_RETRIEVAL_TOP_K] = top_k
+        if self._settings.records_inputs:
+            query = _query(call)
+            put = self._content.put_text if isinstance(query, str) else self._content.put
+            put(attributes, GEN_AI_RETRIEVAL_QUERY_TEXT, self.name, query)
+
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
+        documents = documents_of(result)
+        attributes[DSPY_RETRIEVAL_DOCUMENT_COUNT] = len(documents)
+        if self._settings.records_outputs:
+            self._content.put(attributes, GEN_AI_RETRIEVAL_DOCUMENTS, self.name, documents)
+
+
+def documents_of(result: Any) -> list[dict[str, Any]]:
+    """What a retriever returned as ``{"id", "content", "score"}``, with the parts it gives.
+
+    Takes a Prediction of parallel lists, a list of texts, records or Predictions, or one of them.
+    """
+    if result is None:
+        return []
+    if isinstance(result, dspy.Prediction):
+        return _documents_of_prediction(result)
+    if not isinstance(result, (list, tuple)):
+        return [_document(result)]
+    documents: list[dict[str, Any]] = []
+    for item in cast("Sequence[Any]", result):
+        if isinstance(item, dspy.Prediction):
+            documents += _documents_of_prediction(item)
+        else:
+            documents.append(_document(item))
+    return documents
+
+
+def _documents_of_prediction(prediction: Any) -> list[dict[str, Any]]:
+    fields: dict[str, Any] = dict(prediction.items())
+    passages = _first(fields, _LIST_NAMES)
+    if not isinstance(passages, (list, tuple)):
+        return [{"content": fields if passages is _MISSING else passages}]
+    documents = [_document(passage) for passage in cast("Sequence[Any]", passages)]
+    ids, scores = _first(fields, _ID_LIST_NAMES), fields.get("scores")
+    for name, values in (("id", ids), ("score", scores)):
+        if isinstance(values, (list, tuple)):
+            for document, value in zip(documents, cast("Sequence[Any]", values), strict=False):
+                document[name] = value
+    return documents
+
+
+def _document(item: Any) -> dict[str, Any]:
+    content_names = _CONTENT_NAMES
+    if isinstance(item, dspy.Example):
+        # The fields of an example are the program's own, not a retriever's.
+        content_names = _CONTENT_NAMES[:1]
+        fields: Mapping[Any, Any] = dict(item.items())
+    elif isinstance(item, Mapping):
+        fields = cast("Mapping[Any, Any]", item)
+    else:
+        return {"content": item}
+    content = _first(fields, content_names)
+    if content is _MISSING:
+        return {"content": item}
+    document: dict[str, Any] = {"content": content}
+    for name, names in (("id", _ID_NAMES), ("score", ("score",))):
+        value = _first(fields, names)
+        if value is not _MISSING:
+            document[name] = value
+    return document
+
+
+def _first(fields: Mapping[Any, Any], names: Sequence[str]) -> Any:
+    return next((fields[name] for name in names if name in fields), _MISSING)
+
+
+def _query(call: Call) -> Any:
+    """The query; for a search by named fields, such as KNN's, those fields."""
+    if isinstance(call.instance, dspy.KNN):
+        return dict(call.kwargs)
+    if call.args:
+        return call.args[0]
+    query = _first(call.kwargs, _QUERY_NAMES)
+    return dict(call.kwargs) if query is _MISSING else query
+
+
+def _top_k(call: Call) -> int | None:
+    positional = call.args[1] if len(call.args) > 1 else None
+    candidates = (call.kwargs.get("k"), positional, getattr(call.instance, "k", None))
+    for candidate in candidates:
+        if _is_count(candidate):
+            return candidate
+    return _default_k(call.instance)
+
+
+def _default_k(retriever: Any) -> int | None:
+    kind: type[Any] = type(retriever)  # type: ignore[reportUnknownVariableType]
+    function = getattr(kind, "forward", kind.__call__)
+    parameter = inspect.signature(function).parameters.get("k")
+    return parameter.default if parameter and _is_count(parameter.default) else None
+
+
+def _is_count(candidate: Any) -> bool:
+    return isinstance(candidate, int) and not isinstance(candidate, bool)

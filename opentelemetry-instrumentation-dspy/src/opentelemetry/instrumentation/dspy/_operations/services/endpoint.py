@@ -1,0 +1,53 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""How a service is reached: its address as attributes, its credentials as secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+from opentelemetry.instrumentation.dspy._calls.call import Attributes
+from opentelemetry.instrumentation.dspy._content.redaction import KnownSecrets, is_secret_key
+from opentelemetry.instrumentation.dspy.semconv import SERVER_ADDRESS, SERVER_PORT
+
+ADDRESSES = ("api_base", "base_url", "url")
+"""Parameters that name where a service is."""
+
+
+def read_connection(parameters: Mapping[str, Any], secrets: KnownSecrets) -> Attributes:
+    """The address among the parameters of a call; credentials and headers become known secrets."""
+    attributes: Attributes = {}
+    for name, parameter in parameters.items():
+        if is_connection(name):
+            secrets.learn(name, parameter)
+        if name in ADDRESSES:
+            attributes.update(server_attributes(parameter))
+    return attributes
+
+
+@lru_cache(maxsize=1024)
+def is_connection(name: str) -> bool:
+    """Whether a parameter of this name is about the connection instead of the request."""
+    return name in ADDRESSES or name.lower().endswith("headers") or is_secret_key(name)
+
+
+def server_attributes(url: Any) -> Attributes:
+    """Host and port of a URL; nothing where it has none or is not a text."""
+    if not isinstance(url, str):
+        return {}
+    host, port = _host_and_port(url)
+    return {SERVER_ADDRESS: host, SERVER_PORT: port} if host else {}
+
+
+@lru_cache(maxsize=256)
+def _host_and_port(url: str) -> tuple[str | None, int]:
+    # No more of an address than this: the rest may hold a password or a key.
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None, 0
+    return host, port or (443 if parts.scheme == "https" else 80)

@@ -1,0 +1,125 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Token counts as the GenAI conventions have them, from the shapes in which they are reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from numbers import Real
+from typing import Any
+
+from opentelemetry.instrumentation.dspy._calls.operation import Attributes
+from opentelemetry.instrumentation.dspy._operations.lm.messages import value
+from opentelemetry.instrumentation.dspy.semconv import (
+    GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS,
+    GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS,
+    GEN_AI_USAGE_INPUT_TOKENS,
+    GEN_AI_USAGE_OUTPUT_TOKENS,
+    GEN_AI_USAGE_REASONING_OUTPUT_TOKENS,
+)
+
+
+def usage_attributes(usage: Any) -> Attributes:
+    """Token counts, from any of the shapes in which LMs report them; non-numbers are left out."""
+    if not usage:
+        return {}
+    read = _reader(usage)
+    inputs = read("prompt_tokens_details") or read("input_tokens_details")
+    outputs = read("completion_tokens_details") or read("output_tokens_details")
+    attributes: Attributes = {}
+    if inputs:
+        _count(attributes, _reader(inputs), _INPUT_DETAILS)
+    if outputs:
+        _count(attributes, _reader(outputs), _OUTPUT_DETAILS)
+    _count(attributes, read, _COUNTS)
+    if GEN_AI_USAGE_INPUT_TOKENS not in attributes and GEN_AI_USAGE_OUTPUT_TOKENS not in attributes:
+        _count(attributes, read, _OTHER_COUNTS)
+    if read("prompt_tokens") is None and not inputs:
+        _add_apart(attributes, read)
+    return attributes
+
+
+_Reader = Callable[[str], Any]
+
+
+def _reader(source: Any) -> _Reader:
+    kind: type[Any] = type(source)  # type: ignore[reportUnknownVariableType]
+    return source.get if kind is dict else partial(value, source)
+
+
+def _add_apart(attributes: Attributes, read: _Reader) -> None:
+    """Add what some providers count apart, and the conventions do not.
+
+    Anthropic and Bedrock: what was read from and written to the cache. Gemini: the thoughts.
+    """
+    for attribute, name in _APART:
+        count = as_count(read(name))
+        if count is not None and attribute in attributes:
+            attributes[attribute] += count
+
+
+def as_count(candidate: Any) -> int | None:
+    """A number of tokens, which some gateways have as a float; None for what is none."""
+    if isinstance(candidate, bool) or not isinstance(candidate, Real):
+        return None
+    number: Any = candidate  # also of numpy's, which type checkers do not take for a number
+    try:
+        count = int(number)
+    except (ValueError, OverflowError):  # no number, or an infinite one
+        return None
+    return count if count >= 0 and count == number else None
+
+
+def _count(attributes: Attributes, read: _Reader, counts: Iterable[tuple[str, str]]) -> None:
+    for attribute, name in counts:
+        found = read(name)
+        if found is None:
+            continue
+        count = found if type(found) is int and found >= 0 else as_count(found)
+        # Some report nothing cached in one place and the number in another.
+        if count is not None and not attributes.get(attribute):
+            attributes[attribute] = count
+
+
+_INPUT_DETAILS = (
+    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cached_tokens"),
+    (GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, "cache_creation_tokens"),
+    (GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, "cache_write_tokens"),
+)
+_OUTPUT_DETAILS = ((GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, "reasoning_tokens"),)
+_COUNTS = (
+    (GEN_AI_USAGE_INPUT_TOKENS, "prompt_tokens"),
+    (GEN_AI_USAGE_INPUT_TOKENS, "input_tokens"),
+    (GEN_AI_USAGE_OUTPUT_TOKENS, "completion_tokens"),
+    (GEN_AI_USAGE_OUTPUT_TOKENS, "output_tokens"),
+    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cache_read_input_tokens"),
+    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "prompt_cache_hit_tokens"),  # DeepSeek
+    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cached_tokens"),  # Moonshot
+    (GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, "cache_creation_input_tokens"),
+)
+# What an LM of the program's own may return as its provider said it: Gemini, Bedrock, Ollama.
+_OTHER_COUNTS = (
+    (GEN_AI_USAGE_INPUT_TOKENS, "prompt_token_count"),
+    (GEN_AI_USAGE_INPUT_TOKENS, "promptTokenCount"),
+    (GEN_AI_USAGE_INPUT_TOKENS, "inputTokens"),
+    (GEN_AI_USAGE_INPUT_TOKENS, "prompt_eval_count"),
+    (GEN_AI_USAGE_OUTPUT_TOKENS, "candidates_token_count"),
+    (GEN_AI_USAGE_OUTPUT_TOKENS, "candidatesTokenCount"),
+    (GEN_AI_USAGE_OUTPUT_TOKENS, "outputTokens"),
+    (GEN_AI_USAGE_OUTPUT_TOKENS, "eval_count"),
+    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cached_content_token_count"),
+    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cachedContentTokenCount"),
+    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cacheReadInputTokens"),
+    (GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, "cacheWriteInputTokens"),
+    (GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, "thoughts_token_count"),
+    (GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, "thoughtsTokenCount"),
+)
+_APART = (
+    (GEN_AI_USAGE_INPUT_TOKENS, "cache_read_input_tokens"),
+    (GEN_AI_USAGE_INPUT_TOKENS, "cache_creation_input_tokens"),
+    (GEN_AI_USAGE_INPUT_TOKENS, "cacheReadInputTokens"),
+    (GEN_AI_USAGE_INPUT_TOKENS, "cacheWriteInputTokens"),
+    (GEN_AI_USAGE_OUTPUT_TOKENS, "thoughts_token_count"),
+    (GEN_AI_USAGE_OUTPUT_TOKENS, "thoughtsTokenCount"),
+)

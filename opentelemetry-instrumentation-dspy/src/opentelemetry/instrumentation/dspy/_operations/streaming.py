@@ -1,0 +1,231 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""``dspy.streamify``: one span for a whole stream, from its first step to its end.
+
+The span is current only while the stream works on its next chunk, never while the consumer has
+the chunk: a span left current across a ``yield`` becomes the parent of what the consumer does, and
+is detached in another context when two tasks share the stream. The span ends once: when the stream
+is exhausted, fails, is closed early, or is collected.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from opentelemetry import context as context_api
+from opentelemetry.context import Context
+
+import dspy
+from opentelemetry.instrumentation.dspy._calls.call import (
+    INTERNAL,
+    Attributes,
+    Call,
+    Operation,
+    Runtime,
+    SpanStart,
+    as_dspy_frame,
+    begin,
+    hide_frame,
+    restore_context,
+)
+from opentelemetry.instrumentation.dspy._operations.modules.module import arguments_of
+from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint
+from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_MODULE_INPUT,
+    DSPY_MODULE_OUTPUT,
+    DSPY_MODULE_TYPE,
+    DSPY_OPERATION,
+    DSPY_STREAM_CHUNK_COUNT,
+    Operations,
+)
+
+_EFFECT = "streams get no span of their own"
+
+
+def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
+    """The patch points of streams: the function, and the names under which DSPy hands it out."""
+    modules = ("dspy.streaming.streamify", "dspy.streaming", "dspy")
+    return [FunctionPatch(module, "streamify", _traced_streamify, _EFFECT) for module in modules]
+
+
+class StreamOperation(Operation):
+    """One stream. ``Call.state`` counts its chunks.
+
+    It carries what the program below it was given and returned, since it is the root of the trace
+    and that is where backends look for both.
+    """
+
+    name = Operations.STREAM
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._content = runtime.content
+        self._settings = runtime.settings
+
+    def start(self, call: Call) -> SpanStart:
+        kind = type(call.instance).__name__
+        call.state = 0
+        return f"stream {kind}", {DSPY_OPERATION: self.name, DSPY_MODULE_TYPE: kind}, INTERNAL
+
+    def inputs(self, call: Call, attributes: Attributes) -> None:
+        if self._settings.records_inputs:
+            self._content.put(attributes, DSPY_MODULE_INPUT, self.name, arguments_of(call))
+
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
+        if result is not None and self._settings.records_outputs:
+            self._content.put(attributes, DSPY_MODULE_OUTPUT, self.name, result)
+
+    def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
+        attributes[DSPY_STREAM_CHUNK_COUNT] = call.state
+
+
+def _traced_streamify(_streamify: Callable[..., Any], runtime: Runtime, owner: Any) -> Any:
+    _hide, _traced = hide_frame, partial(_traced_streamer, StreamOperation(runtime), runtime)
+
+    def streamify(*args: Any, **kwargs: Any) -> Any:
+        try:
+            _streamer = _streamify(*args, **kwargs)
+        except BaseException as _error:
+            _hide(_error)
+            raise
+        return _traced(args[0] if args else kwargs["program"], _streamer)
+
+    return as_dspy_frame(streamify, _streamify)
+
+
+def _traced_streamer(
+    operation: StreamOperation, runtime: Runtime, program: Any, streamer: Any
+) -> Any:
+    start = partial(_Stream, partial(begin, operation, runtime, object, False, program))
+    if inspect.isasyncgenfunction(streamer):
+        return as_dspy_frame(_async_streamer(streamer, start), streamer)
+    return as_dspy_frame(_sync_streamer(streamer, start), streamer)
+
+
+class _Stream:
+    """The span of one stream, and the context in which the stream takes its steps."""
+
+    def __init__(
+        self, start: Callable[..., Call | None], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self._call = start(args, kwargs)
+        self._context = self._leave()
+        self._prediction: Any = None
+
+    def _leave(self) -> Context | None:
+        if self._call is None:
+            return None
+        context = context_api.get_current()
+        self._call.leave()
+        return context
+
+    def enter(self) -> Any:
+        """Make the span current for one step; `leave` takes what this returns."""
+        return None if self._context is None else context_api.attach(self._context)
+
+    def leave(self, token: Any) -> None:
+        """End a step."""
+        if token is not None:
+            restore_context(token)
+
+    def note(self, chunk: Any) -> None:
+        """Count one chunk; the last Prediction among them is what the program returned."""
+        if self._call is None:
+            return
+        self._call.state += 1
+        if issubclass(type(chunk), dspy.Prediction):
+            self._prediction = chunk
+
+    def end(self, error: BaseException | None) -> None:
+        """End the span."""
+        call, self._call = self._call, None
+        if call is None:
+            return
+        if error is None:
+            call.close(self._prediction)
+        else:
+            call.close(None, error)
+
+
+def _async_streamer(_streamer: Callable[..., Any], _start: Callable[..., _Stream]) -> Any:
+    _hide = hide_frame
+
+    async def async_streamer(*args: Any, **kwargs: Any) -> Any:
+        _chunks = _streamer(*args, **kwargs)
+        _stream = _start(args, kwargs)
+        _failure = None
+        try:
+            while True:
+                _token = _stream.enter()
+                try:
+                    _chunk = await _chunks.__anext__()
+                except StopAsyncIteration:
+                    break
+                finally:
+                    _stream.leave(_token)
+                _stream.note(_chunk)
+                yield _chunk
+        except BaseException as _error:
+            _hide(_error)
+            _failure = _error
+            raise
+        finally:
+            try:
+                await _chunks.aclose()
+            finally:
+                _stream.end(_failure)
+                _failure = None
+
+    return async_streamer
+
+
+def _sync_streamer(_streamer: Callable[..., Any], _start: Callable[..., _Stream]) -> Any:
+    _steps, _current, _attach, _restore = (
+        _sync_steps,
+        context_api.get_current,
+        context_api.attach,
+        restore_context,
+    )
+
+    def sync_streamer(*args: Any, **kwargs: Any) -> Any:
+        _created_in = _current()
+
+        def _start_where_created() -> Any:
+            # The first step may come when the span in which the stream was made has ended.
+            _token = _attach(_created_in)
+            try:
+                return _start(args, kwargs)
+            finally:
+                _restore(_token)
+
+        return _steps(_streamer(*args, **kwargs), _start_where_created)
+
+    return sync_streamer
+
+
+def _sync_steps(chunks: Any, start: Callable[[], _Stream]) -> Any:
+    stream = start()
+    failure = None
+    try:
+        while True:
+            token = stream.enter()
+            try:
+                chunk = next(chunks)
+            except StopIteration:
+                break
+            finally:
+                stream.leave(token)
+            stream.note(chunk)
+            yield chunk
+    except BaseException as error:
+        hide_frame(error)
+        failure = error
+        raise
+    finally:
+        try:
+            chunks.close()
+        finally:
+            stream.end(failure)
+            failure = None

@@ -1,0 +1,207 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Code that agents write: what DSPy's interpreters run, and the tools it calls from in there."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Sequence
+from typing import Any
+
+import dspy
+from opentelemetry.instrumentation.dspy._calls.call import (
+    INTERNAL,
+    Attributes,
+    Call,
+    Operation,
+    Runtime,
+    SpanStart,
+)
+from opentelemetry.instrumentation.dspy._operations.modules.record import enclosing_agent
+from opentelemetry.instrumentation.dspy._operations.tools.legacy_sandbox import tool_calls_patch
+from opentelemetry.instrumentation.dspy._patching.points import ClassTreePatch, PatchPoint, Version
+from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_AGENT_STEP_INDEX,
+    DSPY_INTERPRETER_INPUT,
+    DSPY_INTERPRETER_LANGUAGE,
+    DSPY_INTERPRETER_OUTPUT,
+    DSPY_INTERPRETER_SUBMITTED,
+    DSPY_INTERPRETER_TYPE,
+    DSPY_OPERATION,
+    DSPY_TOOL_SOURCE,
+    GEN_AI_OPERATION_NAME,
+    GEN_AI_TOOL_CALL_ARGUMENTS,
+    GEN_AI_TOOL_CALL_RESULT,
+    GEN_AI_TOOL_NAME,
+    GEN_AI_TOOL_TYPE,
+    GenAIOperations,
+    Operations,
+)
+
+_SANDBOX = ("dspy.primitives.python_interpreter", "PythonInterpreter")
+_LOCAL = ("dspy.primitives.local_interpreter", "LocalInterpreter")
+
+_NO_TOOLS = "tools called from code get no span, unless they are dspy.Tool"
+
+# The names under which DSPy lets sandboxed code make and call modules, which have their own spans.
+_PLUMBING_PREFIX = "__dspy_"
+_CLOSURE_DEPTH = 3
+_BOTH = ("tool_name", "args", "kwargs")
+
+
+def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
+    """The patch points of code execution."""
+    run, tool = InterpreterOperation(runtime), InterpreterToolOperation(runtime)
+    return [
+        _point(_SANDBOX, "execute", run, "code run by PythonInterpreter gets no span"),
+        tool_calls_patch(tool, _NO_TOOLS),
+        _point(_SANDBOX, "invoke_tool", tool, _NO_TOOLS, since=(3, 3, 1)),
+        _point(_LOCAL, "execute", run, "code run by LocalInterpreter gets no span", since=(3, 4)),
+        _point(_LOCAL, "invoke_tool", tool, _NO_TOOLS, since=(3, 4)),
+    ]
+
+
+def _point(
+    target: tuple[str, str], method: str, operation: Operation, effect: str, since: Version = (0,)
+) -> ClassTreePatch:
+    point = ClassTreePatch(*target, {method: operation}, effect, closure_on_root=True)
+    point.since = since
+    return point
+
+
+class InterpreterOperation(Operation):
+    """One piece of code run by an interpreter."""
+
+    name = Operations.INTERPRETER
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._content = runtime.content
+        self._settings = runtime.settings
+        # What SUBMIT hands back; releases without it return the plain value.
+        self._final = getattr(dspy.primitives, "FinalOutput", None)
+
+    def start(self, call: Call) -> SpanStart:
+        kind = type(call.instance).__name__
+        attributes: Attributes = {
+            DSPY_OPERATION: self.name,
+            DSPY_INTERPRETER_TYPE: kind,
+            DSPY_INTERPRETER_LANGUAGE: "python",
+            **_step(call),
+        }
+        return f"run_code {kind}", attributes, INTERNAL
+
+    def inputs(self, call: Call, attributes: Attributes) -> None:
+        if self._settings.records_inputs:
+            code, variables = _arguments(call, "code", "variables")
+            given = {"code": code, "variables": variables} if variables else {"code": code}
+            self._content.put(attributes, DSPY_INTERPRETER_INPUT, self.name, given)
+
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
+        if self._final is not None and isinstance(result, self._final):
+            attributes[DSPY_INTERPRETER_SUBMITTED] = True
+            result = result.output
+        if self._settings.records_outputs:
+            self._content.put(attributes, DSPY_INTERPRETER_OUTPUT, self.name, result)
+
+
+class InterpreterToolOperation(Operation):
+    """One call of a tool by code that runs in an interpreter."""
+
+    name = Operations.TOOL
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._content = runtime.content
+        self._settings = runtime.settings
+
+    def start(self, call: Call) -> SpanStart | None:
+        name = _arguments(call, "tool_name")[0]
+        tools = call.instance.tools
+        if name not in tools:
+            name = "unknown"  # a name that generated code made up is content
+        elif name.startswith(_PLUMBING_PREFIX) or _calls_a_tool(tools[name]):
+            return None
+        attributes: Attributes = {
+            DSPY_OPERATION: self.name,
+            GEN_AI_OPERATION_NAME: GenAIOperations.EXECUTE_TOOL,
+            GEN_AI_TOOL_NAME: name,
+            GEN_AI_TOOL_TYPE: "function",
+            DSPY_TOOL_SOURCE: "function",
+            **_step(call),
+        }
+        return f"execute_tool {name}", attributes, INTERNAL
+
+    def inputs(self, call: Call, attributes: Attributes) -> None:
+        if self._settings.records_inputs:
+            self._content.put(
+                attributes, GEN_AI_TOOL_CALL_ARGUMENTS, self.name, _tool_arguments(call)
+            )
+
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
+        if self._settings.records_outputs:
+            self._content.put(attributes, GEN_AI_TOOL_CALL_RESULT, self.name, result)
+
+
+def _step(call: Call) -> Attributes:
+    """Which step of an agent runs the code."""
+    agent = enclosing_agent(call)
+    if agent is None or agent.step_index is None:
+        return {}
+    return {DSPY_AGENT_STEP_INDEX: agent.step_index}
+
+
+def _arguments(call: Call, *names: str) -> list[Any]:
+    """The arguments of these names, which are the first ones of the signature; None if absent."""
+    given = dict(zip(names, call.args, strict=False))
+    return [given.get(name, call.kwargs.get(name)) for name in names]
+
+
+def _tool_arguments(call: Call) -> dict[str, Any]:
+    """Of ``(tool_name, kwargs)`` in the sandbox, ``(tool_name, args, kwargs)`` in the local one."""
+    invoke_tool = getattr(call.instance, "invoke_tool", None)
+    # Where there is no such method, the sandbox has both.
+    names = tuple(inspect.signature(invoke_tool).parameters) if invoke_tool else _BOTH
+    given = dict(zip(names, _arguments(call, *names), strict=True))
+    named: dict[str, Any] = given["kwargs"] or {}
+    positional = given.get("args")
+    if not positional:
+        return dict(named)
+    parameters = _positional_names(call.instance.tools.get(given["tool_name"]))
+    rest = list(positional[len(parameters) :])
+    shown = {**dict(zip(parameters, positional, strict=False)), **named}
+    return {**shown, "args": rest} if rest else shown
+
+
+def _positional_names(function: Any) -> list[str]:
+    """What a tool calls its arguments by position: a secret is told by its name."""
+    if not isinstance(function, (types.FunctionType, types.MethodType)):
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind in kinds]
+
+
+def _calls_a_tool(function: Any, depth: int = _CLOSURE_DEPTH) -> bool:
+    """Whether it is a ``dspy.Tool``, or one of the closures that DSPy makes around a Tool."""
+    if isinstance(function, dspy.Tool) or isinstance(_bound_to(function), dspy.Tool):
+        return True
+    if not depth or not _is_made_by_dspy(function):
+        return False
+    return any(_calls_a_tool(part, depth - 1) for part in _enclosed(function))
+
+
+def _bound_to(function: Any) -> Any:
+    return function.__self__ if isinstance(function, types.MethodType) else None
+
+
+def _is_made_by_dspy(function: Any) -> bool:
+    # Not __module__, which such a closure takes over from the tool's function.
+    is_function = isinstance(function, types.FunctionType)
+    return is_function and str(function.__globals__.get("__name__")).startswith("dspy.")
+
+
+def _enclosed(function: types.FunctionType) -> list[Any]:
+    try:
+        return [cell.cell_contents for cell in function.__closure__ or ()]
+    except ValueError:  # a variable that is not assigned yet
+        return []

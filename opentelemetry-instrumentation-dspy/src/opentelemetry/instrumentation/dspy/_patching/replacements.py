@@ -1,0 +1,139 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What takes the place of a method of DSPy: a plain function that makes its span."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from opentelemetry.instrumentation.dspy._calls.call import Call, Operation, Runtime, begin
+from opentelemetry.instrumentation.dspy._calls.frames import (
+    as_dspy_frame,
+    hide_frame,
+    pickled_by_value,
+)
+
+
+def traced(
+    original: Callable[..., Any], operation: Operation, runtime: Runtime, owner: type
+) -> Callable[..., Any]:
+    """A plain function that behaves as ``original`` in every way and makes its span."""
+    asynchronous = inspect.iscoroutinefunction(original)
+    if asynchronous:
+        make = _traced_async
+    else:
+        # A plain function may return the coroutine of another.
+        make = _traced_plain_async if original.__name__ == "acall" else _traced_sync
+    opening = _Opening(begin, operation, runtime, owner, asynchronous)
+    return as_dspy_frame(make(original, opening), original)
+
+
+# A partial, since that is called without a frame of its own.
+class _Opening(functools.partial["Call | None"]):
+    """`begin` for one method. Pickled by value, with the method, it opens nothing any more."""
+
+    def __reduce__(self) -> Any:
+        return copy.copy, (_open_nothing,)
+
+
+@pickled_by_value
+def _open_nothing(instance: Any, args: Any, kwargs: Any) -> None:
+    """In another process, or in a copy, the runtime with its provider and locks is missing."""
+
+
+def _traced_sync(_original: Callable[..., Any], _begin: Callable[..., Call | None]) -> Any:
+    _hide = hide_frame
+
+    def traced(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        _call = _begin(self, args, kwargs)
+        try:
+            _result = _original(self, *args, **kwargs)
+        except BaseException as _error:
+            _hide(_error)
+            if _call is not None:
+                _call.close(None, _error)
+            raise
+        if _call is not None:
+            _call.close(_result)
+        return _result
+
+    return traced
+
+
+def _traced_plain_async(_original: Callable[..., Any], _begin: Callable[..., Call | None]) -> Any:
+    _hide, _is_coroutine, _finished = hide_frame, inspect.iscoroutine, _finished_later
+
+    def traced(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        _call = _begin(self, args, kwargs)
+        try:
+            _result = _original(self, *args, **kwargs)
+        except BaseException as _error:
+            _hide(_error)
+            if _call is not None:
+                _call.close(None, _error)
+            raise
+        if _call is None:
+            return _result
+        if _is_coroutine(_result):
+            return _finished(_call, _result)
+        _call.close(_result)
+        return _result
+
+    return traced
+
+
+@pickled_by_value
+def _finished_later(call: Call, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The coroutine, in whose end the call ends."""
+    _hide = hide_frame
+    call.leave()
+    call.asynchronous = True
+
+    async def finished() -> Any:
+        call.resume()
+        try:
+            _result = await coroutine
+        except BaseException as _error:
+            _hide(_error)
+            call.close(None, _error)
+            raise
+        call.close(_result)
+        return _result
+
+    later = finished()
+    # As whoever looks at it, or is warned that nobody awaits it, knows it.
+    later.__name__, later.__qualname__ = coroutine.__name__, coroutine.__qualname__
+    weakref.finalize(later, _close_unawaited, call, coroutine).atexit = False
+    return later
+
+
+@pickled_by_value
+def _close_unawaited(call: Call, coroutine: Coroutine[Any, Any, Any]) -> None:
+    """End a call whose coroutine was thrown away before its first step, in which nothing runs."""
+    coroutine.close()  # the warning is about the one coroutine that the program has seen
+    if call.context is not None:
+        call.close(None, GeneratorExit())
+
+
+def _traced_async(_original: Callable[..., Any], _begin: Callable[..., Call | None]) -> Any:
+    _hide = hide_frame
+
+    async def traced(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        _call = _begin(self, args, kwargs)
+        try:
+            _result = await _original(self, *args, **kwargs)
+        except BaseException as _error:
+            _hide(_error)
+            if _call is not None:
+                _call.close(None, _error)
+            raise
+        if _call is not None:
+            _call.close(_result)
+        return _result
+
+    return traced

@@ -1,0 +1,254 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What to record, decided once: from arguments, then the environment, then defaults."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeVar
+
+from opentelemetry.instrumentation.dspy import environment_variables as env
+from opentelemetry.instrumentation.dspy.api import RequestHook, ResponseHook
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MAX_CONTENT_LENGTH = 262_144
+MIN_CONTENT_LENGTH = 64
+
+Redact = Callable[[str, str, Any], Any]
+"""Called as ``redact(operation, field, value)`` before a value is serialised; returns the value
+to record. When it raises, the value is dropped."""
+
+
+class ContentMode(Enum):
+    """Where message content goes, with the values of
+    OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT (OpenTelemetry GenAI conventions)."""
+
+    NO_CONTENT = "NO_CONTENT"
+    SPAN_ONLY = "SPAN_ONLY"
+    EVENT_ONLY = "EVENT_ONLY"
+    SPAN_AND_EVENT = "SPAN_AND_EVENT"
+
+    in_spans: bool
+    """Whether span attributes carry content."""
+    in_events: bool
+    """Whether events, which are log records, carry content."""
+
+    def __init__(self, value: str) -> None:
+        self.in_spans = value in ("SPAN_ONLY", "SPAN_AND_EVENT")
+        self.in_events = value in ("EVENT_ONLY", "SPAN_AND_EVENT")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that decides what a span carries.
+
+    Attributes:
+        content_mode: Where inputs, outputs and other content are recorded.
+        capture_inputs: Record inputs (where content is recorded).
+        capture_outputs: Record outputs (where content is recorded).
+        capture_signatures: Describe signatures on module spans.
+        capture_intermediate_steps: Make spans for adapters and their format and parse steps.
+        max_content_length: Longest content attribute, in characters.
+        redact: Hook that sees each top-level value first; ``None`` for none.
+        request_hook: Called before the operation of a recording span; ``None`` for none.
+        response_hook: Called after the operation of a recording span; ``None`` for none.
+        records_inputs: Whether inputs are put on spans.
+        records_outputs: Whether outputs are put on spans.
+    """
+
+    content_mode: ContentMode = ContentMode.NO_CONTENT
+    capture_inputs: bool = True
+    capture_outputs: bool = True
+    capture_signatures: bool = True
+    capture_intermediate_steps: bool = True
+    max_content_length: int = DEFAULT_MAX_CONTENT_LENGTH
+    redact: Redact | None = None
+    request_hook: RequestHook | None = None
+    response_hook: ResponseHook | None = None
+    records_inputs: bool = field(init=False)
+    records_outputs: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Asked several times for each span, so they are no properties.
+        in_spans = self.content_mode.in_spans
+        object.__setattr__(self, "records_inputs", self.capture_inputs and in_spans)
+        object.__setattr__(self, "records_outputs", self.capture_outputs and in_spans)
+
+
+class _Defaults:
+    arguments: Mapping[str, Any] = {}
+
+
+def set_default_arguments(**arguments: Any) -> None:
+    """Set what ``instrument()`` uses for arguments that its caller does not give.
+
+    For a package that chooses a backend and has settings of its own: under
+    ``opentelemetry-instrument`` no code of the program calls ``instrument()``. Such a default goes
+    before the environment, and an argument of the caller before both. It takes effect at the next
+    ``instrument()``. Each call replaces the defaults of the one before; without arguments there
+    are none.
+
+    Args:
+        **arguments: Those of `load_settings`.
+
+    Raises:
+        ValueError: A value is not accepted.
+        TypeError: There is no such argument.
+    """
+    unknown = arguments.keys() - _ARGUMENTS
+    if unknown:
+        raise TypeError(f"instrument() has no argument {', '.join(sorted(unknown))}")
+    # For its errors; what is wrong in the environment is reported by instrument().
+    _resolved(arguments, {})
+    _Defaults.arguments = _without_none(arguments)
+
+
+def load_settings(
+    *,
+    capture_content: ContentMode | str | bool | None = None,
+    capture_inputs: bool | None = None,
+    capture_outputs: bool | None = None,
+    capture_signatures: bool | None = None,
+    capture_intermediate_steps: bool | None = None,
+    max_content_length: int | None = None,
+    redact: Redact | None = None,
+    request_hook: RequestHook | None = None,
+    response_hook: ResponseHook | None = None,
+) -> Settings:
+    """Resolve the settings of one ``instrument()`` call; see `Settings` for the arguments.
+
+    An argument that is None comes from `set_default_arguments`, then from the environment.
+
+    Raises:
+        ValueError: An argument has a value that is not accepted. A bad environment variable is
+            reported by one warning and its default is used, since it must not stop a program.
+    """
+    given = {
+        "capture_content": capture_content,
+        "capture_inputs": capture_inputs,
+        "capture_outputs": capture_outputs,
+        "capture_signatures": capture_signatures,
+        "capture_intermediate_steps": capture_intermediate_steps,
+        "max_content_length": max_content_length,
+        "redact": redact,
+        "request_hook": request_hook,
+        "response_hook": response_hook,
+    }
+    return _resolved({**_Defaults.arguments, **_without_none(given)}, os.environ)
+
+
+def _resolved(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
+    argument = arguments.get
+    return Settings(
+        content_mode=_content_mode(argument("capture_content"), environment),
+        capture_inputs=_switch(
+            argument("capture_inputs"), environment, env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_INPUTS
+        ),
+        capture_outputs=_switch(
+            argument("capture_outputs"), environment, env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_OUTPUTS
+        ),
+        capture_signatures=_switch(
+            argument("capture_signatures"),
+            environment,
+            env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_SIGNATURES,
+        ),
+        capture_intermediate_steps=_switch(
+            argument("capture_intermediate_steps"),
+            environment,
+            env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_INTERMEDIATE_STEPS,
+        ),
+        max_content_length=_max_content_length(argument("max_content_length"), environment),
+        redact=_function("redact", argument("redact")),
+        request_hook=_function("request_hook", argument("request_hook")),
+        response_hook=_function("response_hook", argument("response_hook")),
+    )
+
+
+def _without_none(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+_ARGUMENTS = frozenset(load_settings.__kwdefaults__ or ())
+
+_Function = TypeVar("_Function")
+
+
+def _function(name: str, argument: _Function) -> _Function:
+    if argument is not None and not callable(argument):
+        raise ValueError(f"{name} is {argument!r}; accepted: a function or None")
+    return argument
+
+
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_MODE_BY_TEXT = {
+    **{mode.value.lower(): mode for mode in ContentMode},
+    "true": ContentMode.SPAN_ONLY,
+    "1": ContentMode.SPAN_ONLY,
+    "false": ContentMode.NO_CONTENT,
+    "0": ContentMode.NO_CONTENT,
+}
+_ACCEPTED_MODES = "NO_CONTENT, SPAN_ONLY, EVENT_ONLY, SPAN_AND_EVENT, true or false"
+
+
+def _content_mode(
+    argument: ContentMode | str | bool | None, environment: Mapping[str, str]
+) -> ContentMode:
+    if isinstance(argument, ContentMode):
+        return argument
+    if argument is not None:
+        mode = _MODE_BY_TEXT.get(str(argument).strip().lower())
+        if mode is None:
+            raise ValueError(f"capture_content is {argument!r}; accepted: {_ACCEPTED_MODES}")
+        return mode
+    name = env.OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT
+    text = environment.get(name, "").strip()
+    if not text:
+        return ContentMode.NO_CONTENT
+    mode = _MODE_BY_TEXT.get(text.lower())
+    if mode is None:
+        # A misspelt wish about content is answered with less content, never with more.
+        logger.warning("%s is %r; accepted: %s. Recording no content.", name, text, _ACCEPTED_MODES)
+        return ContentMode.NO_CONTENT
+    return mode
+
+
+def _switch(argument: bool | None, environment: Mapping[str, str], name: str) -> bool:
+    if argument is not None:
+        return argument
+    text = environment.get(name, "").strip()
+    if not text:
+        return True
+    value = _BOOLEANS.get(text.lower())
+    if value is None:
+        logger.warning("%s is %r; accepted: true or false. Using false.", name, text)
+        return False
+    return value
+
+
+def _max_content_length(argument: int | None, environment: Mapping[str, str]) -> int:
+    if argument is not None and argument < MIN_CONTENT_LENGTH:
+        raise ValueError(
+            f"max_content_length is {argument!r}; accepted: an integer >= {MIN_CONTENT_LENGTH}"
+        )
+    own = argument or _length_in(environment, env.OTEL_INSTRUMENTATION_DSPY_MAX_CONTENT_LENGTH)
+    limits = [_length_in(environment, name) for name in _SDK_LIMITS]
+    return min([own or DEFAULT_MAX_CONTENT_LENGTH, *(limit for limit in limits if limit)])
+
+
+# The SDK cuts attributes at these limits in the middle of the JSON, so ours must come first.
+_SDK_LIMITS = ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT")
+
+
+def _length_in(environment: Mapping[str, str], name: str) -> int | None:
+    text = environment.get(name, "").strip()
+    if not text:
+        return None
+    if text.isdecimal():
+        return max(int(text), MIN_CONTENT_LENGTH)
+    logger.warning("%s is %r; accepted: an integer >= %d.", name, text, MIN_CONTENT_LENGTH)
+    return None

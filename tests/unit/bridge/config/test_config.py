@@ -1,0 +1,369 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Settings come from arguments, then the environment; a bad one is named."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from mlflow_bridge._config.settings import (
+    INSTRUMENT_ARGUMENTS,
+    PROCESSOR_FIELDS,
+    SAMPLING_FIELDS,
+    ConfigurationError,
+    MLflowDSPyConfig,
+    environment_variable,
+)
+from opentelemetry.instrumentation.dspy import ContentMode, load_settings
+
+
+def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = MLflowDSPyConfig()
+    assert config.tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert config.effective_experiment_name == "Default"
+    assert not config.is_server
+    assert config.destination_description == f"sqlite:///{tmp_path}/mlflow.db, experiment 'Default'"
+    assert config.exit_timeout_seconds == 5
+    assert config.max_batch_size == 512
+
+
+def test_relative_path_is_that_of_the_construction(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = MLflowDSPyConfig(tracking_uri="sqlite:///traces/my.db")
+    monkeypatch.chdir("/")
+    assert config.tracking_uri == f"sqlite:///{tmp_path}/traces/my.db"
+
+
+SETTINGS: dict[str, tuple[str, str, Any]] = {
+    "tracking_uri": ("MLFLOW_TRACKING_URI", "http://host:5000/", "http://host:5000"),
+    "experiment_name": ("MLFLOW_EXPERIMENT_NAME", "mine", "mine"),
+    "experiment_id": ("MLFLOW_EXPERIMENT_ID", "7", "7"),
+    "tracking_username": ("MLFLOW_TRACKING_USERNAME", "me", "me"),
+    "tracking_password": ("MLFLOW_TRACKING_PASSWORD", "geheim", "geheim"),
+    "tracking_token": ("MLFLOW_TRACKING_TOKEN", "geheim", "geheim"),
+    "tracking_auth": ("MLFLOW_TRACKING_AUTH", "plugin", "plugin"),
+    "insecure_tls": ("MLFLOW_TRACKING_INSECURE_TLS", "true", True),
+    "server_cert_path": ("MLFLOW_TRACKING_SERVER_CERT_PATH", "/ca.pem", Path("/ca.pem")),
+    "client_cert_path": ("MLFLOW_TRACKING_CLIENT_CERT_PATH", "/me.pem", Path("/me.pem")),
+    "workspace": ("MLFLOW_WORKSPACE", "team", "team"),
+    "headers": ("MLFLOW_DSPY_HEADERS", "a=1, b=2=3", {"a": "1", "b": "2=3"}),
+    "compression": ("MLFLOW_DSPY_COMPRESSION", "none", "none"),
+    "request_timeout_seconds": ("MLFLOW_DSPY_REQUEST_TIMEOUT_SECONDS", "2.5", 2.5),
+    "exit_timeout_seconds": ("MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS", "1", 1),
+    "max_queue_size": ("MLFLOW_DSPY_MAX_QUEUE_SIZE", "100", 100),
+    "flush_on_sigterm": ("MLFLOW_DSPY_FLUSH_ON_SIGTERM", "true", True),
+    "overflow": ("MLFLOW_DSPY_OVERFLOW", "block", "block"),
+    "block_seconds": ("MLFLOW_DSPY_BLOCK_SECONDS", "0.5", 0.5),
+    "max_spill_queue_size": ("MLFLOW_DSPY_MAX_SPILL_QUEUE_SIZE", "100", 100),
+    "traces": ("MLFLOW_DSPY_TRACES", "all", "all"),
+    "max_batch_size": ("MLFLOW_DSPY_MAX_BATCH_SIZE", "10", 10),
+    "max_batch_bytes": ("MLFLOW_DSPY_MAX_BATCH_BYTES", "65536", 65536),
+    "schedule_delay_seconds": ("MLFLOW_DSPY_SCHEDULE_DELAY_SECONDS", "0.5", 0.5),
+    "max_attribute_bytes": ("MLFLOW_DSPY_MAX_ATTRIBUTE_BYTES", "2048", 2048),
+    "spool": ("MLFLOW_DSPY_SPOOL", "false", False),
+    "spool_directory": ("MLFLOW_DSPY_SPOOL_DIRECTORY", "/spool", Path("/spool")),
+    "spool_max_bytes": ("MLFLOW_DSPY_SPOOL_MAX_BYTES", "65536", 65536),
+    "spool_max_age_seconds": ("MLFLOW_DSPY_SPOOL_MAX_AGE_SECONDS", "60", 60),
+    "spool_fsync": ("MLFLOW_DSPY_SPOOL_FSYNC", "batch", "batch"),
+    "write_ahead": ("MLFLOW_DSPY_WRITE_AHEAD", "true", True),
+    "sampling_rate": ("MLFLOW_DSPY_SAMPLING_RATE", "0.25", 0.25),
+    "sampling_modules": (
+        "MLFLOW_DSPY_SAMPLING_MODULES",
+        "RAG=1, Chat=0.05",
+        {"RAG": 1.0, "Chat": 0.05},
+    ),
+    "sampling_key": ("MLFLOW_DSPY_SAMPLING_KEY", "session", "session"),
+    "sampling_optimizers": ("MLFLOW_DSPY_SAMPLING_OPTIMIZERS", "summary", "summary"),
+    "sampling_evaluations": ("MLFLOW_DSPY_SAMPLING_EVALUATIONS", "off", "off"),
+    "sampling_summary_rate": ("MLFLOW_DSPY_SAMPLING_SUMMARY_RATE", "0", 0.0),
+    "capture_content": (
+        "MLFLOW_DSPY_CAPTURE_CONTENT",
+        "span_and_event",
+        ContentMode.SPAN_AND_EVENT,
+    ),
+    "log_inputs": ("MLFLOW_DSPY_LOG_INPUTS", "false", False),
+    "log_outputs": ("MLFLOW_DSPY_LOG_OUTPUTS", "false", False),
+    "log_signatures": ("MLFLOW_DSPY_LOG_SIGNATURES", "false", False),
+    "log_intermediate_steps": ("MLFLOW_DSPY_LOG_INTERMEDIATE_STEPS", "false", False),
+    "max_content_length": ("MLFLOW_DSPY_MAX_CONTENT_LENGTH", "100", 100),
+    "redact": ("MLFLOW_DSPY_REDACT", "os.path:join", os.path.join),
+}
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return value.get_secret_value() if hasattr(value, "get_secret_value") else value
+
+
+def test_the_table_is_complete() -> None:
+    assert SETTINGS.keys() == MLflowDSPyConfig.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_from_environment_and_argument(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variable, text, value = SETTINGS[name]
+    assert environment_variable(name) == variable
+    assert plain(getattr(MLflowDSPyConfig.model_validate({name: text}), name)) == value
+    monkeypatch.setenv(variable, text)
+    assert plain(getattr(MLflowDSPyConfig(), name)) == value
+    monkeypatch.setenv(variable, "")
+    default = getattr(MLflowDSPyConfig(), name)
+    monkeypatch.delenv(variable)
+    assert getattr(MLflowDSPyConfig(), name) == default
+
+
+def test_every_setting_is_documented() -> None:
+    described = {name: field.description for name, field in MLflowDSPyConfig.model_fields.items()}
+    without_sentence = [name for name, text in described.items() if not (text or "").endswith(".")]
+    without_unit = [
+        name
+        for name, text in described.items()
+        if name.endswith("_seconds") and "seconds" not in (text or "")
+    ]
+
+    assert (without_sentence, without_unit) == ([], [])
+
+
+def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://environment:1")
+    monkeypatch.setenv("MLFLOW_DSPY_MAX_BATCH_SIZE", "1")
+    config = MLflowDSPyConfig(tracking_uri="http://argument:1", max_batch_size=2)
+    assert config.tracking_uri == "http://argument:1"
+    assert config.max_batch_size == 2
+
+
+def test_name_as_argument_wins_over_id_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
+    config = MLflowDSPyConfig(experiment_name="mine")
+    assert config.experiment_id is None
+    assert config.effective_experiment_name == "mine"
+
+
+def test_id_wins_over_name_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    config = MLflowDSPyConfig()
+    assert config.effective_experiment_name is None
+    assert config.destination_description.endswith("experiment id 7")
+    (record,) = caplog.records
+    assert "MLFLOW_EXPERIMENT_ID" in record.getMessage()
+    assert "MLFLOW_EXPERIMENT_NAME" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hint"),
+    [
+        ("max_batch_size", "many", "1 to 100000"),
+        ("max_batch_size", 0, "1 to 100000"),
+        ("request_timeout_seconds", -1, "3600 seconds"),
+        ("request_timeout_seconds", "nan", "3600 seconds"),
+        ("compression", "brotli", "gzip or none"),
+        ("insecure_tls", "perhaps", "true or false"),
+        ("experiment_id", "seven", "a number"),
+        ("headers", "oops", "name=value"),
+        ("tracking_uri", "http://", "names no host"),
+        ("tracking_uri", "http://host:port", "not a valid URL"),
+        ("tracking_uri", "http://host?x=1", "no query"),
+        ("tracking_uri", "sqlite://", "needs a file"),
+        ("tracking_uri", "sqlite:///:memory:", "needs a file"),
+        ("tracking_uri", "file:///tmp/mlruns", "file store"),
+        ("tracking_uri", "./mlruns", "not a URI"),
+        ("tracking_uri", "databricks", "Databricks"),
+        ("tracking_uri", "databricks://profile", "Databricks"),
+        ("tracking_uri", "postgres://host/db", "postgresql://"),
+        ("tracking_uri", "postgresql:host", "postgresql://user@host/database"),
+        ("tracking_uri", "oracle://host/db", "not supported"),
+        ("sampling_rate", "1.5", "0 to 1"),
+        ("sampling_rate", -0.1, "0 to 1"),
+        ("sampling_rate", "nan", "0 to 1"),
+        ("sampling_rate", "ten percent", "0 to 1"),
+        ("sampling_modules", "RAG", "RAG=1,Chat=0.05"),
+        ("sampling_modules", "RAG=2", "RAG=1,Chat=0.05"),
+        ("sampling_key", "customer", "session"),
+        ("sampling_optimizers", "some", "summary"),
+        ("sampling_evaluations", "none", "summary"),
+        ("sampling_summary_rate", "inf", "0 to 1"),
+        ("capture_content", "some", "SPAN_AND_EVENT"),
+        ("log_inputs", "maybe", "true or false"),
+        ("max_content_length", 63, "64 or more"),
+        ("redact", "nowhere:function", "package.module:function"),
+        ("redact", "os.path:sep", "package.module:function"),
+        ("redact", 7, "package.module:function"),
+    ],
+)
+def test_bad_value_is_named_with_what_is_accepted(name: str, value: Any, hint: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        MLflowDSPyConfig(**{name: value})
+    message = str(caught.value)
+    assert environment_variable(name) in message
+    assert f"argument {name}" in message
+    assert hint in message
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql://user:geheim@host/db",
+        "postgresql+psycopg2://host/db",
+        "mysql+pymysql://host/db",
+        "mssql+pyodbc://host/db?driver=x",
+        "https://host/base/path",
+        "http://[::1]:5000",
+    ],
+)
+def test_accepted_uri_stays_as_it_is(uri: str) -> None:
+    assert MLflowDSPyConfig(tracking_uri=uri).tracking_uri == uri
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://user:geheim@host:5/db?password=geheim", "postgresql://host:5/db"),
+        ("https://user:geheim@host/base", "https://host/base"),
+        ("sqlite:////tmp/a.db?key=geheim", "sqlite:////tmp/a.db"),
+        ("sqlite+pysqlite:////tmp/a.db", "sqlite+pysqlite:////tmp/a.db"),
+    ],
+)
+def test_secrets_are_not_shown(uri: str, shown: str) -> None:
+    config = MLflowDSPyConfig.model_validate(
+        {"tracking_uri": uri, "tracking_password": "geheim", "headers": "k=geheim"}
+    )
+    assert config.destination_description == f"{shown}, experiment 'Default'"
+    assert "geheim" not in repr(config)
+
+
+def test_secrets_are_not_in_errors() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        MLflowDSPyConfig(tracking_uri="postgres://user:geheim@host/db", experiment_id="x")
+    assert "geheim" not in str(caught.value)
+
+
+def test_unknown_setting() -> None:
+    with pytest.raises(ConfigurationError, match=r"'max_batchsize'; did you mean 'max_batch_size'"):
+        MLflowDSPyConfig(**{"max_batchsize": 5})
+    with pytest.raises(ConfigurationError, match=r"there is no setting 'xyz'$"):
+        MLflowDSPyConfig(**{"xyz": 5})
+
+
+def test_an_id_of_an_experiment_may_be_an_integer() -> None:
+    assert MLflowDSPyConfig.model_validate({"experiment_id": 7}).experiment_id == "7"
+    with pytest.raises(ConfigurationError, match="MLFLOW_EXPERIMENT_ID"):
+        MLflowDSPyConfig(**{"experiment_id": True})
+
+
+def test_settings_that_exclude_each_other() -> None:
+    with pytest.raises(ConfigurationError, match="exclude each other"):
+        MLflowDSPyConfig(insecure_tls=True, server_cert_path=Path("/ca.pem"))
+
+
+def test_write_ahead_needs_the_spool() -> None:
+    with pytest.raises(ConfigurationError, match=r"MLFLOW_DSPY_WRITE_AHEAD .* needs"):
+        MLflowDSPyConfig(write_ahead=True, spool=False)
+
+
+def test_is_immutable() -> None:
+    config = MLflowDSPyConfig(tracking_uri="http://host")
+    with pytest.raises(ValidationError):
+        config.tracking_uri = "http://other"
+
+
+def test_configuration_error_is_a_value_error() -> None:
+    assert issubclass(ConfigurationError, ValueError)
+
+
+def test_a_path_through_the_working_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = MLflowDSPyConfig(tracking_uri="sqlite:///../x.db?timeout=5")
+    assert config.tracking_uri == f"sqlite:///{os.path.dirname(tmp_path)}/x.db?timeout=5"
+
+
+def test_every_setting_has_one_part_that_carries_it_out() -> None:
+    groups = (PROCESSOR_FIELDS, SAMPLING_FIELDS, tuple(INSTRUMENT_ARGUMENTS))
+    named = [name for group in groups for name in group]
+    assert len(named) == len(set(named))
+    assert set(named) < MLflowDSPyConfig.model_fields.keys()
+
+
+def test_replace_keeps_what_is_set_and_reads_the_rest_again() -> None:
+    config = MLflowDSPyConfig(tracking_uri="http://host", max_batch_size=5)
+    other = config.replace(max_batch_size=6, traces="all")
+    assert (other.tracking_uri, other.max_batch_size, other.traces) == ("http://host", 6, "all")
+    assert config.max_batch_size == 5
+    with pytest.raises(ConfigurationError, match="max_batchsize"):
+        config.replace(max_batchsize=6)
+
+
+def test_replacing_the_experiment_by_name_goes_before_its_id() -> None:
+    config = MLflowDSPyConfig(experiment_id="7")
+    assert config.replace(experiment_name="mine").effective_experiment_name == "mine"
+    assert config.replace(max_batch_size=5).experiment_id == "7"
+
+
+def test_an_error_knows_the_settings_that_it_is_about() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        MLflowDSPyConfig(max_batch_size=0, compression="brotli")
+    assert caught.value.fields == ("compression", "max_batch_size")
+    with pytest.raises(ConfigurationError) as caught:
+        MLflowDSPyConfig(write_ahead=True, spool=False)
+    assert caught.value.fields == ("write_ahead",)
+
+
+GENAI = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+
+
+@pytest.mark.parametrize(
+    ("setting", "variable", "expected"),
+    [
+        (None, None, ContentMode.SPAN_ONLY),
+        (None, "NO_CONTENT", ContentMode.NO_CONTENT),
+        (None, "EVENT_ONLY", ContentMode.EVENT_ONLY),
+        (None, "misspelt", ContentMode.NO_CONTENT),
+        ("EVENT_ONLY", "NO_CONTENT", ContentMode.EVENT_ONLY),
+        (False, None, ContentMode.NO_CONTENT),
+        (True, "NO_CONTENT", ContentMode.SPAN_ONLY),
+    ],
+)
+def test_content_is_recorded_unless_somebody_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, setting: Any, variable: str | None, expected: ContentMode
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv(GENAI, variable)
+    arguments = MLflowDSPyConfig(capture_content=setting).instrument_arguments()
+    assert load_settings(**arguments).content_mode is expected
+
+
+def test_settings_of_the_instrumentation_become_its_arguments() -> None:
+    config = MLflowDSPyConfig(
+        capture_content=True,
+        log_inputs=False,
+        log_outputs=False,
+        log_signatures=False,
+        log_intermediate_steps=False,
+        max_content_length=100,
+        redact=os.path.join,
+    )
+    assert config.instrument_arguments() == {
+        "capture_content": ContentMode.SPAN_ONLY,
+        "capture_inputs": False,
+        "capture_outputs": False,
+        "capture_signatures": False,
+        "capture_intermediate_steps": False,
+        "max_content_length": 100,
+        "redact": os.path.join,
+    }
+    assert MLflowDSPyConfig().instrument_arguments() == {"capture_content": ContentMode.SPAN_ONLY}

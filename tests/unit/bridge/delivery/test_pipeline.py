@@ -1,0 +1,70 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What stays of a destination that a program has moved away from."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+
+import mlflow_bridge
+from mlflow_bridge._delivery import registry
+from mlflow_bridge._export.contract import Outcome, Rejected, Sent
+from tests.unit.bridge.delivery.fakes import FakeDelivery
+
+
+@pytest.fixture(autouse=True)
+def nobody_retired() -> Iterator[None]:
+    vars(registry)["_retired"].clear()
+    yield
+    vars(registry)["_retired"].clear()
+
+
+def retired_with(outcome: Outcome) -> None:
+    delivery = FakeDelivery(outcome)
+    delivery.destination_description = "the place before"
+    processor = mlflow_bridge.MLflowBatchSpanProcessor(delivery)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    provider.get_tracer("program").start_span("span").end()
+    processor.retire()
+
+
+def known() -> list[tuple[int, str | None]]:
+    gc.collect()
+    return [
+        (status.missing, status.last_error)
+        for status in mlflow_bridge.status()
+        if status.destination == "the place before"
+    ]
+
+
+def test_spans_that_did_not_get_there_stay_in_the_status() -> None:
+    retired_with(Rejected("too old"))
+    assert known() == [(1, "too old")]
+
+
+def test_nothing_is_kept_of_one_where_all_went_well() -> None:
+    retired_with(Sent(1))
+    assert known() == []
+
+
+def test_what_is_kept_is_bounded() -> None:
+    for _ in range(20):
+        retired_with(Rejected("too old"))
+    assert len(known()) == 16
+
+
+def test_a_retired_processor_keeps_none_of_its_successors() -> None:
+    first = mlflow_bridge.MLflowBatchSpanProcessor(FakeDelivery(Rejected("too old")))
+    second = mlflow_bridge.MLflowBatchSpanProcessor(FakeDelivery())
+    first.retire(second)
+    gone = weakref.ref(second)
+    second.shutdown()
+    del second
+    gc.collect()
+    assert gone() is None

@@ -1,0 +1,231 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The batch processor at its limit: who waits, what is spilled, and what is lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+
+from mlflow_bridge._export.contract import Outcome, Sent
+from tests.unit.bridge.delivery.fakes import (
+    PATIENCE,
+    DeliveryProcessor,
+    FakeDelivery,
+    HangingDelivery,
+    ListOverflow,
+    closing,
+    end_spans,
+    wait_until,
+)
+
+LONG = 3600.0
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_a_burst_beyond_the_queue_loses_nothing_with_a_slow_destination(threads: int) -> None:
+    delivery = FakeDelivery(seconds=0.0005)
+    processor = DeliveryProcessor(
+        delivery, max_queue_size=100, max_batch_size=20, block_seconds=20.0
+    )
+    each = 4_000 // threads
+    with closing(processor) as tracer:
+        workers = [
+            threading.Thread(target=end_spans, args=(tracer, each, f"thread {number}"))
+            for number in range(threads)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert processor.force_flush(20_000)
+        status = processor.status()
+    assert (status.accepted, status.stored, status.dropped) == (4_000, 4_000, 0)
+    assert len(set(delivery.names)) == 4_000
+
+
+def test_a_full_queue_goes_to_the_overflow_by_a_thread_of_ours() -> None:
+    threads: set[str] = set()
+
+    class Watched(ListOverflow):
+        def accept(self, spans: Sequence[ReadableSpan]) -> bool:
+            threads.add(threading.current_thread().name)
+            return super().accept(spans)
+
+    delivery, overflow = HangingDelivery(), Watched()
+    processor = DeliveryProcessor(delivery, max_queue_size=4, block_seconds=LONG, overflow=overflow)
+    with closing(processor) as tracer:
+        names = end_spans(tracer, 10)
+        wait_until(lambda: overflow.names == names[4:])
+        wait_until(lambda: processor.status().spilled == 6)
+        assert threads == {"mlflow-bridge-spill"}
+        status = processor.status()
+        assert (status.accepted, status.queued, status.dropped) == (10, 4, 0)
+        delivery.release.set()
+        assert processor.force_flush(10_000)
+    assert delivery.names == names[:4]
+
+
+def test_the_policy_to_block_waits_for_a_slot_and_spills_nothing() -> None:
+    delivery, overflow = FakeDelivery(seconds=0.0005), ListOverflow()
+    processor = DeliveryProcessor(
+        delivery,
+        max_queue_size=10,
+        block_seconds=LONG,
+        overflow=overflow,
+        overflow_policy="block",
+        schedule_delay_seconds=0.001,
+    )
+    with closing(processor) as tracer:
+        names = end_spans(tracer, 500)
+        assert processor.force_flush(60_000)
+        assert (processor.status().stored, processor.status().spilled) == (500, 0)
+    assert sorted(delivery.names) == sorted(names)
+
+
+async def test_the_policy_to_block_spills_on_the_thread_of_an_event_loop() -> None:
+    delivery, overflow = HangingDelivery(), ListOverflow()
+    processor = DeliveryProcessor(
+        delivery,
+        max_queue_size=2,
+        block_seconds=LONG,
+        overflow=overflow,
+        overflow_policy="block",
+    )
+    with closing(processor) as tracer:
+        names = end_spans(tracer, 5)
+        wait_until(lambda: overflow.names == names[2:])
+        delivery.release.set()
+
+
+def test_after_a_wait_in_vain_the_policy_to_block_spills() -> None:
+    delivery, overflow = HangingDelivery(), ListOverflow()
+    processor = DeliveryProcessor(
+        delivery,
+        max_queue_size=2,
+        block_seconds=0.01,
+        overflow=overflow,
+        overflow_policy="block",
+    )
+    with closing(processor) as tracer:
+        names = end_spans(tracer, 5)
+        wait_until(lambda: overflow.names == names[2:])
+        assert processor.status().dropped == 0
+        delivery.release.set()
+
+
+def test_without_room_anywhere_spans_are_lost_counted_and_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    delivery = HangingDelivery()
+    processor = DeliveryProcessor(
+        delivery,
+        max_queue_size=4,
+        block_seconds=0.0,
+        overflow=ListOverflow(room=0),
+        max_spill_queue_size=2,
+    )
+    with closing(processor) as tracer:
+        end_spans(tracer, 10)
+        status = processor.status()
+        assert (status.accepted, status.queued, status.spilled, status.dropped) == (10, 6, 0, 4)
+        warnings = [record for record in caplog.records if "lost" in record.message]
+        assert len(warnings) == 1
+        assert "the fake store" in warnings[0].message
+        assert "max_queue_size" in warnings[0].message
+        assert "max_spill_queue_size" in warnings[0].message
+        delivery.release.set()
+
+
+def test_what_the_overflow_refuses_is_queued_again_when_there_is_room() -> None:
+    delivery = HangingDelivery()
+    processor = DeliveryProcessor(delivery, max_queue_size=2, overflow=ListOverflow(room=0))
+    with closing(processor) as tracer:
+        names = end_spans(tracer, 10)
+        assert processor.status().queued == 10
+        delivery.release.set()
+        wait_until(lambda: processor.force_flush(1_000))
+        status = processor.status()
+        assert (status.stored, status.spilled, status.dropped) == (10, 0, 0)
+    assert sorted(delivery.names) == sorted(names)
+
+
+def test_what_neither_destination_nor_overflow_took_is_counted_at_the_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    delivery = HangingDelivery()
+    processor = DeliveryProcessor(
+        delivery, max_queue_size=2, overflow=ListOverflow(room=0), exit_timeout_seconds=0.05
+    )
+    with closing(processor) as tracer:
+        end_spans(tracer, 100)
+        assert processor.close() is False
+        status = processor.status()
+        assert (status.accepted, status.queued, status.dropped) == (100, 0, 100)
+        assert "100 of 100 spans are not in the fake store: 100 lost" in caplog.text
+        delivery.release.set()
+
+
+def test_an_overflow_that_hangs_does_not_hold_up_the_end() -> None:
+    class Hanging(ListOverflow):
+        release = threading.Event()
+
+        def accept(self, spans: Sequence[ReadableSpan]) -> bool:
+            if threading.current_thread().name == "mlflow-bridge-spill":
+                self.release.wait(PATIENCE)
+            return super().accept(spans)
+
+    delivery, overflow = HangingDelivery(), Hanging()
+    processor = DeliveryProcessor(
+        delivery, max_queue_size=1, overflow=overflow, exit_timeout_seconds=0.05
+    )
+    with closing(processor) as tracer:
+        names = end_spans(tracer, 100)
+        assert processor.close() is True
+        assert sorted(overflow.names) == sorted(names)
+        status = processor.status()
+        assert (status.accepted, status.spilled, status.dropped) == (100, 100, 0)
+        Hanging.release.set()
+        delivery.release.set()
+
+
+def test_after_one_wait_in_vain_nobody_waits_before_the_queue_moves() -> None:
+    delivery = HangingDelivery()
+    processor = DeliveryProcessor(delivery, max_queue_size=1, block_seconds=0.05)
+    with closing(processor) as tracer:
+        # With a wait for each of them this would take more than a minute.
+        end_spans(tracer, 1_500)
+        assert processor.status().dropped == 1_499
+        delivery.release.set()
+        assert processor.force_flush(10_000)
+        end_spans(tracer, 1)
+        assert processor.force_flush(10_000)
+        assert processor.status().stored == 2
+
+
+async def test_a_thread_with_a_running_event_loop_never_waits() -> None:
+    delivery = HangingDelivery()
+    processor = DeliveryProcessor(delivery, max_queue_size=1, block_seconds=LONG)
+    with closing(processor) as tracer:
+        end_spans(tracer, 3)
+        assert processor.status().dropped == 2
+        delivery.release.set()
+
+
+def test_the_sender_itself_never_waits_for_a_slot() -> None:
+    processor: DeliveryProcessor
+
+    def end_a_span_while_sending(spans: Sequence[ReadableSpan]) -> Outcome:
+        processor.on_end(spans[0])
+        return Sent(len(spans))
+
+    processor = DeliveryProcessor(
+        FakeDelivery(end_a_span_while_sending), max_queue_size=1, block_seconds=LONG
+    )
+    with closing(processor) as tracer:
+        end_spans(tracer, 1)
+        assert processor.force_flush(10_000)
+        assert (processor.status().stored, processor.status().dropped) == (1, 1)

@@ -1,0 +1,174 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What no server should say and no setting should hold loses nothing, and is not shown."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+
+from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig
+from mlflow_bridge._export.contract import Retry, Sent
+from mlflow_bridge._export.server.client import TrackingServer
+from tests.support.faults import Status
+from tests.support.loopback import HttpReply
+from tests.unit.bridge.export.fake_tracking_server import (
+    JSON,
+    PROTOBUF,
+    FakeTrackingServer,
+    spans_in,
+)
+from tests.unit.bridge.export.server.test_server_destination import batch_of, destination_at
+
+SECRET = "s3cr3t"
+
+
+@pytest.fixture
+def server() -> Iterator[FakeTrackingServer]:
+    fake = FakeTrackingServer()
+    with fake.http:
+        yield fake
+
+
+@pytest.mark.parametrize("token", [f"{SECRET}\n", f" {SECRET}\r\n"])
+def test_a_secret_with_the_end_of_a_line_is_used_without_it(
+    server: FakeTrackingServer, token: str
+) -> None:
+    settings = {"tracking_token": token, "headers": {"X-Key": token}, "workspace": "team\n"}
+    assert destination_at(server, **settings).send(batch_of()) == Sent(3)
+    for request in server.requests:
+        assert request.headers["authorization"] == f"Bearer {SECRET}"
+        assert request.headers["x-key"] == SECRET
+        assert request.headers["x-mlflow-workspace"] == "team"
+
+
+def test_a_password_keeps_all_but_the_end_of_the_line() -> None:
+    config = MLflowDSPyConfig.model_validate(
+        {"tracking_username": "me\n", "tracking_password": " pass word \r\n"}
+    )
+    assert config.tracking_username == "me"
+    assert config.tracking_password is not None
+    assert config.tracking_password.get_secret_value() == " pass word "
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "variable"),
+    [
+        ("tracking_token", f"{SECRET}\nmore", "MLFLOW_TRACKING_TOKEN"),
+        ("tracking_token", f"“{SECRET}”", "MLFLOW_TRACKING_TOKEN"),
+        ("headers", {"X-Key": f"{SECRET}\nmore"}, "MLFLOW_DSPY_HEADERS"),
+        ("headers", {"X-Key": f"“{SECRET}”"}, "MLFLOW_DSPY_HEADERS"),
+        ("headers", {"X Key": SECRET}, "MLFLOW_DSPY_HEADERS"),
+        ("workspace", "東京", "MLFLOW_WORKSPACE"),
+    ],
+)
+def test_what_no_header_can_hold_is_named_and_not_shown(
+    name: str, value: Any, variable: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=variable) as raised:
+        MLflowDSPyConfig(**{name: value})
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", [f"{SECRET}\n", f"“{SECRET}”"])
+def test_a_header_that_cannot_be_sent_is_for_somebody_to_put_right(
+    server: FakeTrackingServer, value: str
+) -> None:
+    # Such as that of an authentication plugin.
+    tracking = TrackingServer(MLflowDSPyConfig(tracking_uri=server.http.url))
+    for headers in ({"X-Key": value}, {"Authorization": f"Bearer {value}"}):
+        outcome = tracking.request("GET", "/health", headers=headers)
+        assert isinstance(outcome, Retry)
+        assert outcome.lasting
+        assert not outcome.about_spans
+        assert SECRET not in outcome.reason
+
+
+@pytest.mark.parametrize("run_id", ["r1\n", "東京"])
+def test_a_run_that_cannot_exist_costs_no_trace(
+    server: FakeTrackingServer, run_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert destination_at(server).send(batch_of(run_id=run_id)) == Sent(3)
+    (request,) = server.trace_requests
+    assert "x-mlflow-run-id" not in request.headers
+    assert repr(run_id) in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("asked", "granted"),
+    [
+        ("nan", None),
+        ("inf", None),
+        ("-5", 0.0),
+        ("soon", None),
+        ("Mon, 01 Jan 99999999999999 00:00:00 GMT", None),
+        (format_datetime(datetime(2001, 1, 1, tzinfo=timezone.utc)), 0.0),
+    ],
+)
+def test_a_wish_to_wait_that_makes_no_sense_is_none(
+    server: FakeTrackingServer, asked: str, granted: float | None
+) -> None:
+    destination = destination_at(server)
+    assert destination.warm_up() is None
+    server.http.fail_with(Status(503, retry_after=asked))
+    outcome = destination.send(batch_of())
+    assert isinstance(outcome, Retry)
+    assert outcome.after == granted
+    assert destination.send(batch_of()) == Sent(3)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        HttpReply(200, JSON, b'{"error": "please log in"}'),
+        HttpReply(200, JSON, b'{"partialSuccess": [1]}'),
+        HttpReply(200, JSON, b'{"partialSuccess": {"rejectedSpans": "many"}}'),
+        HttpReply(200, JSON, b'["ok"]'),
+        HttpReply(200, JSON, b"\xff"),
+        HttpReply(200, PROTOBUF, b"<html>"),
+    ],
+)
+def test_a_success_that_is_no_answer_of_otlp_is_not_believed(
+    server: FakeTrackingServer, reply: HttpReply
+) -> None:
+    server.traces_reply = reply
+    destination = destination_at(server)
+    outcome = destination.send(batch_of())
+    assert isinstance(outcome, Retry)
+    assert "damaged" in outcome.reason
+    server.traces_reply = HttpReply(200, JSON, b"{}")
+    assert destination.send(batch_of()) == Sent(3)
+    assert spans_in(server.trace_requests[-1]) == ["span 0", "span 1", "span 2"]
+
+
+def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(server: FakeTrackingServer) -> None:
+    def slowly() -> Iterator[bytes]:
+        for _ in range(100):
+            time.sleep(0.05)
+            yield b" "
+        yield b"{}"
+
+    destination = destination_at(server, request_timeout_seconds=1.0)
+    assert destination.warm_up() is None
+    server.traces_reply = HttpReply(200, JSON, slowly())
+    outcome = destination.send(batch_of())
+    assert isinstance(outcome, Retry)
+    assert "did not answer in time" in outcome.reason
+    server.traces_reply = HttpReply(200, JSON, b"{}")
+    assert destination.send(batch_of()) == Sent(3)
+
+
+def test_an_answer_without_an_end_is_not_kept(server: FakeTrackingServer) -> None:
+    destination = destination_at(server)
+    assert destination.warm_up() is None
+    server.traces_reply = HttpReply(200, JSON, (b"x" * 65_536 for _ in range(100_000)))
+    outcome = destination.send(batch_of())
+    assert isinstance(outcome, Retry)
+    assert "damaged" in outcome.reason

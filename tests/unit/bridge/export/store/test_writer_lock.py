@@ -1,0 +1,45 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Of those that write to one SQLite file, one is at its turn."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mlflow_bridge._export.store import writer_lock
+from mlflow_bridge._export.store.writer_lock import turn_at
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs file locks")
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with turn_at(uri) as first:
+        assert first
+        with turn_at(uri) as second:
+            assert not second
+    with turn_at(uri) as next_one:
+        assert next_one
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("uri", ["postgresql://u@host/db", "sqlite:////not/there/mlflow.db"])
+def test_where_there_is_nothing_to_lock_everybody_has_a_turn(uri: str) -> None:
+    with turn_at(uri) as first, turn_at(uri) as second:
+        assert (first, second) == (True, True)
+
+
+def test_a_forked_child_does_not_hold_its_parents_turn(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with turn_at(uri):
+        [descriptor] = writer_lock._open
+        copy = os.dup(descriptor)  # As a child has it.
+    with turn_at(uri) as shared:
+        assert not shared
+    writer_lock._open.add(copy)
+    writer_lock._leave_to_parent()
+    with turn_at(uri) as mine:
+        assert mine

@@ -1,0 +1,203 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+from opentelemetry import baggage, context
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    TraceFlags,
+    Tracer,
+    set_span_in_context,
+)
+
+from mlflow_bridge import MLflowBatchSpanProcessor
+from mlflow_bridge._spans.trace_context import trace_context
+from tests.unit.bridge.delivery.fakes import FakeDelivery
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self._exporter = InMemorySpanExporter()
+        provider = TracerProvider(shutdown_on_exit=False)
+        # After the exporter on purpose: the order must not matter.
+        provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        provider.add_span_processor(MLflowBatchSpanProcessor(FakeDelivery()))
+        self.tracer: Tracer = provider.get_tracer("test")
+
+    def attributes(self) -> dict[str, dict[str, object]]:
+        spans = self._exporter.get_finished_spans()
+        return {span.name: dict(span.attributes or {}) for span in spans}
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    monkeypatch.delitem(sys.modules, "mlflow", raising=False)
+    return Recorder()
+
+
+def record_two(tracer: Tracer) -> None:
+    with tracer.start_as_current_span("root"), tracer.start_as_current_span("child"):
+        pass
+
+
+def test_without_anything_known_nothing_is_set(recorder: Recorder) -> None:
+    record_two(recorder.tracer)
+    assert recorder.attributes() == {"root": {}, "child": {}}
+
+
+def test_trace_context_goes_on_the_root(recorder: Recorder) -> None:
+    with trace_context(
+        session_id="s", user_id="u", conversation_id="c", name="N", tags={"channel": "web", "n": 3}
+    ):
+        record_two(recorder.tracer)
+    assert recorder.attributes() == {
+        "root": {
+            "session.id": "s",
+            "user.id": "u",
+            "gen_ai.conversation.id": "c",
+            "mlflow.traceTag.mlflow.traceName": "N",
+            "mlflow.traceTag.channel": "web",
+            "mlflow.traceTag.n": "3",
+        },
+        "child": {},
+    }
+
+
+def test_nested_blocks_add_to_each_other(recorder: Recorder) -> None:
+    with (
+        trace_context(session_id="s", user_id="u", tags={"a": "1", "b": "1"}),
+        trace_context(user_id="u2", tags={"b": "2"}),
+    ):
+        record_two(recorder.tracer)
+    assert recorder.attributes()["root"] == {
+        "session.id": "s",
+        "user.id": "u2",
+        "mlflow.traceTag.a": "1",
+        "mlflow.traceTag.b": "2",
+    }
+
+
+def test_a_block_inside_of_a_trace_reaches_the_spans_directly_below(recorder: Recorder) -> None:
+    with recorder.tracer.start_as_current_span("root"):
+        with trace_context(session_id="s"):
+            record_two_below(recorder.tracer, "first")
+            record_two_below(recorder.tracer, "second")
+        record_two_below(recorder.tracer, "after")
+    spans = recorder.attributes()
+    assert {name for name, found in spans.items() if found == {"session.id": "s"}} == {
+        "first",
+        "second",
+    }
+    assert sum(map(len, spans.values())) == 2
+
+
+def record_two_below(tracer: Tracer, name: str) -> None:
+    with tracer.start_as_current_span(name), tracer.start_as_current_span(f"{name} child"):
+        pass
+
+
+def test_the_child_of_a_remote_span_is_a_root_here(recorder: Recorder) -> None:
+    remote = SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    parent = set_span_in_context(NonRecordingSpan(remote))
+    with trace_context(session_id="s"):
+        # The parent's context was taken from a request, so the block is not in it.
+        recorder.tracer.start_span("explicit", context=parent).end()
+    token = context.attach(parent)
+    with trace_context(session_id="s"):
+        recorder.tracer.start_span("current").end()
+    context.detach(token)
+    assert recorder.attributes() == {"explicit": {}, "current": {"session.id": "s"}}
+
+
+def test_baggage_fills_what_the_program_left_open(recorder: Recorder) -> None:
+    carried = baggage.set_baggage("session.id", "from afar")
+    carried = baggage.set_baggage("user.id", "u", carried)
+    carried = baggage.set_baggage("gen_ai.conversation.id", "c", carried)
+    carried = baggage.set_baggage("something.else", "x", carried)
+    token = context.attach(carried)
+    with trace_context(session_id="from here"):
+        record_two(recorder.tracer)
+    context.detach(token)
+    assert recorder.attributes() == {
+        "root": {"session.id": "from here", "user.id": "u", "gen_ai.conversation.id": "c"},
+        "child": {},
+    }
+
+
+def test_attributes_that_the_span_was_started_with_stay(recorder: Recorder) -> None:
+    with trace_context(session_id="outer", user_id="u"):
+        recorder.tracer.start_span("root", attributes={"session.id": "own"}).end()
+    assert recorder.attributes()["root"] == {"session.id": "own", "user.id": "u"}
+
+
+def fake_mlflow(run_id: str | None) -> SimpleNamespace:
+    run = None if run_id is None else SimpleNamespace(info=SimpleNamespace(run_id=run_id))
+    return SimpleNamespace(active_run=lambda: run)
+
+
+def test_the_active_run_goes_on_the_root(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", fake_mlflow("run-1"))  # type: ignore[arg-type]
+    record_two(recorder.tracer)
+    assert recorder.attributes() == {"root": {"mlflow.sourceRun": "run-1"}, "child": {}}
+
+
+@pytest.mark.parametrize("module", [fake_mlflow(None), SimpleNamespace(), None])
+def test_no_run(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, module: SimpleNamespace | None
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", module)  # type: ignore[arg-type]
+    record_two(recorder.tracer)
+    assert recorder.attributes()["root"] == {}
+
+
+def test_a_failing_lookup_is_no_business_of_the_program(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("no run today")
+
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(active_run=broken))  # type: ignore[arg-type]
+    record_two(recorder.tracer)
+    assert set(recorder.attributes()) == {"root", "child"}
+
+
+def test_all_spans_of_a_trace_say_where_it_belongs(recorder: Recorder) -> None:
+    with trace_context(experiment_id="7", run_id="r"):
+        record_two(recorder.tracer)
+    assert recorder.attributes() == {
+        "root": {"mlflow.experimentId": "7", "mlflow.sourceRun": "r"},
+        "child": {"mlflow.experimentId": "7"},
+    }
+
+
+def test_a_trace_stays_in_the_experiment_that_it_began_in(recorder: Recorder) -> None:
+    tracer = recorder.tracer
+    with (
+        trace_context(experiment_id="7"),
+        tracer.start_as_current_span("root"),
+        trace_context(experiment_id="8"),
+        tracer.start_as_current_span("child"),
+    ):
+        tracer.start_span("grandchild").end()
+    with trace_context(experiment_id="8"), tracer.start_as_current_span("other"):
+        pass
+    places = {name: of["mlflow.experimentId"] for name, of in recorder.attributes().items()}
+    assert places == {"root": "7", "child": "7", "grandchild": "7", "other": "8"}
+
+
+def test_an_experiment_that_a_root_names_by_itself_holds_for_its_children(
+    recorder: Recorder,
+) -> None:
+    with recorder.tracer.start_as_current_span("root", attributes={"mlflow.experimentId": "7"}):
+        recorder.tracer.start_span("child").end()
+    assert recorder.attributes()["child"] == {"mlflow.experimentId": "7"}
