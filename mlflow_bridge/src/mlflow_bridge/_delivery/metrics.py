@@ -9,7 +9,6 @@ computed before a metric reader collects.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +20,7 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
 
 from mlflow_bridge._delivery.status import DeliveryStatus
+from mlflow_bridge._process.forks import call_in_child
 from mlflow_bridge.version import __version__
 
 SCOPE: Final = "mlflow_bridge"
@@ -144,8 +144,7 @@ def _renew_lock() -> None:
     _lock = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+call_in_child(_renew_lock)
 
 # By the id of the meter provider, which is kept with them, so that the id stays its own.
 _instruments: dict[int, tuple[MeterProvider | None, _Instruments]] = {}

@@ -5,12 +5,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
-from weakref import WeakSet
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
@@ -20,6 +18,7 @@ from mlflow_bridge._export.bisection import Attempt, Evidence
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent, kind_of
 from mlflow_bridge._export.destination import Destination
 from mlflow_bridge._export.mapping.span import MappedSpan, SpanMapper
+from mlflow_bridge._process.forks import call_in_child
 from mlflow_bridge._process.rate_limited_log import Notices
 
 logger = logging.getLogger(__name__)
@@ -81,13 +80,13 @@ class Delivery:
         self._settled: dict[_SpanKey, bool] = {}
         self.closing = threading.Event()
         self._renew_locks()
-        _live.add(self)
+        call_in_child(self._renew_in_child)
 
     def _renew_locks(self) -> None:
         self._lock = threading.Lock()
         self._stats_lock = threading.Lock()
 
-    def after_fork(self) -> None:
+    def _renew_in_child(self) -> None:
         """In a forked child: the threads that held the locks are the parent's."""
         self._renew_locks()
         self._settled = {}
@@ -304,15 +303,3 @@ def _key(span: ReadableSpan) -> _SpanKey:
 
 def _shown_name(span: ReadableSpan) -> str:
     return f"span {span.name[:120]!r}"
-
-
-_live: WeakSet[Delivery] = WeakSet()
-
-
-def _renew_after_fork() -> None:
-    for delivery in list(_live):
-        delivery.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_after_fork)

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 from mlflow.entities import TraceInfo, TraceLocation, TraceState
 from mlflow.entities.span import create_mlflow_span
@@ -32,6 +31,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from mlflow_bridge._export.mapping.span import SOURCE_RUN, TRACE_ID, TRACE_NAME, TRACE_TAG_PREFIX
+from mlflow_bridge._process.forks import call_in_child
 from mlflow_bridge._process.rate_limited_log import Notices
 from opentelemetry.instrumentation.dspy.semconv import SESSION_ID, USER_ID
 
@@ -65,9 +65,9 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
         self._open: dict[int, _OpenTrace] = {}
         self._lock = threading.Lock()
         self._notices = Notices(_logger)
-        _live.add(self)
+        call_in_child(self._renew_in_child)
 
-    def after_fork(self) -> None:
+    def _renew_in_child(self) -> None:
         """In a forked child: the threads that held the locks are the parent's."""
         self._lock = threading.Lock()
         # Every span takes the register's lock now, which MLflow would leave locked for ever.
@@ -159,18 +159,6 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
         with manager.get_trace(trace.trace_id) as registered:
             if registered is not None:
                 registered.span_dict = trace.live
-
-
-_live: WeakSet[MLflowSpansProcessor] = WeakSet()
-
-
-def _renew_after_fork() -> None:
-    for processor in tuple(_live):
-        processor.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_after_fork)
 
 
 class _OpenTrace:

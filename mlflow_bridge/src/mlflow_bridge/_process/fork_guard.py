@@ -21,10 +21,7 @@ _LONGEST_WAIT_SECONDS: Final = 10.0
 
 
 class ForkGuard:
-    """A fork waits for the threads that are inside, for at most 10 seconds. Thread-safe.
-
-    ``before``, ``in_parent`` and ``in_child`` are called by the interpreter around a fork.
-    """
+    """A fork waits for the threads that are inside, for at most 10 seconds. Thread-safe."""
 
     def __init__(self, longest_wait: float = _LONGEST_WAIT_SECONDS) -> None:
         self._longest_wait = longest_wait
@@ -35,6 +32,13 @@ class ForkGuard:
     def _begin(self) -> None:
         self._changed = threading.Condition(threading.Lock())
         self._inside: list[int] = []
+
+    def watch(self) -> None:
+        """Guard this process from now on: the interpreter calls the three methods below."""
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(
+                before=self.before, after_in_parent=self.in_parent, after_in_child=self.in_child
+            )
 
     @property
     def stranded(self) -> bool:
@@ -79,14 +83,3 @@ class ForkGuard:
         self._stranded = self._stranded or self._others()
         self._forking = 0
         self._begin()
-
-
-mlflow_guard: Final = ForkGuard()
-"""Around every call into MLflow."""
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=mlflow_guard.before,
-        after_in_parent=mlflow_guard.in_parent,
-        after_in_child=mlflow_guard.in_child,
-    )

@@ -8,10 +8,11 @@ Nothing here keeps the processor alive.
 from __future__ import annotations
 
 import atexit
-import os
 import sys
 from collections.abc import Callable
 from weakref import WeakMethod
+
+from mlflow_bridge._process.forks import call_in_child
 
 _MULTIPROCESSING_EXIT_PRIORITY = 10
 """Above 0, so that it runs at all, and before the pools and managers of the program (up to 0)."""
@@ -34,8 +35,7 @@ def watch_process(
         before_child_exit: Called at the end of a multiprocessing child, which runs no atexit
             handlers.
     """
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_weakly(after_fork))
+    call_in_child(after_fork)
     atexit.register(_weakly(before_exit))
     _watch_multiprocessing(processor, _weakly(before_child_exit))
 

@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from weakref import WeakSet
+
+from mlflow_bridge._process.forks import call_in_child
 
 
 @dataclass
@@ -38,9 +38,9 @@ class Notices:
         self._clock = clock
         self._lock = threading.RLock()
         self._kinds: dict[str, _Kind] = {}
-        _all.add(self)
+        call_in_child(self._renew_lock)
 
-    def after_fork(self) -> None:
+    def _renew_lock(self) -> None:
         """In a forked child: the thread that held the lock is the parent's."""
         self._lock = threading.RLock()
 
@@ -58,15 +58,3 @@ class Notices:
             message += " (and %d more like this before)"
             args = (*args, held_back)
         self._logger.warning(message, *args)
-
-
-_all: WeakSet[Notices] = WeakSet()
-
-
-def _renew_after_fork() -> None:
-    for notices in list(_all):
-        notices.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_after_fork)

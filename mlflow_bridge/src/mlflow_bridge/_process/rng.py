@@ -8,12 +8,12 @@ would draw something else wherever telemetry has drawn before, and telemetry wou
 
 from __future__ import annotations
 
-import os
 import random
 from typing import Final
+
+from mlflow_bridge._process.forks import call_in_child
 
 own_random: Final = random.Random()
 """Seeded by the system, and anew in a forked child. Thread-safe."""
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=own_random.seed)
+call_in_child(own_random.seed)

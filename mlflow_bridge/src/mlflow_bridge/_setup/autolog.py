@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mlflow_bridge._process.forks import call_in_child
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -121,8 +123,7 @@ def _renew_lock() -> None:
     _session.lock = threading.RLock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+call_in_child(_renew_lock)
 
 
 def autolog(config: MLflowDSPyConfig | None = None, /, **overrides: Any) -> AutologClient:

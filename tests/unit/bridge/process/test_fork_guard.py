@@ -13,7 +13,8 @@ import pytest
 from mlflow_bridge._config.settings import MLflowDSPyConfig
 from mlflow_bridge._export.contract import Retry
 from mlflow_bridge._export.exporter import MLflowSpanExporter
-from mlflow_bridge._process.fork_guard import ForkGuard, mlflow_guard
+from mlflow_bridge._export.store.destination import mlflow_guard
+from mlflow_bridge._process.fork_guard import ForkGuard
 
 PATIENCE = 60.0
 

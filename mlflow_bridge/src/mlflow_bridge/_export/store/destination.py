@@ -39,7 +39,7 @@ from mlflow_bridge._export.store.errors import (
 )
 from mlflow_bridge._export.store.probe import FileIdentity, file_identity, probe
 from mlflow_bridge._export.store.writer_lock import turn_at
-from mlflow_bridge._process.fork_guard import mlflow_guard
+from mlflow_bridge._process.fork_guard import ForkGuard
 from mlflow_bridge._process.rate_limited_log import Notices
 from mlflow_bridge._process.rng import own_random
 
@@ -56,6 +56,11 @@ _STRANDED: Final = Retry(
 _INSTALL: Final = "pip install 'mlflow-bridge[mlflow]' (mlflow >= 3.15, < 4)"
 
 _Result = TypeVar("_Result")
+
+mlflow_guard: Final = ForkGuard()
+"""Around every call into MLflow."""
+
+mlflow_guard.watch()
 
 
 class StoreDestination:

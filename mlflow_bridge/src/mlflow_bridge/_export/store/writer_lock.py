@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from mlflow_bridge._config.tracking_uri import sqlite_path
+from mlflow_bridge._process.forks import call_in_child
 
 try:
     import fcntl
@@ -52,8 +53,7 @@ def _leave_to_parent() -> None:
         os.close(_open.pop())
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_parent)
+call_in_child(_leave_to_parent)
 
 
 def _opened(directory: str) -> int | None:

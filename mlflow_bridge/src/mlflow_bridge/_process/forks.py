@@ -1,0 +1,55 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a forked child has to renew: one registry for the whole bridge.
+
+A fork copies locks, threads and open files as they are. A lock that another thread holds at that
+moment is never released in the child, where that thread does not exist. So each module registers a
+function that makes such things anew, and the child calls all of them before the program goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from itertools import count
+from types import MethodType
+from typing import Final
+from weakref import WeakMethod
+
+_logger: Final = logging.getLogger(__name__)
+
+_Callback = Callable[[], object]
+# In the order of registration, as os.register_at_fork has it. By number, so that a callback can be
+# taken out while a garbage collection registers nothing and breaks nothing.
+_callbacks: Final[dict[int, Callable[[], _Callback | None]]] = {}
+_numbers: Final = count()
+
+
+def call_in_child(callback: Callable[[], object]) -> None:
+    """Have a forked child call a function, in its only thread, before the program goes on.
+
+    Args:
+        callback: The function. A bound method is held weakly: its object stays collectable, and the
+            registration ends with the object.
+    """
+    number = next(_numbers)
+    if isinstance(callback, MethodType):
+        _callbacks[number] = WeakMethod(callback, lambda _: _callbacks.pop(number, None))
+    else:
+        _callbacks[number] = lambda: callback
+
+
+def _call_all() -> None:
+    for reference in list(_callbacks.values()):
+        callback = reference()
+        if callback is None:
+            continue
+        try:
+            callback()
+        except Exception:  # The other callbacks matter as much, and the program must go on.
+            _logger.exception("A forked process could not renew a part of mlflow-bridge")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_call_all)
