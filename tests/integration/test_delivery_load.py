@@ -45,7 +45,7 @@ def test_a_hundred_thousand_spans_at_full_speed_and_a_slow_destination(tmp_path:
     count = 100_000
     slow = FakeDelivery(seconds=0.05)
     processor = DeliveryProcessor(
-        slow, max_queue_size=2048, overflow=Spool(tmp_path / "spool"), block_seconds=0.0
+        slow, max_queue_size=2048, spool=Spool(tmp_path / "spool"), block_seconds=0.0
     )
     with traced(processor) as tracer:
         for n in range(count):
@@ -68,7 +68,7 @@ def test_an_outage_under_load(tmp_path: Path) -> None:
         config = MLflowDSPyConfig(tracking_uri=sink.http.url)
         processor = DeliveryProcessor(
             MLflowSpanExporter(config=config),
-            overflow=Spool(tmp_path / "spool"),
+            spool=Spool(tmp_path / "spool"),
             max_queue_size=2000,
             schedule_delay_seconds=0.01,
             backoff=FAST,

@@ -51,7 +51,7 @@ def start(delivery, write_ahead=False, **options):
     global processor, tracer
     settings = {"backoff": FAST, "exit_timeout_seconds": 1.0, **options}
     spool = Spool(SPOOL, write_ahead=write_ahead)
-    processor = DeliveryProcessor(delivery(OUT), overflow=spool, **settings)
+    processor = DeliveryProcessor(delivery(OUT), spool=spool, **settings)
     provider = TracerProvider()
     provider.add_span_processor(processor)
     tracer = provider.get_tracer("test")

@@ -32,13 +32,12 @@ if TYPE_CHECKING:
     from mlflow_bridge._delivery.registry import status
     from mlflow_bridge._delivery.spool.deliver import SpoolDelivery, deliver_spool
     from mlflow_bridge._delivery.status import DeliveryStatus
-    from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
+    from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent, SpanDelivery
     from mlflow_bridge._export.delivery import ExporterStats
     from mlflow_bridge._export.exporter import MLflowSpanExporter
-    from mlflow_bridge._export.span_delivery import SpanDelivery
     from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor
-    from mlflow_bridge._spans.system_random_ids import SystemRandomIdGenerator
     from mlflow_bridge._spans.trace_context import trace_context
+    from mlflow_bridge._spans.tracer_provider import SystemRandomIdGenerator
     from mlflow_bridge.sampling.sampler import DSPySampler
 
 __all__ = [
@@ -81,9 +80,9 @@ _HOMES: Final = {
     "Rejected": "mlflow_bridge._export.contract",
     "Retry": "mlflow_bridge._export.contract",
     "Sent": "mlflow_bridge._export.contract",
-    "SpanDelivery": "mlflow_bridge._export.span_delivery",
+    "SpanDelivery": "mlflow_bridge._export.contract",
     "SpoolDelivery": "mlflow_bridge._delivery.spool.deliver",
-    "SystemRandomIdGenerator": "mlflow_bridge._spans.system_random_ids",
+    "SystemRandomIdGenerator": "mlflow_bridge._spans.tracer_provider",
     "deliver_spool": "mlflow_bridge._delivery.spool.deliver",
     "status": "mlflow_bridge._delivery.registry",
     "trace_context": "mlflow_bridge._spans.trace_context",

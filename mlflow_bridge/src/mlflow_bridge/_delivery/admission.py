@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where a span goes that has ended: into the queue, to the overflow, or nowhere."""
+"""Where a span goes that has ended: into the queue, to the spool, or nowhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlflow_bridge._delivery.overflow import Overflow
 from mlflow_bridge._delivery.sender import Sender
 from mlflow_bridge._delivery.shutdown import seconds_until
 from mlflow_bridge._delivery.slots import Slots
@@ -40,10 +39,10 @@ class Admission:
     Args:
         enqueue: Queues a span that has a slot, and is on disk if it is to be there first.
         slots: One for each span in the queue or on its way.
-        overflow: Where spans go that have no slot. What ends after the shutdown is given to it
-            directly; and, where it is a spool with write-ahead, all of it, for with that a span is
-            to be on disk before its end returns.
-        spill: Writes to the overflow otherwise.
+        spool: Where spans go that have no slot. Spans that end after the shutdown are written to it
+            directly. With write-ahead, so is every span without a slot, since each span has to be
+            on disk before its end returns.
+        spill: Writes to the spool otherwise.
         blocks: Whether to wait for a slot before a span is spilled.
         block_seconds: The longest wait for room.
         sender: Whose thread never waits.
@@ -58,7 +57,7 @@ class Admission:
         notices: Notices,
         destination: str,
         spill: SpillWriter | None,
-        overflow: Overflow | None,
+        spool: Spool | None,
         blocks: bool,
         block_seconds: float,
         sender: Sender,
@@ -70,9 +69,8 @@ class Admission:
         self._notices = notices
         self._destination = destination
         self._spill = spill
-        self._overflow = overflow
-        self._spool = overflow if isinstance(overflow, Spool) else None
-        self._blocks = blocks or overflow is None
+        self._spool = spool
+        self._blocks = blocks or spool is None
         self._patience = block_seconds if self._blocks else min(block_seconds, _GIVE_WAY_SECONDS)
         self._sender = sender
 
@@ -128,7 +126,7 @@ class Admission:
             self._report_loss(_TOO_LATE)
 
     def _is_kept(self, span: ReadableSpan) -> bool:
-        return self._overflow is not None and self._overflow.accept((span,))
+        return self._spool is not None and self._spool.accept((span,))
 
     def lose(self, reason: str) -> None:
         """Count a span that has no place."""
@@ -152,10 +150,9 @@ class Admission:
             raise
 
     def _spilled(self, span: ReadableSpan, until: float) -> bool:
-        if self._spill is None or self._overflow is None:
+        if self._spill is None or self._spool is None:
             return False
-        writes_here = self._spool is not None and self._spool.writes_ahead
-        if writes_here and self._overflow.accept((span,)):
+        if self._spool.writes_ahead and self._spool.accept((span,)):
             self._counters.add(spilled=1)
             return True
         # With a disk that takes nothing now, memory is the better place than none.

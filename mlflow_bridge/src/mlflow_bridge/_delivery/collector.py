@@ -17,9 +17,8 @@ from queue import Empty, SimpleQueue
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlflow_bridge._delivery.flush_mark import FlushMark
 from mlflow_bridge._delivery.sender import Sender
-from mlflow_bridge._delivery.slots import Slots
+from mlflow_bridge._delivery.slots import FlushMark, Slots
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.status import Counters
 from mlflow_bridge._delivery.trace_filter import TraceFilter

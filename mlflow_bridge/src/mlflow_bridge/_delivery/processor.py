@@ -16,19 +16,16 @@ from opentelemetry.trace import TraceFlags
 
 from mlflow_bridge._delivery.admission import Admission
 from mlflow_bridge._delivery.collector import Collector
-from mlflow_bridge._delivery.exit_summary import exit_summary
 from mlflow_bridge._delivery.metrics import observe
-from mlflow_bridge._delivery.overflow import Overflow, kept_by
 from mlflow_bridge._delivery.registry import register
 from mlflow_bridge._delivery.sender import Sender
-from mlflow_bridge._delivery.shutdown import ExitTime, seconds_until
+from mlflow_bridge._delivery.shutdown import ExitTime, exit_summary, seconds_until
 from mlflow_bridge._delivery.slots import Slots
 from mlflow_bridge._delivery.spill import SpillWriter
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.status import Counters, DeliveryStatus
 from mlflow_bridge._delivery.trace_filter import TraceFilter
-from mlflow_bridge._export.backoff import Backoff
-from mlflow_bridge._export.span_delivery import SpanDelivery
+from mlflow_bridge._export.contract import Backoff, SpanDelivery
 from mlflow_bridge._process.lifecycle import may_be_killed_at_any_time, watch_process
 from mlflow_bridge._process.rate_limited_log import Notices
 from mlflow_bridge._spans.local_root import note_absent_parent
@@ -50,11 +47,11 @@ class DeliveryProcessor(SpanProcessor):
     `MLflowBatchSpanProcessor` is this class with all of its parts made by the settings.
 
     - A span takes one of ``max_queue_size`` slots before it is queued, and the slot comes back when
-      the span is settled. If no slot is free, `Admission` gives the span to the ``overflow``, or
-      its thread waits; if neither succeeds, the span is lost, counted and logged. With a `Spool` as
-      the overflow, spans are on disk then, and are delivered from there when the destination has
-      time; so is what waits for a destination that is away for more than ``spill_after_seconds``,
-      and what is left at the end.
+      the span is settled. If no slot is free, `Admission` gives the span to the ``spool``, or its
+      thread waits; if neither succeeds, the span is lost, counted and logged. Spans in the spool
+      are delivered when the destination has time. What waits for a destination that is away for
+      more than ``spill_after_seconds`` goes to the spool as well, and so does what is left at the
+      end.
     - A `Collector` makes batches, and with ``traces="genai"`` leaves out traces without a DSPy or
       GenAI span.
     - A `Sender` alone talks to the exporter.
@@ -79,7 +76,7 @@ class DeliveryProcessor(SpanProcessor):
         schedule_delay_seconds: float,
         exit_timeout_seconds: float,
         block_seconds: float,
-        overflow: Overflow | None,
+        spool: Spool | None,
         overflow_policy: Literal["spill", "block"],
         max_spill_queue_size: int,
         traces: Literal["genai", "all"],
@@ -96,11 +93,11 @@ class DeliveryProcessor(SpanProcessor):
             schedule_delay_seconds: The longest that a span waits for its batch to fill.
             exit_timeout_seconds: The longest that shutdown or exit waits for the destination.
             block_seconds: The longest that a thread waits for a slot; 0 never waits.
-            overflow: Takes the spans for which there is no slot, or no time at exit. A `Spool`
-                belongs to this processor alone from now on, and is delivered from.
+            spool: Takes the spans for which there is no slot, or no time at exit; from now on
+                this processor's alone. None keeps all spans in memory.
             overflow_policy: Whether a span without a slot is spilled at once, or only after its
                 thread has waited for a slot.
-            max_spill_queue_size: Spans that may wait in memory for the overflow.
+            max_spill_queue_size: Spans that may wait in memory for the spool.
             traces: Whether traces without a DSPy or GenAI span are delivered.
             backoff: How long to wait between attempts.
             spill_after_seconds: How long a destination may be away before what waits for it in
@@ -115,9 +112,8 @@ class DeliveryProcessor(SpanProcessor):
         self._schedule_delay = schedule_delay_seconds
         self._exit_timeout = exit_timeout_seconds
         self._block_seconds = block_seconds
-        self._overflow = overflow
+        self._spool = spool
         self._overflow_policy = overflow_policy
-        self._spool = overflow if isinstance(overflow, Spool) else None
         self._spill_after = spill_after_seconds
         self._backoff = backoff or Backoff()
         self._filters = traces == "genai"
@@ -155,7 +151,7 @@ class DeliveryProcessor(SpanProcessor):
             notices=self._notices,
             destination=self._delivery.destination_description,
             spill=self._spill,
-            overflow=self._overflow,
+            spool=self._spool,
             blocks=self._overflow_policy == "block",
             block_seconds=self._block_seconds,
             sender=self._sender,
@@ -195,11 +191,11 @@ class DeliveryProcessor(SpanProcessor):
         return TraceFilter(max_spans=self._max_queue_size // 2, open_traces=self._open.trace_ids)
 
     def _spill_writer(self) -> SpillWriter | None:
-        if self._overflow is None:
+        if self._spool is None:
             return None
         this = ref(self)
         return SpillWriter(
-            self._overflow,
+            self._spool,
             slots=self._slots,
             counters=self._counters,
             requeue=lambda span: (it := this()) and it._admission.queue(span),
@@ -299,7 +295,7 @@ class DeliveryProcessor(SpanProcessor):
     def close(self, timeout_seconds: float | None = None, *, end_open_spans: bool = True) -> bool:
         """Deliver what waits for at most ``exit_timeout_seconds``, then stop. Idempotent.
 
-        What is not delivered in time goes to the overflow; without one it is lost, and counted.
+        What is not delivered in time goes to the spool; without a spool it is lost, and counted.
         One line in the log says so.
 
         Args:
@@ -308,7 +304,7 @@ class DeliveryProcessor(SpanProcessor):
                 the program goes on, and somebody else will deliver them.
 
         Returns:
-            True if every span that was still on its way is stored or with the overflow.
+            True if every span that was still on its way is stored or in the spool.
         """
         deadline = self._deadline(timeout_seconds)
         if not self._closing.acquire(timeout=seconds_until(deadline)):
@@ -328,7 +324,7 @@ class DeliveryProcessor(SpanProcessor):
         self._time = ExitTime.within(
             self._exit_timeout,
             timeout_seconds,
-            queued=sum(slots.used for slots in self._waiting) if self._overflow is not None else 0,
+            queued=sum(slots.used for slots in self._waiting) if self._spool is not None else 0,
         )
         return self._time.delivery_until(self._exit_deadline)
 
@@ -340,7 +336,7 @@ class DeliveryProcessor(SpanProcessor):
         left = [*queued, *spilling]
         # The time for this begins when it was planned to; a delivery that ended early leaves more.
         until = max(deadline, time.monotonic()) + self._time.spooling_seconds
-        kept = kept_by(self._overflow, left, until=until)
+        kept = self._spool.keep(left, until=until) if self._spool is not None and left else 0
         with self._counters.lock:
             self._slots.give_back(len(queued))
             if self._spill is not None:

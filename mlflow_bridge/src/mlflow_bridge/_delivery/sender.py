@@ -14,14 +14,11 @@ from traceback import format_exception_only
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlflow_bridge._delivery.flush_mark import FlushMark
-from mlflow_bridge._delivery.slots import Slots
+from mlflow_bridge._delivery.slots import FlushMark, Slots
 from mlflow_bridge._delivery.spool.redelivery import Redelivery
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.status import Counters
-from mlflow_bridge._export.backoff import Backoff
-from mlflow_bridge._export.contract import Rejected, Retry, Sent
-from mlflow_bridge._export.span_delivery import SpanDelivery
+from mlflow_bridge._export.contract import Backoff, Rejected, Retry, Sent, SpanDelivery
 from mlflow_bridge._process.rate_limited_log import Notices
 
 _logger = logging.getLogger(__name__)

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
+
+from mlflow_bridge._delivery.status import DeliveryStatus
 
 _SPOOLING_SHARE: Final = 0.1
 """The share that is for giving up in good order; the rest is for delivery."""
@@ -23,7 +26,7 @@ _SHORTEST_SPOOLING_SECONDS: Final = 0.25
 
 @dataclass(frozen=True)
 class ExitTime:
-    """A share for the destination, and one for the overflow; in seconds."""
+    """A share for the destination, and one for the spool; in seconds."""
 
     delivery_seconds: float
     spooling_seconds: float
@@ -54,3 +57,34 @@ class ExitTime:
 def seconds_until(deadline: float) -> float:
     """The time left until this `time.monotonic`; never below 0."""
     return max(deadline - time.monotonic(), 0.0)
+
+
+def exit_summary(
+    status: DeliveryStatus, *, spool: Path | None, known: bool, exit_timeout: float | None
+) -> str | None:
+    """One line for the log, or None if everything has arrived.
+
+    Args:
+        status: The numbers at the end.
+        spool: Where spans are that are kept, if there is a spool.
+        known: Whether the log already says why spans did not arrive.
+        exit_timeout: The longest that the destination was waited for, in seconds; None if there
+            was nothing to wait for.
+    """
+    if status.missing == 0:
+        return None
+    place = "for later"
+    if spool is not None:
+        command = "mlflow-bridge spool deliver"
+        place = f"in {spool}, delivered by the next process (or by: {command})"
+    reason = "the warnings before this one say why"
+    if not known:
+        reason = f"last error: {status.last_error or 'not delivered in time'}"
+    if not known and exit_timeout is not None:
+        reason += f" (settings: MLFLOW_TRACKING_URI, exit_timeout_seconds={exit_timeout:g})"
+    lost = status.missing - status.rejected - status.kept
+    return (
+        f"{status.missing} of {status.missing + status.stored + status.recovered} spans are not "
+        f"in {status.destination}: {lost} lost, {status.rejected} refused, {status.kept} kept "
+        f"{place}; {reason}."
+    )

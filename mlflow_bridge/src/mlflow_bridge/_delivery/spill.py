@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The thread that gives spans to the overflow, so that none of the program writes to a disk."""
+"""The thread that writes spans to the spool, so that no thread of the program writes to a disk."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from typing import Final
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlflow_bridge._delivery.flush_mark import FlushMark
-from mlflow_bridge._delivery.overflow import Overflow, taken_by
-from mlflow_bridge._delivery.slots import Slots
+from mlflow_bridge._delivery.slots import FlushMark, Slots
+from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.status import Counters
 
 _logger = logging.getLogger(__name__)
 
 _FEW_SPANS: Final = 32
-"""Spans for the overflow at once: half a millisecond of work or so; then others get their turn."""
+"""Spans for the spool at once: half a millisecond of work or so; then others get their turn."""
 
 _MANY_SPANS: Final = 512
 """The same when a great many wait. With each write the interpreter goes to another thread, and a
@@ -38,21 +37,21 @@ _GIVE_WAY_SECONDS: Final = 0.0002
 5 ms."""
 
 _REFUSED_SECONDS: Final = 0.02
-"""How long to wait for a slot or for the overflow when it has refused."""
+"""How long to wait for a slot or for the spool when it has refused."""
 
 
 class SpillWriter:
-    """Takes spans from any thread at once, and gives them to the overflow from a daemon thread.
+    """Takes spans from any thread at once, and writes them to the spool from a daemon thread.
 
     ``put`` takes no lock and does not wait. What waits here is in memory, at most ``capacity``
-    spans. While the overflow refuses, spans go back to the queue of the processor as slots get
+    spans. While the spool refuses, spans go back to the queue of the processor as slots get
     free there.
     The thread is started at once, for the reason that the sender gives.
 
     Args:
-        overflow: Where they go.
+        spool: Where they go.
         slots: Those of the processor's queue, to which spans go back.
-        counters: Told of the spans that the overflow has taken.
+        counters: Told of the spans that the spool has taken.
         requeue: Queues a span that has got a slot.
         too_late: Finds a place for a span that came when this was closed and has a slot of these,
             on the thread that ended it.
@@ -61,7 +60,7 @@ class SpillWriter:
 
     def __init__(
         self,
-        overflow: Overflow,
+        spool: Spool,
         *,
         slots: Slots,
         counters: Counters,
@@ -69,7 +68,7 @@ class SpillWriter:
         too_late: Callable[[ReadableSpan, Slots], object],
         capacity: int,
     ) -> None:
-        self._overflow = overflow
+        self._spool = spool
         self._slots = slots
         self._counters = counters
         self._requeue = requeue
@@ -122,7 +121,7 @@ class SpillWriter:
                 self._too_late(late, self.room)
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all that was put before is with the overflow, or in the queue again."""
+        """Wait until all that was put before is in the spool, or in the queue again."""
         if not self.waiting:
             return True
         mark = FlushMark(0)
@@ -211,10 +210,10 @@ class SpillWriter:
 
     def _taken(self, line: list[ReadableSpan]) -> int:
         try:
-            return taken_by(self._overflow, line)
+            return self._spool.take(line)
         # Also what is no Exception: it would end this thread.
         except BaseException:
-            _logger.debug("The overflow raised", exc_info=True)
+            _logger.debug("The spool raised", exc_info=True)
             return 0
 
     def _return_to_queue(self) -> bool:
@@ -236,7 +235,7 @@ class SpillWriter:
             return True
 
     def _release(self, count: int) -> None:
-        """Forget the first spans of the line, which the overflow has."""
+        """Forget the first spans of the line, which the spool has."""
         with self._lock:
             if self._given_up:  # Whoever gave up has counted these spans.
                 return

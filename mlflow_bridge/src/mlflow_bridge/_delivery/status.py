@@ -9,7 +9,29 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mlflow_bridge._delivery.slots import Slots
-from mlflow_bridge._delivery.spool.status import SpoolStatus
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolStatus:
+    """The spool in numbers: what this process did, and what is in the directory now."""
+
+    redelivered: int = 0
+    """Spans from the spool that MLflow has confirmed, also those of other processes.
+
+    A span counts again if its file had to be begun again.
+    """
+    dropped: int = 0
+    """Spans lost from the spool: at its limits, unreadable, or refused by MLflow."""
+    stored_own: int = 0
+    """How many of the redelivered ones this process had spilled itself."""
+    dropped_own: int = 0
+    """How many of the dropped ones this process had spilled itself."""
+    bytes: int = 0
+    """Size of all files, also those of other processes."""
+    oldest_seconds: float = 0.0
+    """How long ago the oldest file was begun; 0 if there is none."""
+    unjournaled: int = 0
+    """Spans that write-ahead could not write down before they were sent."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +53,7 @@ class DeliveryStatus:
     dropped: int
     """Spans lost: no room for them, or not delivered in time at shutdown."""
     spilled: int
-    """Spans given to the overflow."""
+    """Spans written to the spool."""
     queued: int
     """Spans that wait, or are being sent."""
     last_error: str | None
@@ -39,7 +61,7 @@ class DeliveryStatus:
     recovered: int = 0
     """Spilled spans that were stored after all."""
     kept: int = 0
-    """Spilled spans that are still with the overflow."""
+    """Spilled spans that are still in the spool."""
     redelivered: int = 0
     """Spans stored from the spool, also those that other processes left there."""
     spool_dropped: int = 0

@@ -4,7 +4,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from mlflow_bridge._process.rng import own_random
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +75,51 @@ Outcome = Sent | Retry | Rejected
 def kind_of(reason: str) -> str:
     """The kind of failure that a reason names: its part before the first ``": "``."""
     return reason.partition(": ")[0]
+
+
+class SpanDelivery(Protocol):
+    """What the sender needs of an exporter. Called by the sender's thread only."""
+
+    @property
+    def destination_description(self) -> str:
+        """Where the spans go, in words for a log line; without secrets. Read by any thread."""
+        ...
+
+    def warm_up(self) -> object:
+        """Open the destination, which may take a while. Left out if spans wait already."""
+        ...
+
+    def deliver(self, spans: Sequence[ReadableSpan]) -> Outcome:
+        """Make one attempt at storing these spans. Bounded in time by its own time-outs."""
+        ...
+
+    def close(self) -> object:
+        """Free what the exporter holds. Called once, after the last ``deliver``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Exponential waiting times with jitter; all times in seconds.
+
+    The jitter spreads the processes that lost the same server at the same moment.
+    """
+
+    first: float = 0.5
+    factor: float = 2.0
+    longest: float = 30.0
+    longest_asked: float = 300.0
+    """The most that is granted to a server that names the time itself."""
+    random: Callable[[], float] = own_random.random
+    """Gives numbers in [0, 1)."""
+
+    def delay(self, attempt: int, asked: float | None = None) -> float:
+        """Seconds to wait after failed attempt number ``attempt`` (from 1).
+
+        ``asked`` is the server's own wish, such as a Retry-After header; it is never undercut.
+        """
+        if asked is not None:
+            return min(max(asked, 0.0), self.longest_asked)
+        # The exponent is bounded: an outage of weeks would overflow a float otherwise.
+        delay = min(self.first * self.factor ** min(attempt - 1, 64), self.longest)
+        return delay * (0.5 + self.random() / 2)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from mlflow_bridge._config.settings import MLflowDSPyConfig
 from mlflow_bridge._export.batches import Batch
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry
 
@@ -48,3 +49,22 @@ class UnusableDestination:
 
     def close(self) -> None:
         """There is nothing to free."""
+
+
+__all__ = ["Destination", "UnusableDestination", "make_destination"]
+
+
+def make_destination(config: MLflowDSPyConfig) -> Destination:
+    """The destination that the configuration names. Neither disk nor network is touched.
+
+    Raises:
+        ConfigurationError: What the destination needs is not installed.
+    """
+    # Either one imports much that the other does not need.
+    if config.is_server:
+        from mlflow_bridge._export.server.destination import ServerDestination
+
+        return ServerDestination(config)
+    from mlflow_bridge._export.store.destination import StoreDestination
+
+    return StoreDestination(config)

@@ -25,10 +25,9 @@ from mlflow_bridge._config.settings import (
     MLflowDSPyConfig,
     environment_variable,
 )
-from mlflow_bridge._export.backoff import Backoff
-from mlflow_bridge._export.contract import Outcome, Rejected, Retry, kind_of
+from mlflow_bridge._export.contract import Backoff, Outcome, Rejected, Retry, kind_of
 from mlflow_bridge._export.delivery import Delivery, ExporterStats
-from mlflow_bridge._export.destinations import Destination, UnusableDestination, make_destination
+from mlflow_bridge._export.destination import Destination, UnusableDestination, make_destination
 from mlflow_bridge._process.rate_limited_log import Notices
 
 logger = logging.getLogger(__name__)

@@ -19,12 +19,12 @@ from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig
 from mlflow_bridge._delivery.processor import DeliveryProcessor
 from mlflow_bridge._delivery.registry import keep_reporting
 from mlflow_bridge._delivery.spool.spool import Spool
-from mlflow_bridge._export.span_delivery import SpanDelivery
+from mlflow_bridge._export.contract import SpanDelivery
 from mlflow_bridge._setup.instrumentation import warn_of_unused_instrument_settings
 from mlflow_bridge._setup.provider import global_provider_of, prepare_provider
 from mlflow_bridge._setup.sigterm import handle_sigterm, leave_sigterm
 from mlflow_bridge._spans.enrichment import Enrichment
-from mlflow_bridge._spans.system_random_ids import has_ids_by_the_seed
+from mlflow_bridge._spans.tracer_provider import has_ids_by_the_seed
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -78,7 +78,7 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
             exit_timeout_seconds=config.exit_timeout_seconds,
             block_seconds=config.block_seconds,
             # Settings without a usable destination have no spool.
-            overflow=None if is_refused else Spool.from_config(config),
+            spool=None if is_refused else Spool.from_config(config),
             overflow_policy=config.overflow,
             max_spill_queue_size=config.max_spill_queue_size,
             traces=config.traces,

@@ -13,8 +13,11 @@ from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
 
 from mlflow_bridge._config.settings import MLflowDSPyConfig
 from mlflow_bridge._mlflow_tracing.joining import join_mlflow_tracing
-from mlflow_bridge._spans.system_random_ids import use_system_random_ids
-from mlflow_bridge._spans.tracer_provider import AcceptsProcessors, accepts_processors
+from mlflow_bridge._spans.tracer_provider import (
+    AcceptsProcessors,
+    accepts_processors,
+    use_system_random_ids,
+)
 from mlflow_bridge.sampling.entry_point import sampler_of_new_provider, warn_of_unused_settings
 
 _logger = logging.getLogger(__name__)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +16,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.trace import Tracer
 
 from mlflow_bridge._delivery import processor
-from mlflow_bridge._export.backoff import Backoff
-from mlflow_bridge._export.contract import Outcome, Sent
-from mlflow_bridge._export.span_delivery import SpanDelivery
+from mlflow_bridge._delivery.spool.spool import Spool
+from mlflow_bridge._export.contract import Backoff, Outcome, Sent, SpanDelivery
 
 FAST = Backoff(first=0.001, longest=0.01)
 """Retries without waiting, for tests."""
@@ -39,7 +39,7 @@ _SETTINGS: dict[str, Any] = {
     "schedule_delay_seconds": 1.0,
     "exit_timeout_seconds": 5.0,
     "block_seconds": 1.0,
-    "overflow": None,
+    "spool": None,
     "overflow_policy": "spill",
     "max_spill_queue_size": 100_000,
     "traces": "all",
@@ -125,10 +125,11 @@ class FileDelivery:
     def close(self) -> None: ...
 
 
-class ListOverflow:
-    """An overflow with room for so many spans."""
+class ListSpool(Spool):
+    """A spool in memory, with room for this many spans, which never delivers them."""
 
     def __init__(self, room: int = 1_000_000) -> None:
+        super().__init__(Path("a directory that is not there"))
         self._room = room
         self.names: list[str] = []
 
@@ -137,6 +138,12 @@ class ListOverflow:
             return False
         self.names.extend(span.name for span in spans)
         return True
+
+    def take(self, spans: Sequence[ReadableSpan], *, until: float = math.inf) -> int:
+        return len(spans) if self.accept(spans) else 0
+
+    def keep(self, spans: Sequence[ReadableSpan], *, until: float) -> int:
+        return self.take(spans)
 
 
 def tracer_for(processor: DeliveryProcessor) -> Tracer:

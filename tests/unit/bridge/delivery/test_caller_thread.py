@@ -64,7 +64,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> SlowDisk:
 def stuck(tmp_path: Path, disk: SlowDisk) -> Iterator[tuple[Tracer, DeliveryProcessor]]:
     """A processor whose destination hangs, and whose queue has no room."""
     delivery = HangingDelivery()
-    processor = DeliveryProcessor(delivery, max_queue_size=2, overflow=Spool(tmp_path))
+    processor = DeliveryProcessor(delivery, max_queue_size=2, spool=Spool(tmp_path))
     with closing(processor) as tracer:
         yield tracer, processor
         disk.released.set()
@@ -105,7 +105,7 @@ def test_with_write_ahead_the_thread_that_ends_a_span_writes_it(
     disk.released.set()
     delivery = HangingDelivery()
     processor = DeliveryProcessor(
-        delivery, max_queue_size=2, overflow=Spool(tmp_path, write_ahead=True)
+        delivery, max_queue_size=2, spool=Spool(tmp_path, write_ahead=True)
     )
     with closing(processor) as tracer:
         for index in range(5):
@@ -119,7 +119,7 @@ def test_with_write_ahead_and_no_disk_spans_wait_in_memory(tmp_path: Path) -> No
     (tmp_path / "file").touch()
     delivery = HangingDelivery()
     spool = Spool(tmp_path / "file", write_ahead=True)
-    processor = DeliveryProcessor(delivery, max_queue_size=2, overflow=spool)
+    processor = DeliveryProcessor(delivery, max_queue_size=2, spool=spool)
     with closing(processor) as tracer:
         for index in range(SPANS):
             tracer.start_span(f"span {index}").end()

@@ -202,7 +202,7 @@ class Delivery(RuleBasedStateMachine):
             schedule_delay_seconds=0.01,
             exit_timeout_seconds=PATIENCE,
             block_seconds=0.0,
-            overflow=self.spool,
+            spool=self.spool,
             overflow_policy=policy,
             max_spill_queue_size=spill_queue,
             backoff=FAST,
@@ -408,7 +408,7 @@ class Delivery(RuleBasedStateMachine):
 
     def _lost_by_the_next_process(self) -> int:
         """Have another processor deliver what is in the spool. How many spans it counts as lost."""
-        processor = DeliveryProcessor(self.destination, overflow=Spool(self.directory))
+        processor = DeliveryProcessor(self.destination, spool=Spool(self.directory))
         processor.warm_up()
         try:
             wait_until(lambda: not names_on_disk(self.directory))

@@ -28,7 +28,7 @@ def test_it_is_said_at_once_and_the_spans_go_to_the_spool(
 ) -> None:
     delivery = FakeDelivery(WRONG_PASSWORD)
     processor = DeliveryProcessor(
-        delivery, backoff=FAST, overflow=Spool(tmp_path), spill_after_seconds=3600
+        delivery, backoff=FAST, spool=Spool(tmp_path), spill_after_seconds=3600
     )
     with closing(processor) as tracer:
         for _ in range(5):
@@ -45,7 +45,7 @@ def test_it_is_said_at_once_and_the_spans_go_to_the_spool(
 
 def test_the_exit_does_not_wait_for_it(tmp_path: Path) -> None:
     delivery = FakeDelivery(*[WRONG_PASSWORD] * 10_000)
-    processor = DeliveryProcessor(delivery, exit_timeout_seconds=3600, overflow=Spool(tmp_path))
+    processor = DeliveryProcessor(delivery, exit_timeout_seconds=3600, spool=Spool(tmp_path))
     began = time.monotonic()
     with closing(processor) as tracer:
         for _ in range(5):

@@ -25,7 +25,7 @@ from tests.unit.bridge.delivery.fakes import (
     DeliveryProcessor,
     FakeDelivery,
     HangingDelivery,
-    ListOverflow,
+    ListSpool,
     closing,
     end_spans,
     wait_until,
@@ -59,7 +59,7 @@ def test_a_span_that_is_being_written_ahead_at_the_shutdown(
 ) -> None:
     disk = SlowWrite(monkeypatch)
     delivery = FakeDelivery()
-    processor = DeliveryProcessor(delivery, overflow=Spool(tmp_path, write_ahead=True))
+    processor = DeliveryProcessor(delivery, spool=Spool(tmp_path, write_ahead=True))
     with closing(processor) as tracer:
         thread = threading.Thread(target=lambda: tracer.start_span("late").end())
         thread.start()
@@ -86,7 +86,7 @@ def test_threads_that_end_spans_during_the_shutdown_lose_none(
     delivery = FakeDelivery(*refusals) if away else FakeDelivery()
     processor = DeliveryProcessor(
         delivery,
-        overflow=Spool(tmp_path, write_ahead=write_ahead),
+        spool=Spool(tmp_path, write_ahead=write_ahead),
         max_queue_size=200,
         exit_timeout_seconds=PATIENCE,
     )
@@ -127,8 +127,8 @@ def test_a_span_that_the_writer_has_just_taken_at_a_shutdown_without_any_time(
             return item
 
     monkeypatch.setattr(spill, "SimpleQueue", SlowQueue)
-    delivery, overflow = HangingDelivery(), ListOverflow()
-    processor = DeliveryProcessor(delivery, max_queue_size=1, overflow=overflow)
+    delivery, spool = HangingDelivery(), ListSpool()
+    processor = DeliveryProcessor(delivery, max_queue_size=1, spool=spool)
     with closing(processor) as tracer:
         names = end_spans(tracer, 2)
         assert taken.wait(PATIENCE)
@@ -137,14 +137,14 @@ def test_a_span_that_the_writer_has_just_taken_at_a_shutdown_without_any_time(
         wait_until(lambda: processor.status().queued == 0)
         status = processor.status()
         assert (status.accepted, status.spilled, status.dropped) == (2, 2, 0)
-        assert sorted(overflow.names) == names
+        assert sorted(spool.names) == names
         delivery.release.set()
 
 
 def test_a_shutdown_without_any_time_leaves_no_thread_of_the_writer_behind() -> None:
     before = spill_threads()
     for _ in range(20):
-        processor = DeliveryProcessor(FakeDelivery(), overflow=ListOverflow())
+        processor = DeliveryProcessor(FakeDelivery(), spool=ListSpool())
         processor.close(timeout_seconds=0)
     wait_until(lambda: spill_threads() <= before)
 
@@ -161,9 +161,9 @@ def test_a_span_that_is_being_filtered_at_a_shutdown_without_any_time_counts_onc
         return sort(self, spans)
 
     monkeypatch.setattr(TraceFilter, "sort", slow)
-    delivery, overflow = FakeDelivery(), ListOverflow()
+    delivery, spool = FakeDelivery(), ListSpool()
     processor = DeliveryProcessor(
-        delivery, overflow=overflow, traces="genai", max_batch_size=3, schedule_delay_seconds=3600
+        delivery, spool=spool, traces="genai", max_batch_size=3, schedule_delay_seconds=3600
     )
     with closing(processor) as tracer:
         root = tracer.start_span("root")
@@ -178,4 +178,4 @@ def test_a_span_that_is_being_filtered_at_a_shutdown_without_any_time_counts_onc
         wait_until(lambda: processor.status().dropped == 0)
         status = processor.status()
     assert (status.accepted, status.filtered, status.spilled, status.queued) == (3, 2, 1, 0)
-    assert (overflow.names, delivery.names) == (["wanted"], [])
+    assert (spool.names, delivery.names) == (["wanted"], [])

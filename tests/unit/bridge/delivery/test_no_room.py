@@ -14,7 +14,7 @@ from tests.unit.bridge.delivery.fakes import (
     PATIENCE,
     DeliveryProcessor,
     HangingDelivery,
-    ListOverflow,
+    ListSpool,
     closing,
     end_spans,
     wait_until,
@@ -23,7 +23,7 @@ from tests.unit.bridge.delivery.fakes import (
 LONG = 3600.0
 
 
-class HangingOverflow(ListOverflow):
+class HangingSpool(ListSpool):
     """Does not take anything before ``release`` is set, and remembers how much at once."""
 
     def __init__(self) -> None:
@@ -37,14 +37,14 @@ class HangingOverflow(ListOverflow):
         return super().accept(spans)
 
 
-def full(overflow: ListOverflow, *, room: int) -> tuple[DeliveryProcessor, HangingDelivery]:
+def full(spool: ListSpool, *, room: int) -> tuple[DeliveryProcessor, HangingDelivery]:
     delivery = HangingDelivery()
     processor = DeliveryProcessor(
         delivery,
         max_queue_size=1,
         max_spill_queue_size=room,
         block_seconds=LONG,
-        overflow=overflow,
+        spool=spool,
     )
     return processor, delivery
 
@@ -57,15 +57,15 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("patient")
 def test_without_room_for_the_disk_a_thread_waits_and_loses_nothing() -> None:
-    overflow = HangingOverflow()
-    processor, delivery = full(overflow, room=4)
+    spool = HangingSpool()
+    processor, delivery = full(spool, room=4)
     with closing(processor) as tracer:
         thread = threading.Thread(target=end_spans, args=(tracer, 200))
         thread.start()
         wait_until(lambda: processor.status().queued == 5)
         thread.join(0.2)
         assert thread.is_alive()
-        overflow.release.set()
+        spool.release.set()
         thread.join(PATIENCE)
         wait_until(lambda: processor.status().spilled == 199)
         assert processor.status().dropped == 0
@@ -73,32 +73,32 @@ def test_without_room_for_the_disk_a_thread_waits_and_loses_nothing() -> None:
 
 
 def test_a_wait_for_the_disk_is_short_and_after_one_in_vain_nobody_waits() -> None:
-    overflow = HangingOverflow()
-    processor, delivery = full(overflow, room=4)
+    spool = HangingSpool()
+    processor, delivery = full(spool, room=4)
     with closing(processor) as tracer:
         # With a wait for each of them this would take more than a minute, and `block_seconds` is
         # far longer.
         end_spans(tracer, 2_005)
         assert (processor.status().queued, processor.status().dropped) == (5, 2_000)
-        overflow.release.set()
+        spool.release.set()
         delivery.release.set()
 
 
 @pytest.mark.usefixtures("patient")
 async def test_the_thread_of_an_event_loop_does_not_wait_for_the_disk() -> None:
-    overflow = HangingOverflow()
-    processor, delivery = full(overflow, room=4)
+    spool = HangingSpool()
+    processor, delivery = full(spool, room=4)
     with closing(processor) as tracer:
         end_spans(tracer, 20)
         assert (processor.status().queued, processor.status().dropped) == (5, 15)
-        overflow.release.set()
+        spool.release.set()
         delivery.release.set()
 
 
 @pytest.mark.usefixtures("patient")
 async def test_threads_that_wait_leave_some_room_to_the_event_loop() -> None:
-    overflow = HangingOverflow()
-    processor, delivery = full(overflow, room=80)
+    spool = HangingSpool()
+    processor, delivery = full(spool, room=80)
     with closing(processor) as tracer:
         thread = threading.Thread(target=end_spans, args=(tracer, 200))
         thread.start()
@@ -107,7 +107,7 @@ async def test_threads_that_wait_leave_some_room_to_the_event_loop() -> None:
         assert (thread.is_alive(), processor.status().queued) == (True, 71)
         end_spans(tracer, 10)
         assert (processor.status().queued, processor.status().dropped) == (81, 0)
-        overflow.release.set()
+        spool.release.set()
         thread.join(PATIENCE)
         wait_until(lambda: processor.status().spilled == 209)
         assert processor.status().dropped == 0
@@ -116,7 +116,7 @@ async def test_threads_that_wait_leave_some_room_to_the_event_loop() -> None:
 
 @pytest.mark.usefixtures("patient")
 def test_the_thread_that_writes_never_waits_for_itself() -> None:
-    class EndsSpans(ListOverflow):
+    class EndsSpans(ListSpool):
         def accept(self, spans: Sequence[ReadableSpan]) -> bool:
             if not self.names:
                 for _ in range(10):
@@ -133,14 +133,14 @@ def test_the_thread_that_writes_never_waits_for_itself() -> None:
 
 
 def test_what_waits_for_the_disk_is_written_in_few_long_lines() -> None:
-    overflow = HangingOverflow()
-    processor, delivery = full(overflow, room=100_000)
+    spool = HangingSpool()
+    processor, delivery = full(spool, room=100_000)
     with closing(processor) as tracer:
         end_spans(tracer, 10_001)
-        overflow.release.set()
+        spool.release.set()
         wait_until(lambda: processor.status().spilled == 10_000)
-        assert max(overflow.sizes) == 512
+        assert max(spool.sizes) == 512
         # But few at once while few wait, so that each is soon on disk.
-        assert min(overflow.sizes[-3:]) <= 32
-        assert len(overflow.sizes) < 80
+        assert min(spool.sizes[-3:]) <= 32
+        assert len(spool.sizes) < 80
         delivery.release.set()

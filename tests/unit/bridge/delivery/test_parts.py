@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 from mlflow_bridge._delivery.slots import Slots
-from mlflow_bridge._export.backoff import Backoff
+from mlflow_bridge._export.contract import Backoff
 from mlflow_bridge._process.rate_limited_log import Notices
 from mlflow_bridge._setup.switch import SwitchableSpanProcessor
 from tests.unit.bridge.delivery.fakes import PATIENCE

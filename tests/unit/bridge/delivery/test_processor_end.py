@@ -16,7 +16,7 @@ from tests.unit.bridge.delivery.fakes import (
     DeliveryProcessor,
     FakeDelivery,
     HangingDelivery,
-    ListOverflow,
+    ListSpool,
     closing,
     end_spans,
     tracer_for,
@@ -137,17 +137,17 @@ def test_the_timeout_of_shutdown_can_be_shorter_than_that_of_the_exit() -> None:
         delivery.release.set()
 
 
-def test_what_is_left_at_shutdown_goes_to_the_overflow(caplog: pytest.LogCaptureFixture) -> None:
-    delivery, overflow = HangingDelivery(), ListOverflow()
+def test_what_is_left_at_shutdown_goes_to_the_spool(caplog: pytest.LogCaptureFixture) -> None:
+    delivery, spool = HangingDelivery(), ListSpool()
     processor = DeliveryProcessor(
-        delivery, max_batch_size=2, exit_timeout_seconds=0.05, overflow=overflow
+        delivery, max_batch_size=2, exit_timeout_seconds=0.05, spool=spool
     )
     with closing(processor) as tracer:
         names = end_spans(tracer, 5)
         assert processor.close() is True
-        assert overflow.names == names
-        assert "5 kept for later" in caplog.text
-        assert end_spans(tracer, 1, "after") == overflow.names[5:]
+        assert spool.names == names
+        assert f"5 kept in {spool.path}" in caplog.text
+        assert end_spans(tracer, 1, "after") == spool.names[5:]
         delivery.release.set()
 
 

@@ -16,7 +16,7 @@ from tests.unit.bridge.delivery.fakes import (
     DeliveryProcessor,
     FakeDelivery,
     HangingDelivery,
-    ListOverflow,
+    ListSpool,
     closing,
     end_spans,
     wait_until,
@@ -47,19 +47,19 @@ def test_a_burst_beyond_the_queue_loses_nothing_with_a_slow_destination(threads:
     assert len(set(delivery.names)) == 4_000
 
 
-def test_a_full_queue_goes_to_the_overflow_by_a_thread_of_ours() -> None:
+def test_a_full_queue_goes_to_the_spool_by_a_thread_of_ours() -> None:
     threads: set[str] = set()
 
-    class Watched(ListOverflow):
+    class Watched(ListSpool):
         def accept(self, spans: Sequence[ReadableSpan]) -> bool:
             threads.add(threading.current_thread().name)
             return super().accept(spans)
 
-    delivery, overflow = HangingDelivery(), Watched()
-    processor = DeliveryProcessor(delivery, max_queue_size=4, block_seconds=LONG, overflow=overflow)
+    delivery, spool = HangingDelivery(), Watched()
+    processor = DeliveryProcessor(delivery, max_queue_size=4, block_seconds=LONG, spool=spool)
     with closing(processor) as tracer:
         names = end_spans(tracer, 10)
-        wait_until(lambda: overflow.names == names[4:])
+        wait_until(lambda: spool.names == names[4:])
         wait_until(lambda: processor.status().spilled == 6)
         assert threads == {"mlflow-bridge-spill"}
         status = processor.status()
@@ -70,12 +70,12 @@ def test_a_full_queue_goes_to_the_overflow_by_a_thread_of_ours() -> None:
 
 
 def test_the_policy_to_block_waits_for_a_slot_and_spills_nothing() -> None:
-    delivery, overflow = FakeDelivery(seconds=0.0005), ListOverflow()
+    delivery, spool = FakeDelivery(seconds=0.0005), ListSpool()
     processor = DeliveryProcessor(
         delivery,
         max_queue_size=10,
         block_seconds=LONG,
-        overflow=overflow,
+        spool=spool,
         overflow_policy="block",
         schedule_delay_seconds=0.001,
     )
@@ -87,32 +87,32 @@ def test_the_policy_to_block_waits_for_a_slot_and_spills_nothing() -> None:
 
 
 async def test_the_policy_to_block_spills_on_the_thread_of_an_event_loop() -> None:
-    delivery, overflow = HangingDelivery(), ListOverflow()
+    delivery, spool = HangingDelivery(), ListSpool()
     processor = DeliveryProcessor(
         delivery,
         max_queue_size=2,
         block_seconds=LONG,
-        overflow=overflow,
+        spool=spool,
         overflow_policy="block",
     )
     with closing(processor) as tracer:
         names = end_spans(tracer, 5)
-        wait_until(lambda: overflow.names == names[2:])
+        wait_until(lambda: spool.names == names[2:])
         delivery.release.set()
 
 
 def test_after_a_wait_in_vain_the_policy_to_block_spills() -> None:
-    delivery, overflow = HangingDelivery(), ListOverflow()
+    delivery, spool = HangingDelivery(), ListSpool()
     processor = DeliveryProcessor(
         delivery,
         max_queue_size=2,
         block_seconds=0.01,
-        overflow=overflow,
+        spool=spool,
         overflow_policy="block",
     )
     with closing(processor) as tracer:
         names = end_spans(tracer, 5)
-        wait_until(lambda: overflow.names == names[2:])
+        wait_until(lambda: spool.names == names[2:])
         assert processor.status().dropped == 0
         delivery.release.set()
 
@@ -125,7 +125,7 @@ def test_without_room_anywhere_spans_are_lost_counted_and_said_once(
         delivery,
         max_queue_size=4,
         block_seconds=0.0,
-        overflow=ListOverflow(room=0),
+        spool=ListSpool(room=0),
         max_spill_queue_size=2,
     )
     with closing(processor) as tracer:
@@ -140,9 +140,9 @@ def test_without_room_anywhere_spans_are_lost_counted_and_said_once(
         delivery.release.set()
 
 
-def test_what_the_overflow_refuses_is_queued_again_when_there_is_room() -> None:
+def test_what_the_spool_refuses_is_queued_again_when_there_is_room() -> None:
     delivery = HangingDelivery()
-    processor = DeliveryProcessor(delivery, max_queue_size=2, overflow=ListOverflow(room=0))
+    processor = DeliveryProcessor(delivery, max_queue_size=2, spool=ListSpool(room=0))
     with closing(processor) as tracer:
         names = end_spans(tracer, 10)
         assert processor.status().queued == 10
@@ -153,12 +153,12 @@ def test_what_the_overflow_refuses_is_queued_again_when_there_is_room() -> None:
     assert sorted(delivery.names) == sorted(names)
 
 
-def test_what_neither_destination_nor_overflow_took_is_counted_at_the_end(
+def test_what_neither_destination_nor_spool_took_is_counted_at_the_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     delivery = HangingDelivery()
     processor = DeliveryProcessor(
-        delivery, max_queue_size=2, overflow=ListOverflow(room=0), exit_timeout_seconds=0.05
+        delivery, max_queue_size=2, spool=ListSpool(room=0), exit_timeout_seconds=0.05
     )
     with closing(processor) as tracer:
         end_spans(tracer, 100)
@@ -169,8 +169,8 @@ def test_what_neither_destination_nor_overflow_took_is_counted_at_the_end(
         delivery.release.set()
 
 
-def test_an_overflow_that_hangs_does_not_hold_up_the_end() -> None:
-    class Hanging(ListOverflow):
+def test_a_spool_that_hangs_does_not_hold_up_the_end() -> None:
+    class Hanging(ListSpool):
         release = threading.Event()
 
         def accept(self, spans: Sequence[ReadableSpan]) -> bool:
@@ -178,14 +178,14 @@ def test_an_overflow_that_hangs_does_not_hold_up_the_end() -> None:
                 self.release.wait(PATIENCE)
             return super().accept(spans)
 
-    delivery, overflow = HangingDelivery(), Hanging()
+    delivery, spool = HangingDelivery(), Hanging()
     processor = DeliveryProcessor(
-        delivery, max_queue_size=1, overflow=overflow, exit_timeout_seconds=0.05
+        delivery, max_queue_size=1, spool=spool, exit_timeout_seconds=0.05
     )
     with closing(processor) as tracer:
         names = end_spans(tracer, 100)
         assert processor.close() is True
-        assert sorted(overflow.names) == sorted(names)
+        assert sorted(spool.names) == sorted(names)
         status = processor.status()
         assert (status.accepted, status.spilled, status.dropped) == (100, 100, 0)
         Hanging.release.set()

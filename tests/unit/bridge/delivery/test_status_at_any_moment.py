@@ -122,7 +122,7 @@ def test_the_counters_add_up_at_any_moment(
         schedule_delay_seconds=0.002,
         block_seconds=0.01,
         max_spill_queue_size=40,
-        overflow=spool,
+        spool=spool,
         backoff=FAST,
         traces=traces,
     )

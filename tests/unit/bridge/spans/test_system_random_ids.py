@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
-from mlflow_bridge._spans.system_random_ids import (
+from mlflow_bridge._spans.tracer_provider import (
     SystemRandomIdGenerator,
     use_system_random_ids,
 )

@@ -16,12 +16,11 @@ from mlflow_bridge._delivery.spool.directory import Entry, files_in
 from mlflow_bridge._delivery.spool.redelivery import Redelivery
 from mlflow_bridge._delivery.spool.segment import locks_are_supported
 from mlflow_bridge._delivery.spool.spool import Spool, directory_for
-from mlflow_bridge._export.backoff import Backoff
-from mlflow_bridge._export.contract import Rejected
+from mlflow_bridge._export.contract import Backoff, Rejected
 from mlflow_bridge._export.exporter import RETRY_SECONDS, MLflowSpanExporter
 
 if TYPE_CHECKING:
-    from mlflow_bridge._delivery.spool.status import SpoolStatus
+    from mlflow_bridge._delivery.status import SpoolStatus
 
 _IN_USE: Final = (
     "what is left belongs to processes that are still running, or this user may not write it"

@@ -15,8 +15,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from mlflow_bridge._delivery.spool.segment import Segment
 from mlflow_bridge._delivery.spool.spool import Spool
-from mlflow_bridge._export.backoff import Backoff
-from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
+from mlflow_bridge._export.contract import Backoff, Outcome, Rejected, Retry, Sent
 from mlflow_bridge._spans.otlp_json.decoder import spans_in
 
 _logger = logging.getLogger(__name__)

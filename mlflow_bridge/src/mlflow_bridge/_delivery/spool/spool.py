@@ -20,10 +20,9 @@ from mlflow_bridge._delivery.spool.directory import (
     default_directory,
     destination_key,
 )
-from mlflow_bridge._delivery.spool.journal import Journal
 from mlflow_bridge._delivery.spool.segment import Segment, locks_are_supported
-from mlflow_bridge._delivery.spool.status import SpoolStatus
-from mlflow_bridge._delivery.spool.writer import SegmentWriter
+from mlflow_bridge._delivery.spool.writer import Journal, SegmentWriter
+from mlflow_bridge._delivery.status import SpoolStatus
 from mlflow_bridge._process.rate_limited_log import Notices
 from mlflow_bridge._spans.otlp_json.encoder import SPAN_MARK
 
@@ -55,7 +54,7 @@ def _destination_of(config: MLflowDSPyConfig) -> str:
 
 
 class Spool:
-    """Keeps spans in files, and gives them out again to be delivered: an `Overflow` and more.
+    """Keeps spans in files, and gives them out again to be delivered.
 
     ``accept`` and ``write_ahead`` are called by any thread of the program, and write to the disk
     there. What they write survives the end of the process in any way; with ``fsync="batch"`` also
@@ -151,7 +150,11 @@ class Spool:
         return self._journal is not None
 
     def accept(self, spans: Sequence[ReadableSpan]) -> bool:
-        """Keep all of these spans, or none of them; see `Overflow`."""
+        """Keep all of these spans, or none of them.
+
+        Returns:
+            True if they will be delivered from here on without the processor.
+        """
         absent = self._not_written_ahead(spans)
         return not absent or self._written(absent)
 

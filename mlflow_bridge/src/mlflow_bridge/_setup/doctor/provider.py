@@ -12,7 +12,7 @@ from opentelemetry import trace
 from mlflow_bridge._delivery.registry import live_processors
 from mlflow_bridge._setup.doctor import Check
 from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor, is_joined, was_late
-from mlflow_bridge._spans.system_random_ids import has_ids_by_the_seed
+from mlflow_bridge._spans.tracer_provider import has_ids_by_the_seed
 
 _ASKED: Final = (
     "TracerProvider(sampler=DSPySampler(), id_generator=SystemRandomIdGenerator()), both from "

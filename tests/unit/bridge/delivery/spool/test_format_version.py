@@ -36,7 +36,7 @@ def test_a_new_file_says_its_version_in_its_name(tmp_path: Path) -> None:
 def test_a_file_of_before_the_versions_is_delivered(tmp_path: Path) -> None:
     shutil.copy(BEFORE_VERSIONS, tmp_path / NAME_BEFORE)
     delivery = FakeDelivery()
-    processor = DeliveryProcessor(delivery, overflow=Spool(tmp_path))
+    processor = DeliveryProcessor(delivery, spool=Spool(tmp_path))
     processor.warm_up()
     wait_until(lambda: processor.status().redelivered == 3)
     processor.shutdown()

@@ -16,8 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Tracer, set_span_in_context
 
 from mlflow_bridge._delivery.spool.spool import Spool
-from mlflow_bridge._export.backoff import Backoff
-from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
+from mlflow_bridge._export.contract import Backoff, Outcome, Rejected, Retry, Sent
 from tests.unit.bridge.delivery.fakes import (
     FAST,
     PATIENCE,
@@ -52,7 +51,7 @@ def processor_for(
         "exit_timeout_seconds": 1.0,
     }
     spool = Spool(path, write_ahead=write_ahead)
-    return DeliveryProcessor(delivery, overflow=spool, **(settings | options))
+    return DeliveryProcessor(delivery, spool=spool, **(settings | options))
 
 
 def end(tracer: Tracer, *names: str) -> None:

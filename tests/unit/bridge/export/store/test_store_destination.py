@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig
-from mlflow_bridge._export.destinations import make_destination
+from mlflow_bridge._export.destination import make_destination
 from mlflow_bridge._export.server.destination import ServerDestination
 from mlflow_bridge._export.store.destination import StoreDestination
 
