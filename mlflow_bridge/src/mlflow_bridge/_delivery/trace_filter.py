@@ -12,16 +12,15 @@ from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlflow_bridge._spans.enrichment import EXPERIMENT_ID, SOURCE_RUN, TRACE_TAG_PREFIX
 from mlflow_bridge._spans.local_root import is_local_root
-from mlflow_bridge._spans.trace_context import CONVERSATION_ID
-from opentelemetry.instrumentation.dspy.semconv import DSPY_UNFINISHED
+from mlflow_bridge._spans.names import EXPERIMENT_ID, SOURCE_RUN, TRACE_ID, TRACE_TAG_PREFIX
+from opentelemetry.instrumentation.dspy.semconv import DSPY_UNFINISHED, GEN_AI_CONVERSATION_ID
 
 _DSPY: Final = "opentelemetry.instrumentation.dspy"
 _PREFIXES: Final = ("dspy.", "gen_ai.", "llm.", "mlflow.", "openinference.", "traceloop.")
 # What the bridge itself writes on any span.
 _NO_SIGN: Final = frozenset(
-    {CONVERSATION_ID, DSPY_UNFINISHED, EXPERIMENT_ID, SOURCE_RUN, "mlflow.traceRequestId"}
+    {GEN_AI_CONVERSATION_ID, DSPY_UNFINISHED, EXPERIMENT_ID, SOURCE_RUN, TRACE_ID}
 )
 
 _MAX_AGE_SECONDS: Final = 300.0

@@ -30,17 +30,24 @@ from opentelemetry.sdk.trace import ReadableSpan, Span
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import format_span_id, format_trace_id
 
-from mlflow_bridge._export.mapping.span import SOURCE_RUN, TRACE_ID, TRACE_NAME, TRACE_TAG_PREFIX
 from mlflow_bridge._process.forks import call_in_child
 from mlflow_bridge._process.rate_limited_log import Notices
+from mlflow_bridge._spans.names import (
+    SOURCE_RUN,
+    TRACE_ID,
+    TRACE_NAME,
+    TRACE_SESSION,
+    TRACE_TAG_PREFIX,
+    TRACE_USER,
+)
 from opentelemetry.instrumentation.dspy.semconv import SESSION_ID, USER_ID
 
 _logger = logging.getLogger(__name__)
 
 _METADATA: Final = {
-    "mlflow.trace.session": SESSION_ID,
-    "mlflow.trace.user": USER_ID,
-    "mlflow.sourceRun": SOURCE_RUN,
+    TRACE_SESSION: SESSION_ID,
+    TRACE_USER: USER_ID,
+    SOURCE_RUN: SOURCE_RUN,
 }
 """Where MLflow reads from a span what its functions write to a trace."""
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace import Span
 from opentelemetry.trace import get_current_span
 
 from mlflow_bridge._spans.local_root import has_absent_parent
+from mlflow_bridge._spans.names import EXPERIMENT_ID, SOURCE_RUN, TRACE_TAG_PREFIX
 from mlflow_bridge._spans.trace_context import (
     TRACE_CONTEXT_KEY,
     TraceContext,
@@ -22,10 +23,6 @@ from mlflow_bridge._spans.trace_context import (
 )
 
 _logger = logging.getLogger(__name__)
-
-EXPERIMENT_ID: Final = "mlflow.experimentId"
-SOURCE_RUN: Final = "mlflow.sourceRun"
-TRACE_TAG_PREFIX: Final = "mlflow.traceTag."
 
 
 class Enrichment:

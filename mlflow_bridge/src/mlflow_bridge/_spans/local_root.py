@@ -4,19 +4,14 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span
 from opentelemetry.trace import format_span_id, get_current_span
 
+from mlflow_bridge._spans.names import ABSENT_PARENT, TRACE_ID
 from mlflow_bridge._spans.open_spans import OpenSpans
 
-ABSENT_PARENT: Final = "mlflow_bridge.absent_parent.span_id"
-"""On a span whose parent is of this process, but will never be delivered: the parent's id."""
-
 _noted = False  # whether any has been written in this process
-_STORED_BY_MLFLOW: Final = "mlflow.traceRequestId"
 
 
 def is_local_root(span: ReadableSpan) -> bool:
@@ -61,4 +56,4 @@ def _is_of_here(span: Span, context: Context | None) -> bool:
     parent = get_current_span(context)
     if not isinstance(parent, ReadableSpan):
         return False
-    return parent.resource is span.resource or _STORED_BY_MLFLOW in (parent.attributes or {})
+    return parent.resource is span.resource or TRACE_ID in (parent.attributes or {})

@@ -14,15 +14,12 @@ from opentelemetry.context import Context, attach, create_key, detach, get_curre
 from opentelemetry.context import set_value as with_value
 from opentelemetry.trace import get_current_span
 
+from mlflow_bridge._spans.names import TRACE_NAME_TAG
+from opentelemetry.instrumentation.dspy import semconv
+
 TRACE_CONTEXT_KEY: Final = create_key("mlflow-bridge-trace-context")
 
-SESSION_ID: Final = "session.id"
-USER_ID: Final = "user.id"
-CONVERSATION_ID: Final = "gen_ai.conversation.id"
-_IDENTITY: Final = (SESSION_ID, USER_ID, CONVERSATION_ID)
-
-TRACE_NAME_TAG: Final = "mlflow.traceName"
-"""The tag in which MLflow keeps the name of a trace."""
+_IDENTITY: Final = (semconv.SESSION_ID, semconv.USER_ID, semconv.GEN_AI_CONVERSATION_ID)
 
 
 @dataclass(frozen=True)

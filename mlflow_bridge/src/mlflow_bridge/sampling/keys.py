@@ -15,17 +15,14 @@ from pydantic import BaseModel
 
 from mlflow_bridge._config.settings import Key
 from mlflow_bridge._spans.trace_context import (
-    CONVERSATION_ID,
-    SESSION_ID,
-    USER_ID,
     identity_in,
 )
-from opentelemetry.instrumentation.dspy import DSPyCall
+from opentelemetry.instrumentation.dspy import DSPyCall, semconv
 
 _IDENTITY: Final[Mapping[Key, str]] = {
-    "session": SESSION_ID,
-    "user": USER_ID,
-    "conversation": CONVERSATION_ID,
+    "session": semconv.SESSION_ID,
+    "user": semconv.USER_ID,
+    "conversation": semconv.GEN_AI_CONVERSATION_ID,
 }
 _DIGEST_BYTES: Final = 8
 

@@ -22,7 +22,7 @@ from opentelemetry.trace import (
 from mlflow_bridge import MLflowBatchSpanProcessor, trace_context
 from mlflow_bridge._export.contract import Outcome
 from mlflow_bridge._export.mapping.span import SpanMapper
-from mlflow_bridge._spans.local_root import ABSENT_PARENT
+from mlflow_bridge._spans.names import ABSENT_PARENT
 from tests.unit.bridge.delivery.fakes import FakeDelivery
 
 

@@ -11,12 +11,8 @@ from typing import Any, Final, cast
 from mlflow_bridge._export.mapping.messages import chat_of, openai_tools
 from mlflow_bridge._export.mapping.storable import Storable, json_text, parsed_json, storable
 from mlflow_bridge._export.mapping.summaries import summary_of
+from mlflow_bridge._spans.names import CHAT_TOOLS, INPUTS, MESSAGE_FORMAT, OUTPUTS
 from opentelemetry.instrumentation.dspy import semconv
-
-INPUTS: Final = "mlflow.spanInputs"
-OUTPUTS: Final = "mlflow.spanOutputs"
-MESSAGE_FORMAT: Final = "mlflow.message.format"
-CHAT_TOOLS: Final = "mlflow.chat.tools"
 
 _SYSTEM_INSTRUCTIONS: Final = "gen_ai.system_instructions"
 _RETRIEVAL_QUERY: Final = "gen_ai.retrieval.query.text"

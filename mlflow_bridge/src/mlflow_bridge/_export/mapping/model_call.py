@@ -10,12 +10,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mlflow_bridge._export.mapping.storable import Storable, json_text
+from mlflow_bridge._spans.names import COST, MODEL, PROVIDER, TOKEN_USAGE
 from opentelemetry.instrumentation.dspy import semconv
-
-TOKEN_USAGE: Final = "mlflow.chat.tokenUsage"
-COST: Final = "mlflow.llm.cost"
-MODEL: Final = "mlflow.llm.model"
-PROVIDER: Final = "mlflow.llm.provider"
 
 _MODEL_OPERATIONS: Final = frozenset(
     {"chat", "text_completion", "generate_content", "response", "embeddings"}

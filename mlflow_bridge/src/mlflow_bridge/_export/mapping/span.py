@@ -28,14 +28,15 @@ from mlflow_bridge._export.mapping.span_types import span_type
 from mlflow_bridge._export.mapping.storable import Storable, clean_text, parsed_json, storable
 from mlflow_bridge._spans.attributes import as_dict
 from mlflow_bridge._spans.local_root import is_local_root
+from mlflow_bridge._spans.names import (
+    EXPERIMENT_ID,
+    SOURCE_RUN,
+    SPAN_TYPE,
+    TRACE_ID,
+    TRACE_NAME,
+    TRACE_TAG_PREFIX,
+)
 from opentelemetry.instrumentation.dspy import semconv
-
-TRACE_ID: Final = "mlflow.traceRequestId"
-SPAN_TYPE: Final = "mlflow.spanType"
-EXPERIMENT_ID: Final = "mlflow.experimentId"
-SOURCE_RUN: Final = "mlflow.sourceRun"
-TRACE_TAG_PREFIX: Final = "mlflow.traceTag."
-TRACE_NAME: Final = f"{TRACE_TAG_PREFIX}mlflow.traceName"
 
 # MLflow has no place for these; the names are those of OTel's mapping to other formats.
 _SPAN_KIND: Final = "otel.span.kind"

@@ -27,8 +27,7 @@ from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig
 from mlflow_bridge._export.batches import Batch
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
 from mlflow_bridge._export.experiments import Experiment, Experiments, Found
-from mlflow_bridge._export.mapping.model_call import COST, TOKEN_USAGE
-from mlflow_bridge._export.mapping.span import TRACE_ID, context_of
+from mlflow_bridge._export.mapping.span import context_of
 from mlflow_bridge._export.mapping.storable import JsonText
 from mlflow_bridge._export.store.creation import create_if_absent
 from mlflow_bridge._export.store.errors import (
@@ -42,6 +41,7 @@ from mlflow_bridge._export.store.writer_lock import turn_at
 from mlflow_bridge._process.fork_guard import ForkGuard
 from mlflow_bridge._process.rate_limited_log import Notices
 from mlflow_bridge._process.rng import own_random
+from mlflow_bridge._spans.names import COST, TOKEN_USAGE, TRACE_ID
 
 logger = logging.getLogger(__name__)
 

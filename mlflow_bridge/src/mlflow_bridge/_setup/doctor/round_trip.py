@@ -19,10 +19,9 @@ from mlflow_bridge._export.contract import Rejected, Retry, kind_of
 from mlflow_bridge._export.exporter import MLflowSpanExporter
 from mlflow_bridge._export.server.client import TrackingServer
 from mlflow_bridge._setup.doctor import Check
-from mlflow_bridge._spans.enrichment import TRACE_TAG_PREFIX
+from mlflow_bridge._spans.names import DOCTOR_TAG, TRACE_TAG_PREFIX
 
 NAME: Final = "mlflow_bridge doctor"
-TAG: Final = "mlflow_bridge.doctor"
 _ATTEMPTS: Final = 3
 _PAUSE_SECONDS: Final = 1.0
 
@@ -83,7 +82,7 @@ def _read_back(config: MLflowDSPyConfig, trace_id: str) -> Iterator[Check]:
             "round trip",
             "warn",
             f"a trace was stored and read back, but not deleted ({problem}): {trace_id}, "
-            f"with the tag {TAG}",
+            f"with the tag {DOCTOR_TAG}",
         )
 
 
@@ -150,8 +149,8 @@ def _span() -> ReadableSpan:
             is_remote=False,
             trace_flags=TraceFlags(TraceFlags.SAMPLED),
         ),
-        attributes={TRACE_TAG_PREFIX + TAG: "true"},
-        instrumentation_scope=InstrumentationScope("mlflow_bridge.doctor"),
+        attributes={TRACE_TAG_PREFIX + DOCTOR_TAG: "true"},
+        instrumentation_scope=InstrumentationScope(DOCTOR_TAG),
         start_time=now,
         end_time=now,
     )

@@ -1,0 +1,40 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Names of the attributes that MLflow reads from a span, and of the bridge's own.
+
+MLflow defines its names in ``mlflow.tracing.constant``, which is not imported here: delivery to a
+tracking server needs no MLflow in this process.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+TRACE_ID: Final = "mlflow.traceRequestId"
+"""Id of the trace; the attribute marks a span that MLflow stores, or has stored."""
+EXPERIMENT_ID: Final = "mlflow.experimentId"
+SOURCE_RUN: Final = "mlflow.sourceRun"
+TRACE_TAG_PREFIX: Final = "mlflow.traceTag."
+"""On a local root: the rest of the name is the key of a tag of the trace."""
+TRACE_NAME_TAG: Final = "mlflow.traceName"
+"""The tag in which MLflow keeps the name of a trace."""
+TRACE_NAME: Final = f"{TRACE_TAG_PREFIX}{TRACE_NAME_TAG}"
+TRACE_SESSION: Final = "mlflow.trace.session"
+"""Key of trace metadata."""
+TRACE_USER: Final = "mlflow.trace.user"
+"""Key of trace metadata."""
+
+SPAN_TYPE: Final = "mlflow.spanType"
+INPUTS: Final = "mlflow.spanInputs"
+OUTPUTS: Final = "mlflow.spanOutputs"
+MESSAGE_FORMAT: Final = "mlflow.message.format"
+CHAT_TOOLS: Final = "mlflow.chat.tools"
+TOKEN_USAGE: Final = "mlflow.chat.tokenUsage"
+COST: Final = "mlflow.llm.cost"
+MODEL: Final = "mlflow.llm.model"
+PROVIDER: Final = "mlflow.llm.provider"
+
+ABSENT_PARENT: Final = "mlflow_bridge.absent_parent.span_id"
+"""On a span whose parent is of this process, but is never delivered: the span id of the parent."""
+DOCTOR_TAG: Final = "mlflow_bridge.doctor"
+"""Tag of the traces with which the doctor tries the destination."""
