@@ -1,43 +1,44 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""One attempt at storing batches: what is refused is divided, and no refusal is believed blindly.
+"""One attempt at storing batches: a refused batch is bisected until the bad span stands alone.
 
-A server whose database is out of order refuses good spans with the same words as bad ones. So a
-span is given up only where the destination has just taken another one: one of the same attempt, or
-one that it took before and is sent again for this purpose, which changes nothing in MLflow.
+A server whose database is out of order refuses good spans with the same words as bad spans. So a
+span is given up only if the destination has just accepted another span: a span of the same attempt,
+or a probe, which is a span that the destination stored before. Sending the probe again changes
+nothing in MLflow.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Final, Protocol
+from dataclasses import dataclass, field
+from typing import Final
 
 from mlflow_bridge._export.batches import Batch
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
 
-# A witness is sent again now and then, so it should be cheap.
-_MAX_WITNESS_BYTES: Final = 16_384
-# So many spans refused one by one, and none taken, say that it is not the spans.
-_ENOUGH_DOUBTS: Final = 8
-# Fewer than that, and nothing else to compare with: so many attempts settle it.
-_ATTEMPTS_IN_DOUBT: Final = 3
+# A probe is sent again now and then, so it should be cheap.
+_MAX_PROBE_BYTES: Final = 16_384
+# If this many spans are refused one by one and none is accepted, the spans are not the reason.
+_ENOUGH_SUSPECTS: Final = 8
+# With fewer suspects and nothing to compare them with, this many attempts decide.
+_ATTEMPTS_TO_CONFIRM: Final = 3
 
 
-class Evidence:
+class DestinationHistory:
     """What earlier attempts have shown about a destination. Used by one thread at a time."""
 
     def __init__(self) -> None:
-        self.witness: Batch | None = None
-        """A span that the destination has stored, to find out whether it still takes any."""
-        self.attempts_in_doubt = 0
-        """How many attempts in a row took nothing and refused some."""
+        self.probe: Batch | None = None
+        """A span that the destination has stored, to find out whether it still accepts spans."""
+        self.fruitless_attempts = 0
+        """How many attempts in a row stored nothing and refused some spans."""
         self._first: int | None = None
         self._failures = 0
 
-    def begin(self, first: int | None) -> None:
-        """Note a new attempt.
+    def begin_attempt(self, first: int | None) -> None:
+        """Record that an attempt begins.
 
         Args:
             first: The span id of its first span, by which a repeated attempt is recognised.
@@ -47,30 +48,39 @@ class Evidence:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether this is one of many attempts at the same spans."""
-        return self._failures >= _ATTEMPTS_IN_DOUBT
+        """Whether the current attempt is one of many at the same spans."""
+        return self._failures >= _ATTEMPTS_TO_CONFIRM
 
-    def took(self, batch: Batch) -> None:
-        """Note that the destination has stored all of this batch."""
-        self.attempts_in_doubt = 0
-        # Of the last batch, and not of the first: a user may have deleted older traces since.
-        witness = batch.spans[0]
-        if witness.size <= _MAX_WITNESS_BYTES:
-            self.witness = Batch((witness,), batch.experiment_id)
-
-
-class Ledger(Protocol):
-    """Where an attempt enters what became of its batches."""
-
-    def stored(self, batch: Batch, sent: Sent) -> None: ...
-
-    def refused(self, batch: Batch, refusal: Rejected) -> None: ...
+    def record_stored(self, batch: Batch) -> None:
+        """Record that the destination has stored the whole batch."""
+        self.fruitless_attempts = 0
+        # The latest batch, not the first: a user may have deleted older traces since.
+        probe = batch.spans[0]
+        if probe.size <= _MAX_PROBE_BYTES:
+            self.probe = Batch((probe,), batch.experiment_id)
 
 
 @dataclass(frozen=True, slots=True)
-class _Doubt:
+class Settled:
+    """A batch, or a part of one, that is stored or refused for good."""
+
     batch: Batch
-    refusal: Rejected
+    outcome: Sent | Rejected
+
+
+@dataclass(slots=True)
+class AttemptResult:
+    """What one attempt has achieved.
+
+    Attributes:
+        settled: Batches that need no further attempt, in the order in which they were settled.
+        retry: Why the remaining batches are not settled; ``None`` if there are none.
+        refused_bytes: Size of the smallest batch that was too large; ``None`` if none was.
+    """
+
+    settled: list[Settled] = field(default_factory=list[Settled])
+    retry: Retry | None = None
+    refused_bytes: int | None = None
 
 
 class Attempt:
@@ -78,108 +88,105 @@ class Attempt:
 
     Args:
         send: Makes one request or write; raises nothing.
-        ledger: Told about each batch, or part of one, that is settled.
-        evidence: Outlives the attempt.
-        smaller: The same batch of one span with its values cut shorter; ``None`` if they are short.
+        history: Outlives the attempt.
+        smaller: Cuts the values of a batch of one span; ``None`` if they are short already.
     """
 
     def __init__(
         self,
         send: Callable[[Batch], Outcome],
-        ledger: Ledger,
-        evidence: Evidence,
+        history: DestinationHistory,
         smaller: Callable[[Batch], Batch | None],
     ) -> None:
         self._send = send
-        self._ledger = ledger
-        self._evidence = evidence
+        self._history = history
         self._smaller = smaller
-        self._takes_spans = False
-        self._doubts: list[_Doubt] = []
-        self.refused_bytes: int | None = None
-        """Size of the smallest batch that was too large."""
+        self._accepts_spans = False
+        self._suspects: list[Settled] = []
+        self._result = AttemptResult()
 
-    def run(self, batches: Iterable[Batch]) -> Retry | None:
-        """Settle all batches; else what was in the way."""
-        queue = deque(batches)
+    def run(self, batches: Iterable[Batch]) -> AttemptResult:
+        """Settle all batches, or as many as can be settled before a `Retry`."""
+        self._result.retry = self._settle_all(deque(batches))
+        return self._result
+
+    def _settle_all(self, queue: deque[Batch]) -> Retry | None:
         while queue:
             batch = queue.popleft()
-            outcome = self._judged(self._send(batch))
+            outcome = self._examined(self._send(batch))
             if isinstance(outcome, Retry):
                 return outcome
             if isinstance(outcome, Sent):
-                self._note_stored(batch, outcome)
+                self._record_stored(batch, outcome)
             else:
                 queue.extendleft(reversed(self._rest_of(batch, outcome)))
-            if len(self._doubts) >= _ENOUGH_DOUBTS:
-                return _everything_refused(self._doubts[0].refusal.reason)
-        return self._resolve_doubts()
+            if len(self._suspects) >= _ENOUGH_SUSPECTS:
+                return self._everything_refused()
+        return self._resolve_suspects()
 
-    def _judged(self, outcome: Outcome) -> Outcome:
-        """The outcome, as a rejection if the spans are to blame, or a retry if they are not."""
+    def _examined(self, outcome: Outcome) -> Outcome:
+        """The outcome, as a rejection if the spans are the reason, or a retry if they are not."""
         if isinstance(outcome, Sent):
             return outcome
         if isinstance(outcome, Rejected):
             in_question = outcome.divisible and not outcome.too_large
         else:
-            in_question = outcome.about_spans and (outcome.lasting or self._evidence.is_stuck)
+            in_question = outcome.about_spans and (outcome.lasting or self._history.is_stuck)
         if not in_question:
             return outcome
-        if not self._takes_spans and (failure := self._ask_witness()) is not None:
+        if not self._accepts_spans and (failure := self._send_probe()) is not None:
             return failure
-        return Rejected(outcome.reason) if self._takes_spans else outcome
+        return Rejected(outcome.reason) if self._accepts_spans else outcome
 
-    def _ask_witness(self) -> Retry | None:
-        """Find out whether the destination takes spans at all; why not, if it does not."""
-        witness = self._evidence.witness
-        if witness is None:
+    def _send_probe(self) -> Retry | None:
+        """Find out whether the destination accepts spans at all; the reason if it does not."""
+        probe = self._history.probe
+        if probe is None:
             return None
-        outcome = self._send(witness)
-        self._takes_spans = isinstance(outcome, Sent)
+        outcome = self._send(probe)
+        self._accepts_spans = isinstance(outcome, Sent)
         if isinstance(outcome, Rejected):
-            return _everything_refused(outcome.reason)
+            return Retry(outcome.reason, lasting=True)
         return outcome if isinstance(outcome, Retry) else None
 
-    def _note_stored(self, batch: Batch, sent: Sent) -> None:
-        self._ledger.stored(batch, sent)
+    def _record_stored(self, batch: Batch, sent: Sent) -> None:
+        self._result.settled.append(Settled(batch, sent))
         if sent.spans:
-            self._takes_spans = True
-            self._believe_doubts()
+            self._accepts_spans = True
+            self._confirm_suspects()
         if sent.rejected == 0:
-            self._evidence.took(batch)
+            self._history.record_stored(batch)
 
     def _rest_of(self, batch: Batch, outcome: Rejected) -> tuple[Batch, ...]:
-        """What to send instead of a batch that was refused."""
+        """The batches to send instead of a batch that was refused."""
         if outcome.too_large:
             size = sum(span.size for span in batch.spans)
-            self.refused_bytes = min(size, self.refused_bytes or size)
+            self._result.refused_bytes = min(size, self._result.refused_bytes or size)
         if outcome.divisible and len(batch.spans) > 1:
             return batch.halves()
         if outcome.too_large and (smaller := self._smaller(batch)) is not None:
             return (smaller,)
-        if outcome.divisible:
-            self._doubts.append(_Doubt(batch, outcome))
-            if self._takes_spans:
-                self._believe_doubts()
+        refused = Settled(batch, outcome)
+        if outcome.divisible and not self._accepts_spans:
+            self._suspects.append(refused)
         else:
-            self._ledger.refused(batch, outcome)
+            self._result.settled.append(refused)
         return ()
 
-    def _resolve_doubts(self) -> Retry | None:
-        if not self._doubts:
+    def _resolve_suspects(self) -> Retry | None:
+        if not self._suspects:
             return None
-        if not self._takes_spans:
-            self._evidence.attempts_in_doubt += 1
-            if self._evidence.attempts_in_doubt < _ATTEMPTS_IN_DOUBT:
-                return _everything_refused(self._doubts[0].refusal.reason)
-        self._believe_doubts()
+        if not self._accepts_spans:
+            self._history.fruitless_attempts += 1
+            if self._history.fruitless_attempts < _ATTEMPTS_TO_CONFIRM:
+                return self._everything_refused()
+        self._confirm_suspects()
         return None
 
-    def _believe_doubts(self) -> None:
-        doubts, self._doubts = self._doubts, []
-        for doubt in doubts:
-            self._ledger.refused(doubt.batch, doubt.refusal)
+    def _confirm_suspects(self) -> None:
+        self._result.settled += self._suspects
+        self._suspects = []
 
-
-def _everything_refused(reason: str) -> Retry:
-    return Retry(reason, lasting=True)
+    def _everything_refused(self) -> Retry:
+        outcome = self._suspects[0].outcome
+        return Retry(outcome.reason, lasting=True)

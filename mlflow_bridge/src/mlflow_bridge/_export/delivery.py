@@ -8,13 +8,13 @@ import logging
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
 
 from mlflow_bridge._export.batches import Batch, batches_of
-from mlflow_bridge._export.bisection import Attempt, Evidence
+from mlflow_bridge._export.bisection import Attempt, AttemptResult, DestinationHistory
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent, kind_of
 from mlflow_bridge._export.destination import Destination
 from mlflow_bridge._export.mapping.span import MappedSpan, SpanMapper
@@ -73,7 +73,7 @@ class Delivery:
         self._mapper = SpanMapper(max_attribute_bytes)
         self._max_attribute_bytes = max_attribute_bytes
         self._max_batch_bytes = max_batch_bytes
-        self._evidence = Evidence()
+        self._history = DestinationHistory()
         self._notices = Notices(logger)
         self._stats = ExporterStats()
         # Spans of the last attempt that were settled before it met a Retry, and whether stored.
@@ -138,18 +138,33 @@ class Delivery:
     def _attempt(self, spans: Sequence[ReadableSpan]) -> Outcome:
         refusals: list[tuple[str, Rejected]] = []
         mapped = self._map(self._unsettled(spans), refusals)
-        self._evidence.begin(_key(mapped[0].source)[1] if mapped else None)
-        attempt = Attempt(
-            self._send, _Entries(self._settle, refusals), self._evidence, self._smaller
-        )
-        retry = attempt.run(batches_of(mapped, self._max_batch_bytes))
-        if attempt.refused_bytes is not None:
-            self._max_batch_bytes = max(attempt.refused_bytes // 2, _MIN_BATCH_BYTES)
-        if retry is None:
+        self._history.begin_attempt(_key(mapped[0].source)[1] if mapped else None)
+        attempt = Attempt(self._send, self._history, self._smaller)
+        result = attempt.run(batches_of(mapped, self._max_batch_bytes))
+        refusals += self._count_settled(result)
+        if result.refused_bytes is not None:
+            self._max_batch_bytes = max(result.refused_bytes // 2, _MIN_BATCH_BYTES)
+        if result.retry is None:
             return self._conclusion(spans, refusals)
-        self._add(retried=1, error=retry.reason)
+        self._add(retried=1, error=result.retry.reason)
         self._report(refusals)
-        return retry
+        return result.retry
+
+    def _count_settled(self, result: AttemptResult) -> list[tuple[str, Rejected]]:
+        """Count the spans that an attempt has settled; what is to be reported of them."""
+        refusals: list[tuple[str, Rejected]] = []
+        for settled in result.settled:
+            sources, outcome = [span.source for span in settled.batch.spans], settled.outcome
+            # MLflow does not say which spans it left out; the numbers are right all the same.
+            stored = outcome.spans if isinstance(outcome, Sent) else 0
+            refused = sources[stored:]
+            self._settle(sources[:stored], stored=True)
+            if not refused:
+                continue
+            self._settle(refused, stored=False, error=outcome.reason)
+            names = _shown_name(refused[0]) if len(sources) == 1 else f"{len(refused)} spans"
+            refusals.append((names, _refusal(outcome, divisible=len(sources) == 1)))
+        return refusals
 
     def _smaller(self, batch: Batch) -> Batch | None:
         """A batch of one span whose values are cut, for a server that takes no larger requests."""
@@ -263,36 +278,10 @@ class Delivery:
             )
 
 
-class _Entries:
-    """The ledger of one attempt.
-
-    Args:
-        settle: Counts spans.
-        refusals: What is to be reported, added to.
-    """
-
-    def __init__(self, settle: _Settle, refusals: list[tuple[str, Rejected]]) -> None:
-        self._settle = settle
-        self._refusals = refusals
-
-    def stored(self, batch: Batch, sent: Sent) -> None:
-        sources = [item.source for item in batch.spans]
-        # Which ones were left out is not said; the numbers are right all the same.
-        self._settle(sources[: sent.spans], stored=True)
-        left_out = sources[sent.spans :]
-        if left_out:
-            self._settle(left_out, stored=False, error=sent.reason)
-            self._refusals.append((f"{len(left_out)} spans", Rejected(sent.reason)))
-
-    def refused(self, batch: Batch, refusal: Rejected) -> None:
-        sources = [item.source for item in batch.spans]
-        self._settle(sources, stored=False, error=refusal.reason)
-        names = _shown_name(sources[0]) if len(sources) == 1 else f"{len(sources)} spans"
-        self._refusals.append((names, replace(refusal, divisible=len(sources) == 1)))
-
-
-class _Settle(Protocol):
-    def __call__(self, spans: Sequence[ReadableSpan], *, stored: bool, error: str = "") -> None: ...
+def _refusal(outcome: Sent | Rejected, *, divisible: bool) -> Rejected:
+    if isinstance(outcome, Sent):
+        return Rejected(outcome.reason)
+    return replace(outcome, divisible=divisible)
 
 
 def _key(span: ReadableSpan) -> _SpanKey:
