@@ -101,7 +101,7 @@ REPORT = """
 import json, signal
 from pathlib import Path
 from opentelemetry.instrumentation.dspy import DSPyInstrumentor
-from mlflow_bridge._delivery.registry import live_processors
+from mlflow_bridge._delivery.registry import registered_processors
 
 def plain(value):
     if hasattr(value, "get_secret_value"):
@@ -115,7 +115,7 @@ def plain(value):
     return str(value) if isinstance(value, Path) else value
 
 def report(door, provider):
-    processor = live_processors()[-1]
+    processor = registered_processors()[-1]
     config = processor.config
     tracer = provider.get_tracer("program")
     spool = Path(config.spool_directory)

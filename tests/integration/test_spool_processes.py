@@ -246,7 +246,7 @@ def test_parent_still_owns_its_files_after_its_child_has_ended(tmp_path: Path) -
     process = start(program, tmp_path)
     assert process.stdout is not None
     process.stdout.readline()
-    look = "start(FileDelivery)\nprint(processor._spool.borrow())"
+    look = "start(FileDelivery)\nprint(processor._spool.acquire())"
     try:
         assert run(look, tmp_path)[0].split() == ["None"]
     finally:

@@ -17,7 +17,7 @@ from mlflow_bridge._delivery.slots import Slots
 from mlflow_bridge._delivery.spill import SpillWriter
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.status import Counters
-from mlflow_bridge._process.rate_limited_log import Notices
+from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 
 _TOO_LATE: Final = "it ended after the shutdown of the tracer provider"
 
@@ -54,7 +54,7 @@ class Admission:
         *,
         slots: Slots,
         counters: Counters,
-        notices: Notices,
+        log: RateLimitedLogger,
         destination: str,
         spill: SpillWriter | None,
         spool: Spool | None,
@@ -66,7 +66,7 @@ class Admission:
         self._slots = slots
         self._take_slot = slots.take
         self._counters = counters
-        self._notices = notices
+        self._log = log
         self._destination = destination
         self._spill = spill
         self._spool = spool
@@ -135,7 +135,7 @@ class Admission:
 
     def _report_loss(self, reason: str) -> None:
         self._counters.error(reason)
-        self._notices.warn(
+        self._log.warning(
             "lost", "A span was lost on its way to %s: %s.", self._destination, reason
         )
 

@@ -22,7 +22,7 @@ from mlflow_bridge._delivery.slots import FlushMark, Slots
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.status import Counters
 from mlflow_bridge._delivery.trace_filter import TraceFilter
-from mlflow_bridge._process.rate_limited_log import Notices
+from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Collector:
         *,
         slots: Slots,
         counters: Counters,
-        notices: Notices,
+        log: RateLimitedLogger,
         batch_size: int,
         delay_seconds: float,
         chosen: TraceFilter | None,
@@ -62,13 +62,13 @@ class Collector:
         self._sender = sender
         self._slots = slots
         self._counters = counters
-        self._notices = notices
+        self._log = log
         self._batch_size = batch_size
         self._delay = delay_seconds
         self._filter = chosen
         self._spool = spool
         self._too_late = too_late
-        self.heir: Callable[[ReadableSpan], None] | None = None
+        self.successor: Callable[[ReadableSpan], None] | None = None
         """Gets, at the end, the spans that the filter holds, if the program goes on."""
         self._queue: deque[ReadableSpan | FlushMark] = deque()
         self._to_want: deque[int] = deque()
@@ -139,7 +139,7 @@ class Collector:
         """Pass on what waits, and end the thread. What is added later is too late.
 
         What the filter still holds has nothing of DSPy or GenAI with it: it is dropped, or given
-        to the heir.
+        to the successor.
 
         Args:
             seconds: The longest to wait for the thread.
@@ -255,19 +255,19 @@ class Collector:
         reason = f"the filter of traces raised {type(error).__name__}"
         self._counters.settle_late(self._slots, len(spans), dropped=len(spans))
         self._counters.error(reason)
-        self._notices.warn("filter", "%d spans were lost: %s.", len(spans), reason)
+        self._log.warning("filter", "%d spans were lost: %s.", len(spans), reason)
 
     def _end_filter(self) -> None:
-        # Not for longer: through its heirs, a closed processor would keep all later ones alive.
-        heir, self.heir = self.heir, None
+        # Otherwise a closed processor would keep all later processors alive.
+        successor, self.successor = self.successor, None
         if self._filter is None:
             return
         held = self._filter.close()
-        if heir is None:
+        if successor is None:
             self._drop(held)
             return
         for span in held:
-            heir(span)
-        # They are counted by the heir now.
+            successor(span)
+        # They are counted by the successor now.
         self._counters.settle_late(self._slots, len(held))
         self._forget(held)

@@ -13,12 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 from weakref import WeakSet, ref
 
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
 
+from mlflow_bridge._delivery.registry import ManagedProcessor
 from mlflow_bridge._delivery.status import DeliveryStatus
 from mlflow_bridge._process.forks import call_in_child
 from mlflow_bridge.version import __version__
@@ -80,16 +81,10 @@ _MEASURES: Final = (
 )
 
 
-class Reports(Protocol):
-    """What has numbers."""
-
-    def status(self) -> DeliveryStatus: ...
-
-
 class Observed:
     """A processor, by its name and its numbers. Does not keep it alive."""
 
-    def __init__(self, processor: Reports, name: str) -> None:
+    def __init__(self, processor: ManagedProcessor, name: str) -> None:
         self._attributes = {COMPONENT_NAME: name, COMPONENT_TYPE: name.partition("/")[0]}
         self._processor = ref(processor)
         self._known: DeliveryStatus | None = None
@@ -150,7 +145,9 @@ call_in_child(_renew_lock)
 _instruments: dict[int, tuple[MeterProvider | None, _Instruments]] = {}
 
 
-def observe(processor: Reports, name: str, meter_provider: MeterProvider | None = None) -> Observed:
+def observe(
+    processor: ManagedProcessor, name: str, meter_provider: MeterProvider | None = None
+) -> Observed:
     """Have the numbers of a processor collected, for as long as it has what this returns.
 
     Args:

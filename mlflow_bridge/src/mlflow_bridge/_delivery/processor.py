@@ -27,7 +27,7 @@ from mlflow_bridge._delivery.status import Counters, DeliveryStatus
 from mlflow_bridge._delivery.trace_filter import TraceFilter
 from mlflow_bridge._export.contract import Backoff, SpanDelivery
 from mlflow_bridge._process.lifecycle import may_be_killed_at_any_time, watch_process
-from mlflow_bridge._process.rate_limited_log import Notices
+from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge._spans.local_root import note_absent_parent
 from mlflow_bridge._spans.open_spans import OpenSpans
 
@@ -132,7 +132,7 @@ class DeliveryProcessor(SpanProcessor):
 
     def _set_up(self) -> None:
         """Make all that belongs to one process: counters, slots, locks, threads."""
-        self._notices = Notices(_logger)
+        self._log = RateLimitedLogger(_logger)
         self._counters = Counters()
         self._slots = Slots(self._max_queue_size)
         self._open = OpenSpans()
@@ -148,7 +148,7 @@ class DeliveryProcessor(SpanProcessor):
             self._collector.add,
             slots=self._slots,
             counters=self._counters,
-            notices=self._notices,
+            log=self._log,
             destination=self._delivery.destination_description,
             spill=self._spill,
             spool=self._spool,
@@ -162,7 +162,7 @@ class DeliveryProcessor(SpanProcessor):
             self._delivery,
             self._slots,
             self._counters,
-            self._notices,
+            self._log,
             batch_size=self._max_batch_size,
             backoff=self._backoff,
             spool=self._spool,
@@ -175,7 +175,7 @@ class DeliveryProcessor(SpanProcessor):
             self._sender,
             slots=self._slots,
             counters=self._counters,
-            notices=self._notices,
+            log=self._log,
             batch_size=self._max_batch_size,
             delay_seconds=self._schedule_delay,
             chosen=self._trace_filter(),
@@ -253,7 +253,7 @@ class DeliveryProcessor(SpanProcessor):
         """Answer for traces that are under way at another processor, which is closed next."""
         self._follow(other)
         other._open.move_to(self._open)
-        other._collector.heir = self.on_end
+        other._collector.successor = self.on_end
 
     def _follow(self, other: DeliveryProcessor) -> None:
         """Deliver the rest of the traces that another processor delivers."""

@@ -64,7 +64,7 @@ def keep_reporting(processor: ManagedProcessor) -> None:
         _retired.append(processor)
 
 
-def live_processors() -> list[ManagedProcessor]:
+def registered_processors() -> list[ManagedProcessor]:
     """The processors of this process, in the order in which they were made."""
     return [processor for processor, _ in _in_order()]
 
@@ -91,4 +91,4 @@ def status() -> tuple[DeliveryStatus, ...]:
         >>> for one in mlflow_bridge.status():
         ...     print(one.destination, one.stored, one.missing)  # doctest: +SKIP
     """
-    return tuple(processor.status() for processor in live_processors())
+    return tuple(processor.status() for processor in registered_processors())

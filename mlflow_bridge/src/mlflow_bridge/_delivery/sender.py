@@ -19,7 +19,7 @@ from mlflow_bridge._delivery.spool.redelivery import Redelivery
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.status import Counters
 from mlflow_bridge._export.contract import Backoff, Rejected, Retry, Sent, SpanDelivery
-from mlflow_bridge._process.rate_limited_log import Notices
+from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 
 _logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Sender:
         delivery: SpanDelivery,
         slots: Slots,
         counters: Counters,
-        notices: Notices,
+        log: RateLimitedLogger,
         *,
         batch_size: int,
         backoff: Backoff,
@@ -56,7 +56,7 @@ class Sender:
         self._delivery = delivery
         self._slots = slots
         self._counters = counters
-        self._notices = notices
+        self._log = log
         self._batch_size = batch_size
         self._backoff = backoff
         self._spool = spool
@@ -71,7 +71,7 @@ class Sender:
         self._in_flight: Sequence[ReadableSpan] = ()
         # Until when nothing is tried, after all was spilled; and whether the server asked for it.
         self._resume_at = 0.0
-        self._resume_asked = False
+        self._resume_requested = False
         self._announced = False
         self._hurry = False
         self._ending = False
@@ -136,7 +136,7 @@ class Sender:
             mark = FlushMark(lost_before)
             self._queue.append(mark)
             self._hurry = True
-            if not self._resume_asked:
+            if not self._resume_requested:
                 self._resume_at = 0.0
             self._ending = self._ending or ending
             self._changed.notify_all()
@@ -179,7 +179,7 @@ class Sender:
                 if batch:
                     self._send(batch)
                 else:
-                    self._take_turn_at_spool()
+                    self._deliver_next_of_spool()
             if self._redelivery is not None:
                 self._redelivery.drain_own(lambda: not self._given_up)
                 self._redelivery.drain_children(lambda: not self._given_up)
@@ -224,8 +224,8 @@ class Sender:
                 self._changed.wait(due if held_back is None else min(due, held_back))
             return None
 
-    def _take_turn_at_spool(self) -> None:
-        if self._redelivery is not None and self._redelivery.turn():
+    def _deliver_next_of_spool(self) -> None:
+        if self._redelivery is not None and self._redelivery.deliver_next():
             with self._changed:
                 self._failures = 0
                 self._resume_at = 0.0
@@ -297,23 +297,23 @@ class Sender:
                 batch = self._take_batch()
         return batch
 
-    def _hold_back(self, asked: float | None) -> None:
+    def _hold_back(self, retry_after: float | None) -> None:
         """Leave the destination alone for a while; what comes meanwhile waits in memory."""
         with self._changed:
-            self._resume_at = time.monotonic() + self._backoff.delay(self._failures, asked)
-            self._resume_asked = asked is not None
+            self._resume_at = time.monotonic() + self._backoff.delay(self._failures, retry_after)
+            self._resume_requested = retry_after is not None
             if self._redelivery is not None:
                 self._redelivery.hold_back(self._resume_at)
 
-    def _pause(self, attempt: int, asked: float | None) -> bool:
+    def _pause(self, attempt: int, retry_after: float | None) -> bool:
         """Wait before the next attempt. False if there is none because the sender gave up."""
         with self._changed:
             # At exit the time is short, and the destination may be back any moment.
-            delay = self._backoff.delay(1 if self._ending else attempt, asked)
+            delay = self._backoff.delay(1 if self._ending else attempt, retry_after)
             until = time.monotonic() + delay
             while not self._given_up:
                 # A wish of the server stands above the hurry of a flush.
-                if self._hurry and asked is None:
+                if self._hurry and retry_after is None:
                     self._hurry = False
                     return True
                 left = until - time.monotonic()
@@ -350,18 +350,18 @@ class Sender:
         if (attempt == 1 and not failure.lasting) or self._ending:
             return
         self._outage_reported = self._has_warned = True
-        self._notices.warn(
+        self._log.warning(
             "outage",
             "%s does not accept spans: %s. It is tried again; %d spans wait for it, and %s "
             "(settings: MLFLOW_TRACKING_URI, max_queue_size).",
             self._delivery.destination_description,
             failure.reason,
             self._slots.used,
-            self._consolation,
+            self._backlog_note,
         )
 
     @property
-    def _consolation(self) -> str:
+    def _backlog_note(self) -> str:
         if self._spool is not None:
             return f"what takes longer is kept in {self._spool.path}"
         return f"nothing is lost while they are fewer than {self._slots.capacity}"
@@ -370,7 +370,7 @@ class Sender:
         if self._ending or not self._reports_refusals:
             return
         self._has_warned = True
-        self._notices.warn(
+        self._log.warning(
             "rejected",
             "%s refused %d spans for good: %s. They are lost.",
             self._delivery.destination_description,

@@ -160,10 +160,10 @@ class SpillWriter:
 
     def _run(self) -> None:
         with suppress_instrumentation():
-            while self._turn():
+            while self._write_next():
                 pass
 
-    def _turn(self) -> bool:
+    def _write_next(self) -> bool:
         """Write one line. False when there is nothing more to do."""
         item: ReadableSpan | FlushMark | None = self._queue.get()
         line: list[ReadableSpan] = []

@@ -30,7 +30,7 @@ class SpoolStatus:
     """Size of all files, also those of other processes."""
     oldest_seconds: float = 0.0
     """How long ago the oldest file was begun; 0 if there is none."""
-    unjournaled: int = 0
+    not_written_ahead: int = 0
     """Spans that write-ahead could not write down before they were sent."""
 
 
@@ -93,7 +93,7 @@ class Counters:
     A span that waits is counted by its slot. ``settle`` moves it from there to one of the other
     numbers in one step, so that no span is counted twice or not at all at any moment.
 
-    The lock is reentrant for the same reason as in `Notices`.
+    The lock is reentrant for the same reason as in `RateLimitedLogger`.
     """
 
     def __init__(self) -> None:
@@ -194,7 +194,7 @@ class Counters:
                 spool_dropped=spool.dropped,
                 spool_bytes=spool.bytes,
                 spool_oldest_seconds=spool.oldest_seconds,
-                not_written_ahead=spool.unjournaled,
+                not_written_ahead=spool.not_written_ahead,
                 filtered=self._filtered,
                 held=held,
                 queue_capacity=sum(slots.capacity for slots in rooms),

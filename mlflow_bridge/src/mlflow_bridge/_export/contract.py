@@ -10,7 +10,7 @@ from typing import Protocol
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlflow_bridge._process.rng import own_random
+from mlflow_bridge._process.rng import rng
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +108,19 @@ class Backoff:
     first: float = 0.5
     factor: float = 2.0
     longest: float = 30.0
-    longest_asked: float = 300.0
+    max_retry_after: float = 300.0
     """The most that is granted to a server that names the time itself."""
-    random: Callable[[], float] = own_random.random
+    random: Callable[[], float] = rng.random
     """Gives numbers in [0, 1)."""
 
-    def delay(self, attempt: int, asked: float | None = None) -> float:
+    def delay(self, attempt: int, retry_after: float | None = None) -> float:
         """Seconds to wait after failed attempt number ``attempt`` (from 1).
 
-        ``asked`` is the server's own wish, such as a Retry-After header; it is never undercut.
+        ``retry_after`` is the time that the server asked for, such as a Retry-After header. The
+        delay is never shorter, unless it exceeds `max_retry_after`.
         """
-        if asked is not None:
-            return min(max(asked, 0.0), self.longest_asked)
+        if retry_after is not None:
+            return min(max(retry_after, 0.0), self.max_retry_after)
         # The exponent is bounded: an outage of weeks would overflow a float otherwise.
         delay = min(self.first * self.factor ** min(attempt - 1, 64), self.longest)
         return delay * (0.5 + self.random() / 2)

@@ -19,7 +19,7 @@ from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent, kind_
 from mlflow_bridge._export.destination import Destination
 from mlflow_bridge._export.mapping.span import MappedSpan, SpanMapper
 from mlflow_bridge._process.forks import call_in_child
-from mlflow_bridge._process.rate_limited_log import Notices
+from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Delivery:
         self._max_attribute_bytes = max_attribute_bytes
         self._max_batch_bytes = max_batch_bytes
         self._history = DestinationHistory()
-        self._notices = Notices(logger)
+        self._log = RateLimitedLogger(logger)
         self._stats = ExporterStats()
         # Spans of the last attempt that were settled before it met a Retry, and whether stored.
         self._settled: dict[_SpanKey, bool] = {}
@@ -173,7 +173,7 @@ class Delivery:
         while (limit := limit // 4) >= _MIN_ATTRIBUTE_BYTES:
             shorter = SpanMapper(limit).map(span.source)
             if shorter.size < span.size:
-                self._notices.warn(
+                self._log.warning(
                     "cut",
                     "%s was too large for MLflow: values longer than %d bytes were cut "
                     "(setting: max_attribute_bytes).",
@@ -196,7 +196,7 @@ class Delivery:
             reason = f"an unexpected failure: {type(error).__name__} {error}"
             return Retry(reason, about_spans=True)
         if isinstance(outcome, Sent) and outcome.reason and not outcome.rejected:
-            self._notices.warn(
+            self._log.warning(
                 kind_of(outcome.reason), "MLflow took all spans, but %s", outcome.reason
             )
         return outcome
@@ -233,7 +233,7 @@ class Delivery:
 
     def _report(self, refusals: list[tuple[str, Rejected]]) -> None:
         for names, outcome in refusals:
-            self._notices.warn(
+            self._log.warning(
                 kind_of(outcome.reason), "MLflow did not take %s: %s", names, outcome.reason
             )
 

@@ -28,7 +28,7 @@ from mlflow_bridge._config.settings import (
 from mlflow_bridge._export.contract import Backoff, Outcome, Rejected, Retry, kind_of
 from mlflow_bridge._export.delivery import Delivery, ExporterStats
 from mlflow_bridge._export.destination import Destination, UnusableDestination, make_destination
-from mlflow_bridge._process.rate_limited_log import Notices
+from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class MLflowSpanExporter(SpanExporter):
             max_batch_bytes=self._config.max_batch_bytes,
         )
         self._has_told_of_unheeded = False
-        self._notices = Notices(logger)
+        self._log = RateLimitedLogger(logger)
         self._backoff = Backoff()
 
     @property
@@ -221,7 +221,7 @@ class MLflowSpanExporter(SpanExporter):
         for attempt in count(1):
             outcome = self.deliver(spans)
             if isinstance(outcome, Rejected):
-                self._notices.warn(
+                self._log.warning(
                     kind_of(outcome.reason),
                     "%s refused %d spans for good: %s. They are lost.",
                     self._description,
@@ -259,7 +259,7 @@ class MLflowSpanExporter(SpanExporter):
     def _report_outage(self, attempt: int, reason: str) -> None:
         # One failure may be a hiccup.
         if attempt > 1:
-            self._notices.warn(
+            self._log.warning(
                 kind_of(reason),
                 "%s does not accept spans: %s. It is tried again for up to %g s.",
                 self._description,
@@ -269,7 +269,7 @@ class MLflowSpanExporter(SpanExporter):
 
     def _abandon(self, spans: Sequence[ReadableSpan], reason: str) -> SpanExportResult:
         self._delivery.count(abandoned=len(spans), error=reason)
-        self._notices.warn(
+        self._log.warning(
             "abandoned",
             "%d spans are lost: %s did not accept them in time: %s",
             len(spans),

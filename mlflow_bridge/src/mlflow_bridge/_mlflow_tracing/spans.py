@@ -31,7 +31,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from mlflow_bridge._process.forks import call_in_child
-from mlflow_bridge._process.rate_limited_log import Notices
+from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge._spans.names import (
     SOURCE_RUN,
     TRACE_ID,
@@ -71,7 +71,7 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
         """Whether MLflow makes its spans with the provider of this processor."""
         self._open: dict[int, _OpenTrace] = {}
         self._lock = threading.Lock()
-        self._notices = Notices(_logger)
+        self._log = RateLimitedLogger(_logger)
         call_in_child(self._renew_in_child)
 
     def _renew_in_child(self) -> None:
@@ -133,7 +133,7 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
         """
         known = getattr(fluent, "_EVAL_REQUEST_ID_TO_TRACE_ID", None)
         if known is None:
-            self._notices.warn(
+            self._log.warning(
                 "evaluation",
                 "mlflow.genai.evaluate() cannot find the traces of what it evaluates: MLflow %s "
                 "keeps them in another way. They are stored all the same.",

@@ -14,13 +14,13 @@ from mlflow_bridge._process.forks import call_in_child
 
 
 @dataclass
-class _Kind:
+class _Key:
     next_at: float
     held_back: int = 0
 
 
-class Notices:
-    """Warnings, at most one of each kind in ``interval`` seconds. Called from any thread.
+class RateLimitedLogger:
+    """Warnings, at most one with each key in ``interval`` seconds. Called from any thread.
 
     The lock is reentrant because a warning may be raised by a span that ends in a garbage
     collection, in the thread that holds it.
@@ -37,23 +37,23 @@ class Notices:
         self._interval = interval
         self._clock = clock
         self._lock = threading.RLock()
-        self._kinds: dict[str, _Kind] = {}
+        self._keys: dict[str, _Key] = {}
         call_in_child(self._renew_lock)
 
     def _renew_lock(self) -> None:
         """In a forked child: the thread that held the lock is the parent's."""
         self._lock = threading.RLock()
 
-    def warn(self, kind: str, message: str, *args: object) -> None:
-        """Log the warning, or count it towards the next one of its kind."""
+    def warning(self, key: str, message: str, *args: object) -> None:
+        """Log the warning, or count it towards the next warning with the same key."""
         now = self._clock()
         with self._lock:
-            known = self._kinds.get(kind)
+            known = self._keys.get(key)
             if known is not None and now < known.next_at:
                 known.held_back += 1
                 return
             held_back = known.held_back if known is not None else 0
-            self._kinds[kind] = _Kind(now + self._interval)
+            self._keys[key] = _Key(now + self._interval)
         if held_back:
             message += " (and %d more like this before)"
             args = (*args, held_back)

@@ -13,7 +13,7 @@ from typing import Final
 
 from mlflow_bridge._process.forks import call_in_child
 
-own_random: Final = random.Random()
+rng: Final = random.Random()
 """Seeded by the system, and anew in a forked child. Thread-safe."""
 
-call_in_child(own_random.seed)
+call_in_child(rng.seed)

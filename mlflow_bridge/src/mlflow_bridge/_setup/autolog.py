@@ -66,11 +66,11 @@ class AutologClient:
         Returns:
             True only if every span that was on its way is stored now, or on disk.
         """
-        from mlflow_bridge._delivery.registry import live_processors
+        from mlflow_bridge._delivery.registry import registered_processors
 
         deadline = time.monotonic() + timeout_seconds
         complete = True
-        for processor in live_processors():
+        for processor in registered_processors():
             left = max(deadline - time.monotonic(), 0.0)
             complete = processor.force_flush(left * 1000) and complete
         return complete
@@ -341,13 +341,13 @@ def _warn_about(error: Exception, config: MLflowDSPyConfig) -> None:
 
 def _refuse(config: MLflowDSPyConfig, reason: str) -> None:
     """Count spans in the place of a delivery that cannot be set up."""
-    from mlflow_bridge._setup.unconfigured import RefusingDelivery
+    from mlflow_bridge._setup.unconfigured import UnconfiguredDelivery
 
     before = _session.processor
     if before is not None:  # It refuses them, too.
         return
     try:
-        _session.processor = _made_processor(RefusingDelivery(config, reason))
+        _session.processor = _made_processor(UnconfiguredDelivery(config, reason))
         _switch_in_provider(config).switch(_session.processor)
     except Exception:
         _logger.debug("Spans that go nowhere are not counted", exc_info=True)

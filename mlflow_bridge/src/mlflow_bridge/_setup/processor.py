@@ -133,7 +133,7 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
             if prepare_provider(provider, self._config):
                 _joined.add(self)
         except Exception as error:
-            self._notices.warn("provider", "The tracer provider cannot be prepared: %r", error)
+            self._log.warning("provider", "The tracer provider cannot be prepared: %r", error)
 
 
 _joined: WeakSet[MLflowBatchSpanProcessor] = WeakSet()

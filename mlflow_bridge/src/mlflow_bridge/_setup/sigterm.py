@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, Final
 from weakref import WeakSet
 
-from mlflow_bridge._delivery.registry import deliveries_before_exit, live_processors
+from mlflow_bridge._delivery.registry import deliveries_before_exit, registered_processors
 
 _logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class TerminationHandler:
     def _deliver(self, ends: bool) -> None:
         """Have every processor deliver at the same time, and wait for them."""
         millis = self.exit_timeout_seconds * 1000
-        flushes = [partial(processor.force_flush, millis) for processor in live_processors()]
+        flushes = [partial(processor.force_flush, millis) for processor in registered_processors()]
         threads = [
             threading.Thread(target=deliver, name="mlflow-bridge-sigterm", daemon=True)
             for deliver in (deliveries_before_exit() if ends else flushes)

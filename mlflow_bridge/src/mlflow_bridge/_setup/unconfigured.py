@@ -12,7 +12,7 @@ from mlflow_bridge._config.settings import MLflowDSPyConfig
 from mlflow_bridge._export.contract import Rejected
 
 
-class RefusingDelivery:
+class UnconfiguredDelivery:
     """Refuses every span, so that what is missing is counted.
 
     Args:

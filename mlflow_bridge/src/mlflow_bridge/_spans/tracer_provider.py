@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeGuard
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
-from mlflow_bridge._process.rng import own_random
+from mlflow_bridge._process.rng import rng
 
 
 class AcceptsProcessors(Protocol):
@@ -34,11 +34,11 @@ class SystemRandomIdGenerator(RandomIdGenerator):
 
     def generate_span_id(self) -> int:
         """A span id of 64 random bits."""
-        return own_random.getrandbits(64) or 1  # 0 is none
+        return rng.getrandbits(64) or 1  # 0 is none
 
     def generate_trace_id(self) -> int:
         """A trace id of 128 random bits."""
-        return own_random.getrandbits(128) or 1
+        return rng.getrandbits(128) or 1
 
 
 def has_ids_by_the_seed(provider: object) -> bool:

@@ -15,7 +15,7 @@ from opentelemetry.util.types import Attributes
 
 from mlflow_bridge._config.resolved import resolve_config
 from mlflow_bridge._config.settings import SAMPLING_FIELDS, ConfigurationError, MLflowDSPyConfig
-from mlflow_bridge._process.rate_limited_log import Notices
+from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge.sampling.keys import is_in_share, key_in, number_of
 from mlflow_bridge.sampling.volume import VolumePolicy, is_run
 from opentelemetry.instrumentation.dspy import DSPyCall, current_dspy_call
@@ -70,7 +70,7 @@ class DSPySampler(Sampler):
         self._rate_of = rate_of
         self._key_of = key_of
         self._volume = VolumePolicy(self._config)
-        self._notices = Notices(_logger)
+        self._log = RateLimitedLogger(_logger)
 
     @property
     def config(self) -> MLflowDSPyConfig:
@@ -164,6 +164,6 @@ class DSPySampler(Sampler):
 
     def _warn(self, what: str, error: Exception) -> None:
         # The message of an error may well repeat the arguments of a call.
-        self._notices.warn(
+        self._log.warning(
             what, "Sampling: %s raised %s; it is left out.", what, type(error).__name__
         )

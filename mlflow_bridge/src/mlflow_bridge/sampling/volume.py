@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Final
 
 from mlflow_bridge._config.settings import MLflowDSPyConfig, Volume
-from mlflow_bridge._process.rng import own_random
+from mlflow_bridge._process.rng import rng
 from opentelemetry.instrumentation.dspy import DSPyCall
 from opentelemetry.instrumentation.dspy.semconv import Operations
 
@@ -36,7 +36,7 @@ class VolumePolicy:
         if parent is None or not _is_frame(parent) or self._volume_around(parent) == "full":
             return True
         # What a frame calls is chosen whole: what is inside of it has another parent.
-        return _is_frame(call) or own_random.random() < self._share
+        return _is_frame(call) or rng.random() < self._share
 
     def _volume_around(self, call: DSPyCall) -> Volume:
         enclosing: DSPyCall | None = call

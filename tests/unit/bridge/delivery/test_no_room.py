@@ -24,15 +24,15 @@ LONG = 3600.0
 
 
 class HangingSpool(ListSpool):
-    """Does not take anything before ``release`` is set, and remembers how much at once."""
+    """Does not take anything before ``may_go_on`` is set, and remembers how much at once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.release = threading.Event()
+        self.may_go_on = threading.Event()
         self.sizes: list[int] = []
 
     def accept(self, spans: Sequence[ReadableSpan]) -> bool:
-        self.release.wait(PATIENCE)
+        self.may_go_on.wait(PATIENCE)
         self.sizes.append(len(spans))
         return super().accept(spans)
 
@@ -65,7 +65,7 @@ def test_without_room_for_the_disk_a_thread_waits_and_loses_nothing() -> None:
         wait_until(lambda: processor.status().queued == 5)
         thread.join(0.2)
         assert thread.is_alive()
-        spool.release.set()
+        spool.may_go_on.set()
         thread.join(PATIENCE)
         wait_until(lambda: processor.status().spilled == 199)
         assert processor.status().dropped == 0
@@ -80,7 +80,7 @@ def test_a_wait_for_the_disk_is_short_and_after_one_in_vain_nobody_waits() -> No
         # far longer.
         end_spans(tracer, 2_005)
         assert (processor.status().queued, processor.status().dropped) == (5, 2_000)
-        spool.release.set()
+        spool.may_go_on.set()
         delivery.release.set()
 
 
@@ -91,7 +91,7 @@ async def test_the_thread_of_an_event_loop_does_not_wait_for_the_disk() -> None:
     with closing(processor) as tracer:
         end_spans(tracer, 20)
         assert (processor.status().queued, processor.status().dropped) == (5, 15)
-        spool.release.set()
+        spool.may_go_on.set()
         delivery.release.set()
 
 
@@ -107,7 +107,7 @@ async def test_threads_that_wait_leave_some_room_to_the_event_loop() -> None:
         assert (thread.is_alive(), processor.status().queued) == (True, 71)
         end_spans(tracer, 10)
         assert (processor.status().queued, processor.status().dropped) == (81, 0)
-        spool.release.set()
+        spool.may_go_on.set()
         thread.join(PATIENCE)
         wait_until(lambda: processor.status().spilled == 209)
         assert processor.status().dropped == 0
@@ -137,7 +137,7 @@ def test_what_waits_for_the_disk_is_written_in_few_long_lines() -> None:
     processor, delivery = full(spool, room=100_000)
     with closing(processor) as tracer:
         end_spans(tracer, 10_001)
-        spool.release.set()
+        spool.may_go_on.set()
         wait_until(lambda: processor.status().spilled == 10_000)
         assert max(spool.sizes) == 512
         # But few at once while few wait, so that each is soon on disk.

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 from mlflow_bridge._delivery.slots import Slots
 from mlflow_bridge._export.contract import Backoff
-from mlflow_bridge._process.rate_limited_log import Notices
+from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge._setup.switch import SwitchableSpanProcessor
 from tests.unit.bridge.delivery.fakes import PATIENCE
 
@@ -27,11 +27,11 @@ def test_jitter_keeps_at_least_half_of_the_delay() -> None:
     assert Backoff(first=1.0, random=lambda: 0.0).delay(1) == 0.5
 
 
-def test_the_wish_of_the_server_is_kept_within_reason() -> None:
+def test_retry_after_is_capped() -> None:
     backoff = Backoff(random=lambda: 0.0)
-    assert backoff.delay(9, asked=7.5) == 7.5
-    assert backoff.delay(1, asked=86_400) == 300
-    assert backoff.delay(1, asked=-1) == 0
+    assert backoff.delay(9, retry_after=7.5) == 7.5
+    assert backoff.delay(1, retry_after=86_400) == 300
+    assert backoff.delay(1, retry_after=-1) == 0
 
 
 def test_slots_are_taken_and_given_back() -> None:
@@ -64,11 +64,11 @@ def test_notices_come_once_in_an_interval_and_count_the_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock = _Clock()
-    notices = Notices(logging.getLogger("test"), interval=60.0, clock=clock)
+    notices = RateLimitedLogger(logging.getLogger("test"), interval=60.0, clock=clock)
     for now in (0.0, 1.0, 59.0, 60.0, 61.0):
         clock.now = now
-        notices.warn("lost", "lost %d", 1)
-        notices.warn(f"other {now}", "other")
+        notices.warning("lost", "lost %d", 1)
+        notices.warning(f"other {now}", "other")
     lost = [record.message for record in caplog.records if record.message.startswith("lost")]
     assert lost == ["lost 1", "lost 1 (and 2 more like this before)"]
     assert len(caplog.records) == 7

@@ -171,11 +171,11 @@ def test_what_neither_destination_nor_spool_took_is_counted_at_the_end(
 
 def test_a_spool_that_hangs_does_not_hold_up_the_end() -> None:
     class Hanging(ListSpool):
-        release = threading.Event()
+        may_go_on = threading.Event()
 
         def accept(self, spans: Sequence[ReadableSpan]) -> bool:
             if threading.current_thread().name == "mlflow-bridge-spill":
-                self.release.wait(PATIENCE)
+                self.may_go_on.wait(PATIENCE)
             return super().accept(spans)
 
     delivery, spool = HangingDelivery(), Hanging()
@@ -188,7 +188,7 @@ def test_a_spool_that_hangs_does_not_hold_up_the_end() -> None:
         assert sorted(spool.names) == sorted(names)
         status = processor.status()
         assert (status.accepted, status.spilled, status.dropped) == (100, 100, 0)
-        Hanging.release.set()
+        Hanging.may_go_on.set()
         delivery.release.set()
 
 

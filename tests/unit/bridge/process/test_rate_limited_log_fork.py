@@ -9,12 +9,12 @@ import threading
 
 import pytest
 
-from mlflow_bridge._process.rate_limited_log import Notices
+from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_child_that_is_forked_while_another_thread_warns_goes_on() -> None:
-    notices = Notices(logging.getLogger("test"))
+    notices = RateLimitedLogger(logging.getLogger("test"))
     held, forked = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -29,7 +29,7 @@ def test_a_child_that_is_forked_while_another_thread_warns_goes_on() -> None:
     if child == 0:
         signal.alarm(10)  # it would wait for ever
         try:
-            notices.warn("kind", "message")
+            notices.warning("kind", "message")
             os._exit(0)
         finally:
             os._exit(1)

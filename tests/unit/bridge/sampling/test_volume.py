@@ -45,7 +45,7 @@ def test_a_summary_of_an_evaluation_has_itself_and_its_score(sample_with: Sample
 def test_examples_in_a_summary_are_whole(
     sample_with: SampleWith, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlflow_bridge.sampling.volume.own_random", random.Random(1))
+    monkeypatch.setattr("mlflow_bridge.sampling.volume.rng", random.Random(1))
     sampled = sample_with(evaluations="summary", summary_rate=0.5)
     for _ in range(10):
         assert evaluate(RAG()) == 100.0
@@ -140,7 +140,7 @@ def test_work_divided_by_a_program_is_a_part_of_the_program(
             self.asked += 1
             return 0.0 if self.asked == 1 else 1.0
 
-    monkeypatch.setattr("mlflow_bridge.sampling.volume.own_random", OnlyOnce())
+    monkeypatch.setattr("mlflow_bridge.sampling.volume.rng", OnlyOnce())
     sampled = sample_with(evaluations="summary", summary_rate=0.5)
     dspy.Evaluate(devset=EXAMPLES, metric=metric, num_threads=1, display_progress=False)(Dividing())
     counts = sampled.operations()

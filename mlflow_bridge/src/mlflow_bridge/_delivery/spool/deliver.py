@@ -113,7 +113,7 @@ def _deliver(
     patience = time.monotonic() + patience_seconds
     try:
         while time.monotonic() < deadline:
-            if redelivery.turn():
+            if redelivery.deliver_next():
                 patience = time.monotonic() + patience_seconds
                 continue
             if not redelivery.obstacle:

@@ -86,7 +86,7 @@ class Redelivery:
         self._crashes = 0
         self._next_at = 0.0
         # A new process has live spans to send before it looks for what others left.
-        self._last_turn = time.monotonic()
+        self._last_attempt = time.monotonic()
         self._made_at = time.time()
 
     def seconds_until_due(self) -> float:
@@ -103,7 +103,7 @@ class Redelivery:
 
     def is_overdue(self) -> bool:
         """Whether it is the spool's turn although live spans wait."""
-        waited = time.monotonic() - self._last_turn >= _BETWEEN_LIVE_SECONDS
+        waited = time.monotonic() - self._last_attempt >= _BETWEEN_LIVE_SECONDS
         return waited and self.seconds_until_due() <= 0.0
 
     def destination_answers(self) -> None:
@@ -117,7 +117,7 @@ class Redelivery:
         if self._file is not None and not self._file.segment.own:
             self.close()
         while go_on() and (self._file is not None or self._spool.has_own_backlog):
-            if not self.turn(begun_after=math.inf):
+            if not self.deliver_next(begun_after=math.inf):
                 return
 
     def drain_children(self, go_on: Callable[[], bool]) -> None:
@@ -126,28 +126,28 @@ class Redelivery:
         Those are its children above all, such as the workers of a pool. What is older may be a lot,
         and did not need this process to be kept.
         """
-        while not self._failures and go_on() and self.turn(begun_after=self._made_at):
+        while not self._failures and go_on() and self.deliver_next(begun_after=self._made_at):
             pass
 
-    def turn(self, *, begun_after: float = 0.0) -> bool:
+    def deliver_next(self, *, begun_after: float = 0.0) -> bool:
         """Make one attempt at the next spans. False if there are none, or they were not taken.
 
         Args:
-            begun_after: As in `Spool.borrow`.
+            begun_after: As in `Spool.acquire`.
         """
-        self._last_turn = time.monotonic()
+        self._last_attempt = time.monotonic()
         try:
-            return self._turn(begun_after)
+            return self._deliver_next(begun_after)
         except OSError as error:
             _logger.debug("The spool could not be read", exc_info=True)
             self._put_off(str(error))
             self.close()
             return False
 
-    def _turn(self, begun_after: float) -> bool:
+    def _deliver_next(self, begun_after: float) -> bool:
         file = self._file
         if file is None:
-            segment = self._spool.borrow(begun_after=begun_after)
+            segment = self._spool.acquire(begun_after=begun_after)
             if segment is None:
                 self._next_at = time.monotonic() + _SCAN_SECONDS
                 return False
@@ -162,7 +162,7 @@ class Redelivery:
         try:
             return _OpenFile(segment)
         except OSError:
-            self._spool.give_back(segment, done=False)
+            self._spool.release(segment, done=False)
             raise
 
     def _send(self, file: _OpenFile) -> bool:
@@ -212,11 +212,11 @@ class Redelivery:
     def _end(self, file: _OpenFile) -> None:
         self._file = None
         file.close()
-        self._spool.give_back(file.segment, done=True)
+        self._spool.release(file.segment, done=True)
 
     def close(self) -> None:
         """Leave a file that is not done to the next one who looks for files."""
         file, self._file = self._file, None
         if file is not None:
             file.close()
-            self._spool.give_back(file.segment, done=False)
+            self._spool.release(file.segment, done=False)

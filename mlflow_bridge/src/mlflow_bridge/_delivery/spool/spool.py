@@ -23,7 +23,7 @@ from mlflow_bridge._delivery.spool.directory import (
 from mlflow_bridge._delivery.spool.segment import Segment, locks_are_supported
 from mlflow_bridge._delivery.spool.writer import Journal, SegmentWriter
 from mlflow_bridge._delivery.status import SpoolStatus
-from mlflow_bridge._process.rate_limited_log import Notices
+from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge._spans.otlp_json.encoder import SPAN_MARK
 
 if TYPE_CHECKING:
@@ -133,11 +133,11 @@ class Spool:
 
     def _begin(self) -> None:
         """What one process has for itself."""
-        self._notices = Notices(_logger)
+        self._log = RateLimitedLogger(_logger)
         self._counts = SpoolStatus()
         self._counts_lock = threading.RLock()
         self._refuses_until = 0.0
-        self._lent: Segment | None = None
+        self._acquired: Segment | None = None
 
     @property
     def path(self) -> Path:
@@ -227,7 +227,7 @@ class Spool:
                 return written
             return middle + self._write(spans[middle:], self._write_all)
         self._count(dropped=1, dropped_own=1)
-        self._notices.warn(
+        self._log.warning(
             "impossible",
             "Span %.120r cannot be kept on disk, and is lost: %s",
             spans[0].name,
@@ -250,7 +250,7 @@ class Spool:
                 return
         except Exception as error:
             self._note_failure(error)
-        self._count(unjournaled=1)
+        self._count(not_written_ahead=1)
 
     def settled(self, spans: Sequence[ReadableSpan]) -> None:
         """Forget what ``write_ahead`` wrote of spans that need it no longer. Never raises."""
@@ -264,7 +264,7 @@ class Spool:
     def _note_failure(self, error: Exception) -> None:
         if isinstance(error, OSError):
             self._refuses_until = time.monotonic() + _PAUSE_SECONDS
-        self._notices.warn(
+        self._log.warning(
             f"unwritable {type(error).__name__}",
             "The spool %s cannot keep spans: %s (setting: spool_directory).",
             self.path,
@@ -276,7 +276,7 @@ class Spool:
         """Whether spans that this process spilled wait for delivery."""
         return any(segment.size for segment in self._spilled.segments())
 
-    def borrow(self, *, begun_after: float = 0.0) -> Segment | None:
+    def acquire(self, *, begun_after: float = 0.0) -> Segment | None:
         """The file to deliver next: the oldest of this process, else of a dead one.
 
         Args:
@@ -291,7 +291,7 @@ class Spool:
         segment = self._oldest_own()
         if segment is None and begun_after < math.inf:
             segment = self._directory.adopt_oldest(begun_after)
-        self._lent = segment
+        self._acquired = segment
         return segment
 
     def _oldest_own(self) -> Segment | None:
@@ -303,7 +303,7 @@ class Spool:
             if not self._directory.drop_if_expired(segment):
                 return segment
 
-    def give_back(self, segment: Segment, *, done: bool) -> None:
+    def release(self, segment: Segment, *, done: bool) -> None:
         """End the delivery of a file.
 
         Args:
@@ -313,7 +313,7 @@ class Spool:
         Raises:
             OSError: It cannot be removed.
         """
-        self._lent = None
+        self._acquired = None
         if done:
             segment.delete()
             return
@@ -329,21 +329,21 @@ class Spool:
     def note_unreadable(self, segment: Segment, line: bytes) -> None:
         """Count the spans of a line that is torn or is no OTLP; as one, if none can be seen."""
         self.note_redelivery(segment, lost=max(line.count(SPAN_MARK), 1))
-        self._notices.warn(
+        self._log.warning(
             "unreadable", "A line of the spool file %s is torn and was left out.", segment.path
         )
 
     def note_refusal(self, segment: Segment, spans: int, reason: str) -> None:
         """Count spans that MLflow will never take."""
         self.note_redelivery(segment, lost=spans)
-        self._notices.warn(
+        self._log.warning(
             "refused", "%d spans from the spool were refused for good: %s.", spans, reason
         )
 
     def _note_drop(self, why: str, segment: Segment) -> None:
         spans = segment.count_spans()
         self.note_redelivery(segment, lost=spans)
-        self._notices.warn(
+        self._log.warning(
             why, "The oldest %d spans of the spool %s are lost: %s.", spans, self.path, why
         )
 
@@ -365,7 +365,7 @@ class Spool:
         *,
         stored_own: int = 0,
         dropped_own: int = 0,
-        unjournaled: int = 0,
+        not_written_ahead: int = 0,
     ) -> None:
         with self._counts_lock:
             before = self._counts
@@ -374,7 +374,7 @@ class Spool:
                 dropped=before.dropped + dropped,
                 stored_own=before.stored_own + stored_own,
                 dropped_own=before.dropped_own + dropped_own,
-                unjournaled=before.unjournaled + unjournaled,
+                not_written_ahead=before.not_written_ahead + not_written_ahead,
             )
 
     def status(self) -> SpoolStatus:
@@ -401,6 +401,6 @@ class Spool:
         self._spilled.forget_parents()
         if self._journal is not None:
             self._journal.forget_parents()
-        if self._lent is not None:
-            self._lent.close()
+        if self._acquired is not None:
+            self._acquired.close()
         self._begin()

@@ -24,7 +24,7 @@ from mlflow_bridge._export.batches import Batch
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
 from mlflow_bridge._export.experiments import Experiment, Experiments, Found
 from mlflow_bridge._export.server.client import Answer, TrackingServer
-from mlflow_bridge._process.rate_limited_log import Notices
+from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class ServerDestination:
         self._config = config
         self._server = TrackingServer(config)
         self._experiments = Experiments(config, ServerExperiments(self._server))
-        self._notices = Notices(logger)
+        self._log = RateLimitedLogger(logger)
 
     def warm_up(self) -> Retry | Rejected | None:
         """Look up the experiment."""
@@ -97,7 +97,7 @@ class ServerDestination:
         """Whether the run's id can be sent. If not, it is no run, which must not cost the trace."""
         if is_header_value(run_id):
             return True
-        self._notices.warn(
+        self._log.warning(
             "run",
             "Traces are stored, but cannot be linked to run %r: no run has such an id.",
             run_id,

@@ -37,10 +37,10 @@ from mlflow_bridge._export.store.errors import (
     request_failure_of,
 )
 from mlflow_bridge._export.store.probe import FileIdentity, file_identity, probe
-from mlflow_bridge._export.store.writer_lock import turn_at
+from mlflow_bridge._export.store.writer_lock import writer_lock
 from mlflow_bridge._process.fork_guard import ForkGuard
-from mlflow_bridge._process.rate_limited_log import Notices
-from mlflow_bridge._process.rng import own_random
+from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
+from mlflow_bridge._process.rng import rng
 from mlflow_bridge._spans.names import COST, TOKEN_USAGE, TRACE_ID
 
 logger = logging.getLogger(__name__)
@@ -84,26 +84,26 @@ class StoreDestination:
         self._file: FileIdentity | None = None
         self._experiments = Experiments(config, _StoreExperiments(lambda: self._client))
         self._process = os.getpid()
-        self._notices = Notices(logger)
+        self._log = RateLimitedLogger(logger)
 
     def warm_up(self) -> Retry | Rejected | None:
         """Open the store and look up the experiment."""
-        found = self._in_turn(lambda: self._open() or self._experiments.resolve(None))
+        found = self._exclusively(lambda: self._open() or self._experiments.resolve(None))
         return found if isinstance(found, (Retry, Rejected)) else None
 
     def send(self, batch: Batch) -> Outcome:
         """Write the batch in one transaction, then link its traces to its run."""
-        return self._in_turn(lambda: self._send(batch))
+        return self._exclusively(lambda: self._send(batch))
 
-    def _in_turn(self, work: Callable[[], _Result]) -> _Result:
+    def _exclusively(self, work: Callable[[], _Result]) -> _Result:
         """Do something while no other process of ours does, and no fork comes between."""
         until = time.monotonic() + _LONGEST_WAIT_SECONDS
         while True:
             # Waiting is done outside: a fork has no business with what other processes do.
-            with mlflow_guard.inside(), turn_at(self._config.tracking_uri) as is_mine:
+            with mlflow_guard.inside(), writer_lock(self._config.tracking_uri) as is_mine:
                 if is_mine or time.monotonic() >= until:
                     return work()
-            time.sleep(own_random.uniform(0.005, 0.02))
+            time.sleep(rng.uniform(0.005, 0.02))
 
     def _send(self, batch: Batch) -> Outcome:
         failure = self._open()
@@ -174,7 +174,7 @@ class StoreDestination:
             failure = failure_of(error)
             if isinstance(failure, Retry):
                 return failure  # all of it again: what is stored already does no harm
-            self._notices.warn(
+            self._log.warning(
                 f"run {batch.run_id}",
                 "Traces are stored, but could not be linked to run %s: %s",
                 batch.run_id,

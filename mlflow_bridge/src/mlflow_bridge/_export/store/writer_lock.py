@@ -23,7 +23,7 @@ except ImportError:  # Windows
 
 
 @contextmanager
-def turn_at(uri: str) -> Generator[bool, None, None]:
+def writer_lock(uri: str) -> Generator[bool, None, None]:
     """Whether no other process is at its turn in the block; it is not waited for.
 
     The lock (flock) is on the directory of the file. On the file itself it would, when given back,

@@ -9,7 +9,7 @@ from typing import Final
 
 from opentelemetry import trace
 
-from mlflow_bridge._delivery.registry import live_processors
+from mlflow_bridge._delivery.registry import registered_processors
 from mlflow_bridge._setup.doctor import Check
 from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor, is_joined, was_late
 from mlflow_bridge._spans.tracer_provider import has_ids_by_the_seed
@@ -22,7 +22,7 @@ _ASKED: Final = (
 
 def check_provider() -> Iterator[Check]:
     """Processors that do not know their tracer provider; ids that a seed repeats."""
-    ours = [it for it in live_processors() if isinstance(it, MLflowBatchSpanProcessor)]
+    ours = [it for it in registered_processors() if isinstance(it, MLflowBatchSpanProcessor)]
     if not ours:
         return
     apart = [processor for processor in ours if not is_joined(processor)]

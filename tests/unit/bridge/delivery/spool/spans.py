@@ -123,10 +123,10 @@ def names_of(spans: Sequence[ReadableSpan]) -> list[str]:
 def drained(spool: Spool) -> list[str]:
     """Names of the spans that the spool gives out, until it has no more."""
     names: list[str] = []
-    while segment := spool.borrow():
+    while segment := spool.acquire():
         with segment.open_for_reading() as lines:
             names += [span.name for line in lines for span in spans_in(line)]
-        spool.give_back(segment, done=True)
+        spool.release(segment, done=True)
     return names
 
 

@@ -30,7 +30,7 @@ from tests.unit.bridge.delivery.spool.spans import (
 
 def test_nothing_is_made_before_there_is_a_span(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool", write_ahead=True)
-    assert spool.borrow() is None
+    assert spool.acquire() is None
     assert spool.status().bytes == 0
     spool.close()
     assert list(tmp_path.iterdir()) == []
@@ -166,11 +166,11 @@ def test_a_directory_that_cannot_be_used_is_one_warning(
             assert not spool.accept((span,))
             spool.write_ahead(span)
             spool.settled((span,))
-        assert spool.borrow() is None
+        assert spool.acquire() is None
         spool.close()
     (record,) = caplog.records
     assert "cannot keep spans" in record.message
-    assert spool.status().unjournaled == (3 if write_ahead else 0)
+    assert spool.status().not_written_ahead == (3 if write_ahead else 0)
 
 
 @pytest.mark.parametrize("part", [0.5, None])
@@ -258,9 +258,9 @@ def test_a_directory_that_is_removed_under_us_loses_nothing(tmp_path: Path, kept
             assert spool.accept([span])
         shutil.rmtree(tmp_path / "spool", ignore_errors=True)
     if kept == "given back":
-        for segment in (spool.borrow(), spool.borrow()):
+        for segment in (spool.acquire(), spool.acquire()):
             assert segment is not None
-            spool.give_back(segment, done=False)
+            spool.release(segment, done=False)
     spool.close()
     assert sorted(drained(Spool(tmp_path / "spool"))) == ["first", "second"]
     assert spool.status().dropped == 0

@@ -9,37 +9,37 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_bridge._export.store import writer_lock
-from mlflow_bridge._export.store.writer_lock import turn_at
+from mlflow_bridge._export.store import writer_lock as module
+from mlflow_bridge._export.store.writer_lock import writer_lock
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs file locks")
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    with turn_at(uri) as first:
+    with writer_lock(uri) as first:
         assert first
-        with turn_at(uri) as second:
+        with writer_lock(uri) as second:
             assert not second
-    with turn_at(uri) as next_one:
+    with writer_lock(uri) as next_one:
         assert next_one
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("uri", ["postgresql://u@host/db", "sqlite:////not/there/mlflow.db"])
 def test_where_there_is_nothing_to_lock_everybody_has_a_turn(uri: str) -> None:
-    with turn_at(uri) as first, turn_at(uri) as second:
+    with writer_lock(uri) as first, writer_lock(uri) as second:
         assert (first, second) == (True, True)
 
 
 def test_a_forked_child_does_not_hold_its_parents_turn(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    with turn_at(uri):
-        [descriptor] = writer_lock._open
+    with writer_lock(uri):
+        [descriptor] = module._open
         copy = os.dup(descriptor)  # As a child has it.
-    with turn_at(uri) as shared:
+    with writer_lock(uri) as shared:
         assert not shared
-    writer_lock._open.add(copy)
-    writer_lock._leave_to_parent()
-    with turn_at(uri) as mine:
+    module._open.add(copy)
+    module._leave_to_parent()
+    with writer_lock(uri) as mine:
         assert mine

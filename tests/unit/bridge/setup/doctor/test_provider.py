@@ -31,7 +31,7 @@ def processor_in(
 ) -> Iterator[MLflowBatchSpanProcessor]:
     processor = MLflowBatchSpanProcessor(FakeDelivery())
     # Those of other tests, which were not collected yet, are not this program's.
-    monkeypatch.setattr(doctor_provider, "live_processors", lambda: [processor])
+    monkeypatch.setattr(doctor_provider, "registered_processors", lambda: [processor])
     target.add_span_processor(processor)
     yield processor
     processor.shutdown()
@@ -42,7 +42,7 @@ def found() -> list[tuple[str, str]]:
 
 
 def test_without_a_processor_there_is_nothing_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_provider, "live_processors", list)
+    monkeypatch.setattr(doctor_provider, "registered_processors", list)
     assert found() == []
 
 
