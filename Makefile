@@ -24,7 +24,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # compile both packages once more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint typecheck unit integration perf-guard browser docs bench clean
+.PHONY: help demo test lint typecheck unit integration perf-guard browser docs changelog bench clean
 
 help:
 	@echo "make demo         run a small RAG program and show its trace (ARGS=... for its options)"
@@ -32,6 +32,7 @@ help:
 	@echo "make lint | typecheck | unit | integration    one part of it"
 	@echo "make browser      look at MLflow's pages in Chromium (on Debian: chromium, chromium-driver)"
 	@echo "make docs         build the documentation into docs/_build/html"
+	@echo "make changelog    show what changed since the last release"
 	@echo "make perf-guard   fail if instrumentation became more expensive; reads no clock"
 	@echo "make bench        measure on this machine, beside the peers, in an environment of its own"
 	@echo "                  (ARGS=--quick: some minutes; ARGS=--write-docs: fill docs/performance.md)"
@@ -122,6 +123,10 @@ perf-guard: $(VENV)/.dev
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+# Writes nothing. At a release: towncrier build --version X.Y.Z
+changelog: $(VENV)/.dev
+	$(BIN)/towncrier build --draft --version Unreleased
 
 # The peers patch what we patch, so they get an environment of their own.
 bench: $(PROJECTS)
