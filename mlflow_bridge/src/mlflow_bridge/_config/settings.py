@@ -117,14 +117,15 @@ class MLflowDSPyConfig(EnvironmentSettings):
     experiment_name: str | None = _mlflow(
         "MLFLOW_EXPERIMENT_NAME",
         None,
-        'The experiment by name, created if absent; "Default" when no id is given either.',
+        'Name of the experiment, created if absent; "Default" if no id is given either.',
         min_length=1,
         max_length=500,
     )
     experiment_id: str | None = _mlflow(
         "MLFLOW_EXPERIMENT_ID",
         None,
-        "The experiment by its id, a number. It must exist, and wins over a name.",
+        "Id of the experiment, a number. The experiment must exist; the id takes precedence over a "
+        "name.",
         pattern=r"^[0-9]{1,32}$",
     )
 
@@ -135,7 +136,9 @@ class MLflowDSPyConfig(EnvironmentSettings):
         "MLFLOW_TRACKING_PASSWORD", None, "Password for basic authentication."
     )
     tracking_token: SecretStr | None = _mlflow(
-        "MLFLOW_TRACKING_TOKEN", None, "Bearer token; user name and password win over it."
+        "MLFLOW_TRACKING_TOKEN",
+        None,
+        "Bearer token; user name and password take precedence over it.",
     )
     tracking_auth: str | None = _mlflow(
         "MLFLOW_TRACKING_AUTH",
@@ -152,12 +155,12 @@ class MLflowDSPyConfig(EnvironmentSettings):
         "MLFLOW_TRACKING_CLIENT_CERT_PATH", None, "Client certificate (PEM) with its key."
     )
     workspace: str | None = _mlflow(
-        "MLFLOW_WORKSPACE", None, "Workspace of the tracking server, when it has workspaces."
+        "MLFLOW_WORKSPACE", None, "Workspace of the tracking server, if it has workspaces."
     )
 
     headers: Annotated[dict[str, SecretStr], NoDecode] = Field(
         default={},
-        description="More HTTP headers for the tracking server: name=value,name2=value2.",
+        description="Additional HTTP headers for the tracking server: name=value,name2=value2.",
     )
     compression: Literal["gzip", "none"] = Field(
         default="gzip", description="Encoding of requests to the tracking server: gzip or none."
@@ -166,8 +169,8 @@ class MLflowDSPyConfig(EnvironmentSettings):
         default=30.0,
         gt=0,
         le=3600,
-        description="Longest wait for one answer of the tracking server, above 0 to 3600 seconds; "
-        "a server that has just started needs more than 10 for its first write.",
+        description="Longest wait for a response of the tracking server; more than 0, at most 3600 "
+        "seconds. A server that has just started needs more than 10 seconds for its first write.",
     )
     exit_timeout_seconds: float = Field(
         default=5.0,
@@ -177,59 +180,66 @@ class MLflowDSPyConfig(EnvironmentSettings):
     )
     flush_on_sigterm: bool = Field(
         default=False,
-        description="true or false: whether SIGTERM first delivers what waits, for up to "
-        "exit_timeout_seconds, and then has its former effect.",
+        description="true or false: whether SIGTERM first delivers waiting spans, for up to "
+        "exit_timeout_seconds, and then has its previous effect.",
     )
     max_queue_size: int = Field(
-        default=20_000, ge=1, le=10_000_000, description="Spans held in memory, 1 to 10000000."
+        default=20_000,
+        ge=1,
+        le=10_000_000,
+        description="Largest number of ended spans in memory, 1 to 10000000.",
     )
     overflow: Literal["spill", "block"] = Field(
         default="spill",
-        description="What happens when max_queue_size spans wait: spill writes further ones to the "
-        "spool; block has the thread that ends a span wait for room first, unless it runs an event "
-        "loop.",
+        description="What happens when max_queue_size spans wait. spill: further spans go to the "
+        "spool; block: the thread that ends a span first waits for a free slot, unless it runs an "
+        "event loop.",
     )
     block_seconds: float = Field(
         default=1.0,
         ge=0,
         le=3600,
-        description="Longest wait for room, 0 to 3600 seconds, with overflow=block or without a "
-        "spool; otherwise 0.04 seconds, and only for a disk that is too slow; 0 never waits.",
+        description="Longest wait for a free slot with overflow=block or without a spool, 0 to "
+        "3600 seconds. Otherwise a thread waits for at most 0.04 seconds, and only if the disk is "
+        "too slow. 0 never waits.",
     )
     max_spill_queue_size: int = Field(
         default=100_000,
         ge=1,
         le=10_000_000,
-        description="Spans held in memory while they wait to be written to the spool, 1 to "
-        "10000000, on top of max_queue_size.",
+        description="Spans held in memory while they wait for the disk, 1 to 10000000, in addition "
+        "to max_queue_size.",
     )
     traces: Literal["genai", "all"] = Field(
         default="genai",
-        description="Which traces go to MLflow: genai, those with a DSPy or GenAI span in them; "
-        "all, every sampled trace.",
+        description="Which traces go to MLflow. genai: traces with a DSPy or GenAI span; all: "
+        "every sampled trace.",
     )
     max_batch_size: int = Field(
-        default=512, ge=1, le=100_000, description="Spans in one write to MLflow, 1 to 100000."
+        default=512,
+        ge=1,
+        le=100_000,
+        description="Largest number of spans in one write, 1 to 100000.",
     )
     max_batch_bytes: int = Field(
         default=16_777_216,
         ge=65_536,
         le=1_073_741_824,
-        description="About how many bytes of attributes go into one write, 64 KiB to 1 GiB.",
+        description="Approximate size of the attributes in one write, 64 KiB to 1 GiB.",
     )
     schedule_delay_seconds: float = Field(
         default=2.0,
         gt=0,
         le=3600,
-        description="Longest time that an ended span waits for its batch to fill, above 0 to 3600 "
-        "seconds.",
+        description="Longest time that an ended span waits for its batch to fill; more than 0, at "
+        "most 3600 seconds.",
     )
     max_attribute_bytes: int = Field(
         default=1_048_576,
         ge=1024,
         le=268_435_456,
         description="Longest attribute value stored in MLflow, 1 KiB to 256 MiB; longer text is "
-        "cut, and JSON stays JSON.",
+        "cut, and JSON stays valid.",
     )
 
     spool: bool = Field(
@@ -239,44 +249,43 @@ class MLflowDSPyConfig(EnvironmentSettings):
     )
     spool_directory: Path | None = Field(
         default=None,
-        description="Directory of the spool, with a directory for each destination in it; by "
-        "default mlflow-bridge/spool in $XDG_STATE_HOME or ~/.local/state. It must be on a local "
-        "disk; several processes may share it.",
+        description="Directory of the spool, with a subdirectory for each destination; by default "
+        "mlflow-bridge/spool in $XDG_STATE_HOME or ~/.local/state. It must be on a local disk; "
+        "several processes may share it.",
     )
     spool_max_bytes: int = Field(
         default=536_870_912,
         ge=65_536,
         le=1_099_511_627_776,
         description="Largest size of the spool of one destination, 64 KiB to 1 TiB; at this limit "
-        "the oldest file is dropped, and counted.",
+        "the oldest file is dropped, and its spans are counted.",
     )
     spool_max_age_seconds: float = Field(
         default=604_800.0,
         gt=0,
         le=31_536_000,
-        description="Age at which spans in the spool are dropped, and counted; above 0 to 31536000 "
-        "seconds.",
+        description="Age at which spans in the spool are dropped and counted; more than 0, at most "
+        "31536000 seconds.",
     )
     spool_fsync: Literal["never", "batch"] = Field(
         default="never",
-        description="What spans in the spool survive: never, any end of the process; batch, also a "
-        "crash of the machine, at the price of some milliseconds per batch.",
+        description="What spans in the spool survive. never: the end of the process, in any way; "
+        "batch: also a crash of the machine, at the cost of some milliseconds per batch.",
     )
     write_ahead: bool = Field(
         default=False,
         description="true or false: whether every span is on disk before it is sent, so that "
-        "SIGKILL loses no span that had ended. The thread that ends a span writes it. Needs the "
-        "spool.",
+        "SIGKILL loses no ended span. The thread that ends a span writes it. Needs the spool.",
     )
 
     sampling_rate: Share = Field(
         default=1.0,
-        description="The share of traces that is recorded, each of them whole, 0 to 1.",
+        description="Share of traces that are recorded, each with all of its spans, 0 to 1.",
     )
     sampling_modules: Annotated[dict[str, Share], NoDecode] = Field(
         default={},
-        description="Shares for some programs, by the class of the outermost module, instead of "
-        "sampling_rate: RAG=1,Chat=0.05.",
+        description="Shares for single programs, by the class of the outermost module; they "
+        "replace sampling_rate: RAG=1,Chat=0.05.",
     )
     sampling_key: Key = Field(
         default="trace",
@@ -286,56 +295,56 @@ class MLflowDSPyConfig(EnvironmentSettings):
     )
     sampling_optimizers: Volume = Field(
         default="full",
-        description="What is recorded of an optimizer's run, whatever the rate: full, all of it; "
-        "summary, the run and its evaluations, with a share of what is in them; off, nothing.",
+        description="What is recorded of an optimizer's run, at any sampling_rate. full: every "
+        "span; summary: the run, its evaluations, and a share of the calls in them; off: no span.",
     )
     sampling_evaluations: Volume = Field(
         default="full",
-        description="What is recorded of an evaluation that no optimizer started: full, all of it; "
-        "summary, the evaluation and a share of its examples; off, nothing.",
+        description="What is recorded of an evaluation that no optimizer started. full: every "
+        "span; summary: the evaluation and a share of its examples; off: no span.",
     )
     sampling_summary_rate: Share = Field(
         default=0.05,
-        description="The share of examples, and of what else an optimizer calls, that a summary "
-        "has, each whole, 0 to 1.",
+        description="Share of examples, and of other calls of an optimizer, in a summary, each "
+        "with all of its spans, 0 to 1.",
     )
 
     capture_content: ContentMode | None = Field(
         default=None,
         description="Where inputs, outputs and messages are recorded: NO_CONTENT, SPAN_ONLY, "
-        "EVENT_ONLY, SPAN_AND_EVENT, true or false; by default what "
-        "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT says, then SPAN_ONLY.",
+        "EVENT_ONLY, SPAN_AND_EVENT, true or false. The default is "
+        "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT, then SPAN_ONLY.",
     )
     log_inputs: bool | None = Field(
         default=None,
-        description="true or false: whether inputs are recorded, where content is; by default "
-        "what OTEL_INSTRUMENTATION_DSPY_CAPTURE_INPUTS says, then true.",
+        description="true or false: whether recorded content includes inputs. The default is "
+        "OTEL_INSTRUMENTATION_DSPY_CAPTURE_INPUTS, then true.",
     )
     log_outputs: bool | None = Field(
         default=None,
-        description="true or false: whether outputs are recorded, where content is; by default "
-        "what OTEL_INSTRUMENTATION_DSPY_CAPTURE_OUTPUTS says, then true.",
+        description="true or false: whether recorded content includes outputs. The default is "
+        "OTEL_INSTRUMENTATION_DSPY_CAPTURE_OUTPUTS, then true.",
     )
     log_signatures: bool | None = Field(
         default=None,
-        description="true or false: whether spans of modules describe their signature; by default "
-        "what OTEL_INSTRUMENTATION_DSPY_CAPTURE_SIGNATURES says, then true.",
+        description="true or false: whether spans of modules describe their signature. The default "
+        "is OTEL_INSTRUMENTATION_DSPY_CAPTURE_SIGNATURES, then true.",
     )
     log_intermediate_steps: bool | None = Field(
         default=None,
-        description="true or false: whether adapters and their steps have spans; by default what "
-        "OTEL_INSTRUMENTATION_DSPY_CAPTURE_INTERMEDIATE_STEPS says, then true.",
+        description="true or false: whether adapters and their steps have spans. The default is "
+        "OTEL_INSTRUMENTATION_DSPY_CAPTURE_INTERMEDIATE_STEPS, then true.",
     )
     max_content_length: int | None = Field(
         default=None,
         ge=64,
-        description="Longest content attribute, in characters, 64 or more; by default what "
-        "OTEL_INSTRUMENTATION_DSPY_MAX_CONTENT_LENGTH says, then 262144.",
+        description="Longest content attribute, in characters, 64 or more. The default is "
+        "OTEL_INSTRUMENTATION_DSPY_MAX_CONTENT_LENGTH, then 262144.",
     )
     redact: ImportString[Any] | None = Field(
         default=None,
-        description="A function redact(operation, field, value) that returns what is recorded "
-        "instead of a value; in the environment its place, package.module:function.",
+        description="A function redact(operation, field, value) that returns what to record "
+        "instead of a value. In the environment: its import path, package.module:function.",
     )
 
     if not TYPE_CHECKING:  # type checkers shall see the fields as arguments
