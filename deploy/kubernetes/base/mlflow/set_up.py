@@ -4,7 +4,7 @@
 
 May be run as often as wanted. The collector names experiments by id, and MLflow gives ids out by
 itself: the ids that are configured are compared with those that exist, and a difference is an
-error, so that traces cannot end up in somebody else's experiment.
+error, so that traces cannot end up in the wrong experiment.
 
 Reads MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (the
 administrator's), MLFLOW_COLLECTOR_USERNAME and MLFLOW_COLLECTOR_PASSWORD, and as arguments the
