@@ -101,6 +101,8 @@ test: lint typecheck unit integration perf-guard
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/python -m tools.check_words
 
 typecheck: $(VENV)/.dev
 	$(BIN)/pyright --project pyproject.toml --pythonpath $(BIN)/python
