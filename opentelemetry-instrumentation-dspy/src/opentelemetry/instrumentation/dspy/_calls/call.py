@@ -9,20 +9,21 @@ wrong in telemetry is caught here, logged once per kind, and never reaches the p
 
 from __future__ import annotations
 
+import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextvars import Token
 from typing import Any
 
 from opentelemetry import context as context_api
 from opentelemetry.context import Context
-from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import (
     INVALID_SPAN,
     Span,
+    SpanKind,
     Tracer,
-    get_current_span,
     set_span_in_context,
 )
 
@@ -32,40 +33,26 @@ from opentelemetry.instrumentation.dspy._calls.failures import (
     identity_of,
     record_failure,
 )
-from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide_frame
 from opentelemetry.instrumentation.dspy._calls.generators import GENERATORS
-from opentelemetry.instrumentation.dspy._calls.interruption import abandon
-from opentelemetry.instrumentation.dspy._calls.operation import (
-    CLIENT,
-    INTERNAL,
-    Attributes,
-    Operation,
-    SpanStart,
-)
 from opentelemetry.instrumentation.dspy._calls.propagation import restore_context
 from opentelemetry.instrumentation.dspy._content.encoder import ContentEncoder
 from opentelemetry.instrumentation.dspy._events import EventLog
 from opentelemetry.instrumentation.dspy._guarding import guarded, log_once
-from opentelemetry.instrumentation.dspy._metrics import MEASURED, Metrics
+from opentelemetry.instrumentation.dspy._metrics import Metrics
 from opentelemetry.instrumentation.dspy._settings import Settings
 from opentelemetry.instrumentation.dspy.api import CALL_KEY
 from opentelemetry.instrumentation.dspy.semconv import DSPY_OPERATION, DSPY_TRUNCATED
 
-__all__ = [
-    "CLIENT",
-    "INTERNAL",
-    "Attributes",
-    "Call",
-    "Operation",
-    "Runtime",
-    "SpanStart",
-    "as_dspy_frame",
-    "begin",
-    "current_call",
-    "guarded",
-    "hide_frame",
-    "restore_context",
-]
+logger = logging.getLogger(__name__)
+
+Attributes = dict[str, Any]
+
+SpanStart = tuple[str, Attributes, SpanKind]
+"""Name, attributes and kind: what a span has at once, so that samplers can decide on it."""
+
+# A member of an enumeration takes a while to be found in its class.
+INTERNAL = SpanKind.INTERNAL
+CLIENT = SpanKind.CLIENT
 
 _NOTHING: Attributes = {}  # where there are none yet; never changed
 # A Context refuses to be changed; one that nobody has seen yet may still be completed.
@@ -75,6 +62,36 @@ _SPAN_KEYS = tuple(set_span_in_context(INVALID_SPAN, Context()))
 _SPAN_KEY = _SPAN_KEYS[0] if len(_SPAN_KEYS) == 1 else None
 # Up to so many attributes are set faster one by one.
 _FEW_ATTRIBUTES = 4
+
+
+class Operation(ABC):
+    """How one kind of DSPy operation becomes a span. Methods may raise: the caller guards them.
+
+    What they know they put into the ``attributes`` that they are given, which may hold what was
+    put there before, at the beginning of the call for one.
+    """
+
+    name: str
+
+    @abstractmethod
+    def start(self, call: Call) -> SpanStart | None:
+        """Name, kind and the few cheap attributes that samplers need; None for no span.
+
+        Metrics are told apart by these attributes. Called for unrecorded calls as well.
+        """
+        ...
+
+    def inputs(self, call: Call, attributes: Attributes) -> None:
+        """Read the arguments, before the call runs; only for recording spans."""
+        return
+
+    def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
+        """Read the result; only for recording spans."""
+        return
+
+    def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
+        """Say what is known at the end however it came; called for unrecorded calls as well."""
+        return
 
 
 class Runtime:
@@ -313,84 +330,21 @@ class Call:
         record_failure(self.span, error, content, self, with_stack=innermost)
 
 
-def current_call(operation: str | None = None, instance: Any = None) -> Call | None:
-    """The innermost DSPy call in progress, optionally the nearest of a kind and an instance."""
-    call = context_api.get_current().get(CALL_KEY)
-    while isinstance(call, Call):
-        wanted = operation is None or call.operation.name == operation
-        if wanted and (instance is None or call.instance is instance):
-            return call
-        call = call.parent
-    return None
+def abandon(call: Call | None) -> None:
+    """Take the context back and end the span, whatever had been done of the call by then.
 
-
-def begin(
-    operation: Operation,
-    runtime: Runtime,
-    owner: type,
-    asynchronous: bool,
-    instance: Any,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> Call | None:
-    """Open the call that a traced function is about to make; None where there is nothing to do.
-
-    Raises nothing but what stops the program, KeyboardInterrupt for one.
+    A call that stayed current would be the parent of all that the thread does from then on, such
+    as the cells of a notebook after the one that was interrupted.
     """
-    call = None
+    if call is None:
+        return
+    token = getattr(call, "_token", None)
+    if token is not None:
+        restore_context(token)
+    span, parent = call.span, call.parent
+    if span is None or (parent is not None and span is parent.span) or not span.is_recording():
+        return
     try:
-        context = context_api.get_current()
-        parent: Any = context.get(CALL_KEY)
-        if parent is None and generators.live:
-            context = _with_call_of_step(context)
-            parent = context.get(CALL_KEY)
-        unrecorded = False
-        if parent is not None:
-            # The context that the call attached says by itself that it is still current.
-            if not parent.recording and (parent.context is context or _is_current(parent, context)):
-                if not (runtime.metrics.enabled and operation.name in MEASURED):
-                    return None
-                unrecorded = True
-            if parent.instance is instance and _is_covered(parent, operation, owner, asynchronous):
-                return None
-        # Whether it is suppressed stands in the context, and was seen when the parent attached it.
-        unchanged = parent is not None and parent.context is context
-        if not runtime.active or not (unchanged or is_instrumentation_enabled()):
-            return None
-        if parent is None:
-            runtime.metrics.look_for_provider()
-        call = Call(operation, instance, args, kwargs, parent, owner, asynchronous)
-        return call if call.open(runtime, context, unrecorded) else None
-    except Exception as error:
-        log_once(error)
-        abandon(call)
-        return None
-    except BaseException:
-        abandon(call)
-        raise
-
-
-def _with_call_of_step(context: Context) -> Context:
-    """``context``; in a step of a generator with the call that returned it and its span."""
-    origin = generators.origin_of_step(context)
-    if origin is None:
-        return context
-    with_call = context_api.set_value(CALL_KEY, origin.get(CALL_KEY), context)
-    return set_span_in_context(get_current_span(origin), with_call)
-
-
-def _is_current(parent: Call, context: Context) -> bool:
-    """Whether no span of the program's own has been made current since."""
-    return get_current_span(context) is parent.span
-
-
-def _is_covered(parent: Call, operation: Operation, owner: type, asynchronous: bool) -> bool:
-    """Whether the enclosing call of the same object already stands for this one."""
-    if parent.operation is not operation:
-        return False
-    if parent.asynchronous and not asynchronous:
-        return True  # an async method that delegates to the sync one of the same object
-    mro = type(parent.instance).__mro__
-    # A class further up is reached by super(): the same call, how often ever it is made. Where the
-    # call came in, the object calls itself anew: a recursion.
-    return parent.owner is not None and mro.index(owner) > mro.index(parent.owner)
+        span.end()
+    except Exception:
+        logger.debug("The span of an interrupted call could not be ended", exc_info=True)

@@ -19,6 +19,7 @@ from opentelemetry import context as context_api
 from opentelemetry.context import Context
 
 import dspy
+from opentelemetry.instrumentation.dspy._calls.begin import begin
 from opentelemetry.instrumentation.dspy._calls.call import (
     INTERNAL,
     Attributes,
@@ -26,11 +27,9 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     Operation,
     Runtime,
     SpanStart,
-    as_dspy_frame,
-    begin,
-    hide_frame,
-    restore_context,
 )
+from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide_frame
+from opentelemetry.instrumentation.dspy._calls.propagation import restore_context
 from opentelemetry.instrumentation.dspy._operations.modules.module import arguments_of
 from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint
 from opentelemetry.instrumentation.dspy.semconv import (

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from opentelemetry.instrumentation.dspy._calls.call import as_dspy_frame, guarded, hide_frame
+from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide_frame
+from opentelemetry.instrumentation.dspy._guarding import guarded
 
 
 def noting_call(_original: Callable[..., Any], _note: Callable[..., None]) -> Any:

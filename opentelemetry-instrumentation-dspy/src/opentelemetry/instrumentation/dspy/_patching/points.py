@@ -25,12 +25,13 @@ from typing import Any, Protocol
 
 import wrapt
 
-from opentelemetry.instrumentation.dspy._calls.call import Operation, Runtime, guarded
+from opentelemetry.instrumentation.dspy._calls.call import Operation, Runtime
 from opentelemetry.instrumentation.dspy._calls.frames import (
     as_dspy_frame,
     called_on_instance,
     hide_frame,
 )
+from opentelemetry.instrumentation.dspy._guarding import guarded
 from opentelemetry.instrumentation.dspy._patch_status import PatchStatus
 from opentelemetry.instrumentation.dspy._patching.replacements import traced
 

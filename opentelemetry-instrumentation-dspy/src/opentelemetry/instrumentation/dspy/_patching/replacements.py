@@ -11,7 +11,8 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from opentelemetry.instrumentation.dspy._calls.call import Call, Operation, Runtime, begin
+from opentelemetry.instrumentation.dspy._calls.begin import begin
+from opentelemetry.instrumentation.dspy._calls.call import Call, Operation, Runtime
 from opentelemetry.instrumentation.dspy._calls.frames import (
     as_dspy_frame,
     hide_frame,

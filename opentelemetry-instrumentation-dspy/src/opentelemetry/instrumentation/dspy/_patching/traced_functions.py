@@ -8,13 +8,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from opentelemetry.instrumentation.dspy._calls.call import (
-    Operation,
-    Runtime,
-    as_dspy_frame,
-    begin,
-    hide_frame,
-)
+from opentelemetry.instrumentation.dspy._calls.begin import begin
+from opentelemetry.instrumentation.dspy._calls.call import Operation, Runtime
+from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide_frame
 
 Describe = Callable[..., tuple[Any, dict[str, Any]]]
 

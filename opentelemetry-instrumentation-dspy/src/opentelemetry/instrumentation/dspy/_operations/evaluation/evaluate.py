@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from opentelemetry.instrumentation.dspy._calls.begin import current_call
 from opentelemetry.instrumentation.dspy._calls.call import (
     INTERNAL,
     Attributes,
@@ -20,7 +21,6 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     Operation,
     Runtime,
     SpanStart,
-    current_call,
 )
 from opentelemetry.instrumentation.dspy._guarding import log_once
 from opentelemetry.instrumentation.dspy._locks import new_lock

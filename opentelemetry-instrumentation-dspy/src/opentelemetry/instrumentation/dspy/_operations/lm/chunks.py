@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import dspy
-from opentelemetry.instrumentation.dspy._calls.call import Runtime, as_dspy_frame, hide_frame
+from opentelemetry.instrumentation.dspy._calls.call import Runtime
+from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide_frame
 from opentelemetry.instrumentation.dspy._operations.lm.capture import current_record
 from opentelemetry.instrumentation.dspy._operations.lm.record import LMRecord
 from opentelemetry.instrumentation.dspy._patching.observing import noting_result

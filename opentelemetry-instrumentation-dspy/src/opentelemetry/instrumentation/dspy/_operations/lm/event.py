@@ -8,9 +8,14 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from opentelemetry.instrumentation.dspy._calls.call import Call, Runtime
+from opentelemetry.instrumentation.dspy._calls.call import (
+    Attributes,
+    Call,
+    Operation,
+    Runtime,
+    SpanStart,
+)
 from opentelemetry.instrumentation.dspy._calls.failures import error_type
-from opentelemetry.instrumentation.dspy._calls.operation import Attributes, Operation, SpanStart
 from opentelemetry.instrumentation.dspy._events import EventLog, structured
 from opentelemetry.instrumentation.dspy._settings import ContentMode, Settings
 from opentelemetry.instrumentation.dspy.semconv import (

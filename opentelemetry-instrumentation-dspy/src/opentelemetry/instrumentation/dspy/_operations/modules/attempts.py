@@ -19,15 +19,10 @@ from typing import Any
 import wrapt
 
 import dspy
-from opentelemetry.instrumentation.dspy._calls.call import (
-    Attributes,
-    Call,
-    Runtime,
-    as_dspy_frame,
-    current_call,
-    guarded,
-    hide_frame,
-)
+from opentelemetry.instrumentation.dspy._calls.begin import current_call
+from opentelemetry.instrumentation.dspy._calls.call import Attributes, Call, Runtime
+from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide_frame
+from opentelemetry.instrumentation.dspy._guarding import guarded
 from opentelemetry.instrumentation.dspy._operations.evaluation.scores import as_number, name_of
 from opentelemetry.instrumentation.dspy._operations.reading import own_attributes
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint, Version

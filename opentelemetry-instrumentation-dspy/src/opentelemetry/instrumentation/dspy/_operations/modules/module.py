@@ -17,8 +17,8 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     Operation,
     Runtime,
     SpanStart,
-    guarded,
 )
+from opentelemetry.instrumentation.dspy._guarding import guarded
 from opentelemetry.instrumentation.dspy._operations.lm.request import without_credentials
 from opentelemetry.instrumentation.dspy._operations.modules import attempts
 from opentelemetry.instrumentation.dspy._operations.modules.agent import (

@@ -19,9 +19,8 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     Operation,
     Runtime,
     SpanStart,
-    as_dspy_frame,
-    hide_frame,
 )
+from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide_frame
 from opentelemetry.instrumentation.dspy._calls.propagation import bound_to_current_context
 from opentelemetry.instrumentation.dspy._operations.evaluation.evaluate import ExampleSpans
 from opentelemetry.instrumentation.dspy._patching.points import (

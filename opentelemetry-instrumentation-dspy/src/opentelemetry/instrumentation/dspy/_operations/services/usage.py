@@ -9,7 +9,7 @@ from functools import partial
 from numbers import Real
 from typing import Any
 
-from opentelemetry.instrumentation.dspy._calls.operation import Attributes
+from opentelemetry.instrumentation.dspy._calls.call import Attributes
 from opentelemetry.instrumentation.dspy._operations.lm.messages import value
 from opentelemetry.instrumentation.dspy.semconv import (
     GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS,

@@ -15,8 +15,8 @@ from typing import Any
 
 import wrapt
 
-from opentelemetry.instrumentation.dspy._calls.call import Runtime, as_dspy_frame, hide_frame
-from opentelemetry.instrumentation.dspy._calls.operation import Operation
+from opentelemetry.instrumentation.dspy._calls.call import Operation, Runtime
+from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide_frame
 from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch
 from opentelemetry.instrumentation.dspy._patching.replacements import traced
 

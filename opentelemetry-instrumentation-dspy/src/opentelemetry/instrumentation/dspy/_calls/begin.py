@@ -1,0 +1,102 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""How a call begins: whether it gets a span, and in which call and context."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry import context as context_api
+from opentelemetry.context import Context
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.trace import get_current_span, set_span_in_context
+
+from opentelemetry.instrumentation.dspy._calls import generators
+from opentelemetry.instrumentation.dspy._calls.call import Call, Operation, Runtime, abandon
+from opentelemetry.instrumentation.dspy._guarding import log_once
+from opentelemetry.instrumentation.dspy._metrics import MEASURED
+from opentelemetry.instrumentation.dspy.api import CALL_KEY
+
+
+def current_call(operation: str | None = None, instance: Any = None) -> Call | None:
+    """The innermost DSPy call in progress, optionally the nearest of a kind and an instance."""
+    call = context_api.get_current().get(CALL_KEY)
+    while isinstance(call, Call):
+        wanted = operation is None or call.operation.name == operation
+        if wanted and (instance is None or call.instance is instance):
+            return call
+        call = call.parent
+    return None
+
+
+def begin(
+    operation: Operation,
+    runtime: Runtime,
+    owner: type,
+    asynchronous: bool,
+    instance: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Call | None:
+    """Open the call that a traced function is about to make; None where there is nothing to do.
+
+    Raises nothing but what stops the program, KeyboardInterrupt for one.
+    """
+    call = None
+    try:
+        context = context_api.get_current()
+        parent: Any = context.get(CALL_KEY)
+        if parent is None and generators.live:
+            context = _with_call_of_step(context)
+            parent = context.get(CALL_KEY)
+        unrecorded = False
+        if parent is not None:
+            # The context that the call attached says by itself that it is still current.
+            if not parent.recording and (parent.context is context or _is_current(parent, context)):
+                if not (runtime.metrics.enabled and operation.name in MEASURED):
+                    return None
+                unrecorded = True
+            if parent.instance is instance and _is_covered(parent, operation, owner, asynchronous):
+                return None
+        # Whether it is suppressed stands in the context, and was seen when the parent attached it.
+        unchanged = parent is not None and parent.context is context
+        if not runtime.active or not (unchanged or is_instrumentation_enabled()):
+            return None
+        if parent is None:
+            runtime.metrics.look_for_provider()
+        call = Call(operation, instance, args, kwargs, parent, owner, asynchronous)
+        return call if call.open(runtime, context, unrecorded) else None
+    except Exception as error:
+        log_once(error)
+        abandon(call)
+        return None
+    except BaseException:
+        abandon(call)
+        raise
+
+
+def _with_call_of_step(context: Context) -> Context:
+    """``context``; in a step of a generator with the call that returned it and its span."""
+    origin = generators.origin_of_step(context)
+    if origin is None:
+        return context
+    with_call = context_api.set_value(CALL_KEY, origin.get(CALL_KEY), context)
+    return set_span_in_context(get_current_span(origin), with_call)
+
+
+def _is_current(parent: Call, context: Context) -> bool:
+    """Whether no span of the program's own has been made current since."""
+    return get_current_span(context) is parent.span
+
+
+def _is_covered(parent: Call, operation: Operation, owner: type, asynchronous: bool) -> bool:
+    """Whether the enclosing call of the same object already stands for this one."""
+    if parent.operation is not operation:
+        return False
+    if parent.asynchronous and not asynchronous:
+        return True  # an async method that delegates to the sync one of the same object
+    mro = type(parent.instance).__mro__
+    # A class further up is reached by super(): the same call, how often ever it is made. Where the
+    # call came in, the object calls itself anew: a recursion.
+    return parent.owner is not None and mro.index(owner) > mro.index(parent.owner)
