@@ -19,11 +19,8 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     Runtime,
     SpanStart,
 )
-from opentelemetry.instrumentation.dspy._patching.points import (
-    ClassTreePatch,
-    PatchPoint,
-    method_patch,
-)
+from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch
+from opentelemetry.instrumentation.dspy._patching.points import PatchPoint, method_patch
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_ADAPTER_FALLBACK_FROM,
     DSPY_ADAPTER_INPUT,

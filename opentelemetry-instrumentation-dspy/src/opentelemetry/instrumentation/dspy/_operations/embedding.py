@@ -27,7 +27,8 @@ from opentelemetry.instrumentation.dspy._operations.services.model_names import 
     provider_named,
     split_model_name,
 )
-from opentelemetry.instrumentation.dspy._patching.points import ClassTreePatch, PatchPoint
+from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch
+from opentelemetry.instrumentation.dspy._patching.points import PatchPoint
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_EMBEDDER_BATCH_SIZE,
     DSPY_EMBEDDER_CACHE_HIT,

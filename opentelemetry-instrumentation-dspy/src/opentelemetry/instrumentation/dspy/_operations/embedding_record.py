@@ -21,11 +21,11 @@ from opentelemetry.instrumentation.dspy._operations.services.cost import (
     litellm_cost,
 )
 from opentelemetry.instrumentation.dspy._operations.services.usage import as_count
-from opentelemetry.instrumentation.dspy._patching.observing import (
+from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint
+from opentelemetry.instrumentation.dspy._patching.replacements import (
     noting_async_result,
     noting_result,
 )
-from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_LM_COST_SOURCE,
     DSPY_LM_COST_TOTAL,

@@ -12,8 +12,8 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import get_current_span
 
 from opentelemetry.instrumentation.dspy._calls.call import Runtime
-from opentelemetry.instrumentation.dspy._patching.observing import noting_result
 from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint
+from opentelemetry.instrumentation.dspy._patching.replacements import noting_result
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_MODULE_TYPE,
     Events,

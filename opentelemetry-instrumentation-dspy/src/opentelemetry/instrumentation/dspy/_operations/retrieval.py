@@ -19,7 +19,8 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     SpanStart,
 )
 from opentelemetry.instrumentation.dspy._operations.services.endpoint import read_connection
-from opentelemetry.instrumentation.dspy._patching.points import ClassTreePatch, PatchPoint
+from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch
+from opentelemetry.instrumentation.dspy._patching.points import PatchPoint
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_OPERATION,
     DSPY_RETRIEVAL_DOCUMENT_COUNT,

@@ -18,6 +18,7 @@ from opentelemetry.instrumentation.dspy._calls.frames import (
     hide_frame,
     pickled_by_value,
 )
+from opentelemetry.instrumentation.dspy._guarding import guarded
 
 
 def traced(
@@ -138,3 +139,60 @@ def _traced_async(_original: Callable[..., Any], _begin: Callable[..., Call | No
         return _result
 
     return traced
+
+
+def traced_function(function: Callable[..., Any], begin_call: Callable[..., Call | None]) -> Any:
+    """A function that is handed on for one use, where there is no attribute to patch.
+
+    Args:
+        function: Any callable that takes a positional argument.
+        begin_call: Given the first argument, the others and those by keyword; opens the call.
+    """
+    return as_dspy_frame(_traced_sync(function, begin_call), function)
+
+
+def noting_call(_original: Callable[..., Any], _note: Callable[..., None]) -> Any:
+    """``_original``; before each call ``_note(*args)``."""
+    _guarded, _hide = guarded, hide_frame
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        _guarded(_note, *args)
+        try:
+            return _original(*args, **kwargs)
+        except BaseException as _error:
+            _hide(_error)
+            raise
+
+    return as_dspy_frame(noting, _original)
+
+
+def noting_result(_original: Callable[..., Any], _note: Callable[..., None]) -> Any:
+    """``_original``; after each call that returned ``_note(result, *args)``."""
+    _guarded, _hide = guarded, hide_frame
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        try:
+            _result = _original(*args, **kwargs)
+        except BaseException as _error:
+            _hide(_error)
+            raise
+        _guarded(_note, _result, *args)
+        return _result
+
+    return as_dspy_frame(noting, _original)
+
+
+def noting_async_result(_original: Callable[..., Any], _note: Callable[..., None]) -> Any:
+    """`noting_result` for a coroutine function."""
+    _guarded, _hide = guarded, hide_frame
+
+    async def noting(*args: Any, **kwargs: Any) -> Any:
+        try:
+            _result = await _original(*args, **kwargs)
+        except BaseException as _error:
+            _hide(_error)
+            raise
+        _guarded(_note, _result, *args)
+        return _result
+
+    return as_dspy_frame(noting, _original)

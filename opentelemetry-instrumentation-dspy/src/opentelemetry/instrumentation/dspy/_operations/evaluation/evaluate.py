@@ -11,9 +11,10 @@ import itertools
 import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from opentelemetry.instrumentation.dspy._calls.begin import current_call
+from opentelemetry.instrumentation.dspy._calls.begin import begin, current_call
 from opentelemetry.instrumentation.dspy._calls.call import (
     INTERNAL,
     Attributes,
@@ -32,9 +33,8 @@ from opentelemetry.instrumentation.dspy._operations.evaluation.scores import (
     name_of,
     score_of,
 )
-from opentelemetry.instrumentation.dspy._patching.observing import noting_result
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint, method_patch
-from opentelemetry.instrumentation.dspy._patching.traced_functions import traced_function
+from opentelemetry.instrumentation.dspy._patching.replacements import noting_result, traced_function
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_EVALUATE_ERROR_COUNT,
     DSPY_EVALUATE_METRIC,
@@ -178,9 +178,9 @@ class ExampleSpans:
     """Puts spans around the items that an evaluation gives to the parallel executor."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._example = ExampleOperation(runtime)
-        self._metric = MetricOperation()
+        self._metrics = runtime.metrics
+        self._begin_example = partial(begin, ExampleOperation(runtime), runtime, object, False)
+        self._begin_metric = partial(begin, MetricOperation(), runtime, object, False)
 
     def around(self, function: Callable[[Any], Any], data: Any) -> Callable[[Any], Any]:
         """The executor's function with spans; the same function outside of an evaluation."""
@@ -204,16 +204,14 @@ class ExampleSpans:
             return self._measured(function, record.metric_name)
         indices = _indices(data)
 
-        def describe(item: Any) -> tuple[Any, dict[str, Any]]:
-            return item, {"index": next(indices.get(id(item), _NO_INDEX))}
+        def begin_example(item: Any, *_arguments: Any) -> Call | None:
+            return self._begin_example(item, (), {"index": next(indices.get(id(item), _NO_INDEX))})
 
-        return traced_function(
-            self._with_metric_spans(function), self._example, self._runtime, describe
-        )
+        return traced_function(self._with_metric_spans(function), begin_example)
 
     def _measured(self, function: Callable[[Any], Any], metric_name: str) -> Callable[[Any], Any]:
         """The executor's function without spans, its scores measured all the same."""
-        metrics = self._runtime.metrics
+        metrics = self._metrics
         if not metrics.enabled:
             return function
 
@@ -233,9 +231,7 @@ class ExampleSpans:
         cells = list(function.__closure__)
         position = names.index("metric")
         metric = cells[position].cell_contents
-        traced = traced_function(
-            metric, self._metric, self._runtime, describe=lambda *_: (metric, {})
-        )
+        traced = traced_function(metric, lambda *_arguments: self._begin_metric(metric, (), {}))
         cells[position] = types.CellType(traced)
         return types.FunctionType(
             function.__code__,

@@ -19,7 +19,8 @@ from opentelemetry.instrumentation.dspy._calls.call import (
 from opentelemetry.instrumentation.dspy._locks import new_lock
 from opentelemetry.instrumentation.dspy._operations.evaluation.scores import as_number, name_of
 from opentelemetry.instrumentation.dspy._operations.reading import own_attributes
-from opentelemetry.instrumentation.dspy._patching.points import ClassTreePatch, PatchPoint
+from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch
+from opentelemetry.instrumentation.dspy._patching.points import PatchPoint
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_OPERATION,
     DSPY_OPTIMIZER_BEST_SCORE,

@@ -23,8 +23,8 @@ from opentelemetry.instrumentation.dspy._operations.services.cost import (
     litellm_cost,
     provider_cost,
 )
-from opentelemetry.instrumentation.dspy._patching.observing import noting_call, noting_result
 from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint
+from opentelemetry.instrumentation.dspy._patching.replacements import noting_call, noting_result
 from opentelemetry.instrumentation.dspy.semconv import Operations
 
 _FORWARD = ("forward", "aforward")

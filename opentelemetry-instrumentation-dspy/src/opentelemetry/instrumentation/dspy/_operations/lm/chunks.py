@@ -15,8 +15,8 @@ from opentelemetry.instrumentation.dspy._calls.call import Runtime
 from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide_frame
 from opentelemetry.instrumentation.dspy._operations.lm.capture import current_record
 from opentelemetry.instrumentation.dspy._operations.lm.record import LMRecord
-from opentelemetry.instrumentation.dspy._patching.observing import noting_result
 from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint
+from opentelemetry.instrumentation.dspy._patching.replacements import noting_result
 
 
 def patch_points() -> list[PatchPoint]:

@@ -41,12 +41,9 @@ from opentelemetry.instrumentation.dspy._operations.reading import (
     items_in,
     own_attributes,
 )
+from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch
 from opentelemetry.instrumentation.dspy._patching.peers import PeerCheck
-from opentelemetry.instrumentation.dspy._patching.points import (
-    ClassTreePatch,
-    PatchPoint,
-    method_patch,
-)
+from opentelemetry.instrumentation.dspy._patching.points import PatchPoint, method_patch
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_AGENT_STEP_INDEX,
     DSPY_ATTEMPT_INDEX,

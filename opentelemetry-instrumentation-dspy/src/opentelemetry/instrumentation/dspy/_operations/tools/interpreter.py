@@ -20,7 +20,8 @@ from opentelemetry.instrumentation.dspy._calls.call import (
 )
 from opentelemetry.instrumentation.dspy._operations.modules.record import enclosing_agent
 from opentelemetry.instrumentation.dspy._operations.tools.legacy_sandbox import tool_calls_patch
-from opentelemetry.instrumentation.dspy._patching.points import ClassTreePatch, PatchPoint, Version
+from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch
+from opentelemetry.instrumentation.dspy._patching.points import PatchPoint, Version
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_AGENT_STEP_INDEX,
     DSPY_INTERPRETER_INPUT,
