@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from opentelemetry.metrics import Histogram, Meter, MeterProvider, NoOpMeter, get_meter_provider
 
-from opentelemetry.instrumentation.dspy._locks import new_lock
+from opentelemetry.instrumentation.dspy._guarding import new_lock
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_EMBEDDER_CACHE_HIT,
     DSPY_LM_CACHE_HIT,

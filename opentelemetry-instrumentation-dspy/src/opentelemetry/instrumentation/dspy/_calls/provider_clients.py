@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from opentelemetry.instrumentation.dspy._locks import new_lock
+from opentelemetry.instrumentation.dspy._guarding import new_lock
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_LM_CACHE_HIT,
     GEN_AI_OPERATION_NAME,

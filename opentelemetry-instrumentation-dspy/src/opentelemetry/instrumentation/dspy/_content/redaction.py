@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from opentelemetry.instrumentation.dspy._locks import new_lock
+from opentelemetry.instrumentation.dspy._guarding import new_lock
 
 REDACTED = "[REDACTED]"
 MIN_DATA_URI = 256

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 
 from opentelemetry.instrumentation.dspy._content.redaction import REDACTED, is_secret_key
-from opentelemetry.instrumentation.dspy._locks import new_lock
+from opentelemetry.instrumentation.dspy._guarding import new_lock
 
 # What is nested in an argument has names that no tool tells.
 _USUAL = ("password", "api_key", "apiKey", "access_token", "client_secret", "secret", "token")

@@ -23,8 +23,7 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     Runtime,
     SpanStart,
 )
-from opentelemetry.instrumentation.dspy._guarding import log_once
-from opentelemetry.instrumentation.dspy._locks import new_lock
+from opentelemetry.instrumentation.dspy._guarding import log_once, new_lock
 from opentelemetry.instrumentation.dspy._metrics import Metrics
 from opentelemetry.instrumentation.dspy._operations.evaluation.optimizer import note_trial
 from opentelemetry.instrumentation.dspy._operations.evaluation.scores import (

@@ -16,7 +16,7 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     Runtime,
     SpanStart,
 )
-from opentelemetry.instrumentation.dspy._locks import new_lock
+from opentelemetry.instrumentation.dspy._guarding import new_lock
 from opentelemetry.instrumentation.dspy._operations.evaluation.scores import as_number, name_of
 from opentelemetry.instrumentation.dspy._operations.reading import own_attributes
 from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch

@@ -16,7 +16,7 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     Runtime,
     SpanStart,
 )
-from opentelemetry.instrumentation.dspy._locks import new_lock
+from opentelemetry.instrumentation.dspy._guarding import new_lock
 from opentelemetry.instrumentation.dspy._operations.lm import capture, chunks
 from opentelemetry.instrumentation.dspy._operations.lm.event import with_event
 from opentelemetry.instrumentation.dspy._operations.lm.messages import (

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from opentelemetry.instrumentation.dspy._calls.call import Attributes
-from opentelemetry.instrumentation.dspy._locks import new_lock
+from opentelemetry.instrumentation.dspy._guarding import new_lock
 from opentelemetry.instrumentation.dspy._operations.services.usage import usage_attributes
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_LM_CACHE_HIT,

@@ -20,7 +20,7 @@ from opentelemetry.trace import get_current_span
 from opentelemetry.instrumentation.dspy._calls.call import Runtime
 from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide_frame
 from opentelemetry.instrumentation.dspy._calls.propagation import bound_to_current_context
-from opentelemetry.instrumentation.dspy._locks import new_lock
+from opentelemetry.instrumentation.dspy._guarding import new_lock
 from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint, Version
 
 _POOL = "ThreadPoolExecutor"
