@@ -61,7 +61,6 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider, get_tracer
 
-from opentelemetry.instrumentation.dspy._patch_status import PatchStatus
 from opentelemetry.instrumentation.dspy._settings import (
     ContentMode,
     Settings,
@@ -70,6 +69,7 @@ from opentelemetry.instrumentation.dspy._settings import (
 )
 from opentelemetry.instrumentation.dspy.api import (
     DSPyCall,
+    PatchStatus,
     RequestHook,
     ResponseHook,
     current_dspy_call,

@@ -1,10 +1,11 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What others are shown of a DSPy call: hooks, samplers and span processors."""
+"""The public types: DSPy calls as hooks, samplers and processors see them, and patch status."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from opentelemetry import context as context_api
@@ -70,3 +71,19 @@ def current_dspy_call(context: Context | None = None) -> DSPyCall | None:
     """
     call: Any = context_api.get_value(CALL_KEY, context)
     return call
+
+
+@dataclass(frozen=True, slots=True)
+class PatchStatus:
+    """What became of one patch point.
+
+    Attributes:
+        point: The target, as ``module:attribute``.
+        state: ``installed``, ``missing`` (DSPy has no such target) or ``not_applicable`` (this
+            DSPy version works without it).
+        detail: Why, and what is not recorded because of it; empty when installed.
+    """
+
+    point: str
+    state: str
+    detail: str = ""

@@ -144,7 +144,7 @@ def test_a_check_that_breaks_does_not_keep_the_others_from_being_made(
 
 
 def test_a_patch_point_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from opentelemetry.instrumentation.dspy._patch_status import PatchStatus
+    from opentelemetry.instrumentation.dspy.api import PatchStatus
 
     class Instrumented:
         is_instrumented_by_opentelemetry = True

@@ -25,8 +25,8 @@ from opentelemetry.instrumentation.dspy._calls.frames import (
     called_on_instance,
 )
 from opentelemetry.instrumentation.dspy._guarding import guarded
-from opentelemetry.instrumentation.dspy._patch_status import PatchStatus
 from opentelemetry.instrumentation.dspy._patching.replacements import traced
+from opentelemetry.instrumentation.dspy.api import PatchStatus
 
 logger = logging.getLogger(__name__)
 
