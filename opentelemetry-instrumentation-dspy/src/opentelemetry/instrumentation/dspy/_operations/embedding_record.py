@@ -15,7 +15,7 @@ from typing import Any
 from opentelemetry.instrumentation.dspy._calls.begin import current_call
 from opentelemetry.instrumentation.dspy._calls.call import Attributes, Runtime
 from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide_frame
-from opentelemetry.instrumentation.dspy._operations.lm.messages import value
+from opentelemetry.instrumentation.dspy._operations.reading import value
 from opentelemetry.instrumentation.dspy._operations.services.cost import (
     COST_FROM_LITELLM,
     litellm_cost,

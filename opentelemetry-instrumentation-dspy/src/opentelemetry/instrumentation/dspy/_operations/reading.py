@@ -1,10 +1,11 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Attributes of objects and items of collections, read without running any code of theirs."""
+"""Reading the objects of DSPy and of the program: attributes, items, and parts of collections."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, cast
 
 _MAX_ITEMS = 256
@@ -17,6 +18,20 @@ def own_attributes(instance: object) -> dict[str, Any]:
     """What stands in the object itself, live; nothing from its class, no property is run."""
     # Not vars(): dspy.Module has a __getattribute__ in Python, which that would run.
     return object.__getattribute__(instance, "__dict__")
+
+
+def value(source: Any, name: str, default: Any = None) -> Any:
+    """An item of a mapping or an attribute of an object, whichever a release hands out."""
+    kind: type[Any] = type(source)  # type: ignore[reportUnknownVariableType]
+    if kind is dict or _is_mapping(kind):
+        return source.get(name, default)
+    return getattr(source, name, default)
+
+
+@lru_cache(maxsize=512)
+def _is_mapping(kind: type) -> bool:
+    # Asking an abstract class is slow.
+    return issubclass(kind, Mapping)
 
 
 def items_in(value: Any) -> Iterable[tuple[str, Any]]:

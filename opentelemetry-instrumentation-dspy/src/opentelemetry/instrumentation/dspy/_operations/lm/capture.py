@@ -13,8 +13,8 @@ from typing import Any
 import dspy
 from opentelemetry.instrumentation.dspy._calls.begin import current_call
 from opentelemetry.instrumentation.dspy._calls.call import Runtime
-from opentelemetry.instrumentation.dspy._operations.lm.messages import value
 from opentelemetry.instrumentation.dspy._operations.lm.record import LMAnswer, LMRecord
+from opentelemetry.instrumentation.dspy._operations.reading import value
 from opentelemetry.instrumentation.dspy._operations.services.cost import (
     COST_FROM_DSPY,
     COST_FROM_LITELLM,

@@ -11,30 +11,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from opentelemetry.instrumentation.dspy._content.jsonable import AUDIO_KEY, as_data_uri
 from opentelemetry.instrumentation.dspy._content.redaction import BASE64_MARK, MIN_DATA_URI
+from opentelemetry.instrumentation.dspy._operations.reading import value
 
 Message = dict[str, Any]
 Part = dict[str, Any]
-
-
-def value(source: Any, name: str, default: Any = None) -> Any:
-    """An item of a mapping or an attribute of an object, whichever a release hands out."""
-    kind: type[Any] = type(source)  # type: ignore[reportUnknownVariableType]
-    if kind is dict or _is_mapping(kind):
-        return source.get(name, default)
-    return getattr(source, name, default)
-
-
-@lru_cache(maxsize=512)
-def _is_mapping(kind: type) -> bool:
-    # Asking an abstract class is slow.
-    return issubclass(kind, Mapping)
 
 
 def explicit_request(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -14,7 +14,8 @@ from opentelemetry.instrumentation.dspy._content.redaction import (
     KnownSecrets,
     redact_text,
 )
-from opentelemetry.instrumentation.dspy._operations.lm.messages import explicit_request, value
+from opentelemetry.instrumentation.dspy._operations.lm.messages import explicit_request
+from opentelemetry.instrumentation.dspy._operations.reading import value
 from opentelemetry.instrumentation.dspy._operations.services.endpoint import (
     ADDRESSES,
     is_connection,

@@ -15,8 +15,7 @@ from typing import Any
 
 import dspy
 from opentelemetry.instrumentation.dspy._calls.call import Attributes
-from opentelemetry.instrumentation.dspy._operations.lm.messages import value
-from opentelemetry.instrumentation.dspy._operations.reading import own_attributes
+from opentelemetry.instrumentation.dspy._operations.reading import own_attributes, value
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_AGENT_MAX_STEPS,
     DSPY_AGENT_STEP_COUNT,

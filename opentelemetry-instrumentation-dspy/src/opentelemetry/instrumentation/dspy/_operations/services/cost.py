@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
-from opentelemetry.instrumentation.dspy._operations.lm.messages import value
+from opentelemetry.instrumentation.dspy._operations.reading import value
 
 COST_FROM_DSPY: Final = "dspy"
 COST_FROM_LITELLM: Final = "litellm"

@@ -10,7 +10,7 @@ from numbers import Real
 from typing import Any
 
 from opentelemetry.instrumentation.dspy._calls.call import Attributes
-from opentelemetry.instrumentation.dspy._operations.lm.messages import value
+from opentelemetry.instrumentation.dspy._operations.reading import value
 from opentelemetry.instrumentation.dspy.semconv import (
     GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS,
     GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS,
