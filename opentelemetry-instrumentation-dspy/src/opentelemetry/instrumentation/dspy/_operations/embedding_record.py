@@ -16,11 +16,11 @@ from opentelemetry.instrumentation.dspy._calls.begin import current_call
 from opentelemetry.instrumentation.dspy._calls.call import Attributes, Runtime
 from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide_frame
 from opentelemetry.instrumentation.dspy._operations.reading import value
-from opentelemetry.instrumentation.dspy._operations.services.cost import (
+from opentelemetry.instrumentation.dspy._operations.services.usage import (
     COST_FROM_LITELLM,
+    as_count,
     litellm_cost,
 )
-from opentelemetry.instrumentation.dspy._operations.services.usage import as_count
 from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint
 from opentelemetry.instrumentation.dspy._patching.replacements import (
     noting_async_result,

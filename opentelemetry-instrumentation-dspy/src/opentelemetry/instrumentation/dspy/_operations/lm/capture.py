@@ -15,7 +15,7 @@ from opentelemetry.instrumentation.dspy._calls.begin import current_call
 from opentelemetry.instrumentation.dspy._calls.call import Runtime
 from opentelemetry.instrumentation.dspy._operations.lm.record import LMAnswer, LMRecord
 from opentelemetry.instrumentation.dspy._operations.reading import value
-from opentelemetry.instrumentation.dspy._operations.services.cost import (
+from opentelemetry.instrumentation.dspy._operations.services.usage import (
     COST_FROM_DSPY,
     COST_FROM_LITELLM,
     COST_FROM_PROVIDER,
