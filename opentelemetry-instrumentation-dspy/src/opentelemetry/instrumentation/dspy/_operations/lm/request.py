@@ -10,9 +10,7 @@ from typing import Any, cast
 
 from opentelemetry.instrumentation.dspy._calls.call import Attributes
 from opentelemetry.instrumentation.dspy._content.redaction import (
-    REDACTED,
     KnownSecrets,
-    redact_text,
 )
 from opentelemetry.instrumentation.dspy._operations.lm.messages import explicit_request
 from opentelemetry.instrumentation.dspy._operations.reading import value
@@ -20,6 +18,7 @@ from opentelemetry.instrumentation.dspy._operations.services.endpoint import (
     ADDRESSES,
     is_connection,
     server_attributes,
+    without_credential,
 )
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_LM_ROLLOUT_ID,
@@ -108,24 +107,7 @@ def _read(facts: LMRequestFacts, name: str, parameter: Any, secrets: KnownSecret
     else:
         if name == "response_format":
             attributes[GEN_AI_OUTPUT_TYPE] = _output_type(parameter)
-        facts.others[name] = _shown(name, parameter)
-
-
-def without_credentials(options: Any) -> Any:
-    """LM options with what may hold a credential replaced: keys, headers, parts of addresses."""
-    if not isinstance(options, Mapping):
-        return options
-    given = cast("Mapping[Any, Any]", options)
-    return {name: _shown(str(name), option) for name, option in given.items()}
-
-
-def _shown(name: str, option: Any) -> Any:
-    if name not in ADDRESSES and is_connection(name):
-        return REDACTED
-    if not isinstance(option, str):
-        return option
-    # Other options may be addresses, too, a proxy's for instance.
-    return redact_text(option.partition("?")[0] if name in ADDRESSES else option)
+        facts.others[name] = without_credential(name, parameter)
 
 
 def _is_number(parameter: Any) -> bool:

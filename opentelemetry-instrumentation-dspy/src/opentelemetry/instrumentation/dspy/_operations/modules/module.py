@@ -19,7 +19,6 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     SpanStart,
 )
 from opentelemetry.instrumentation.dspy._guarding import guarded
-from opentelemetry.instrumentation.dspy._operations.lm.request import without_credentials
 from opentelemetry.instrumentation.dspy._operations.modules import attempts
 from opentelemetry.instrumentation.dspy._operations.modules.agent import (
     agent_kind,
@@ -41,6 +40,7 @@ from opentelemetry.instrumentation.dspy._operations.reading import (
     items_in,
     own_attributes,
 )
+from opentelemetry.instrumentation.dspy._operations.services.endpoint import without_credentials
 from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch
 from opentelemetry.instrumentation.dspy._patching.peers import PeerCheck
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint, method_patch

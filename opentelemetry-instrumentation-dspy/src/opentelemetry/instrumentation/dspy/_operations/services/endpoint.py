@@ -6,11 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from opentelemetry.instrumentation.dspy._calls.call import Attributes
-from opentelemetry.instrumentation.dspy._content.redaction import KnownSecrets, is_secret_key
+from opentelemetry.instrumentation.dspy._content.redaction import (
+    REDACTED,
+    KnownSecrets,
+    is_secret_key,
+    redact_text,
+)
 from opentelemetry.instrumentation.dspy.semconv import SERVER_ADDRESS, SERVER_PORT
 
 ADDRESSES = ("api_base", "base_url", "url")
@@ -32,6 +37,24 @@ def read_connection(parameters: Mapping[str, Any], secrets: KnownSecrets) -> Att
 def is_connection(name: str) -> bool:
     """Whether a parameter of this name is about the connection instead of the request."""
     return name in ADDRESSES or name.lower().endswith("headers") or is_secret_key(name)
+
+
+def without_credentials(options: Any) -> Any:
+    """LM options with what may hold a credential replaced: keys, headers, parts of addresses."""
+    if not isinstance(options, Mapping):
+        return options
+    given = cast("Mapping[Any, Any]", options)
+    return {name: without_credential(str(name), option) for name, option in given.items()}
+
+
+def without_credential(name: str, option: Any) -> Any:
+    """One option, by its name, with what may hold a credential replaced."""
+    if name not in ADDRESSES and is_connection(name):
+        return REDACTED
+    if not isinstance(option, str):
+        return option
+    # Other options may be addresses, too, a proxy's for instance.
+    return redact_text(option.partition("?")[0] if name in ADDRESSES else option)
 
 
 def server_attributes(url: Any) -> Attributes:
