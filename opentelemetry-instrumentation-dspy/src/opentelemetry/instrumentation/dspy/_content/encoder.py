@@ -17,19 +17,18 @@ from typing import Any
 import orjson
 
 from opentelemetry.instrumentation.dspy._content.jsonable import (
-    AUDIO_KEY,
+    JSON_TYPES,
     Walk,
     dumps,
-    items_of,
+    record_as_dict,
+    unchanged_size,
     valid_text,
 )
 from opentelemetry.instrumentation.dspy._content.long_texts import LONG_TEXT, RepeatedTexts
 from opentelemetry.instrumentation.dspy._content.redaction import (
     BASE64_MARK,
-    MIN_DATA_URI,
     REDACTED,
     KnownSecrets,
-    is_secret_key,
     redact_text,
     shorten_data_uris,
 )
@@ -90,8 +89,8 @@ class ContentEncoder:
         text = None
         try:
             kind: type[Any] = type(value)  # type: ignore[reportUnknownVariableType]
-            plain = value if kind in _PLAIN_TYPES else _record(value, kind)
-            size = _plain_size(plain, self._limit)
+            plain = value if kind in JSON_TYPES else record_as_dict(value, kind)
+            size = unchanged_size(plain, self._limit)
             if size is not None and size < LONG_TEXT:
                 text = orjson.dumps(plain).decode()
             elif size is not None:
@@ -227,68 +226,6 @@ class ContentEncoder:
             return self._dumped(plain, size)
         except (orjson.JSONEncodeError, RecursionError):
             return dumps(plain).decode()
-
-
-_CONTAINERS = frozenset({dict, list, tuple})
-_NUMBERS = frozenset({int, float, bool, type(None)})
-_PLAIN_TYPES = _CONTAINERS | _NUMBERS | {str}
-_MAX_PLAIN_NODES = 20_000
-
-
-def _record(value: Any, kind: type) -> Any:
-    """What a record consists of; anything else itself, which is not plain."""
-    items = items_of(value, kind)
-    return value if items is None else dict(items)
-
-
-# Keys that were seen before and hide nothing: one look for all keys of a mapping.
-_harmless_keys: set[str] = set()
-_MAX_HARMLESS_KEYS = 4_096
-
-
-def _are_harmless(keys: Iterable[Any]) -> bool:
-    for key in keys:
-        if type(key) is not str or key == AUDIO_KEY or is_secret_key(key):
-            return False
-        if len(_harmless_keys) < _MAX_HARMLESS_KEYS:
-            _harmless_keys.add(key)
-    return True
-
-
-def _plain_size(value: Any, limit: int) -> int | None:
-    """Characters in a value made of plain types that may be written without any change, else None.
-
-    That is: no secret key, no data URI that is worth shortening, and about ``limit`` characters
-    at most.
-    """
-    size = 0
-    containers: list[Any] = [value if type(value) in _CONTAINERS else (value,)]
-    nodes = len(containers[0])  # bounded, which also ends the walk through a cycle
-    for container in containers:  # grows while it is walked
-        if nodes > _MAX_PLAIN_NODES:
-            return None
-        items: Any = container
-        kind: type[Any] = type(container)  # type: ignore[reportUnknownVariableType]
-        if kind is dict:
-            if not _harmless_keys.issuperset(items) and not _are_harmless(items):
-                return None
-            items = items.values()
-        for item in items:
-            kind = type(item)  # type: ignore[reportUnknownVariableType]
-            if kind is str:
-                size += len(item)
-                if size >= MIN_DATA_URI and (
-                    # One character is looked for twenty times as fast as the mark.
-                    size > limit or item[:5] == "data:" or (";" in item and BASE64_MARK in item)
-                ):
-                    return None
-            elif kind in _CONTAINERS:
-                if item:
-                    containers.append(item)
-                    nodes += len(item)
-            elif kind not in _NUMBERS:
-                return None
-    return size if size <= limit else None
 
 
 def to_json(value: Any) -> str:

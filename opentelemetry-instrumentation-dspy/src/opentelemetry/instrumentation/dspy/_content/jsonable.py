@@ -17,12 +17,13 @@ import sys
 import types
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import orjson
 
 from opentelemetry.instrumentation.dspy._content.redaction import (
     BASE64_MARK,
+    MIN_DATA_URI,
     REDACTED,
     is_secret_key,
     redact_text,
@@ -31,6 +32,11 @@ from opentelemetry.instrumentation.dspy._content.redaction import (
 
 Scalar = str | int | float | bool | None
 Plain = Scalar | list[Any] | dict[str, Any]
+
+# JSON's own types. Subclasses of them are other types, and take the long way.
+_CONTAINERS = frozenset({dict, list, tuple})
+_NUMBERS = frozenset({int, float, bool, type(None)})
+JSON_TYPES: Final = _CONTAINERS | _NUMBERS | {str}
 
 _MAX_DEPTH = 24
 _MAX_NODES = 20_000
@@ -68,6 +74,56 @@ def _repaired(plain: Plain) -> Plain:
     return plain
 
 
+# Keys that were seen before and hide nothing: one look for all keys of a mapping.
+_harmless_keys: set[str] = set()
+_MAX_HARMLESS_KEYS = 4_096
+
+
+def _are_harmless(keys: Iterable[Any]) -> bool:
+    for key in keys:
+        if type(key) is not str or key == AUDIO_KEY or is_secret_key(key):
+            return False
+        if len(_harmless_keys) < _MAX_HARMLESS_KEYS:
+            _harmless_keys.add(key)
+    return True
+
+
+def unchanged_size(value: Any, limit: int) -> int | None:
+    """Characters in a value made of plain types that may be written without any change, else None.
+
+    That is: no secret key, no data URI that is worth shortening, and about ``limit`` characters
+    at most.
+    """
+    size = 0
+    containers: list[Any] = [value if type(value) in _CONTAINERS else (value,)]
+    nodes = len(containers[0])  # bounded, which also ends the walk through a cycle
+    for container in containers:  # grows while it is walked
+        if nodes > _MAX_NODES:
+            return None
+        items: Any = container
+        kind: type[Any] = type(container)  # type: ignore[reportUnknownVariableType]
+        if kind is dict:
+            if not _harmless_keys.issuperset(items) and not _are_harmless(items):
+                return None
+            items = items.values()
+        for item in items:
+            kind = type(item)  # type: ignore[reportUnknownVariableType]
+            if kind is str:
+                size += len(item)
+                if size >= MIN_DATA_URI and (
+                    # One character is looked for twenty times as fast as the mark.
+                    size > limit or item[:5] == "data:" or (";" in item and BASE64_MARK in item)
+                ):
+                    return None
+            elif kind in _CONTAINERS:
+                if item:
+                    containers.append(item)
+                    nodes += len(item)
+            elif kind not in _NUMBERS:
+                return None
+    return size if size <= limit else None
+
+
 class Walk:
     """One pass over one value: copies it into plain JSON types within a budget of characters.
 
@@ -99,12 +155,12 @@ class Walk:
         kind: type[Any] = type(value)  # type: ignore[reportUnknownVariableType]
         if kind is str:
             return self._text(value)
-        if value is None or kind is bool or kind is float:
+        if kind in _NUMBERS:
+            if kind is int:
+                self._left -= 8
+                return value if -_INT_LIMIT < value < _INT_LIMIT else _big_int(value)
             self._left -= 5
             return value
-        if kind is int:
-            self._left -= 8
-            return value if -_INT_LIMIT < value < _INT_LIMIT else _big_int(value)
         if depth >= _MAX_DEPTH or self._nodes <= 0 or self._left <= 0:
             self.cut = True
             return "[...]"
@@ -123,7 +179,7 @@ class Walk:
             return self._mapping(value.items(), depth)
         if kind is list or kind is tuple:
             return self._sequence(value, depth)
-        items = items_of(value, kind)
+        items = _items_of(value, kind)
         if items is not None:
             return self._mapping(items, depth)
         if isinstance(value, (list, tuple)):
@@ -239,7 +295,7 @@ def _key(key: Any) -> str:
         return _UNREADABLE.format(type(key).__name__)
 
 
-def items_of(value: Any, kind: type) -> Iterable[tuple[Any, Any]] | None:
+def _items_of(value: Any, kind: type) -> Iterable[tuple[Any, Any]] | None:
     """The named parts of an object that is a record of some sort, else None."""
     dspy = sys.modules.get("dspy")
     if dspy is not None:
@@ -259,6 +315,12 @@ def items_of(value: Any, kind: type) -> Iterable[tuple[Any, Any]] | None:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
     return None
+
+
+def record_as_dict(value: Any, kind: type) -> Any:
+    """What a record consists of; anything else itself, which is not plain."""
+    items = _items_of(value, kind)
+    return value if items is None else dict(items)
 
 
 _AS_STR = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
