@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, cast
 
+from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.begin import current_call
 from opentelemetry.instrumentation.dspy._calls.call import (
     CLIENT,
@@ -41,24 +42,6 @@ from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, P
 from opentelemetry.instrumentation.dspy._patching.replacements import (
     noting_async_result,
     noting_result,
-)
-from opentelemetry.instrumentation.dspy.semconv import (
-    DSPY_EMBEDDER_BATCH_SIZE,
-    DSPY_EMBEDDER_CACHE_HIT,
-    DSPY_EMBEDDER_INPUT,
-    DSPY_EMBEDDER_INPUT_COUNT,
-    DSPY_LM_COST_SOURCE,
-    DSPY_LM_COST_TOTAL,
-    DSPY_OPERATION,
-    GEN_AI_EMBEDDINGS_DIMENSION_COUNT,
-    GEN_AI_OPERATION_NAME,
-    GEN_AI_PROVIDER_NAME,
-    GEN_AI_REQUEST_ENCODING_FORMATS,
-    GEN_AI_REQUEST_MODEL,
-    GEN_AI_RESPONSE_MODEL,
-    GEN_AI_USAGE_INPUT_TOKENS,
-    GenAIOperations,
-    Operations,
 )
 
 _MODULE = "dspy.clients.embedding"
@@ -120,19 +103,19 @@ class EmbeddingRecord:
         """What the model said; nothing where the cache answered."""
         attributes: Attributes = {}
         if self.response_model:
-            attributes[GEN_AI_RESPONSE_MODEL] = self.response_model
+            attributes[semconv.GEN_AI_RESPONSE_MODEL] = self.response_model
         if self.input_tokens is not None:
-            attributes[GEN_AI_USAGE_INPUT_TOKENS] = self.input_tokens
+            attributes[semconv.GEN_AI_USAGE_INPUT_TOKENS] = self.input_tokens
         if self.cost is not None:
-            attributes[DSPY_LM_COST_TOTAL] = self.cost
-            attributes[DSPY_LM_COST_SOURCE] = COST_FROM_LITELLM
+            attributes[semconv.DSPY_LM_COST_TOTAL] = self.cost
+            attributes[semconv.DSPY_LM_COST_SOURCE] = COST_FROM_LITELLM
         return attributes
 
 
 class EmbeddingOperation(Operation):
     """One call of an embedder, from the cache or from the model."""
 
-    name = Operations.EMBEDDING
+    name = semconv.Operations.EMBEDDING
 
     def __init__(self, runtime: Runtime) -> None:
         self._content = runtime.content
@@ -142,12 +125,12 @@ class EmbeddingOperation(Operation):
         call.state = EmbeddingRecord()
         provider, model = _provider_and_model(call.instance, call.kwargs)
         attributes: Attributes = {
-            DSPY_OPERATION: self.name,
-            GEN_AI_OPERATION_NAME: GenAIOperations.EMBEDDINGS,
-            GEN_AI_REQUEST_MODEL: model,
+            semconv.DSPY_OPERATION: self.name,
+            semconv.GEN_AI_OPERATION_NAME: semconv.GenAIOperations.EMBEDDINGS,
+            semconv.GEN_AI_REQUEST_MODEL: model,
         }
         if provider:
-            attributes[GEN_AI_PROVIDER_NAME] = provider
+            attributes[semconv.GEN_AI_PROVIDER_NAME] = provider
         return f"embeddings {model}", attributes, CLIENT
 
     def inputs(self, call: Call, attributes: Attributes) -> None:
@@ -156,28 +139,28 @@ class EmbeddingOperation(Operation):
         attributes.update(read_connection(parameters, self._content.secrets))
         encoding = parameters.get("encoding_format")
         if isinstance(encoding, str):
-            attributes[GEN_AI_REQUEST_ENCODING_FORMATS] = (encoding,)
+            attributes[semconv.GEN_AI_REQUEST_ENCODING_FORMATS] = (encoding,)
         batch_size = _argument(call, 1, "batch_size") or getattr(call.instance, "batch_size", None)
         if isinstance(batch_size, int):
-            attributes[DSPY_EMBEDDER_BATCH_SIZE] = batch_size
+            attributes[semconv.DSPY_EMBEDDER_BATCH_SIZE] = batch_size
         inputs = _argument(call, 0, "inputs")
         texts = [inputs] if isinstance(inputs, str) else inputs
         if isinstance(texts, Sized):
-            attributes[DSPY_EMBEDDER_INPUT_COUNT] = len(texts)
+            attributes[semconv.DSPY_EMBEDDER_INPUT_COUNT] = len(texts)
         if self._settings.records_inputs:
-            self._content.put(attributes, DSPY_EMBEDDER_INPUT, self.name, texts)
+            self._content.put(attributes, semconv.DSPY_EMBEDDER_INPUT, self.name, texts)
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         # An array of one vector, or of a row for each input.
         shape = getattr(result, "shape", ())
         if shape and shape[-1]:
-            attributes[GEN_AI_EMBEDDINGS_DIMENSION_COUNT] = int(shape[-1])
+            attributes[semconv.GEN_AI_EMBEDDINGS_DIMENSION_COUNT] = int(shape[-1])
 
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
         record: EmbeddingRecord = call.state
         attributes.update(record.attributes())
         if error is None and record.cache_hit is not None:
-            attributes[DSPY_EMBEDDER_CACHE_HIT] = record.cache_hit
+            attributes[semconv.DSPY_EMBEDDER_CACHE_HIT] = record.cache_hit
         outer = current_record()
         if outer is not None:
             outer.add_inner(attributes)
@@ -287,7 +270,7 @@ def _noting(
     """``original``, with its results shown to ``note`` together with the record of the call."""
 
     def take(result: Any, *_arguments: Any) -> None:
-        call = current_call(Operations.EMBEDDING)
+        call = current_call(semconv.Operations.EMBEDDING)
         if call is not None and isinstance(call.state, EmbeddingRecord):
             note(call.state, result)
 

@@ -11,13 +11,10 @@ from typing import Any
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import get_current_span
 
+from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.call import Runtime
 from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint
 from opentelemetry.instrumentation.dspy._patching.replacements import noting_result
-from opentelemetry.instrumentation.dspy.semconv import (
-    DSPY_MODULE_TYPE,
-    Events,
-)
 
 
 def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
@@ -25,11 +22,15 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
     base = "dspy.primitives.base_module"
     effect = "saving and loading programs leaves no event"
     return [
-        FunctionPatch(base, "BaseModule.save", _noting(Events.PROGRAM_SAVED, _first), effect),
-        FunctionPatch(base, "BaseModule.load", _noting(Events.PROGRAM_LOADED, _first), effect),
+        FunctionPatch(
+            base, "BaseModule.save", _noting(semconv.Events.PROGRAM_SAVED, _first), effect
+        ),
+        FunctionPatch(
+            base, "BaseModule.load", _noting(semconv.Events.PROGRAM_LOADED, _first), effect
+        ),
         # Of a whole program: the function, and the name under which DSPy hands it out.
         *(
-            FunctionPatch(module, "load", _noting(Events.PROGRAM_LOADED, _result), effect)
+            FunctionPatch(module, "load", _noting(semconv.Events.PROGRAM_LOADED, _result), effect)
             for module in ("dspy.utils.saving", "dspy")
         ),
     ]
@@ -49,7 +50,7 @@ def _noting(event: str, program_of: Callable[..., Any]) -> Callable[[Any, Runtim
             if runtime.active and is_instrumentation_enabled():
                 kind = type(program_of(*call)).__name__
                 # No path: it may name a user or a customer.
-                get_current_span().add_event(event, {DSPY_MODULE_TYPE: kind})
+                get_current_span().add_event(event, {semconv.DSPY_MODULE_TYPE: kind})
 
         return noting_result(original, note)
 

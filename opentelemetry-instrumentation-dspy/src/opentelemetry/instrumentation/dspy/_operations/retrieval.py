@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import dspy
+from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.call import (
     CLIENT,
     Attributes,
@@ -21,17 +22,6 @@ from opentelemetry.instrumentation.dspy._calls.call import (
 from opentelemetry.instrumentation.dspy._operations.services.endpoint import read_connection
 from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint
-from opentelemetry.instrumentation.dspy.semconv import (
-    DSPY_OPERATION,
-    DSPY_RETRIEVAL_DOCUMENT_COUNT,
-    DSPY_RETRIEVAL_TYPE,
-    GEN_AI_OPERATION_NAME,
-    GEN_AI_RETRIEVAL_DOCUMENTS,
-    GEN_AI_RETRIEVAL_QUERY_TEXT,
-    GEN_AI_RETRIEVAL_TOP_K,
-    GenAIOperations,
-    Operations,
-)
 
 _RETRIEVERS = (
     ("dspy.retrievers.retrieve", "Retrieve"),
@@ -69,7 +59,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
 class RetrievalOperation(Operation):
     """One search."""
 
-    name = Operations.RETRIEVAL
+    name = semconv.Operations.RETRIEVAL
 
     def __init__(self, runtime: Runtime) -> None:
         self._content = runtime.content
@@ -78,9 +68,9 @@ class RetrievalOperation(Operation):
     def start(self, call: Call) -> SpanStart:
         kind = type(call.instance).__name__
         attributes: Attributes = {
-            DSPY_OPERATION: self.name,
-            GEN_AI_OPERATION_NAME: GenAIOperations.RETRIEVAL,
-            DSPY_RETRIEVAL_TYPE: kind,
+            semconv.DSPY_OPERATION: self.name,
+            semconv.GEN_AI_OPERATION_NAME: semconv.GenAIOperations.RETRIEVAL,
+            semconv.DSPY_RETRIEVAL_TYPE: kind,
         }
         return f"retrieval {kind}", attributes, CLIENT
 
@@ -89,17 +79,17 @@ class RetrievalOperation(Operation):
         attributes.update(read_connection(connection, self._content.secrets))
         top_k = _top_k(call)
         if top_k is not None:
-            attributes[GEN_AI_RETRIEVAL_TOP_K] = top_k
+            attributes[semconv.GEN_AI_RETRIEVAL_TOP_K] = top_k
         if self._settings.records_inputs:
             query = _query(call)
             put = self._content.put_text if isinstance(query, str) else self._content.put
-            put(attributes, GEN_AI_RETRIEVAL_QUERY_TEXT, self.name, query)
+            put(attributes, semconv.GEN_AI_RETRIEVAL_QUERY_TEXT, self.name, query)
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         documents = documents_of(result)
-        attributes[DSPY_RETRIEVAL_DOCUMENT_COUNT] = len(documents)
+        attributes[semconv.DSPY_RETRIEVAL_DOCUMENT_COUNT] = len(documents)
         if self._settings.records_outputs:
-            self._content.put(attributes, GEN_AI_RETRIEVAL_DOCUMENTS, self.name, documents)
+            self._content.put(attributes, semconv.GEN_AI_RETRIEVAL_DOCUMENTS, self.name, documents)
 
 
 def documents_of(result: Any) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from opentelemetry import context as context_api
 from opentelemetry.context import Context
 
 import dspy
+from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.begin import begin
 from opentelemetry.instrumentation.dspy._calls.call import (
     INTERNAL,
@@ -32,14 +33,6 @@ from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide
 from opentelemetry.instrumentation.dspy._calls.propagation import restore_context
 from opentelemetry.instrumentation.dspy._operations.modules.module import arguments_of
 from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint
-from opentelemetry.instrumentation.dspy.semconv import (
-    DSPY_MODULE_INPUT,
-    DSPY_MODULE_OUTPUT,
-    DSPY_MODULE_TYPE,
-    DSPY_OPERATION,
-    DSPY_STREAM_CHUNK_COUNT,
-    Operations,
-)
 
 _EFFECT = "streams get no span of their own"
 
@@ -57,7 +50,7 @@ class StreamOperation(Operation):
     and that is where backends look for both.
     """
 
-    name = Operations.STREAM
+    name = semconv.Operations.STREAM
 
     def __init__(self, runtime: Runtime) -> None:
         self._content = runtime.content
@@ -66,18 +59,22 @@ class StreamOperation(Operation):
     def start(self, call: Call) -> SpanStart:
         kind = type(call.instance).__name__
         call.state = 0
-        return f"stream {kind}", {DSPY_OPERATION: self.name, DSPY_MODULE_TYPE: kind}, INTERNAL
+        return (
+            f"stream {kind}",
+            {semconv.DSPY_OPERATION: self.name, semconv.DSPY_MODULE_TYPE: kind},
+            INTERNAL,
+        )
 
     def inputs(self, call: Call, attributes: Attributes) -> None:
         if self._settings.records_inputs:
-            self._content.put(attributes, DSPY_MODULE_INPUT, self.name, arguments_of(call))
+            self._content.put(attributes, semconv.DSPY_MODULE_INPUT, self.name, arguments_of(call))
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         if result is not None and self._settings.records_outputs:
-            self._content.put(attributes, DSPY_MODULE_OUTPUT, self.name, result)
+            self._content.put(attributes, semconv.DSPY_MODULE_OUTPUT, self.name, result)
 
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
-        attributes[DSPY_STREAM_CHUNK_COUNT] = call.state
+        attributes[semconv.DSPY_STREAM_CHUNK_COUNT] = call.state
 
 
 def _traced_streamify(_streamify: Callable[..., Any], runtime: Runtime, owner: Any) -> Any:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.begin import begin, current_call
 from opentelemetry.instrumentation.dspy._calls.call import (
     INTERNAL,
@@ -34,24 +35,6 @@ from opentelemetry.instrumentation.dspy._operations.evaluation.scores import (
 )
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint, method_patch
 from opentelemetry.instrumentation.dspy._patching.replacements import noting_result, traced_function
-from opentelemetry.instrumentation.dspy.semconv import (
-    DSPY_EVALUATE_ERROR_COUNT,
-    DSPY_EVALUATE_METRIC,
-    DSPY_EVALUATE_NUM_EXAMPLES,
-    DSPY_EVALUATE_NUM_THREADS,
-    DSPY_EVALUATE_PROGRAM,
-    DSPY_EVALUATE_SCORE,
-    DSPY_EXAMPLE_INDEX,
-    DSPY_EXAMPLE_INPUT,
-    DSPY_EXAMPLE_SCORE,
-    DSPY_OPERATION,
-    DSPY_OPTIMIZER_TRIAL_INDEX,
-    GEN_AI_EVALUATION_EXPLANATION,
-    GEN_AI_EVALUATION_NAME,
-    GEN_AI_EVALUATION_SCORE_VALUE,
-    Events,
-    Operations,
-)
 
 _NO_INDEX: Iterator[None] = itertools.repeat(None)
 _READ_AT_ONCE = (list[Any].__iter__, tuple[Any, ...].__iter__)
@@ -79,7 +62,7 @@ class EvaluationRecord:
 class EvaluateOperation(Operation):
     """One call of an ``Evaluate``."""
 
-    name = Operations.EVALUATE
+    name = semconv.Operations.EVALUATE
 
     def start(self, call: Call) -> SpanStart:
         given = {**dict(zip(_PARAMETERS, call.args, strict=False)), **call.kwargs}
@@ -90,15 +73,15 @@ class EvaluateOperation(Operation):
         index, trial = note_trial(call)
         call.state = EvaluationRecord(metric_name, trial)
         attributes: Attributes = {
-            DSPY_OPERATION: self.name,
-            DSPY_EVALUATE_METRIC: metric_name,
-            DSPY_EVALUATE_NUM_EXAMPLES: len(devset) if devset else 0,
-            DSPY_EVALUATE_PROGRAM: type(given.get("program")).__name__,
+            semconv.DSPY_OPERATION: self.name,
+            semconv.DSPY_EVALUATE_METRIC: metric_name,
+            semconv.DSPY_EVALUATE_NUM_EXAMPLES: len(devset) if devset else 0,
+            semconv.DSPY_EVALUATE_PROGRAM: type(given.get("program")).__name__,
         }
         if isinstance(threads, int):
-            attributes[DSPY_EVALUATE_NUM_THREADS] = threads
+            attributes[semconv.DSPY_EVALUATE_NUM_THREADS] = threads
         if index is not None:
-            attributes[DSPY_OPTIMIZER_TRIAL_INDEX] = index
+            attributes[semconv.DSPY_OPTIMIZER_TRIAL_INDEX] = index
         return f"evaluate {metric_name}", attributes, INTERNAL
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
@@ -107,16 +90,16 @@ class EvaluateOperation(Operation):
             return
         if call.state.trial is not None:
             call.state.trial(score)
-        attributes[DSPY_EVALUATE_SCORE] = score
+        attributes[semconv.DSPY_EVALUATE_SCORE] = score
 
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
-        attributes[DSPY_EVALUATE_ERROR_COUNT] = call.state.errors
+        attributes[semconv.DSPY_EVALUATE_ERROR_COUNT] = call.state.errors
 
 
 class ExampleOperation(Operation):
     """One example of an evaluation: program call and metric call together."""
 
-    name = Operations.EXAMPLE
+    name = semconv.Operations.EXAMPLE
 
     def __init__(self, runtime: Runtime) -> None:
         self._content = runtime.content
@@ -124,31 +107,33 @@ class ExampleOperation(Operation):
         self._metrics = runtime.metrics
 
     def start(self, call: Call) -> SpanStart:
-        attributes: Attributes = {DSPY_OPERATION: self.name}
+        attributes: Attributes = {semconv.DSPY_OPERATION: self.name}
         index = call.kwargs.get("index")
         if index is not None:
-            attributes[DSPY_EXAMPLE_INDEX] = index
+            attributes[semconv.DSPY_EXAMPLE_INDEX] = index
         return "example", attributes, INTERNAL
 
     def inputs(self, call: Call, attributes: Attributes) -> None:
         if self._settings.records_inputs:
-            self._content.put(attributes, DSPY_EXAMPLE_INPUT, self.name, call.instance)
+            self._content.put(attributes, semconv.DSPY_EXAMPLE_INPUT, self.name, call.instance)
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         outcome = result[-1]
         score = score_of(outcome)
         if score is None or call.span is None:
             return
-        event: Attributes = {GEN_AI_EVALUATION_SCORE_VALUE: score}
+        event: Attributes = {semconv.GEN_AI_EVALUATION_SCORE_VALUE: score}
         record = _evaluation_record()
         if record is not None:
-            event[GEN_AI_EVALUATION_NAME] = record.metric_name
+            event[semconv.GEN_AI_EVALUATION_NAME] = record.metric_name
             record_score(self._metrics, record.metric_name, result)
         feedback = feedback_of(outcome)
         if feedback is not None and self._settings.records_outputs:
-            self._content.put_text(event, GEN_AI_EVALUATION_EXPLANATION, self.name, feedback)
-        call.span.add_event(Events.EVALUATION_RESULT, event)
-        attributes[DSPY_EXAMPLE_SCORE] = score
+            self._content.put_text(
+                event, semconv.GEN_AI_EVALUATION_EXPLANATION, self.name, feedback
+            )
+        call.span.add_event(semconv.Events.EVALUATION_RESULT, event)
+        attributes[semconv.DSPY_EXAMPLE_SCORE] = score
 
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
         record = _evaluation_record() if error is not None else None
@@ -160,17 +145,20 @@ class ExampleOperation(Operation):
 class MetricOperation(Operation):
     """One call of a metric."""
 
-    name = Operations.METRIC
+    name = semconv.Operations.METRIC
 
     def start(self, call: Call) -> SpanStart:
         name = name_of(call.instance)
-        attributes: Attributes = {DSPY_OPERATION: self.name, GEN_AI_EVALUATION_NAME: name}
+        attributes: Attributes = {
+            semconv.DSPY_OPERATION: self.name,
+            semconv.GEN_AI_EVALUATION_NAME: name,
+        }
         return f"metric {name}", attributes, INTERNAL
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         score = score_of(result)
         if score is not None:
-            attributes[GEN_AI_EVALUATION_SCORE_VALUE] = score
+            attributes[semconv.GEN_AI_EVALUATION_SCORE_VALUE] = score
 
 
 class ExampleSpans:
@@ -191,7 +179,7 @@ class ExampleSpans:
 
     def _around(self, function: Callable[[Any], Any], data: Any) -> Callable[[Any], Any]:
         call = current_call()
-        if call is None or call.operation.name != Operations.EVALUATE:
+        if call is None or call.operation.name != semconv.Operations.EVALUATE:
             return function
         record: EvaluationRecord | None = call.state
         # An example without a span may spread work over threads in its turn, even after the end
@@ -260,12 +248,12 @@ def record_score(metrics: Metrics, metric_name: str, result: Any) -> None:
     """Measure the score in what one example of an evaluation came to."""
     score = score_of(result[-1])
     if score is not None:
-        metrics.record_score(score, {GEN_AI_EVALUATION_NAME: metric_name})
+        metrics.record_score(score, {semconv.GEN_AI_EVALUATION_NAME: metric_name})
 
 
 def _evaluation_record() -> EvaluationRecord | None:
     # An example that was given up as a straggler may end after its evaluation.
-    evaluation = current_call(Operations.EVALUATE)
+    evaluation = current_call(semconv.Operations.EVALUATE)
     return None if evaluation is None else evaluation.state
 
 

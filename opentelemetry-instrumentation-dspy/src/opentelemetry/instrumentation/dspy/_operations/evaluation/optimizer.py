@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.call import (
     INTERNAL,
     Attributes,
@@ -21,17 +22,6 @@ from opentelemetry.instrumentation.dspy._operations.evaluation.scores import as_
 from opentelemetry.instrumentation.dspy._operations.reading import own_attributes
 from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint
-from opentelemetry.instrumentation.dspy.semconv import (
-    DSPY_OPERATION,
-    DSPY_OPTIMIZER_BEST_SCORE,
-    DSPY_OPTIMIZER_CONFIG,
-    DSPY_OPTIMIZER_METRIC,
-    DSPY_OPTIMIZER_TRAINSET_COUNT,
-    DSPY_OPTIMIZER_TRIAL_COUNT,
-    DSPY_OPTIMIZER_TYPE,
-    DSPY_OPTIMIZER_VALSET_COUNT,
-    Operations,
-)
 
 
 def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
@@ -73,7 +63,7 @@ class CompileRecord:
 class OptimizerOperation(Operation):
     """One ``compile`` of one optimizer."""
 
-    name = Operations.COMPILE
+    name = semconv.Operations.COMPILE
 
     def __init__(self, runtime: Runtime) -> None:
         self._content = runtime.content
@@ -83,10 +73,13 @@ class OptimizerOperation(Operation):
         optimizer = call.instance
         kind = type(optimizer).__name__
         call.state = CompileRecord()
-        attributes: Attributes = {DSPY_OPERATION: self.name, DSPY_OPTIMIZER_TYPE: kind}
+        attributes: Attributes = {
+            semconv.DSPY_OPERATION: self.name,
+            semconv.DSPY_OPTIMIZER_TYPE: kind,
+        }
         metric = own_attributes(optimizer).get("metric")
         if metric is not None:
-            attributes[DSPY_OPTIMIZER_METRIC] = name_of(metric)
+            attributes[semconv.DSPY_OPTIMIZER_METRIC] = name_of(metric)
         for argument, attribute in _SETS.items():
             examples = call.kwargs.get(argument)
             if isinstance(examples, (list, tuple)):
@@ -100,7 +93,7 @@ class OptimizerOperation(Operation):
             for name, value in own_attributes(call.instance).items()
             if isinstance(value, plain) and not name.startswith("_")
         }
-        self._content.put(attributes, DSPY_OPTIMIZER_CONFIG, self.name, config)
+        self._content.put(attributes, semconv.DSPY_OPTIMIZER_CONFIG, self.name, config)
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         score = as_number(getattr(result, "score", None))
@@ -109,14 +102,14 @@ class OptimizerOperation(Operation):
 
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
         record: CompileRecord = call.state
-        attributes[DSPY_OPTIMIZER_TRIAL_COUNT] = record.trials
+        attributes[semconv.DSPY_OPTIMIZER_TRIAL_COUNT] = record.trials
         if record.best_score is not None:
-            attributes[DSPY_OPTIMIZER_BEST_SCORE] = record.best_score
+            attributes[semconv.DSPY_OPTIMIZER_BEST_SCORE] = record.best_score
 
 
 _SETS = {
-    "trainset": DSPY_OPTIMIZER_TRAINSET_COUNT,
-    "valset": DSPY_OPTIMIZER_VALSET_COUNT,
+    "trainset": semconv.DSPY_OPTIMIZER_TRAINSET_COUNT,
+    "valset": semconv.DSPY_OPTIMIZER_VALSET_COUNT,
 }
 
 
@@ -128,7 +121,7 @@ def note_trial(call: Call) -> tuple[int | None, Callable[[float], None] | None]:
     """
     parent = call.parent
     while parent is not None:
-        if parent.operation.name == Operations.COMPILE and parent.state is not None:
+        if parent.operation.name == semconv.Operations.COMPILE and parent.state is not None:
             record: CompileRecord = parent.state
             return record.begin_trial(), record.end_trial
         parent = parent.parent

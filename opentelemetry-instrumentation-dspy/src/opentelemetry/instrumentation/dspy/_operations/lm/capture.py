@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import dspy
+from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.begin import current_call
 from opentelemetry.instrumentation.dspy._calls.call import Runtime
 from opentelemetry.instrumentation.dspy._operations.lm.record import LMAnswer, LMRecord
@@ -25,7 +26,6 @@ from opentelemetry.instrumentation.dspy._operations.services.usage import (
 )
 from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint
 from opentelemetry.instrumentation.dspy._patching.replacements import noting_call, noting_result
-from opentelemetry.instrumentation.dspy.semconv import Operations
 
 _FORWARD = ("forward", "aforward")
 _NO_FACTS = "LM calls have no token usage, response id, finish reasons or cost"
@@ -101,7 +101,7 @@ def noting(note: Callable[..., None]) -> Any:
     """
 
     def take(lm: Any, *arguments: Any) -> None:
-        call = current_call(Operations.LM, lm)
+        call = current_call(semconv.Operations.LM, lm)
         if call is not None and isinstance(call.state, LMRecord):
             note(call.state, lm, *arguments)
 
@@ -117,7 +117,7 @@ def _replacing(observed: Callable[..., Any], note: Callable[..., None]) -> Any:
 
 def current_record() -> LMRecord | None:
     """The record of the innermost LM call in progress."""
-    call = current_call(Operations.LM)
+    call = current_call(semconv.Operations.LM)
     return call.state if call is not None and isinstance(call.state, LMRecord) else None
 
 

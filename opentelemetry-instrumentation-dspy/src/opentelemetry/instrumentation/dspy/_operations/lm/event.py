@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.call import (
     Attributes,
     Call,
@@ -18,21 +19,12 @@ from opentelemetry.instrumentation.dspy._calls.call import (
 from opentelemetry.instrumentation.dspy._calls.failures import error_type
 from opentelemetry.instrumentation.dspy._events import EventLog, structured
 from opentelemetry.instrumentation.dspy._settings import ContentMode, Settings
-from opentelemetry.instrumentation.dspy.semconv import (
-    DSPY_LM_PARAMETERS,
-    DSPY_TRUNCATED,
-    ERROR_TYPE,
-    GEN_AI_INPUT_MESSAGES,
-    GEN_AI_OUTPUT_MESSAGES,
-    GEN_AI_TOOL_DEFINITIONS,
-    Events,
-)
 
 _CONTENT = (
-    GEN_AI_INPUT_MESSAGES,
-    GEN_AI_OUTPUT_MESSAGES,
-    GEN_AI_TOOL_DEFINITIONS,
-    DSPY_LM_PARAMETERS,
+    semconv.GEN_AI_INPUT_MESSAGES,
+    semconv.GEN_AI_OUTPUT_MESSAGES,
+    semconv.GEN_AI_TOOL_DEFINITIONS,
+    semconv.DSPY_LM_PARAMETERS,
 )
 
 
@@ -84,8 +76,8 @@ class LMEventOperation(Operation):
             if name in event:
                 event[name] = structured(event[name])
         if error is not None:
-            event[ERROR_TYPE] = error_type(error)
-        self._events.emit(Events.INFERENCE_DETAILS, event, call.context)
+            event[semconv.ERROR_TYPE] = error_type(error)
+        self._events.emit(semconv.Events.INFERENCE_DETAILS, event, call.context)
 
     def _show(self, recorded: Attributes, attributes: Attributes) -> None:
         for name, value in recorded.items():
@@ -93,4 +85,4 @@ class LMEventOperation(Operation):
                 attributes[name] = value
 
 
-_NOT_ON_SPAN = frozenset((*_CONTENT, DSPY_TRUNCATED))
+_NOT_ON_SPAN = frozenset((*_CONTENT, semconv.DSPY_TRUNCATED))

@@ -12,31 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.call import Attributes
 from opentelemetry.instrumentation.dspy._guarding import new_lock
 from opentelemetry.instrumentation.dspy._operations.services.usage import usage_attributes
-from opentelemetry.instrumentation.dspy.semconv import (
-    DSPY_LM_CACHE_HIT,
-    DSPY_LM_CACHE_TIER,
-    DSPY_LM_COST_SOURCE,
-    DSPY_LM_COST_TOTAL,
-    DSPY_LM_INNER_CACHE_CREATION_INPUT_TOKENS,
-    DSPY_LM_INNER_CACHE_READ_INPUT_TOKENS,
-    DSPY_LM_INNER_COST_TOTAL,
-    DSPY_LM_INNER_INPUT_TOKENS,
-    DSPY_LM_INNER_OUTPUT_TOKENS,
-    DSPY_LM_RETRY_COUNT,
-    DSPY_STREAM_CHUNK_COUNT,
-    GEN_AI_REQUEST_STREAM,
-    GEN_AI_RESPONSE_FINISH_REASONS,
-    GEN_AI_RESPONSE_ID,
-    GEN_AI_RESPONSE_MODEL,
-    GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK,
-    GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS,
-    GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS,
-    GEN_AI_USAGE_INPUT_TOKENS,
-    GEN_AI_USAGE_OUTPUT_TOKENS,
-)
 
 _inner_lock = new_lock()
 
@@ -157,16 +136,16 @@ class LMRecord:
             self.forwarded = ()
         attributes: Attributes = {}
         if self.retries:
-            attributes[DSPY_LM_RETRY_COUNT] = self.retries
+            attributes[semconv.DSPY_LM_RETRY_COUNT] = self.retries
         if self.time_to_first_chunk is not None:
-            attributes[GEN_AI_REQUEST_STREAM] = True
-            attributes[GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = self.time_to_first_chunk
-            attributes[DSPY_STREAM_CHUNK_COUNT] = self.chunks
+            attributes[semconv.GEN_AI_REQUEST_STREAM] = True
+            attributes[semconv.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = self.time_to_first_chunk
+            attributes[semconv.DSPY_STREAM_CHUNK_COUNT] = self.chunks
         for answer in self.answers:
             _put_response(attributes, answer)
         reasons = self.finish_reasons
         if reasons:
-            attributes[GEN_AI_RESPONSE_FINISH_REASONS] = reasons
+            attributes[semconv.GEN_AI_RESPONSE_FINISH_REASONS] = reasons
         if self.answers:
             self._put_spent(attributes)
         if self.inner and not attributes.keys().isdisjoint(_INNER):
@@ -175,25 +154,27 @@ class LMRecord:
 
     def _put_spent(self, attributes: Attributes) -> None:
         asked = [answer for answer in self.answers if not answer.cache_hit]
-        attributes[DSPY_LM_CACHE_HIT] = not asked
+        attributes[semconv.DSPY_LM_CACHE_HIT] = not asked
         if not asked and self.cache_tier:
-            attributes[DSPY_LM_CACHE_TIER] = self.cache_tier
+            attributes[semconv.DSPY_LM_CACHE_TIER] = self.cache_tier
         for answer in asked:
             for name, count in usage_attributes(answer.usage).items():
                 attributes[name] = attributes.get(name, 0) + count
             if answer.cost is not None and answer.cost_source is not None:
-                attributes[DSPY_LM_COST_TOTAL] = (
-                    attributes.get(DSPY_LM_COST_TOTAL, 0.0) + answer.cost
+                attributes[semconv.DSPY_LM_COST_TOTAL] = (
+                    attributes.get(semconv.DSPY_LM_COST_TOTAL, 0.0) + answer.cost
                 )
-                attributes[DSPY_LM_COST_SOURCE] = answer.cost_source
+                attributes[semconv.DSPY_LM_COST_SOURCE] = answer.cost_source
 
 
 _INNER = {
-    GEN_AI_USAGE_INPUT_TOKENS: DSPY_LM_INNER_INPUT_TOKENS,
-    GEN_AI_USAGE_OUTPUT_TOKENS: DSPY_LM_INNER_OUTPUT_TOKENS,
-    GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: DSPY_LM_INNER_CACHE_READ_INPUT_TOKENS,
-    GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS: DSPY_LM_INNER_CACHE_CREATION_INPUT_TOKENS,
-    DSPY_LM_COST_TOTAL: DSPY_LM_INNER_COST_TOTAL,
+    semconv.GEN_AI_USAGE_INPUT_TOKENS: semconv.DSPY_LM_INNER_INPUT_TOKENS,
+    semconv.GEN_AI_USAGE_OUTPUT_TOKENS: semconv.DSPY_LM_INNER_OUTPUT_TOKENS,
+    semconv.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: semconv.DSPY_LM_INNER_CACHE_READ_INPUT_TOKENS,
+    semconv.GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS: (
+        semconv.DSPY_LM_INNER_CACHE_CREATION_INPUT_TOKENS
+    ),
+    semconv.DSPY_LM_COST_TOTAL: semconv.DSPY_LM_INNER_COST_TOTAL,
 }
 
 
@@ -211,7 +192,9 @@ def _is_passed_on(answer: LMAnswer, given: Sequence[LMAnswer]) -> bool:
 
 def _tokens(usage: Any) -> tuple[int, int]:
     counts = usage_attributes(usage)
-    return counts.get(GEN_AI_USAGE_INPUT_TOKENS, 0), counts.get(GEN_AI_USAGE_OUTPUT_TOKENS, 0)
+    return counts.get(semconv.GEN_AI_USAGE_INPUT_TOKENS, 0), counts.get(
+        semconv.GEN_AI_USAGE_OUTPUT_TOKENS, 0
+    )
 
 
 def _add_costs(answer: LMAnswer, forwarded: Sequence[LMAnswer]) -> None:
@@ -223,6 +206,6 @@ def _add_costs(answer: LMAnswer, forwarded: Sequence[LMAnswer]) -> None:
 
 def _put_response(attributes: Attributes, answer: LMAnswer) -> None:
     if answer.response_id:
-        attributes[GEN_AI_RESPONSE_ID] = answer.response_id
+        attributes[semconv.GEN_AI_RESPONSE_ID] = answer.response_id
     if answer.response_model:
-        attributes[GEN_AI_RESPONSE_MODEL] = answer.response_model
+        attributes[semconv.GEN_AI_RESPONSE_MODEL] = answer.response_model

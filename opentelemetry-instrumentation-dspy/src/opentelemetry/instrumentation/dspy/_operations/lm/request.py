@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, cast
 
+from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.call import Attributes
 from opentelemetry.instrumentation.dspy._content.redaction import (
     KnownSecrets,
@@ -20,32 +21,19 @@ from opentelemetry.instrumentation.dspy._operations.services.endpoint import (
     server_attributes,
     without_credential,
 )
-from opentelemetry.instrumentation.dspy.semconv import (
-    DSPY_LM_ROLLOUT_ID,
-    GEN_AI_OUTPUT_TYPE,
-    GEN_AI_REQUEST_CHOICE_COUNT,
-    GEN_AI_REQUEST_FREQUENCY_PENALTY,
-    GEN_AI_REQUEST_MAX_TOKENS,
-    GEN_AI_REQUEST_PRESENCE_PENALTY,
-    GEN_AI_REQUEST_SEED,
-    GEN_AI_REQUEST_STOP_SEQUENCES,
-    GEN_AI_REQUEST_TEMPERATURE,
-    GEN_AI_REQUEST_TOP_K,
-    GEN_AI_REQUEST_TOP_P,
-)
 
 _FLOATS = {
-    "temperature": GEN_AI_REQUEST_TEMPERATURE,
-    "top_p": GEN_AI_REQUEST_TOP_P,
-    "top_k": GEN_AI_REQUEST_TOP_K,
-    "frequency_penalty": GEN_AI_REQUEST_FREQUENCY_PENALTY,
-    "presence_penalty": GEN_AI_REQUEST_PRESENCE_PENALTY,
+    "temperature": semconv.GEN_AI_REQUEST_TEMPERATURE,
+    "top_p": semconv.GEN_AI_REQUEST_TOP_P,
+    "top_k": semconv.GEN_AI_REQUEST_TOP_K,
+    "frequency_penalty": semconv.GEN_AI_REQUEST_FREQUENCY_PENALTY,
+    "presence_penalty": semconv.GEN_AI_REQUEST_PRESENCE_PENALTY,
 }
 _INTEGERS = {
-    "max_tokens": GEN_AI_REQUEST_MAX_TOKENS,
-    "max_completion_tokens": GEN_AI_REQUEST_MAX_TOKENS,
-    "seed": GEN_AI_REQUEST_SEED,
-    "rollout_id": DSPY_LM_ROLLOUT_ID,
+    "max_tokens": semconv.GEN_AI_REQUEST_MAX_TOKENS,
+    "max_completion_tokens": semconv.GEN_AI_REQUEST_MAX_TOKENS,
+    "seed": semconv.GEN_AI_REQUEST_SEED,
+    "rollout_id": semconv.DSPY_LM_ROLLOUT_ID,
 }
 # Part of the call, not of the request; or an attribute of its own.
 _NOT_PARAMETERS = frozenset({"prompt", "messages", "request", "model", "cache", "tools"})
@@ -95,18 +83,18 @@ def _read(facts: LMRequestFacts, name: str, parameter: Any, secrets: KnownSecret
         attributes[_INTEGERS[name]] = parameter
     elif name == "n" and isinstance(parameter, int):
         if parameter != 1:
-            attributes[GEN_AI_REQUEST_CHOICE_COUNT] = parameter
+            attributes[semconv.GEN_AI_REQUEST_CHOICE_COUNT] = parameter
     elif name == "stop" and isinstance(parameter, (str, list, tuple)):
         stops = (parameter,) if isinstance(parameter, str) else cast("list[Any]", parameter)
         if stops:
-            attributes[GEN_AI_REQUEST_STOP_SEQUENCES] = tuple(str(stop) for stop in stops)
+            attributes[semconv.GEN_AI_REQUEST_STOP_SEQUENCES] = tuple(str(stop) for stop in stops)
     elif is_connection(name):
         secrets.learn(name, parameter)
         if name in ADDRESSES:
             attributes.update(server_attributes(parameter))
     else:
         if name == "response_format":
-            attributes[GEN_AI_OUTPUT_TYPE] = _output_type(parameter)
+            attributes[semconv.GEN_AI_OUTPUT_TYPE] = _output_type(parameter)
         facts.others[name] = without_credential(name, parameter)
 
 

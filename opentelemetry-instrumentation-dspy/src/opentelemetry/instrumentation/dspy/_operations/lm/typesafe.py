@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.call import (
     CLIENT,
     Attributes,
@@ -27,18 +28,6 @@ from opentelemetry.instrumentation.dspy._patching.points import (
     method_patch,
 )
 from opentelemetry.instrumentation.dspy._settings import Settings
-from opentelemetry.instrumentation.dspy.semconv import (
-    DSPY_LM_CACHE_ENABLED,
-    DSPY_LM_TYPE,
-    DSPY_OPERATION,
-    GEN_AI_INPUT_MESSAGES,
-    GEN_AI_OPERATION_NAME,
-    GEN_AI_OUTPUT_MESSAGES,
-    GEN_AI_PROVIDER_NAME,
-    GEN_AI_REQUEST_MODEL,
-    GenAIOperations,
-    Operations,
-)
 
 _MODULE = "dspy.clients.typesafe"
 _PARAMETERS = ("state", "questions")
@@ -64,7 +53,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
 class TypeSafeOperation(Operation):
     """One request for decisions, from the cache or from the service."""
 
-    name = Operations.LM
+    name = semconv.Operations.LM
 
     def __init__(self, runtime: Runtime, settings: Settings) -> None:
         self._content = runtime.content
@@ -74,30 +63,33 @@ class TypeSafeOperation(Operation):
         client = call.instance
         call.state = LMRecord()
         attributes: Attributes = {
-            DSPY_OPERATION: self.name,
-            GEN_AI_OPERATION_NAME: GenAIOperations.CHAT,
-            GEN_AI_PROVIDER_NAME: "typesafe",
-            GEN_AI_REQUEST_MODEL: client.model,
-            DSPY_LM_TYPE: type(client).__name__,
+            semconv.DSPY_OPERATION: self.name,
+            semconv.GEN_AI_OPERATION_NAME: semconv.GenAIOperations.CHAT,
+            semconv.GEN_AI_PROVIDER_NAME: "typesafe",
+            semconv.GEN_AI_REQUEST_MODEL: client.model,
+            semconv.DSPY_LM_TYPE: type(client).__name__,
         }
-        return f"{GenAIOperations.CHAT} {client.model}", attributes, CLIENT
+        return f"{semconv.GenAIOperations.CHAT} {client.model}", attributes, CLIENT
 
     def inputs(self, call: Call, attributes: Attributes) -> None:
         client = call.instance
         self._content.secrets.learn("api_key", client.api_key)
         self._content.secrets.learn("base_url", client.base_url)
-        attributes[DSPY_LM_CACHE_ENABLED] = bool(client.cache)
+        attributes[semconv.DSPY_LM_CACHE_ENABLED] = bool(client.cache)
         attributes.update(server_attributes(client.base_url))
         if self._settings.records_inputs:
             given = {**dict(zip(_PARAMETERS, call.args, strict=False)), **call.kwargs}
             self._content.put(
-                attributes, GEN_AI_INPUT_MESSAGES, self.name, [_message("user", given)]
+                attributes, semconv.GEN_AI_INPUT_MESSAGES, self.name, [_message("user", given)]
             )
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         if self._settings.records_outputs:
             self._content.put(
-                attributes, GEN_AI_OUTPUT_MESSAGES, self.name, [_message("assistant", result)]
+                attributes,
+                semconv.GEN_AI_OUTPUT_MESSAGES,
+                self.name,
+                [_message("assistant", result)],
             )
 
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:

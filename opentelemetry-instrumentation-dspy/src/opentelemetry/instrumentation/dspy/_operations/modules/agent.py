@@ -14,14 +14,9 @@ from functools import lru_cache
 from typing import Any
 
 import dspy
+from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.call import Attributes
 from opentelemetry.instrumentation.dspy._operations.reading import own_attributes, value
-from opentelemetry.instrumentation.dspy.semconv import (
-    DSPY_AGENT_MAX_STEPS,
-    DSPY_AGENT_STEP_COUNT,
-    DSPY_AGENT_TERMINATION,
-    AgentTerminations,
-)
 
 # By class name, since older releases lack some of them; CodeAct is a ReAct, too.
 # The second item names the attributes that hold the predictors of a step.
@@ -104,27 +99,35 @@ class AgentRecord:
     def ended(self, result: Any, error: BaseException | None) -> Attributes:
         """The steps and the reason for the end, as attributes."""
         attributes: Attributes = {
-            DSPY_AGENT_STEP_COUNT: self.steps,
-            DSPY_AGENT_TERMINATION: self._termination(result, error),
+            semconv.DSPY_AGENT_STEP_COUNT: self.steps,
+            semconv.DSPY_AGENT_TERMINATION: self._termination(result, error),
         }
         if self.max_steps is not None:
-            attributes[DSPY_AGENT_MAX_STEPS] = self.max_steps
+            attributes[semconv.DSPY_AGENT_MAX_STEPS] = self.max_steps
         return attributes
 
     def _termination(self, result: Any, error: BaseException | None) -> str:
         if error is not None:
             if type(error).__name__ == _CONTEXT_WINDOW_ERROR:
-                return AgentTerminations.CONTEXT_WINDOW
+                return semconv.AgentTerminations.CONTEXT_WINDOW
             gave_up = self.kind == "ProgramOfThought" and isinstance(error, RuntimeError)
             exhausted = gave_up and self._used_up()
-            return AgentTerminations.MAX_ITERS if exhausted else AgentTerminations.ERROR
+            return (
+                semconv.AgentTerminations.MAX_ITERS
+                if exhausted
+                else semconv.AgentTerminations.ERROR
+            )
         if self._finished(result):
-            return AgentTerminations.FINISH
+            return semconv.AgentTerminations.FINISH
         if self._last_error == _CONTEXT_WINDOW_ERROR:
-            return AgentTerminations.CONTEXT_WINDOW
+            return semconv.AgentTerminations.CONTEXT_WINDOW
         if self._last_error is not None:
-            return AgentTerminations.ERROR
-        return AgentTerminations.MAX_ITERS if self._used_up() else AgentTerminations.NO_TOOL_CALL
+            return semconv.AgentTerminations.ERROR
+        return (
+            semconv.AgentTerminations.MAX_ITERS
+            if self._used_up()
+            else semconv.AgentTerminations.NO_TOOL_CALL
+        )
 
     def _finished(self, result: Any) -> bool:
         if self.kind == "ReAct":

@@ -19,6 +19,7 @@ from typing import Any
 import wrapt
 
 import dspy
+from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.begin import current_call
 from opentelemetry.instrumentation.dspy._calls.call import Attributes, Call, Runtime
 from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide_frame
@@ -26,15 +27,6 @@ from opentelemetry.instrumentation.dspy._guarding import guarded
 from opentelemetry.instrumentation.dspy._operations.evaluation.scores import as_number, name_of
 from opentelemetry.instrumentation.dspy._operations.reading import own_attributes
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint, Version
-from opentelemetry.instrumentation.dspy.semconv import (
-    DSPY_ATTEMPT_BEST_SCORE,
-    DSPY_ATTEMPT_COUNT,
-    DSPY_ATTEMPT_INDEX,
-    DSPY_ATTEMPT_SELECTED_INDEX,
-    GEN_AI_EVALUATION_NAME,
-    GEN_AI_EVALUATION_SCORE_VALUE,
-    Events,
-)
 
 
 def patch_points() -> Sequence[PatchPoint]:
@@ -84,19 +76,19 @@ class AttemptsRecord:
         if self.best_score is None or score > self.best_score:
             self.best_score, self._best, self.selected = score, [prediction], index
         event: Attributes = {
-            GEN_AI_EVALUATION_NAME: name,
-            GEN_AI_EVALUATION_SCORE_VALUE: score,
-            DSPY_ATTEMPT_INDEX: index,
+            semconv.GEN_AI_EVALUATION_NAME: name,
+            semconv.GEN_AI_EVALUATION_SCORE_VALUE: score,
+            semconv.DSPY_ATTEMPT_INDEX: index,
         }
-        call.span.add_event(Events.EVALUATION_RESULT, event)
+        call.span.add_event(semconv.Events.EVALUATION_RESULT, event)
 
     def ended(self, result: Any) -> Attributes:
         """Count, best score and the attempt whose prediction was returned, as attributes."""
-        attributes: Attributes = {DSPY_ATTEMPT_COUNT: self.count}
+        attributes: Attributes = {semconv.DSPY_ATTEMPT_COUNT: self.count}
         if self.best_score is not None:
-            attributes[DSPY_ATTEMPT_BEST_SCORE] = self.best_score
+            attributes[semconv.DSPY_ATTEMPT_BEST_SCORE] = self.best_score
         if self._best and self._best[0] is result and self.selected is not None:
-            attributes[DSPY_ATTEMPT_SELECTED_INDEX] = self.selected
+            attributes[semconv.DSPY_ATTEMPT_SELECTED_INDEX] = self.selected
         return attributes
 
 

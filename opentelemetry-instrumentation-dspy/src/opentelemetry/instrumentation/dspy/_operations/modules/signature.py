@@ -13,15 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin
 
+from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._content.encoder import to_json
 from opentelemetry.instrumentation.dspy._content.jsonable import dumps
 from opentelemetry.instrumentation.dspy._content.redaction import REDACTED, is_secret_key
-from opentelemetry.instrumentation.dspy.semconv import (
-    DSPY_SIGNATURE_FINGERPRINT,
-    DSPY_SIGNATURE_INPUT_FIELDS,
-    DSPY_SIGNATURE_NAME,
-    DSPY_SIGNATURE_OUTPUT_FIELDS,
-)
 
 _FIELD_EXTRAS = ("__dspy_field_type", "desc", "prefix", "constraints")
 # Marks a field of a string signature that names no type, from dspy 3.2 on.
@@ -111,10 +106,10 @@ def _describe(signature: Any) -> SignatureFacts:
     fields = tuple(_field(name, field) for name, field in signature.fields.items())
     fingerprint = _fingerprint(signature)
     attributes = {
-        DSPY_SIGNATURE_NAME: signature.__name__,
-        DSPY_SIGNATURE_INPUT_FIELDS: tuple(inputs),
-        DSPY_SIGNATURE_OUTPUT_FIELDS: tuple(outputs),
-        DSPY_SIGNATURE_FINGERPRINT: fingerprint,
+        semconv.DSPY_SIGNATURE_NAME: signature.__name__,
+        semconv.DSPY_SIGNATURE_INPUT_FIELDS: tuple(inputs),
+        semconv.DSPY_SIGNATURE_OUTPUT_FIELDS: tuple(outputs),
+        semconv.DSPY_SIGNATURE_FINGERPRINT: fingerprint,
     }
     return SignatureFacts(
         name=signature.__name__,

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
+from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.call import (
     INTERNAL,
     Attributes,
@@ -27,13 +28,6 @@ from opentelemetry.instrumentation.dspy._patching.points import (
     FunctionPatch,
     PatchPoint,
     method_patch,
-)
-from opentelemetry.instrumentation.dspy.semconv import (
-    DSPY_OPERATION,
-    DSPY_PARALLEL_ERROR_COUNT,
-    DSPY_PARALLEL_NUM_THREADS,
-    DSPY_PARALLEL_TASK_COUNT,
-    Operations,
 )
 
 
@@ -71,20 +65,20 @@ def _carrying_context(_execute: Callable[..., Any], runtime: Runtime, owner: Any
 class ParallelOperation(Operation):
     """One run of ``dspy.Parallel``, also below ``Module.batch``."""
 
-    name = Operations.PARALLEL
+    name = semconv.Operations.PARALLEL
 
     def start(self, call: Call) -> SpanStart:
         pairs = call.args[0] if call.args else call.kwargs.get("exec_pairs", ())
         threads = call.kwargs.get("num_threads") or call.instance.num_threads
-        attributes: Attributes = {DSPY_OPERATION: self.name}
+        attributes: Attributes = {semconv.DSPY_OPERATION: self.name}
         if isinstance(pairs, Sized):  # what cannot be counted, DSPy refuses
-            attributes[DSPY_PARALLEL_TASK_COUNT] = len(pairs)
+            attributes[semconv.DSPY_PARALLEL_TASK_COUNT] = len(pairs)
         if isinstance(threads, int):
-            attributes[DSPY_PARALLEL_NUM_THREADS] = threads
+            attributes[semconv.DSPY_PARALLEL_NUM_THREADS] = threads
         return "parallel", attributes, INTERNAL
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         # (results, failed examples, exceptions) where failed ones are asked for; else a failed
         # task leaves None behind, which a program may also return.
         if call.instance.return_failed_examples:
-            attributes[DSPY_PARALLEL_ERROR_COUNT] = len(result[1])
+            attributes[semconv.DSPY_PARALLEL_ERROR_COUNT] = len(result[1])

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.call import Attributes
 from opentelemetry.instrumentation.dspy._content.redaction import (
     REDACTED,
@@ -16,7 +17,6 @@ from opentelemetry.instrumentation.dspy._content.redaction import (
     is_secret_key,
     redact_text,
 )
-from opentelemetry.instrumentation.dspy.semconv import SERVER_ADDRESS, SERVER_PORT
 
 ADDRESSES = ("api_base", "base_url", "url")
 """Parameters that name where a service is."""
@@ -62,7 +62,7 @@ def server_attributes(url: Any) -> Attributes:
     if not isinstance(url, str):
         return {}
     host, port = _host_and_port(url)
-    return {SERVER_ADDRESS: host, SERVER_PORT: port} if host else {}
+    return {semconv.SERVER_ADDRESS: host, semconv.SERVER_PORT: port} if host else {}
 
 
 @lru_cache(maxsize=256)

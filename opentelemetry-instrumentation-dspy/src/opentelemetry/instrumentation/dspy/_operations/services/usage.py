@@ -10,15 +10,9 @@ from functools import partial
 from numbers import Real
 from typing import Any, Final, cast
 
+from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.call import Attributes
 from opentelemetry.instrumentation.dspy._operations.reading import value
-from opentelemetry.instrumentation.dspy.semconv import (
-    GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS,
-    GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS,
-    GEN_AI_USAGE_INPUT_TOKENS,
-    GEN_AI_USAGE_OUTPUT_TOKENS,
-    GEN_AI_USAGE_REASONING_OUTPUT_TOKENS,
-)
 
 
 def usage_attributes(usage: Any) -> Attributes:
@@ -34,7 +28,10 @@ def usage_attributes(usage: Any) -> Attributes:
     if outputs:
         _count(attributes, _reader(outputs), _OUTPUT_DETAILS)
     _count(attributes, read, _COUNTS)
-    if GEN_AI_USAGE_INPUT_TOKENS not in attributes and GEN_AI_USAGE_OUTPUT_TOKENS not in attributes:
+    if (
+        semconv.GEN_AI_USAGE_INPUT_TOKENS not in attributes
+        and semconv.GEN_AI_USAGE_OUTPUT_TOKENS not in attributes
+    ):
         _count(attributes, read, _OTHER_COUNTS)
     if read("prompt_tokens") is None and not inputs:
         _add_apart(attributes, read)
@@ -84,45 +81,45 @@ def _count(attributes: Attributes, read: _Reader, counts: Iterable[tuple[str, st
 
 
 _INPUT_DETAILS = (
-    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cached_tokens"),
-    (GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, "cache_creation_tokens"),
-    (GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, "cache_write_tokens"),
+    (semconv.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cached_tokens"),
+    (semconv.GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, "cache_creation_tokens"),
+    (semconv.GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, "cache_write_tokens"),
 )
-_OUTPUT_DETAILS = ((GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, "reasoning_tokens"),)
+_OUTPUT_DETAILS = ((semconv.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, "reasoning_tokens"),)
 _COUNTS = (
-    (GEN_AI_USAGE_INPUT_TOKENS, "prompt_tokens"),
-    (GEN_AI_USAGE_INPUT_TOKENS, "input_tokens"),
-    (GEN_AI_USAGE_OUTPUT_TOKENS, "completion_tokens"),
-    (GEN_AI_USAGE_OUTPUT_TOKENS, "output_tokens"),
-    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cache_read_input_tokens"),
-    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "prompt_cache_hit_tokens"),  # DeepSeek
-    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cached_tokens"),  # Moonshot
-    (GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, "cache_creation_input_tokens"),
+    (semconv.GEN_AI_USAGE_INPUT_TOKENS, "prompt_tokens"),
+    (semconv.GEN_AI_USAGE_INPUT_TOKENS, "input_tokens"),
+    (semconv.GEN_AI_USAGE_OUTPUT_TOKENS, "completion_tokens"),
+    (semconv.GEN_AI_USAGE_OUTPUT_TOKENS, "output_tokens"),
+    (semconv.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cache_read_input_tokens"),
+    (semconv.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "prompt_cache_hit_tokens"),  # DeepSeek
+    (semconv.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cached_tokens"),  # Moonshot
+    (semconv.GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, "cache_creation_input_tokens"),
 )
 # What an LM of the program's own may return as its provider said it: Gemini, Bedrock, Ollama.
 _OTHER_COUNTS = (
-    (GEN_AI_USAGE_INPUT_TOKENS, "prompt_token_count"),
-    (GEN_AI_USAGE_INPUT_TOKENS, "promptTokenCount"),
-    (GEN_AI_USAGE_INPUT_TOKENS, "inputTokens"),
-    (GEN_AI_USAGE_INPUT_TOKENS, "prompt_eval_count"),
-    (GEN_AI_USAGE_OUTPUT_TOKENS, "candidates_token_count"),
-    (GEN_AI_USAGE_OUTPUT_TOKENS, "candidatesTokenCount"),
-    (GEN_AI_USAGE_OUTPUT_TOKENS, "outputTokens"),
-    (GEN_AI_USAGE_OUTPUT_TOKENS, "eval_count"),
-    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cached_content_token_count"),
-    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cachedContentTokenCount"),
-    (GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cacheReadInputTokens"),
-    (GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, "cacheWriteInputTokens"),
-    (GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, "thoughts_token_count"),
-    (GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, "thoughtsTokenCount"),
+    (semconv.GEN_AI_USAGE_INPUT_TOKENS, "prompt_token_count"),
+    (semconv.GEN_AI_USAGE_INPUT_TOKENS, "promptTokenCount"),
+    (semconv.GEN_AI_USAGE_INPUT_TOKENS, "inputTokens"),
+    (semconv.GEN_AI_USAGE_INPUT_TOKENS, "prompt_eval_count"),
+    (semconv.GEN_AI_USAGE_OUTPUT_TOKENS, "candidates_token_count"),
+    (semconv.GEN_AI_USAGE_OUTPUT_TOKENS, "candidatesTokenCount"),
+    (semconv.GEN_AI_USAGE_OUTPUT_TOKENS, "outputTokens"),
+    (semconv.GEN_AI_USAGE_OUTPUT_TOKENS, "eval_count"),
+    (semconv.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cached_content_token_count"),
+    (semconv.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cachedContentTokenCount"),
+    (semconv.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cacheReadInputTokens"),
+    (semconv.GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, "cacheWriteInputTokens"),
+    (semconv.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, "thoughts_token_count"),
+    (semconv.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, "thoughtsTokenCount"),
 )
 _APART = (
-    (GEN_AI_USAGE_INPUT_TOKENS, "cache_read_input_tokens"),
-    (GEN_AI_USAGE_INPUT_TOKENS, "cache_creation_input_tokens"),
-    (GEN_AI_USAGE_INPUT_TOKENS, "cacheReadInputTokens"),
-    (GEN_AI_USAGE_INPUT_TOKENS, "cacheWriteInputTokens"),
-    (GEN_AI_USAGE_OUTPUT_TOKENS, "thoughts_token_count"),
-    (GEN_AI_USAGE_OUTPUT_TOKENS, "thoughtsTokenCount"),
+    (semconv.GEN_AI_USAGE_INPUT_TOKENS, "cache_read_input_tokens"),
+    (semconv.GEN_AI_USAGE_INPUT_TOKENS, "cache_creation_input_tokens"),
+    (semconv.GEN_AI_USAGE_INPUT_TOKENS, "cacheReadInputTokens"),
+    (semconv.GEN_AI_USAGE_INPUT_TOKENS, "cacheWriteInputTokens"),
+    (semconv.GEN_AI_USAGE_OUTPUT_TOKENS, "thoughts_token_count"),
+    (semconv.GEN_AI_USAGE_OUTPUT_TOKENS, "thoughtsTokenCount"),
 )
 
 

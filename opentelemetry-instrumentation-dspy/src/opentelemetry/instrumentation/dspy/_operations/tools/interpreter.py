@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import dspy
+from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.call import (
     INTERNAL,
     Attributes,
@@ -22,23 +23,6 @@ from opentelemetry.instrumentation.dspy._operations.modules.record import enclos
 from opentelemetry.instrumentation.dspy._operations.tools.legacy_sandbox import tool_calls_patch
 from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint, Version
-from opentelemetry.instrumentation.dspy.semconv import (
-    DSPY_AGENT_STEP_INDEX,
-    DSPY_INTERPRETER_INPUT,
-    DSPY_INTERPRETER_LANGUAGE,
-    DSPY_INTERPRETER_OUTPUT,
-    DSPY_INTERPRETER_SUBMITTED,
-    DSPY_INTERPRETER_TYPE,
-    DSPY_OPERATION,
-    DSPY_TOOL_SOURCE,
-    GEN_AI_OPERATION_NAME,
-    GEN_AI_TOOL_CALL_ARGUMENTS,
-    GEN_AI_TOOL_CALL_RESULT,
-    GEN_AI_TOOL_NAME,
-    GEN_AI_TOOL_TYPE,
-    GenAIOperations,
-    Operations,
-)
 
 _SANDBOX = ("dspy.primitives.python_interpreter", "PythonInterpreter")
 _LOCAL = ("dspy.primitives.local_interpreter", "LocalInterpreter")
@@ -74,7 +58,7 @@ def _point(
 class InterpreterOperation(Operation):
     """One piece of code run by an interpreter."""
 
-    name = Operations.INTERPRETER
+    name = semconv.Operations.INTERPRETER
 
     def __init__(self, runtime: Runtime) -> None:
         self._content = runtime.content
@@ -85,9 +69,9 @@ class InterpreterOperation(Operation):
     def start(self, call: Call) -> SpanStart:
         kind = type(call.instance).__name__
         attributes: Attributes = {
-            DSPY_OPERATION: self.name,
-            DSPY_INTERPRETER_TYPE: kind,
-            DSPY_INTERPRETER_LANGUAGE: "python",
+            semconv.DSPY_OPERATION: self.name,
+            semconv.DSPY_INTERPRETER_TYPE: kind,
+            semconv.DSPY_INTERPRETER_LANGUAGE: "python",
             **_step(call),
         }
         return f"run_code {kind}", attributes, INTERNAL
@@ -96,20 +80,20 @@ class InterpreterOperation(Operation):
         if self._settings.records_inputs:
             code, variables = _arguments(call, "code", "variables")
             given = {"code": code, "variables": variables} if variables else {"code": code}
-            self._content.put(attributes, DSPY_INTERPRETER_INPUT, self.name, given)
+            self._content.put(attributes, semconv.DSPY_INTERPRETER_INPUT, self.name, given)
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         if self._final is not None and isinstance(result, self._final):
-            attributes[DSPY_INTERPRETER_SUBMITTED] = True
+            attributes[semconv.DSPY_INTERPRETER_SUBMITTED] = True
             result = result.output
         if self._settings.records_outputs:
-            self._content.put(attributes, DSPY_INTERPRETER_OUTPUT, self.name, result)
+            self._content.put(attributes, semconv.DSPY_INTERPRETER_OUTPUT, self.name, result)
 
 
 class InterpreterToolOperation(Operation):
     """One call of a tool by code that runs in an interpreter."""
 
-    name = Operations.TOOL
+    name = semconv.Operations.TOOL
 
     def __init__(self, runtime: Runtime) -> None:
         self._content = runtime.content
@@ -123,11 +107,11 @@ class InterpreterToolOperation(Operation):
         elif name.startswith(_PLUMBING_PREFIX) or _calls_a_tool(tools[name]):
             return None
         attributes: Attributes = {
-            DSPY_OPERATION: self.name,
-            GEN_AI_OPERATION_NAME: GenAIOperations.EXECUTE_TOOL,
-            GEN_AI_TOOL_NAME: name,
-            GEN_AI_TOOL_TYPE: "function",
-            DSPY_TOOL_SOURCE: "function",
+            semconv.DSPY_OPERATION: self.name,
+            semconv.GEN_AI_OPERATION_NAME: semconv.GenAIOperations.EXECUTE_TOOL,
+            semconv.GEN_AI_TOOL_NAME: name,
+            semconv.GEN_AI_TOOL_TYPE: "function",
+            semconv.DSPY_TOOL_SOURCE: "function",
             **_step(call),
         }
         return f"execute_tool {name}", attributes, INTERNAL
@@ -135,12 +119,12 @@ class InterpreterToolOperation(Operation):
     def inputs(self, call: Call, attributes: Attributes) -> None:
         if self._settings.records_inputs:
             self._content.put(
-                attributes, GEN_AI_TOOL_CALL_ARGUMENTS, self.name, _tool_arguments(call)
+                attributes, semconv.GEN_AI_TOOL_CALL_ARGUMENTS, self.name, _tool_arguments(call)
             )
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         if self._settings.records_outputs:
-            self._content.put(attributes, GEN_AI_TOOL_CALL_RESULT, self.name, result)
+            self._content.put(attributes, semconv.GEN_AI_TOOL_CALL_RESULT, self.name, result)
 
 
 def _step(call: Call) -> Attributes:
@@ -148,7 +132,7 @@ def _step(call: Call) -> Attributes:
     agent = enclosing_agent(call)
     if agent is None or agent.step_index is None:
         return {}
-    return {DSPY_AGENT_STEP_INDEX: agent.step_index}
+    return {semconv.DSPY_AGENT_STEP_INDEX: agent.step_index}
 
 
 def _arguments(call: Call, *names: str) -> list[Any]:

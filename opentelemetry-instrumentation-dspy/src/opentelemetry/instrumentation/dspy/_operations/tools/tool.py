@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.call import (
     INTERNAL,
     Attributes,
@@ -19,21 +20,6 @@ from opentelemetry.instrumentation.dspy._content.jsonable import valid_text
 from opentelemetry.instrumentation.dspy._content.redaction import is_secret_key
 from opentelemetry.instrumentation.dspy._operations.modules.record import enclosing_agent
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint, method_patch
-from opentelemetry.instrumentation.dspy.semconv import (
-    DSPY_AGENT_STEP_INDEX,
-    DSPY_OPERATION,
-    DSPY_TOOL_SCHEMA,
-    DSPY_TOOL_SOURCE,
-    GEN_AI_OPERATION_NAME,
-    GEN_AI_TOOL_CALL_ARGUMENTS,
-    GEN_AI_TOOL_CALL_ID,
-    GEN_AI_TOOL_CALL_RESULT,
-    GEN_AI_TOOL_DESCRIPTION,
-    GEN_AI_TOOL_NAME,
-    GEN_AI_TOOL_TYPE,
-    GenAIOperations,
-    Operations,
-)
 
 _MODULE = "dspy.adapters.types.tool"
 _SOURCES = {"dspy.utils.mcp": "mcp", "dspy.utils.langchain_tool": "langchain"}
@@ -52,7 +38,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
 class ToolOperation(Operation):
     """One call of a tool."""
 
-    name = Operations.TOOL
+    name = semconv.Operations.TOOL
 
     def __init__(self, runtime: Runtime) -> None:
         self._content = runtime.content
@@ -66,34 +52,34 @@ class ToolOperation(Operation):
         name = valid_text(str(tool.name))
         source = getattr(tool.func, "__module__", None) or ""
         attributes: Attributes = {
-            DSPY_OPERATION: self.name,
-            GEN_AI_OPERATION_NAME: GenAIOperations.EXECUTE_TOOL,
-            GEN_AI_TOOL_NAME: name,
-            GEN_AI_TOOL_TYPE: "function",
-            DSPY_TOOL_SOURCE: _SOURCES.get(source, "function"),
+            semconv.DSPY_OPERATION: self.name,
+            semconv.GEN_AI_OPERATION_NAME: semconv.GenAIOperations.EXECUTE_TOOL,
+            semconv.GEN_AI_TOOL_NAME: name,
+            semconv.GEN_AI_TOOL_TYPE: "function",
+            semconv.DSPY_TOOL_SOURCE: _SOURCES.get(source, "function"),
         }
         if agent is not None:
             call_id, step = agent.take_tool_call_id(str(tool.name)), agent.step_index
             if call_id is not None:
-                attributes[GEN_AI_TOOL_CALL_ID] = call_id
+                attributes[semconv.GEN_AI_TOOL_CALL_ID] = call_id
             if step is not None:
-                attributes[DSPY_AGENT_STEP_INDEX] = step
+                attributes[semconv.DSPY_AGENT_STEP_INDEX] = step
         return f"execute_tool {name}", attributes, INTERNAL
 
     def inputs(self, call: Call, attributes: Attributes) -> None:
         tool = call.instance
         if tool.desc:
             put_text = self._content.put_text
-            put_text(attributes, GEN_AI_TOOL_DESCRIPTION, self.name, str(tool.desc))
+            put_text(attributes, semconv.GEN_AI_TOOL_DESCRIPTION, self.name, str(tool.desc))
         if tool.args:
             self._content.arguments.learn(tool.args)
         if self._settings.content_mode.in_spans and tool.args:
             schema = _schema(tool.args)
-            self._content.put(attributes, DSPY_TOOL_SCHEMA, self.name, schema, as_one=True)
+            self._content.put(attributes, semconv.DSPY_TOOL_SCHEMA, self.name, schema, as_one=True)
         if self._settings.records_inputs:
             arguments = dict(call.kwargs)
             self._learn_secrets(arguments)
-            self._content.put(attributes, GEN_AI_TOOL_CALL_ARGUMENTS, self.name, arguments)
+            self._content.put(attributes, semconv.GEN_AI_TOOL_CALL_ARGUMENTS, self.name, arguments)
 
     def _learn_secrets(self, arguments: dict[str, Any]) -> None:
         for name, argument in arguments.items():
@@ -102,7 +88,7 @@ class ToolOperation(Operation):
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         if self._settings.records_outputs:
-            self._content.put(attributes, GEN_AI_TOOL_CALL_RESULT, self.name, result)
+            self._content.put(attributes, semconv.GEN_AI_TOOL_CALL_RESULT, self.name, result)
 
 
 def _schema(args: dict[str, Any]) -> dict[str, Any]:
