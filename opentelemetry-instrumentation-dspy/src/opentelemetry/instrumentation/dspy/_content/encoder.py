@@ -18,7 +18,7 @@ import orjson
 
 from opentelemetry.instrumentation.dspy._content.jsonable import (
     JSON_TYPES,
-    Walk,
+    JsonableCopier,
     dumps,
     record_as_dict,
     unchanged_size,
@@ -89,12 +89,12 @@ class ContentEncoder:
         text = None
         try:
             kind: type[Any] = type(value)  # type: ignore[reportUnknownVariableType]
-            plain = value if kind in JSON_TYPES else record_as_dict(value, kind)
-            size = unchanged_size(plain, self._limit)
+            jsonable = value if kind in JSON_TYPES else record_as_dict(value, kind)
+            size = unchanged_size(jsonable, self._limit)
             if size is not None and size < LONG_TEXT:
-                text = orjson.dumps(plain).decode()
+                text = orjson.dumps(jsonable).decode()
             elif size is not None:
-                text = self._repeated.dumps(plain)
+                text = self._repeated.dumps(jsonable)
         except Exception:
             text = None  # the long way copes with everything
         if text is None or len(text) > self._limit:
@@ -104,7 +104,7 @@ class ContentEncoder:
         hide = self.arguments.known or self.secrets.echoed
         attributes[name] = self._hide_in_json(attributes, name, text) if hide else text
 
-    def put_plain(
+    def put_jsonable(
         self, attributes: dict[str, Any], name: str, operation: str, value: Any, size: int
     ) -> None:
         """Record ``value`` like `put`, where the caller has made it of plain types just now.
@@ -113,7 +113,7 @@ class ContentEncoder:
             attributes: Where to put it.
             name: Of the attribute.
             operation: Shown to the redaction hook.
-            value: Plain containers with harmless keys, and texts of which none is a data URI.
+            value: Jsonable containers with harmless keys, and texts of which none is a data URI.
             size: Characters in these texts.
         """
         if self._redact is None and size <= self._limit:
@@ -192,7 +192,9 @@ class ContentEncoder:
 
     def _redacted_text(self, operation: str, field: str, text: str) -> str:
         shown = self._redact_one(operation, field, text)
-        return shown if isinstance(shown, str) else dumps(Walk(self._limit).plain(shown)).decode()
+        if isinstance(shown, str):
+            return shown
+        return dumps(JsonableCopier(self._limit).copy(shown)).decode()
 
     def _redact_one(self, operation: str, field: str, value: Any) -> Any:
         assert self._redact is not None
@@ -208,10 +210,10 @@ class ContentEncoder:
         cut = False
         # Escapes make JSON longer than the text in it, so a first try can overshoot.
         for _ in range(4):
-            walk = Walk(budget, shorten=self._repeated.shortened)
-            plain = walk.plain(value)
-            text = self._repaired(plain, walk.used)
-            cut = cut or walk.cut
+            copier = JsonableCopier(budget, shorten=self._repeated.shortened)
+            jsonable = copier.copy(value)
+            text = self._repaired(jsonable, copier.used)
+            cut = cut or copier.cut
             if len(text) <= self._limit:
                 return text, cut
             cut = True
@@ -221,18 +223,18 @@ class ContentEncoder:
     def _dumped(self, value: Any, size: int) -> str:
         return self._repeated.dumps(value) if size >= LONG_TEXT else orjson.dumps(value).decode()
 
-    def _repaired(self, plain: Any, size: int) -> str:
+    def _repaired(self, jsonable: Any, size: int) -> str:
         try:
-            return self._dumped(plain, size)
+            return self._dumped(jsonable, size)
         except (orjson.JSONEncodeError, RecursionError):
-            return dumps(plain).decode()
+            return dumps(jsonable).decode()
 
 
 def to_json(value: Any) -> str:
     """Any value as JSON, whole; secrets in it are left out."""
-    return dumps(Walk(_UNBOUNDED, _UNBOUNDED).plain(value)).decode()
+    return dumps(JsonableCopier(_UNBOUNDED, _UNBOUNDED).copy(value)).decode()
 
 
 def canonical_json(value: Any) -> bytes:
     """Any value as JSON that is the same in every process and whatever the order of keys."""
-    return dumps(Walk(_UNBOUNDED, _UNBOUNDED).plain(value), orjson.OPT_SORT_KEYS)
+    return dumps(JsonableCopier(_UNBOUNDED, _UNBOUNDED).copy(value), orjson.OPT_SORT_KEYS)

@@ -31,7 +31,7 @@ from opentelemetry.instrumentation.dspy._content.redaction import (
 )
 
 Scalar = str | int | float | bool | None
-Plain = Scalar | list[Any] | dict[str, Any]
+Jsonable = Scalar | list[Any] | dict[str, Any]
 
 # JSON's own types. Subclasses of them are other types, and take the long way.
 _CONTAINERS = frozenset({dict, list, tuple})
@@ -48,13 +48,13 @@ _MAX_INT_BITS = 1024
 _UNREADABLE = "[unreadable {}]"
 
 
-def dumps(plain: Plain, option: int = 0) -> bytes:
+def dumps(jsonable: Jsonable, option: int = 0) -> bytes:
     """JSON text of plain types; what UTF-8 cannot hold is replaced."""
     try:
-        return orjson.dumps(plain, option=option)
+        return orjson.dumps(jsonable, option=option)
     except (orjson.JSONEncodeError, RecursionError):
         # Lone surrogates are legal in a str and illegal in UTF-8.
-        return orjson.dumps(_repaired(plain), option=option)
+        return orjson.dumps(_repaired(jsonable), option=option)
 
 
 def valid_text(text: str) -> str:
@@ -64,14 +64,14 @@ def valid_text(text: str) -> str:
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
-def _repaired(plain: Plain) -> Plain:
-    if isinstance(plain, str):
-        return valid_text(plain)
-    if isinstance(plain, list):
-        return [_repaired(item) for item in plain]
-    if isinstance(plain, dict):
-        return {valid_text(key): _repaired(item) for key, item in plain.items()}
-    return plain
+def _repaired(jsonable: Jsonable) -> Jsonable:
+    if isinstance(jsonable, str):
+        return valid_text(jsonable)
+    if isinstance(jsonable, list):
+        return [_repaired(item) for item in jsonable]
+    if isinstance(jsonable, dict):
+        return {valid_text(key): _repaired(item) for key, item in jsonable.items()}
+    return jsonable
 
 
 # Keys that were seen before and hide nothing: one look for all keys of a mapping.
@@ -124,7 +124,7 @@ def unchanged_size(value: Any, limit: int) -> int | None:
     return size if size <= limit else None
 
 
-class Walk:
+class JsonableCopier:
     """One pass over one value: copies it into plain JSON types within a budget of characters.
 
     Attributes:
@@ -150,7 +150,7 @@ class Walk:
         """About how many characters the copy has."""
         return self._budget - self._left
 
-    def plain(self, value: Any, depth: int = 0) -> Plain:
+    def copy(self, value: Any, depth: int = 0) -> Jsonable:
         """The copy. Never raises."""
         kind: type[Any] = type(value)  # type: ignore[reportUnknownVariableType]
         if kind is str:
@@ -174,7 +174,7 @@ class Walk:
         finally:
             self._path.discard(id(value))
 
-    def _container(self, value: Any, kind: type, depth: int) -> Plain:
+    def _container(self, value: Any, kind: type, depth: int) -> Jsonable:
         if kind is dict:
             return self._mapping(value.items(), depth)
         if kind is list or kind is tuple:
@@ -187,7 +187,7 @@ class Walk:
         if isinstance(value, (set, frozenset)):
             return self._sequence(_ordered(cast("Collection[Any]", value)), depth)
         other = _described(value, kind)
-        return self._text(other) if type(other) is str else self.plain(other, depth + 1)
+        return self._text(other) if type(other) is str else self.copy(other, depth + 1)
 
     def _mapping(self, items: Iterable[tuple[Any, Any]], depth: int) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -198,7 +198,7 @@ class Walk:
             name = key if type(key) is str else _key(key)
             self._left -= len(name) + 4
             given = as_data_uri(item, "format") if name == AUDIO_KEY else item
-            result[name] = _hidden(given) if is_secret_key(name) else self.plain(given, depth + 1)
+            result[name] = _hidden(given) if is_secret_key(name) else self.copy(given, depth + 1)
         return result
 
     def _sequence(self, items: Iterable[Any], depth: int) -> list[Any]:
@@ -208,7 +208,7 @@ class Walk:
                 result.append("[truncated]")
                 break
             self._left -= 1
-            result.append(self.plain(item, depth + 1))
+            result.append(self.copy(item, depth + 1))
         return result
 
     def _exhausted(self) -> bool:
@@ -249,7 +249,7 @@ _SCHEMA_TYPES = frozenset({"string", "integer", "number", "boolean", "object", "
 _MAX_CHOICES = 16
 
 
-def _hidden(value: Any) -> Plain:
+def _hidden(value: Any) -> Jsonable:
     """What stands in for a value under the name of a secret.
 
     A JSON schema under such a name describes a parameter: its type stays, its default does not.

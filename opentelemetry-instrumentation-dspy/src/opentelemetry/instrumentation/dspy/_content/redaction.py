@@ -159,12 +159,12 @@ class KnownSecrets:
 
 def _written(secret: str) -> Iterable[str]:
     """A secret as it is, and as it stands in JSON, and in JSON inside of JSON."""
-    plain = ascii_only = secret
+    escaped = ascii_only = secret
     yield secret
     for _ in range(2):
-        plain = json.dumps(plain, ensure_ascii=False)[1:-1]
+        escaped = json.dumps(escaped, ensure_ascii=False)[1:-1]
         ascii_only = json.dumps(ascii_only)[1:-1]
-        yield plain
+        yield escaped
         yield ascii_only
 
 

@@ -87,11 +87,11 @@ class OptimizerOperation(Operation):
         return f"compile {kind}", attributes, INTERNAL
 
     def inputs(self, call: Call, attributes: Attributes) -> None:
-        plain = (bool, int, float, str) if self._settings.content_mode.in_spans else (int, float)
+        types = (bool, int, float, str) if self._settings.content_mode.in_spans else (int, float)
         config = {
             name: value
             for name, value in own_attributes(call.instance).items()
-            if isinstance(value, plain) and not name.startswith("_")
+            if isinstance(value, types) and not name.startswith("_")
         }
         self._content.put(attributes, semconv.DSPY_OPTIMIZER_CONFIG, self.name, config)
 

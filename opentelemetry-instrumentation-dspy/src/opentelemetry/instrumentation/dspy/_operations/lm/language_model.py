@@ -23,7 +23,7 @@ from opentelemetry.instrumentation.dspy._operations.lm.messages import (
     input_messages,
     may_have_data_uri,
     output_messages,
-    plain_input_messages,
+    text_only_messages,
 )
 from opentelemetry.instrumentation.dspy._operations.lm.record import LMRecord
 from opentelemetry.instrumentation.dspy._operations.lm.request import (
@@ -119,9 +119,9 @@ class LMOperation(Operation):
 
     def _put_content(self, attributes: Attributes, call: Call, request: LMRequestFacts) -> None:
         put, name = self._content.put, self.name
-        plain = plain_input_messages(call.args, call.kwargs)
-        if plain is not None:
-            self._content.put_plain(attributes, GEN_AI_INPUT_MESSAGES, name, *plain)
+        text_only = text_only_messages(call.args, call.kwargs)
+        if text_only is not None:
+            self._content.put_jsonable(attributes, GEN_AI_INPUT_MESSAGES, name, *text_only)
         else:
             put(attributes, GEN_AI_INPUT_MESSAGES, name, input_messages(call.args, call.kwargs))
         if request.tools:
@@ -135,7 +135,7 @@ class LMOperation(Operation):
             messages = output_messages(result, record.finish_reasons)
             size = _size_of_texts(result)
             if size is not None:
-                self._content.put_plain(
+                self._content.put_jsonable(
                     attributes, GEN_AI_OUTPUT_MESSAGES, self.name, messages, size
                 )
             else:

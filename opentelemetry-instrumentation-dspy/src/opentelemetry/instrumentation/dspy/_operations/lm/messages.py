@@ -45,7 +45,7 @@ def input_messages(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Mes
     return [{"role": "user", "parts": [_text(prompt)]}]
 
 
-def plain_input_messages(
+def text_only_messages(
     args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[list[Message], int] | None:
     """The messages and how many characters they have, where they are nothing but roles and texts.
@@ -56,11 +56,11 @@ def plain_input_messages(
     kind: type[Any] = type(messages)  # type: ignore[reportUnknownVariableType]
     if kind is not list or args or kwargs.get("request") is not None:
         return None
-    plain: list[Message] = []
+    converted: list[Message] = []
     size = 0
     for message in messages:
         kind = type(message)  # type: ignore[reportUnknownVariableType]
-        if kind is not dict or len(message) != _PLAIN_MESSAGE_SIZE:
+        if kind is not dict or len(message) != _TEXT_MESSAGE_SIZE:
             return None
         role, text = message.get("role"), message.get("content")
         if type(role) is not str or type(text) is not str:
@@ -69,8 +69,8 @@ def plain_input_messages(
         if length >= MIN_DATA_URI and may_have_data_uri(text):
             return None
         size += len(role) + length
-        plain.append({"role": role, "parts": [{"type": "text", "content": text}]})
-    return (plain, size) if plain else None
+        converted.append({"role": role, "parts": [{"type": "text", "content": text}]})
+    return (converted, size) if converted else None
 
 
 def may_have_data_uri(text: str) -> bool:
@@ -102,19 +102,19 @@ def _request_messages(request: Any) -> list[Message]:
     return messages
 
 
-_PLAIN_MESSAGE = {"role", "content"}
-_PLAIN_MESSAGE_SIZE = len(_PLAIN_MESSAGE)
+_TEXT_MESSAGE = {"role", "content"}
+_TEXT_MESSAGE_SIZE = len(_TEXT_MESSAGE)
 
 
-def _is_plain(message: Any) -> bool:
+def _is_text_message(message: Any) -> bool:
     if type(message) is not dict:
         return False
-    plain: dict[str, Any] = message  # type: ignore[reportUnknownVariableType]
-    return plain.keys() == _PLAIN_MESSAGE and isinstance(plain["content"], str)
+    fields: dict[str, Any] = message  # type: ignore[reportUnknownVariableType]
+    return fields.keys() == _TEXT_MESSAGE and isinstance(fields["content"], str)
 
 
 def _message(message: Any) -> Message:
-    if _is_plain(message):
+    if _is_text_message(message):
         return {"role": message["role"], "parts": [_text(message["content"])]}
     role = value(message, "role", "user")
     parts = value(message, "parts")

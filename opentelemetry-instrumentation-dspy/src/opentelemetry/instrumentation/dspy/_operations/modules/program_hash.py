@@ -22,7 +22,7 @@ from opentelemetry.instrumentation.dspy._operations.reading import (
 )
 
 # What most attributes of a module hold, and no module can be in.
-_PLAIN = frozenset({str, int, float, bool, type(None)})
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 # Collections in collections; one may contain itself.
 _MAX_NESTING = 3
 
@@ -62,7 +62,7 @@ def _predictors(program: Any) -> Iterator[tuple[str, Any]]:
             items = [
                 (f"{path}.{name}", value)
                 for name, value in attributes
-                if type(value) not in _PLAIN and name not in NO_MODULES
+                if type(value) not in _SCALARS and name not in NO_MODULES
             ]
             pending.extend(_modules(items, _MAX_NESTING))
 
@@ -70,7 +70,7 @@ def _predictors(program: Any) -> Iterator[tuple[str, Any]]:
 def _modules(items: Iterable[tuple[str, Any]], depth: int) -> Iterator[tuple[str, Any]]:
     """The modules among the items, and in the collections among them."""
     for path, value in items:
-        if type(value) in _PLAIN:
+        if type(value) in _SCALARS:
             continue
         if issubclass(type(value), dspy.Module):
             yield path, value
