@@ -16,7 +16,7 @@ import pytest
 
 from opentelemetry.instrumentation.dspy._content import long_texts
 from opentelemetry.instrumentation.dspy._content.encoder import ContentEncoder
-from opentelemetry.instrumentation.dspy._content.long_texts import LONG_TEXT, RepeatedTexts
+from opentelemetry.instrumentation.dspy._content.long_texts import LONG_TEXT, LongTextCache
 from opentelemetry.instrumentation.dspy._settings import Settings
 from tests.unit.instrumentation.conftest import TraceWith
 from tests.unit.instrumentation.lms import EchoLM
@@ -56,12 +56,12 @@ def encodings(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     ],
 )
 def test_the_json_is_that_of_the_value(value: Any) -> None:
-    assert RepeatedTexts().dumps(value) == orjson.dumps(value).decode()
+    assert LongTextCache().dumps(value) == orjson.dumps(value).decode()
 
 
 def test_a_lone_surrogate_is_told() -> None:
     with pytest.raises(orjson.JSONEncodeError):
-        RepeatedTexts().dumps([LONG + "\ud800"])
+        LongTextCache().dumps([LONG + "\ud800"])
 
 
 def test_each_long_text_of_a_trace_is_encoded_once(traced: Traced, encodings: Counter[str]) -> None:
@@ -91,7 +91,7 @@ def test_nothing_is_kept_beyond_the_outermost_call(trace_with: TraceWith) -> Non
 
 
 def test_the_texts_that_are_kept_are_bounded() -> None:
-    texts = RepeatedTexts()
+    texts = LongTextCache()
     long = [LONG + str(number) for number in range(200)]
     before = [sys.getrefcount(text) for text in long]
     for text in long:
@@ -115,6 +115,6 @@ def test_an_image_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder.put(attributes, "two", "lm", [{"url": image}])
     assert attributes == {"one": '{"image":"short"}', "two": '[{"url":"short"}]'}
     assert read == [image]
-    encoder.forget_texts()
+    encoder.clear_cache()
     encoder.put(attributes, "three", "lm", [image])
     assert read == [image, image]

@@ -280,7 +280,7 @@ class Call:
                 guarded(generators.note_generator, result, self.context)
             parent, span = self.parent, self.span
             if parent is None:
-                self._runtime.content.forget_texts()
+                self._runtime.content.clear_cache()
             if span is not None and (parent is None or span is not parent.span):
                 guarded(span.end)
             # A context that outlives the call (a background task's) must not keep the inputs alive.

@@ -24,7 +24,7 @@ from opentelemetry.instrumentation.dspy._content.jsonable import (
     unchanged_size,
     valid_text,
 )
-from opentelemetry.instrumentation.dspy._content.long_texts import LONG_TEXT, RepeatedTexts
+from opentelemetry.instrumentation.dspy._content.long_texts import LONG_TEXT, LongTextCache
 from opentelemetry.instrumentation.dspy._content.redaction import (
     BASE64_MARK,
     REDACTED,
@@ -63,11 +63,11 @@ class ContentEncoder:
         self._redact = settings.redact
         self.secrets = KnownSecrets()
         self.arguments = SecretArguments()
-        self._repeated = RepeatedTexts()
+        self._long_texts = LongTextCache()
 
-    def forget_texts(self) -> None:
+    def clear_cache(self) -> None:
         """Keep nothing of the texts met so far; called when an outermost call has ended."""
-        self._repeated.forget()
+        self._long_texts.clear()
 
     def put(
         self,
@@ -94,7 +94,7 @@ class ContentEncoder:
             if size is not None and size < LONG_TEXT:
                 text = orjson.dumps(jsonable).decode()
             elif size is not None:
-                text = self._repeated.dumps(jsonable)
+                text = self._long_texts.dumps(jsonable)
         except Exception:
             text = None  # the long way copes with everything
         if text is None or len(text) > self._limit:
@@ -210,7 +210,7 @@ class ContentEncoder:
         cut = False
         # Escapes make JSON longer than the text in it, so a first try can overshoot.
         for _ in range(4):
-            copier = JsonableCopier(budget, shorten=self._repeated.shortened)
+            copier = JsonableCopier(budget, shorten=self._long_texts.shortened)
             jsonable = copier.copy(value)
             text = self._repaired(jsonable, copier.used)
             cut = cut or copier.cut
@@ -221,7 +221,7 @@ class ContentEncoder:
         return '"[too large to record]"', True
 
     def _dumped(self, value: Any, size: int) -> str:
-        return self._repeated.dumps(value) if size >= LONG_TEXT else orjson.dumps(value).decode()
+        return self._long_texts.dumps(value) if size >= LONG_TEXT else orjson.dumps(value).decode()
 
     def _repaired(self, jsonable: Any, size: int) -> str:
         try:

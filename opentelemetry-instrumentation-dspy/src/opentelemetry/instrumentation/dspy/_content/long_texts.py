@@ -27,7 +27,7 @@ _PLACE = "\0"
 _PLACEHOLDER = orjson.Fragment(_PLACE.encode())
 
 
-class RepeatedTexts:
+class LongTextCache:
     """The JSON of the long texts of the traces in progress.
 
     Texts are told apart by identity, since comparing them would cost what is to be saved.
@@ -63,7 +63,7 @@ class RepeatedTexts:
                 self._keep(self._shortened, known)
         return known[1]
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Let go of all texts."""
         if self._characters:
             self._characters = 0
@@ -94,6 +94,6 @@ class RepeatedTexts:
     def _keep(self, texts: dict[int, tuple[str, str]], known: tuple[str, str]) -> None:
         # Held on to, so that no other text gets its identity meanwhile.
         if len(texts) >= _MAX_TEXTS or self._characters > _MAX_CHARACTERS:
-            self.forget()
+            self.clear()
         texts[id(known[0])] = known
         self._characters += len(known[0])
