@@ -173,8 +173,8 @@ def test_a_signature_that_has_changed_costs_the_facts_only(
     def note(record: Any, arguments: Any) -> None:
         raise IndexError("no such argument")
 
-    monkeypatch.setattr(capture, "_note_result", note)
-    monkeypatch.setattr(capture, "_note_provider_response", note)
+    monkeypatch.setattr(capture, "_record_result", note)
+    monkeypatch.setattr(capture, "_record_provider_response", note)
     traced = trace_with()
     for _ in range(3):
         assert EchoLM("hi")("hello") == ["hi"]

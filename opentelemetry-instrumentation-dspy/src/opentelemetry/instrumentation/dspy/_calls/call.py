@@ -277,7 +277,7 @@ class Call:
                 self._measure(ended_ns, error, attributes)
             restore_context(self._token)
             if type(result) in GENERATORS and self.context is not None:
-                guarded(generators.note_generator, result, self.context)
+                guarded(generators.remember_generator, result, self.context)
             parent, span = self.parent, self.span
             if parent is None:
                 self._runtime.content.clear_cache()

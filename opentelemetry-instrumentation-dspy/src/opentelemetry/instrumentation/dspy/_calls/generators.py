@@ -35,7 +35,7 @@ live: dict[int, _Origin] = {}
 """The generators that may still be consumed, by id."""
 
 
-def note_generator(generator: Any, context: Context) -> None:
+def remember_generator(generator: Any, context: Context) -> None:
     """Remember which call returned a generator; of several that hand it on, the innermost.
 
     Args:

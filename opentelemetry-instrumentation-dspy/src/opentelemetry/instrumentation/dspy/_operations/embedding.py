@@ -40,8 +40,8 @@ from opentelemetry.instrumentation.dspy._operations.services.usage import (
 from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch
 from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint
 from opentelemetry.instrumentation.dspy._patching.replacements import (
-    noting_async_result,
-    noting_result,
+    observe_async_result,
+    observe_result,
 )
 
 _MODULE = "dspy.clients.embedding"
@@ -201,7 +201,7 @@ def _counting(original: Any, runtime: Runtime, owner: Any) -> Any:
     def count(record: EmbeddingRecord, result: Any) -> None:
         setattr(record, counter, getattr(record, counter) + 1)
 
-    return _noting(original, count, asynchronous=name.endswith("acompute_embeddings"))
+    return _observed(original, count, asynchronous=name.endswith("acompute_embeddings"))
 
 
 def _watching_module(litellm: Any, runtime: Runtime, owner: Any) -> Any:
@@ -240,7 +240,7 @@ class _WatchedLiteLLM:
         found = getattr(self._litellm, name)
         if name not in _WATCHED:
             return found
-        return _noting(found, _note_response, asynchronous=name == "aembedding")
+        return _observed(found, _record_response, asynchronous=name == "aembedding")
 
     def __setattr__(self, name: str, attribute: Any) -> None:
         setattr(self._litellm, name, attribute)
@@ -249,7 +249,7 @@ class _WatchedLiteLLM:
         delattr(self._litellm, name)
 
 
-def _note_response(record: EmbeddingRecord, response: Any) -> None:
+def _record_response(record: EmbeddingRecord, response: Any) -> None:
     tokens = as_count(value(value(response, "usage"), "prompt_tokens"))
     if tokens is not None:
         record.input_tokens = (record.input_tokens or 0) + tokens
@@ -261,17 +261,17 @@ def _note_response(record: EmbeddingRecord, response: Any) -> None:
         record.response_model = model
 
 
-def _noting(
+def _observed(
     original: Callable[..., Any],
-    note: Callable[[EmbeddingRecord, Any], None],
+    observe: Callable[[EmbeddingRecord, Any], None],
     *,
     asynchronous: bool,
 ) -> Any:
-    """``original``, with its results shown to ``note`` together with the record of the call."""
+    """``original``, with its results shown to ``observe`` together with the record of the call."""
 
     def take(result: Any, *_arguments: Any) -> None:
         call = current_call(semconv.Operations.EMBEDDING)
         if call is not None and isinstance(call.state, EmbeddingRecord):
-            note(call.state, result)
+            observe(call.state, result)
 
-    return (noting_async_result if asynchronous else noting_result)(original, take)
+    return (observe_async_result if asynchronous else observe_result)(original, take)

@@ -14,7 +14,7 @@ from opentelemetry.trace import get_current_span
 from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.call import Runtime
 from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint
-from opentelemetry.instrumentation.dspy._patching.replacements import noting_result
+from opentelemetry.instrumentation.dspy._patching.replacements import observe_result
 
 
 def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
@@ -23,14 +23,16 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
     effect = "saving and loading programs leaves no event"
     return [
         FunctionPatch(
-            base, "BaseModule.save", _noting(semconv.Events.PROGRAM_SAVED, _first), effect
+            base, "BaseModule.save", _recording(semconv.Events.PROGRAM_SAVED, _first), effect
         ),
         FunctionPatch(
-            base, "BaseModule.load", _noting(semconv.Events.PROGRAM_LOADED, _first), effect
+            base, "BaseModule.load", _recording(semconv.Events.PROGRAM_LOADED, _first), effect
         ),
         # Of a whole program: the function, and the name under which DSPy hands it out.
         *(
-            FunctionPatch(module, "load", _noting(semconv.Events.PROGRAM_LOADED, _result), effect)
+            FunctionPatch(
+                module, "load", _recording(semconv.Events.PROGRAM_LOADED, _result), effect
+            )
             for module in ("dspy.utils.saving", "dspy")
         ),
     ]
@@ -44,14 +46,14 @@ def _result(result: Any, *_arguments: Any) -> Any:
     return result
 
 
-def _noting(event: str, program_of: Callable[..., Any]) -> Callable[[Any, Runtime, Any], Any]:
+def _recording(event: str, program_of: Callable[..., Any]) -> Callable[[Any, Runtime, Any], Any]:
     def make(original: Any, runtime: Runtime, owner: Any) -> Any:
-        def note(*call: Any) -> None:
+        def record(*call: Any) -> None:
             if runtime.active and is_instrumentation_enabled():
                 kind = type(program_of(*call)).__name__
                 # No path: it may name a user or a customer.
                 get_current_span().add_event(event, {semconv.DSPY_MODULE_TYPE: kind})
 
-        return noting_result(original, note)
+        return observe_result(original, record)
 
     return make

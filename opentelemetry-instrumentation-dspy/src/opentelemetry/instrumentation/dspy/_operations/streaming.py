@@ -126,7 +126,7 @@ class _Stream:
         if token is not None:
             restore_context(token)
 
-    def note(self, chunk: Any) -> None:
+    def record(self, chunk: Any) -> None:
         """Count one chunk; the last Prediction among them is what the program returned."""
         if self._call is None:
             return
@@ -161,7 +161,7 @@ def _async_streamer(_streamer: Callable[..., Any], _start: Callable[..., _Stream
                     break
                 finally:
                     _stream.leave(_token)
-                _stream.note(_chunk)
+                _stream.record(_chunk)
                 yield _chunk
         except BaseException as _error:
             _hide(_error)
@@ -213,7 +213,7 @@ def _sync_steps(chunks: Any, start: Callable[[], _Stream]) -> Any:
                 break
             finally:
                 stream.leave(token)
-            stream.note(chunk)
+            stream.record(chunk)
             yield chunk
     except BaseException as error:
         hide_frame(error)

@@ -151,48 +151,48 @@ def traced_function(function: Callable[..., Any], begin_call: Callable[..., Call
     return as_dspy_frame(_traced_sync(function, begin_call), function)
 
 
-def noting_call(_original: Callable[..., Any], _note: Callable[..., None]) -> Any:
-    """``_original``; before each call ``_note(*args)``."""
+def observe_call(_original: Callable[..., Any], _observer: Callable[..., None]) -> Any:
+    """``_original``; before each call ``_observer(*args)``."""
     _guarded, _hide = guarded, hide_frame
 
-    def noting(*args: Any, **kwargs: Any) -> Any:
-        _guarded(_note, *args)
+    def observed(*args: Any, **kwargs: Any) -> Any:
+        _guarded(_observer, *args)
         try:
             return _original(*args, **kwargs)
         except BaseException as _error:
             _hide(_error)
             raise
 
-    return as_dspy_frame(noting, _original)
+    return as_dspy_frame(observed, _original)
 
 
-def noting_result(_original: Callable[..., Any], _note: Callable[..., None]) -> Any:
-    """``_original``; after each call that returned ``_note(result, *args)``."""
+def observe_result(_original: Callable[..., Any], _observer: Callable[..., None]) -> Any:
+    """``_original``; after each call that returned ``_observer(result, *args)``."""
     _guarded, _hide = guarded, hide_frame
 
-    def noting(*args: Any, **kwargs: Any) -> Any:
+    def observed(*args: Any, **kwargs: Any) -> Any:
         try:
             _result = _original(*args, **kwargs)
         except BaseException as _error:
             _hide(_error)
             raise
-        _guarded(_note, _result, *args)
+        _guarded(_observer, _result, *args)
         return _result
 
-    return as_dspy_frame(noting, _original)
+    return as_dspy_frame(observed, _original)
 
 
-def noting_async_result(_original: Callable[..., Any], _note: Callable[..., None]) -> Any:
-    """`noting_result` for a coroutine function."""
+def observe_async_result(_original: Callable[..., Any], _observer: Callable[..., None]) -> Any:
+    """`observe_result` for a coroutine function."""
     _guarded, _hide = guarded, hide_frame
 
-    async def noting(*args: Any, **kwargs: Any) -> Any:
+    async def observed(*args: Any, **kwargs: Any) -> Any:
         try:
             _result = await _original(*args, **kwargs)
         except BaseException as _error:
             _hide(_error)
             raise
-        _guarded(_note, _result, *args)
+        _guarded(_observer, _result, *args)
         return _result
 
-    return as_dspy_frame(noting, _original)
+    return as_dspy_frame(observed, _original)

@@ -34,7 +34,10 @@ from opentelemetry.instrumentation.dspy._operations.evaluation.scores import (
     score_of,
 )
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint, method_patch
-from opentelemetry.instrumentation.dspy._patching.replacements import noting_result, traced_function
+from opentelemetry.instrumentation.dspy._patching.replacements import (
+    observe_result,
+    traced_function,
+)
 
 _NO_INDEX: Iterator[None] = itertools.repeat(None)
 _READ_AT_ONCE = (list[Any].__iter__, tuple[Any, ...].__iter__)
@@ -202,10 +205,10 @@ class ExampleSpans:
         if not metrics.enabled:
             return function
 
-        def note(result: Any, *_item: Any) -> None:
+        def record(result: Any, *_item: Any) -> None:
             record_score(metrics, metric_name, result)
 
-        return noting_result(function, note)
+        return observe_result(function, record)
 
     def _with_metric_spans(self, function: Any) -> Any:
         # Evaluate hands its metric to nobody but a closure of its own. A copy of the closure with

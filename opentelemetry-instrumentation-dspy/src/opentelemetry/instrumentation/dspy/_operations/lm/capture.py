@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where DSPy has the facts of an LM call in hand: patches that note them in the call's record.
+"""Patches at the places where DSPy has usage, cost and ids of an LM call, which record them.
 
 The LM's history is never read: under concurrency its last entry belongs to another call.
 """
@@ -25,44 +25,48 @@ from opentelemetry.instrumentation.dspy._operations.services.usage import (
     provider_cost,
 )
 from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint
-from opentelemetry.instrumentation.dspy._patching.replacements import noting_call, noting_result
+from opentelemetry.instrumentation.dspy._patching.replacements import observe_call, observe_result
 
 _FORWARD = ("forward", "aforward")
-_NO_FACTS = "LM calls have no token usage, response id, finish reasons or cost"
+_NO_RESPONSE_DATA = "LM calls have no token usage, response id, finish reasons or cost"
 
 
 def patch_points() -> list[PatchPoint]:
-    """Where DSPy has these facts in hand, release by release."""
+    """Where DSPy has them, release by release."""
     base_lm = "dspy.clients.base_lm"
     return [
         FunctionPatch(
-            "dspy.clients.execution", "finalize", noting(_note_result), _NO_FACTS, since=(3, 4)
+            "dspy.clients.execution",
+            "finalize",
+            observing_lm(_record_result),
+            _NO_RESPONSE_DATA,
+            since=(3, 4),
         ),
         FunctionPatch(
             "dspy.clients.call_result",
             "CallResult.provider_response",
-            _replacing(noting_result, _note_forwarded),
+            _observing(observe_result, _record_forwarded),
             "LMs that override forward() have no cost, and take what the cache gave for an answer",
             since=(3, 4),
         ),
         FunctionPatch(
             "dspy.clients.execution",
             "_account_failed_call",
-            noting(_note_failed),
+            observing_lm(_record_failed),
             "failed LM calls do not say what they used before",
             since=(3, 4),
         ),
         FunctionPatch(
             base_lm,
             "BaseLM._process_lm_response",
-            noting(_note_provider_response),
-            _NO_FACTS,
+            observing_lm(_record_provider_response),
+            _NO_RESPONSE_DATA,
             until=(3, 4),
         ),
         FunctionPatch(
             base_lm,
             "BaseLM._finalize_lm_response",
-            noting(_note_typed_response),
+            observing_lm(_record_typed_response),
             "typed LM calls have no token usage, response id, finish reasons or cost",
             since=(3, 3),
             until=(3, 4),
@@ -70,13 +74,13 @@ def patch_points() -> list[PatchPoint]:
         FunctionPatch(
             "dspy.clients.cache",
             "Cache.cache_key",
-            _replacing(noting_result, _note_tier),
+            _observing(observe_result, _record_tier),
             "cache hits do not say which tier answered",
         ),
         FunctionPatch(
             "dspy.clients.cache",
             "Cache.get",
-            _replacing(noting_result, _note_hit),
+            _observing(observe_result, _record_hit),
             "answers from the cache are not told from those of the provider",
             # Later releases mark the answer; the first ones of 3.0 do not.
             until=(3, 1),
@@ -84,7 +88,7 @@ def patch_points() -> list[PatchPoint]:
         FunctionPatch(
             "dspy.clients.execution",
             "_delay",
-            _replacing(noting_call, _note_retry),
+            _observing(observe_call, _record_retry),
             "LM calls do not say how often DSPy tried again",
             # Before, LiteLLM retries where DSPy cannot see it.
             since=(3, 4),
@@ -92,25 +96,25 @@ def patch_points() -> list[PatchPoint]:
     ]
 
 
-def noting(note: Callable[..., None]) -> Any:
+def observing_lm(observer: Callable[..., None]) -> Any:
     """Makes the replacement of a function whose first argument is the LM.
 
     Args:
-        note: Called as ``note(record, lm, *others)``, with the other positional arguments; a later
-            release may have more of them.
+        observer: Called as ``observer(record, lm, *others)``, with the other positional arguments,
+            of which a later release may have more.
     """
 
     def take(lm: Any, *arguments: Any) -> None:
         call = current_call(semconv.Operations.LM, lm)
         if call is not None and isinstance(call.state, LMRecord):
-            note(call.state, lm, *arguments)
+            observer(call.state, lm, *arguments)
 
-    return _replacing(noting_call, take)
+    return _observing(observe_call, take)
 
 
-def _replacing(observed: Callable[..., Any], note: Callable[..., None]) -> Any:
+def _observing(observe: Callable[..., Any], observer: Callable[..., None]) -> Any:
     def make(original: Any, runtime: Runtime, owner: Any) -> Any:
-        return observed(original, note)
+        return observe(original, observer)
 
     return make
 
@@ -121,20 +125,20 @@ def current_record() -> LMRecord | None:
     return call.state if call is not None and isinstance(call.state, LMRecord) else None
 
 
-def _note_hit(answer: Any, *_arguments: Any) -> None:
+def _record_hit(answer: Any, *_arguments: Any) -> None:
     record = current_record()
     if answer is not None and record is not None:
         record.cache_answered = True
 
 
-def _note_retry(*_arguments: Any) -> None:
+def _record_retry(*_arguments: Any) -> None:
     # Asked for once before each new try: how long to wait.
     record = current_record()
     if record is not None:
         record.retries += 1
 
 
-def _note_tier(key: str, cache: Any, *_arguments: Any) -> None:
+def _record_tier(key: str, cache: Any, *_arguments: Any) -> None:
     record = current_record()
     # The look-up comes first and asks memory before disk; a later store asks for the key again.
     if record is not None and record.cache_tier is None:
@@ -143,7 +147,7 @@ def _note_tier(key: str, cache: Any, *_arguments: Any) -> None:
             record.cache_tier = "memory" if key in memory else "disk"
 
 
-def _note_result(record: LMRecord, lm: Any, call: Any, result: Any, *_arguments: Any) -> None:
+def _record_result(record: LMRecord, lm: Any, call: Any, result: Any, *_arguments: Any) -> None:
     """dspy >= 3.4: ``finalize(lm, call, result)``."""
     answer = _answer_of(result)
     # Anything but a name is an engine of the program's own.
@@ -167,15 +171,15 @@ def _answer_of(result: Any) -> LMAnswer:
     if responses:
         answer.response_id = next((r.id for r in responses if r.id), None)
         answer.finish_reasons = _texts(r.finish_reason for r in responses)
-        _note_charges(answer, (value(r.provider_data, "usage") for r in responses))
+        _prefer_charges(answer, (value(r.provider_data, "usage") for r in responses))
     elif result.raw is not None:
-        _note_ids(answer, result.raw)
+        _put_ids(answer, result.raw)
         if answer.cost is None:
-            _note_charges(answer, [result.usage])
+            _prefer_charges(answer, [result.usage])
     return answer
 
 
-def _note_charges(answer: LMAnswer, usages: Iterable[Any]) -> None:
+def _prefer_charges(answer: LMAnswer, usages: Iterable[Any]) -> None:
     """Prefer what the provider charges to what a price table estimates."""
     total = 0.0
     for usage in usages:
@@ -186,7 +190,7 @@ def _note_charges(answer: LMAnswer, usages: Iterable[Any]) -> None:
     answer.cost, answer.cost_source = total, COST_FROM_PROVIDER
 
 
-def _note_forwarded(response: Any, result: Any, *_arguments: Any) -> None:
+def _record_forwarded(response: Any, result: Any, *_arguments: Any) -> None:
     """dspy >= 3.4: ``result.provider_response()``, what ``forward`` of DSPy's own LM returns.
 
     The response has neither the cost nor whether the cache gave it, and a ``forward`` that asks
@@ -199,12 +203,12 @@ def _note_forwarded(response: Any, result: Any, *_arguments: Any) -> None:
         record.forwarded = (*record.forwarded, answer)
 
 
-def _note_failed(record: LMRecord, _lm: Any, results: Any, *_arguments: Any) -> None:
+def _record_failed(record: LMRecord, _lm: Any, results: Any, *_arguments: Any) -> None:
     """dspy >= 3.4: ``_account_failed_call(lm, results, error)``; the results were paid for."""
     record.answers.extend(_answer_of(result) for result in results)
 
 
-def _note_provider_response(record: LMRecord, lm: Any, response: Any, *_arguments: Any) -> None:
+def _record_provider_response(record: LMRecord, lm: Any, response: Any, *_arguments: Any) -> None:
     """dspy < 3.4: ``lm._process_lm_response(response, prompt, messages, **kwargs)``."""
     answer = LMAnswer(
         cache_hit=bool(record.cache_answered or value(response, "cache_hit", False)),
@@ -214,9 +218,9 @@ def _note_provider_response(record: LMRecord, lm: Any, response: Any, *_argument
         response_model=_text(value(response, "model")),
         raw=response,
     )
-    _note_ids(answer, response)
+    _put_ids(answer, response)
     if answer.cost is None:
-        _note_charges(answer, [answer.usage])
+        _prefer_charges(answer, [answer.usage])
     record.cache_answered = False
     kind: type[Any] = type(lm)  # type: ignore[reportUnknownVariableType]
     if any(getattr(kind, name) is not getattr(dspy.LM, name) for name in _FORWARD):
@@ -225,7 +229,7 @@ def _note_provider_response(record: LMRecord, lm: Any, response: Any, *_argument
         record.answers.append(answer)
 
 
-def _note_typed_response(record: LMRecord, _lm: Any, _request: Any, response: Any) -> None:
+def _record_typed_response(record: LMRecord, _lm: Any, _request: Any, response: Any) -> None:
     """dspy 3.3: ``lm._finalize_lm_response(request, response)``, maybe after the one above."""
     if not record.answers or record.answers[-1].typed:
         record.answers.append(LMAnswer(cost_source=COST_FROM_LITELLM))
@@ -242,7 +246,7 @@ def _note_typed_response(record: LMRecord, _lm: Any, _request: Any, response: An
     answer.cost = answer.cost if cost is None else cost
 
 
-def _note_ids(answer: LMAnswer, response: Any) -> None:
+def _put_ids(answer: LMAnswer, response: Any) -> None:
     answer.response_id = _text(value(response, "id"))
     choices: Any = value(response, "choices") or ()
     answer.finish_reasons = _texts(value(choice, "finish_reason") for choice in choices)

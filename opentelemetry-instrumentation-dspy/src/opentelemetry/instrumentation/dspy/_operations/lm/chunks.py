@@ -16,7 +16,7 @@ from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide
 from opentelemetry.instrumentation.dspy._operations.lm.capture import current_record
 from opentelemetry.instrumentation.dspy._operations.lm.record import LMRecord
 from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint
-from opentelemetry.instrumentation.dspy._patching.replacements import noting_result
+from opentelemetry.instrumentation.dspy._patching.replacements import observe_result
 
 
 def patch_points() -> list[PatchPoint]:
@@ -27,21 +27,21 @@ def patch_points() -> list[PatchPoint]:
         FunctionPatch(
             "dspy.clients.engines.streaming",
             "ListenerBridge.chunk",
-            _noting_chunk,
+            _observing_chunk,
             effect,
             since=(3, 4),
         ),
     ]
 
 
-def _noting_chunk(original: Any, runtime: Runtime, owner: Any) -> Any:
-    return noting_result(original, _note_chunk)
+def _observing_chunk(original: Any, runtime: Runtime, owner: Any) -> Any:
+    return observe_result(original, _record_chunk)
 
 
-def _note_chunk(chunk: Any, *_arguments: Any) -> None:
+def _record_chunk(chunk: Any, *_arguments: Any) -> None:
     record = current_record()
     if chunk is not None and record is not None:
-        record.note_chunk()
+        record.add_chunk()
 
 
 def _counting_stream(_original: Any, runtime: Runtime, owner: Any) -> Any:
@@ -85,7 +85,7 @@ class _CountedStream:
 
     def send(self, item: Any) -> Any:
         """What the original returns: an awaitable, so this frame is gone when it runs."""
-        self._record.note_chunk()
+        self._record.add_chunk()
         return self._stream.send(item)
 
     def __getattr__(self, name: str) -> Any:

@@ -76,7 +76,7 @@ class LMRecord:
     _started_ns: int = field(default_factory=time.perf_counter_ns)
     _nested_seen: int = 0
 
-    def note_chunk(self) -> None:
+    def add_chunk(self) -> None:
         """Note that a chunk came."""
         self.chunks += 1
         if self.time_to_first_chunk is None:

@@ -17,7 +17,7 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     SpanStart,
 )
 from opentelemetry.instrumentation.dspy._content.encoder import to_json
-from opentelemetry.instrumentation.dspy._operations.lm.capture import noting
+from opentelemetry.instrumentation.dspy._operations.lm.capture import observing_lm
 from opentelemetry.instrumentation.dspy._operations.lm.event import with_event
 from opentelemetry.instrumentation.dspy._operations.lm.language_model import end_lm_call
 from opentelemetry.instrumentation.dspy._operations.lm.record import LMAnswer, LMRecord
@@ -43,7 +43,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
         FunctionPatch(
             _MODULE,
             "TypeSafe._finish",
-            noting(_note_answers),
+            observing_lm(_record_answers),
             "TypeSafe calls have no token usage and do not say whether the cache answered",
             since=(3, 4),
         ),
@@ -101,7 +101,7 @@ def _message(role: str, data: Any) -> dict[str, Any]:
     return {"role": role, "parts": [{"type": "text", "content": to_json(data)}]}
 
 
-def _note_answers(
+def _record_answers(
     record: LMRecord,
     _client: Any,
     _request: Any,

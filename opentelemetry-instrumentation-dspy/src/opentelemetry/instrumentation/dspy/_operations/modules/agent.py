@@ -73,7 +73,7 @@ class AgentRecord:
         if not self._is_step(module):
             return
         if self.kind == "ReActV2":
-            self._note_tool_calls(answer)
+            self._record_tool_calls(answer)
         if not self._is_forced(arguments):
             self._last_answer = answer
 
@@ -151,7 +151,7 @@ class AgentRecord:
         # ReActV2's last resort, after its steps: it makes the model call "submit".
         return self.kind == "ReActV2" and "tool_choice" in (arguments.get("config") or ())
 
-    def _note_tool_calls(self, answer: Any) -> None:
+    def _record_tool_calls(self, answer: Any) -> None:
         calls = value(value(answer, "tool_calls"), "tool_calls") or ()
         self._tool_calls = list(self._identified(calls))
 
