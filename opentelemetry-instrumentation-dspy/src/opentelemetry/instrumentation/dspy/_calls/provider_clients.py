@@ -48,7 +48,7 @@ _NAMES = {
 }
 
 # What a client's instrumentation reports -> the attribute, and its type.
-_FACTS: dict[str, tuple[str, type]] = {
+_RESPONSE_FIELDS: dict[str, tuple[str, type]] = {
     "response_id": (GEN_AI_RESPONSE_ID, str),
     "response_model": (GEN_AI_RESPONSE_MODEL, str),
     "response_time_to_first_chunk": (GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, float),
@@ -93,10 +93,10 @@ def reported(data: Any, known: dict[str, Any]) -> dict[str, Any]:
         known: Attributes that DSPy gave us. Token counts are taken from one source, never mixed.
     """
     attributes: dict[str, Any] = {}
-    for field, (attribute, kind) in _FACTS.items():
-        fact = getattr(data, field, None)
-        if isinstance(fact, kind) and attribute not in known:
-            attributes[attribute] = fact
+    for field, (attribute, kind) in _RESPONSE_FIELDS.items():
+        found = getattr(data, field, None)
+        if isinstance(found, kind) and attribute not in known:
+            attributes[attribute] = found
     reasons: Any = getattr(data, "response_finish_reasons", None)
     if reasons and GEN_AI_RESPONSE_FINISH_REASONS not in known:
         attributes[GEN_AI_RESPONSE_FINISH_REASONS] = tuple(str(reason) for reason in reasons)

@@ -27,7 +27,7 @@ from opentelemetry.instrumentation.dspy._operations.lm.messages import (
 )
 from opentelemetry.instrumentation.dspy._operations.lm.record import LMRecord
 from opentelemetry.instrumentation.dspy._operations.lm.request import (
-    LMRequestFacts,
+    RequestDescription,
     read_request,
     tool_definitions,
 )
@@ -117,7 +117,7 @@ class LMOperation(Operation):
         if self._settings.records_inputs:
             self._put_content(attributes, call, request)
 
-    def _put_content(self, attributes: Attributes, call: Call, request: LMRequestFacts) -> None:
+    def _put_content(self, attributes: Attributes, call: Call, request: RequestDescription) -> None:
         put, name = self._content.put, self.name
         text_only = text_only_messages(call.args, call.kwargs)
         if text_only is not None:

@@ -166,10 +166,10 @@ _MEDIA_FIELDS = ("media_type", "url", "data", "file_id", "text", "title", "value
 
 
 def _object_part(kind: str, part: Any) -> Part:
-    facts = {name: value(part, name) for name in _MEDIA_FIELDS}
-    if isinstance(facts["data"], str) and facts["media_type"]:
-        facts["data"] = f"data:{facts['media_type']}{BASE64_MARK}{facts['data']}"
-    return {"type": kind, **{name: fact for name, fact in facts.items() if fact is not None}}
+    fields = {name: value(part, name) for name in _MEDIA_FIELDS}
+    if isinstance(fields["data"], str) and fields["media_type"]:
+        fields["data"] = f"data:{fields['media_type']}{BASE64_MARK}{fields['data']}"
+    return {"type": kind, **{name: field for name, field in fields.items() if field is not None}}
 
 
 def _text(text: Any) -> Part:

@@ -40,7 +40,7 @@ _NOT_PARAMETERS = frozenset({"prompt", "messages", "request", "model", "cache", 
 
 
 @dataclasses.dataclass(slots=True)
-class LMRequestFacts:
+class RequestDescription:
     """What one LM call asks for.
 
     Attributes:
@@ -56,27 +56,29 @@ class LMRequestFacts:
 
 def read_request(
     lm: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], secrets: KnownSecrets
-) -> LMRequestFacts:
-    """The facts of a call of ``lm``; its credentials and headers become known as secrets."""
-    facts = LMRequestFacts({}, {})
+) -> RequestDescription:
+    """The request of a call of ``lm``; its credentials and headers become known as secrets."""
+    description = RequestDescription({}, {})
     defaults: Mapping[str, Any] = getattr(lm, "kwargs", None) or {}
     request = explicit_request(args, kwargs)
     if request is None:
         parameters = {**defaults, **kwargs}
-        facts.tools = parameters.get("tools")
+        description.tools = parameters.get("tools")
     else:
         # Of the LM's own parameters, only those of the connection count for a request.
         connection = {name: defaults[name] for name in defaults if is_connection(name)}
         parameters = {**connection, **_fields(value(request, "config")), **kwargs}
-        facts.tools = value(request, "tools")
+        description.tools = value(request, "tools")
     for name, parameter in parameters.items():
         if parameter is not None and name not in _NOT_PARAMETERS:
-            _read(facts, name, parameter, secrets)
-    return facts
+            _read(description, name, parameter, secrets)
+    return description
 
 
-def _read(facts: LMRequestFacts, name: str, parameter: Any, secrets: KnownSecrets) -> None:
-    attributes = facts.attributes
+def _read(
+    description: RequestDescription, name: str, parameter: Any, secrets: KnownSecrets
+) -> None:
+    attributes = description.attributes
     if name in _FLOATS and _is_number(parameter):
         attributes[_FLOATS[name]] = float(parameter)
     elif name in _INTEGERS and isinstance(parameter, int) and not isinstance(parameter, bool):
@@ -95,7 +97,7 @@ def _read(facts: LMRequestFacts, name: str, parameter: Any, secrets: KnownSecret
     else:
         if name == "response_format":
             attributes[semconv.GEN_AI_OUTPUT_TYPE] = _output_type(parameter)
-        facts.others[name] = without_credential(name, parameter)
+        description.others[name] = without_credential(name, parameter)
 
 
 def _is_number(parameter: Any) -> bool:

@@ -32,7 +32,7 @@ from opentelemetry.instrumentation.dspy._operations.modules.attempts import (
 from opentelemetry.instrumentation.dspy._operations.modules.program_hash import program_hash
 from opentelemetry.instrumentation.dspy._operations.modules.record import ModuleRecord, record_of
 from opentelemetry.instrumentation.dspy._operations.modules.signature import (
-    SignatureFacts,
+    SignatureDescription,
     describe_signature,
 )
 from opentelemetry.instrumentation.dspy._operations.reading import (
@@ -109,10 +109,10 @@ class ModuleOperation(Operation):
         module = call.instance
         module_type: type[Any] = type(module)  # type: ignore[reportUnknownVariableType]
         kind = _kind_of(module_type)
-        facts = describe_signature(_signature_of(call, kind))
+        signature = describe_signature(_signature_of(call, kind))
         enclosing = _enclosing_module(call)
         record = call.state = ModuleRecord(
-            facts, is_predict=kind.is_predict, outermost=enclosing is None
+            signature, is_predict=kind.is_predict, outermost=enclosing is None
         )
         attributes: Attributes = {
             DSPY_OPERATION: Operations.PREDICT if kind.is_predict else Operations.MODULE,
@@ -120,8 +120,8 @@ class ModuleOperation(Operation):
         }
         if enclosing is not None:
             _place_in_program(call, attributes)
-        if facts is not None and self._settings.capture_signatures:
-            attributes[DSPY_MODULE_SIGNATURE] = facts.text
+        if signature is not None and self._settings.capture_signatures:
+            attributes[DSPY_MODULE_SIGNATURE] = signature.text
         if kind.agent is not None:
             record.agent = begin_agent(kind.agent, module, call.kwargs)
             attributes[GEN_AI_OPERATION_NAME] = GenAIOperations.INVOKE_AGENT
@@ -134,21 +134,23 @@ class ModuleOperation(Operation):
             attributes[GEN_AI_OPERATION_NAME] = GenAIOperations.INVOKE_WORKFLOW
             attributes[GEN_AI_WORKFLOW_NAME] = kind.name
             return f"invoke_workflow {kind.name}", attributes, INTERNAL
-        return _joined(kind.name, call.path or _signature_label(facts)), attributes, INTERNAL
+        return _joined(kind.name, call.path or _signature_label(signature)), attributes, INTERNAL
 
     def inputs(self, call: Call, attributes: Attributes) -> None:
         record: ModuleRecord = call.state
-        facts = record.facts
-        if facts is not None and self._settings.capture_signatures:
-            attributes.update(facts.attributes)
+        signature = record.signature
+        if signature is not None and self._settings.capture_signatures:
+            attributes.update(signature.attributes)
             if self._settings.content_mode.in_spans:
-                self._put_prompt(attributes, facts)
+                self._put_prompt(attributes, signature)
         own = own_attributes(call.instance)
         if record.is_predict:
             demos = call.kwargs["demos"] if "demos" in call.kwargs else own.get("demos")
             attributes[DSPY_MODULE_DEMO_COUNT] = len(demos) if demos else 0
-            if facts is not None and (facts.types or frozenset(call.kwargs) != facts.input_names):
-                _put_invalid_inputs(attributes, facts, call.kwargs)
+            if signature is not None and (
+                signature.types or frozenset(call.kwargs) != signature.input_names
+            ):
+                _put_invalid_inputs(attributes, signature, call.kwargs)
         if own.get("_compiled") is True:
             attributes[DSPY_MODULE_COMPILED] = True
         if record.agent is not None:
@@ -158,13 +160,13 @@ class ModuleOperation(Operation):
         if self._settings.records_inputs:
             self._content.put(attributes, DSPY_MODULE_INPUT, self.name, arguments_of(call))
 
-    def _put_prompt(self, attributes: Attributes, facts: SignatureFacts) -> None:
+    def _put_prompt(self, attributes: Attributes, signature: SignatureDescription) -> None:
         # An optimizer writes the program's data into these.
         self._content.put_text(
-            attributes, DSPY_SIGNATURE_INSTRUCTIONS, self.name, facts.instructions
+            attributes, DSPY_SIGNATURE_INSTRUCTIONS, self.name, signature.instructions
         )
         self._content.put_encoded(
-            attributes, DSPY_SIGNATURE_FIELDS, self.name, facts.fields, facts.fields_json
+            attributes, DSPY_SIGNATURE_FIELDS, self.name, signature.fields, signature.fields_json
         )
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
@@ -253,15 +255,15 @@ def _put_hash(attributes: Attributes, program: Any) -> None:
 
 
 def _put_invalid_inputs(
-    attributes: Attributes, facts: SignatureFacts, given: Mapping[str, Any]
+    attributes: Attributes, signature: SignatureDescription, given: Mapping[str, Any]
 ) -> None:
     """Names of the inputs of a ``Predict`` that are missing, unknown or of another type."""
-    if frozenset(given) != facts.input_names:
-        if missing := facts.missing_inputs(given):
+    if frozenset(given) != signature.input_names:
+        if missing := signature.missing_inputs(given):
             attributes[DSPY_MODULE_MISSING_INPUTS] = missing
-        if extra := facts.extra_inputs(given):
+        if extra := signature.extra_inputs(given):
             attributes[DSPY_MODULE_EXTRA_INPUTS] = extra
-    if facts.types and (mistyped := facts.mistyped_inputs(given)):
+    if signature.types and (mistyped := signature.mistyped_inputs(given)):
         attributes[DSPY_MODULE_MISTYPED_INPUTS] = mistyped
 
 
@@ -313,8 +315,10 @@ def _signature_of(call: Call, kind: _Kind) -> Any:
     return signature
 
 
-def _signature_label(facts: SignatureFacts | None) -> str | None:
-    return facts.name if facts is not None and facts.name != _NO_SIGNATURE_NAME else None
+def _signature_label(signature: SignatureDescription | None) -> str | None:
+    if signature is None or signature.name == _NO_SIGNATURE_NAME:
+        return None
+    return signature.name
 
 
 def _joined(*parts: str | None) -> str:

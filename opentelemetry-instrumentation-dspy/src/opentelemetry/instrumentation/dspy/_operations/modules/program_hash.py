@@ -94,8 +94,8 @@ _states: weakref.WeakKeyDictionary[Any, _State] = weakref.WeakKeyDictionary()
 
 def _digest(predictor: Any) -> str:
     own = own_attributes(predictor)
-    facts = describe_signature(own.get("signature"))
-    fingerprint = facts.fingerprint if facts is not None else ""
+    signature = describe_signature(own.get("signature"))
+    fingerprint = signature.fingerprint if signature is not None else ""
     demos = own.get("demos") or ()
     options = _options(own)
     # Only what is told apart by identity can be looked up without running code of the program's.

@@ -10,24 +10,26 @@ import time
 from opentelemetry.instrumentation.dspy._calls.call import Call
 from opentelemetry.instrumentation.dspy._operations.modules.agent import AgentRecord
 from opentelemetry.instrumentation.dspy._operations.modules.attempts import AttemptsRecord
-from opentelemetry.instrumentation.dspy._operations.modules.signature import SignatureFacts
+from opentelemetry.instrumentation.dspy._operations.modules.signature import SignatureDescription
 
 
 class ModuleRecord:
-    """The facts of one module call.
+    """What is collected of one module call.
 
     Attributes:
-        facts: The signature of the module; None where it has none.
+        signature: The signature of the module; None where it has none.
         is_predict: Whether it is a ``Predict``.
         outermost: Whether no other module is calling it.
         agent: The steps so far, where the module is an agent.
         attempts: The attempts so far, where the module makes some and chooses.
     """
 
-    __slots__ = ("_cpu_ns", "_thread", "agent", "attempts", "facts", "is_predict", "outermost")
+    __slots__ = ("_cpu_ns", "_thread", "agent", "attempts", "is_predict", "outermost", "signature")
 
-    def __init__(self, facts: SignatureFacts | None, *, is_predict: bool, outermost: bool) -> None:
-        self.facts = facts
+    def __init__(
+        self, signature: SignatureDescription | None, *, is_predict: bool, outermost: bool
+    ) -> None:
+        self.signature = signature
         self.is_predict = is_predict
         self.outermost = outermost
         self.agent: AgentRecord | None = None

@@ -27,7 +27,7 @@ _Types: TypeAlias = "tuple[type, ...]"
 
 
 @dataclass(frozen=True, slots=True)
-class SignatureFacts:
+class SignatureDescription:
     """The static description of a signature.
 
     Attributes:
@@ -84,24 +84,24 @@ def _is_option(name: str, given: Mapping[str, Any]) -> bool:
     return name in _OPTIONS or (name == "prediction" and isinstance(given[name], dict))
 
 
-_facts: weakref.WeakKeyDictionary[type, SignatureFacts] = weakref.WeakKeyDictionary()
+_descriptions: weakref.WeakKeyDictionary[type, SignatureDescription] = weakref.WeakKeyDictionary()
 
 
-def describe_signature(signature: Any) -> SignatureFacts | None:
-    """Facts of a ``dspy.Signature`` class; None for anything else."""
+def describe_signature(signature: Any) -> SignatureDescription | None:
+    """The description of a ``dspy.Signature`` class; None for anything else."""
     if not isinstance(signature, type):
         return None
-    facts = _facts.get(signature)
+    description = _descriptions.get(signature)
     # The setter of ``instructions`` changes the docstring of the class in place.
-    if facts is not None and facts.document == signature.__doc__:
-        return facts
+    if description is not None and description.document == signature.__doc__:
+        return description
     if not hasattr(signature, "output_fields"):
         return None
-    facts = _facts[signature] = _describe(signature)
-    return facts
+    description = _descriptions[signature] = _describe(signature)
+    return description
 
 
-def _describe(signature: Any) -> SignatureFacts:
+def _describe(signature: Any) -> SignatureDescription:
     inputs, outputs = signature.input_fields, signature.output_fields
     fields = tuple(_field(name, field) for name, field in signature.fields.items())
     fingerprint = _fingerprint(signature)
@@ -111,7 +111,7 @@ def _describe(signature: Any) -> SignatureFacts:
         semconv.DSPY_SIGNATURE_OUTPUT_FIELDS: tuple(outputs),
         semconv.DSPY_SIGNATURE_FINGERPRINT: fingerprint,
     }
-    return SignatureFacts(
+    return SignatureDescription(
         name=signature.__name__,
         text=f"{', '.join(inputs)} -> {', '.join(outputs)}",
         instructions=signature.instructions,
@@ -130,20 +130,20 @@ def _describe(signature: Any) -> SignatureFacts:
 
 def _field(name: str, field: Any) -> dict[str, Any]:
     extra: dict[str, Any] = field.json_schema_extra or {}
-    facts: dict[str, Any] = {
+    shown: dict[str, Any] = {
         "name": name,
         "role": extra.get("__dspy_field_type"),
         "type": _type_name(field.annotation),
     }
     description = extra.get("desc")
     if description and description != f"${{{name}}}":  # what DSPy writes where there is none
-        facts["description"] = str(description)
+        shown["description"] = str(description)
     if extra.get("constraints"):
-        facts["constraints"] = str(extra["constraints"])
-    facts["required"] = field.is_required()
+        shown["constraints"] = str(extra["constraints"])
+    shown["required"] = field.is_required()
     if not field.is_required() and field.default_factory is None:
-        facts["default"] = REDACTED if is_secret_key(name) else field.default
-    return facts
+        shown["default"] = REDACTED if is_secret_key(name) else field.default
+    return shown
 
 
 def _type_name(annotation: Any) -> str:
