@@ -14,7 +14,7 @@ NO_MODULES = frozenset({"history", "callbacks"})
 """Attributes that DSPy gives to every module, in which there is no other module to be found."""
 
 
-def own_attributes(instance: object) -> dict[str, Any]:
+def instance_dict(instance: object) -> dict[str, Any]:
     """What stands in the object itself, live; nothing from its class, no property is run."""
     # Not vars(): dspy.Module has a __getattribute__ in Python, which that would run.
     return object.__getattribute__(instance, "__dict__")

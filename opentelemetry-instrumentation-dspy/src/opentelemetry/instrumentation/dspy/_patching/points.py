@@ -14,7 +14,7 @@ copied and pickled:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -72,12 +72,13 @@ class FunctionPatch:
         return f"{self.module}:{self.path}"
 
     def install(self, runtime: Runtime) -> None:
+        owner: Any
         owner, name, original = wrapt.resolve_path(self.module, self.path)  # type: ignore[reportUnknownMemberType]
         require_own_or_inherited(owner, name)
         called = called_on_instance(original) if isinstance(owner, type) else original
         replacement = self.make(called, runtime, owner)
         # An inherited name must leave no attribute behind when it is removed.
-        own = _own_attributes(owner).get(name, ABSENT)
+        own = vars(owner).get(name, ABSENT)
         setattr(owner, name, replacement)
         self._installed = (owner, name, own, replacement)
 
@@ -165,12 +166,8 @@ def require_own_or_inherited(owner: Any, name: str) -> None:
         raise AttributeError(f"{owner.__qualname__} has no {name}")
 
 
-def _own_attributes(owner: object) -> Mapping[str, Any]:
-    return vars(owner)
-
-
-def put_back(owner: Any, name: str, own: Any, replacement: Any) -> bool:
-    if _own_attributes(owner).get(name) is not replacement:
+def put_back(owner: object, name: str, own: Any, replacement: Any) -> bool:
+    if vars(owner).get(name) is not replacement:
         return False
     if own is ABSENT:
         delattr(owner, name)

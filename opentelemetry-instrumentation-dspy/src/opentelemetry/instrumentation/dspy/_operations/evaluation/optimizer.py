@@ -19,7 +19,7 @@ from opentelemetry.instrumentation.dspy._calls.call import (
 )
 from opentelemetry.instrumentation.dspy._guarding import new_lock
 from opentelemetry.instrumentation.dspy._operations.evaluation.scores import as_number, name_of
-from opentelemetry.instrumentation.dspy._operations.reading import own_attributes
+from opentelemetry.instrumentation.dspy._operations.reading import instance_dict
 from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint
 
@@ -77,7 +77,7 @@ class OptimizerOperation(Operation):
             semconv.DSPY_OPERATION: self.name,
             semconv.DSPY_OPTIMIZER_TYPE: kind,
         }
-        metric = own_attributes(optimizer).get("metric")
+        metric = instance_dict(optimizer).get("metric")
         if metric is not None:
             attributes[semconv.DSPY_OPTIMIZER_METRIC] = name_of(metric)
         for argument, attribute in _SETS.items():
@@ -90,7 +90,7 @@ class OptimizerOperation(Operation):
         types = (bool, int, float, str) if self._settings.content_mode.in_spans else (int, float)
         config = {
             name: value
-            for name, value in own_attributes(call.instance).items()
+            for name, value in instance_dict(call.instance).items()
             if isinstance(value, types) and not name.startswith("_")
         }
         self._content.put(attributes, semconv.DSPY_OPTIMIZER_CONFIG, self.name, config)

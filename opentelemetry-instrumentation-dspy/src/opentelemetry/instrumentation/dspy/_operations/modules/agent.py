@@ -16,7 +16,7 @@ from typing import Any
 import dspy
 from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.call import Attributes
-from opentelemetry.instrumentation.dspy._operations.reading import own_attributes, value
+from opentelemetry.instrumentation.dspy._operations.reading import instance_dict, value
 
 # By class name, since older releases lack some of them; CodeAct is a ReAct, too.
 # The second item names the attributes that hold the predictors of a step.
@@ -58,7 +58,7 @@ class AgentRecord:
     def begin_call(self, module: Any, arguments: Mapping[str, Any]) -> int | None:
         """Note that the agent calls one of its modules; the index of the step if it is one."""
         if not self._is_step(module):
-            self._extracted = self._extracted or own_attributes(self.agent).get("extract") is module
+            self._extracted = self._extracted or instance_dict(self.agent).get("extract") is module
             return None
         if self._is_forced(arguments):
             return None
@@ -85,7 +85,7 @@ class AgentRecord:
     def ends_with(self, tool: Any) -> bool:
         """Whether this tool is the agent's own way to say that it is done."""
         name = _ENDING_TOOLS.get(self.kind)
-        tools = own_attributes(self.agent).get("tools")
+        tools = instance_dict(self.agent).get("tools")
         return name is not None and value(tools, name) is tool
 
     def take_tool_call_id(self, tool_name: str) -> str | None:
@@ -141,7 +141,7 @@ class AgentRecord:
         return self.kind == "ProgramOfThought" or not self._extracted
 
     def _is_step(self, module: Any) -> bool:
-        own = own_attributes(self.agent)
+        own = instance_dict(self.agent)
         return any(own.get(name) is module for name in _STEP_PREDICTORS[self.kind])
 
     def _used_up(self) -> bool:
@@ -156,7 +156,7 @@ class AgentRecord:
         self._tool_calls = list(self._identified(calls))
 
     def _identified(self, calls: Iterable[Any]) -> Iterable[tuple[str, str]]:
-        tools: Any = own_attributes(self.agent).get("tools") or ()
+        tools: Any = instance_dict(self.agent).get("tools") or ()
         for index, call in enumerate(calls):
             name = str(value(call, "name"))
             if name in tools:
@@ -176,7 +176,7 @@ def agent_kind(module_type: type) -> str | None:
 
 def begin_agent(kind: str, agent: Any, arguments: Mapping[str, Any]) -> AgentRecord:
     """The record of an agent's call that begins."""
-    own = own_attributes(agent)
+    own = instance_dict(agent)
     # RLM's option has this name up to dspy 3.2.
     limit = arguments.get("max_iters", own.get("max_iters", own.get("max_iterations")))
     return AgentRecord(kind, agent, limit if isinstance(limit, int) else None)
@@ -184,7 +184,7 @@ def begin_agent(kind: str, agent: Any, arguments: Mapping[str, Any]) -> AgentRec
 
 def parameters_of_tools(agent: Any) -> Iterator[str]:
     """The names of what an agent's tools take."""
-    tools: Any = own_attributes(agent).get("tools") or ()
+    tools: Any = instance_dict(agent).get("tools") or ()
     held: Iterable[Any] = tools.values() if issubclass(type(tools), dict) else tools
     for tool in held:
         if issubclass(type(tool), dspy.Tool):

@@ -25,7 +25,7 @@ from opentelemetry.instrumentation.dspy._calls.call import Attributes, Call, Run
 from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide_frame
 from opentelemetry.instrumentation.dspy._guarding import guarded
 from opentelemetry.instrumentation.dspy._operations.evaluation.scores import as_number, name_of
-from opentelemetry.instrumentation.dspy._operations.reading import own_attributes
+from opentelemetry.instrumentation.dspy._operations.reading import instance_dict
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint, Version
 
 
@@ -61,7 +61,7 @@ class AttemptsRecord:
 
     def begin_call(self, module: Any) -> int | None:
         """Note that a module is called; the index of the attempt, from 0, if it is one."""
-        judged = own_attributes(self.judge).get("module")
+        judged = instance_dict(self.judge).get("module")
         if self.judging or type(module) is not type(judged) or _gives_advice(module):
             return None
         self.count += 1
@@ -94,7 +94,7 @@ class AttemptsRecord:
 
 def _gives_advice(module: Any) -> bool:
     # Between attempts, Refine asks a predictor of its own what to do better.
-    return own_attributes(module).get("signature") is dspy.predict.refine.OfferFeedback
+    return instance_dict(module).get("signature") is dspy.predict.refine.OfferFeedback
 
 
 class RewardPatch:
@@ -115,7 +115,7 @@ class RewardPatch:
 
     def install(self, runtime: Runtime) -> None:
         owner: Any = wrapt.resolve_path(self._module, self._name)[2]  # type: ignore[reportUnknownMemberType]
-        if "reward_fn" in own_attributes(owner):
+        if "reward_fn" in instance_dict(owner):
             raise AttributeError(f"{self._name} has a reward_fn of its own")
         descriptor = TracedReward()
         owner.reward_fn = descriptor
@@ -125,7 +125,7 @@ class RewardPatch:
         if self._installed is None:
             return True
         (owner, descriptor), self._installed = self._installed, None
-        if own_attributes(owner).get("reward_fn") is not descriptor:
+        if instance_dict(owner).get("reward_fn") is not descriptor:
             return False
         del owner.reward_fn
         return True
@@ -135,7 +135,7 @@ class TracedReward:
     """Gives the instance's reward function; inside of the instance's own call, a traced one."""
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        function = own_attributes(instance).get("reward_fn", self) if instance is not None else self
+        function = instance_dict(instance).get("reward_fn", self) if instance is not None else self
         if function is self:
             raise AttributeError("reward_fn")
         call = current_call()
@@ -144,12 +144,12 @@ class TracedReward:
         return _traced_reward(function, call)
 
     def __set__(self, instance: Any, value: Any) -> None:
-        own_attributes(instance)["reward_fn"] = value
+        instance_dict(instance)["reward_fn"] = value
 
     def __delete__(self, instance: Any) -> None:
-        if "reward_fn" not in own_attributes(instance):
+        if "reward_fn" not in instance_dict(instance):
             raise AttributeError("reward_fn")
-        del own_attributes(instance)["reward_fn"]
+        del instance_dict(instance)["reward_fn"]
 
 
 def _traced_reward(_function: Any, _call: Call) -> Any:

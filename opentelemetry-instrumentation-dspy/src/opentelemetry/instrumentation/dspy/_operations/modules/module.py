@@ -37,8 +37,8 @@ from opentelemetry.instrumentation.dspy._operations.modules.signature import (
 )
 from opentelemetry.instrumentation.dspy._operations.reading import (
     NO_MODULES,
+    instance_dict,
     items_in,
-    own_attributes,
 )
 from opentelemetry.instrumentation.dspy._operations.services.endpoint import without_credentials
 from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch
@@ -143,7 +143,7 @@ class ModuleOperation(Operation):
             attributes.update(signature.attributes)
             if self._settings.content_mode.in_spans:
                 self._put_prompt(attributes, signature)
-        own = own_attributes(call.instance)
+        own = instance_dict(call.instance)
         if record.is_predict:
             demos = call.kwargs["demos"] if "demos" in call.kwargs else own.get("demos")
             attributes[DSPY_MODULE_DEMO_COUNT] = len(demos) if demos else 0
@@ -290,7 +290,7 @@ def _enclosing_module(call: Call) -> Call | None:
 
 
 def _name_in(program: Any, module: Any) -> str | None:
-    attributes = own_attributes(program)
+    attributes = instance_dict(program)
     for name, value in attributes.items():
         if value is module:
             return name
@@ -304,14 +304,14 @@ def _name_in(program: Any, module: Any) -> str | None:
 
 
 def _signature_of(call: Call, kind: _Kind) -> Any:
-    attributes = own_attributes(call.instance)
+    attributes = instance_dict(call.instance)
     if kind.is_predict and "signature" in call.kwargs:
         return call.kwargs["signature"]
     signature: Any = attributes.get("signature")
     if signature is None and not kind.is_predict:
         predict: Any = attributes.get("predict")
         if issubclass(type(predict), dspy.Predict):
-            signature = own_attributes(predict).get("signature")  # ChainOfThought
+            signature = instance_dict(predict).get("signature")  # ChainOfThought
     return signature
 
 

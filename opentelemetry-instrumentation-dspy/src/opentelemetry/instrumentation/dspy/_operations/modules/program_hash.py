@@ -17,8 +17,8 @@ from opentelemetry.instrumentation.dspy._content.encoder import canonical_json
 from opentelemetry.instrumentation.dspy._operations.modules.signature import describe_signature
 from opentelemetry.instrumentation.dspy._operations.reading import (
     NO_MODULES,
+    instance_dict,
     items_in,
-    own_attributes,
 )
 
 # What most attributes of a module hold, and no module can be in.
@@ -58,7 +58,7 @@ def _predictors(program: Any) -> Iterator[tuple[str, Any]]:
         if issubclass(type(module), dspy.Predict):
             yield path, module
         else:
-            attributes = own_attributes(module).items()
+            attributes = instance_dict(module).items()
             items = [
                 (f"{path}.{name}", value)
                 for name, value in attributes
@@ -93,7 +93,7 @@ _states: weakref.WeakKeyDictionary[Any, _State] = weakref.WeakKeyDictionary()
 
 
 def _digest(predictor: Any) -> str:
-    own = own_attributes(predictor)
+    own = instance_dict(predictor)
     signature = describe_signature(own.get("signature"))
     fingerprint = signature.fingerprint if signature is not None else ""
     demos = own.get("demos") or ()

@@ -21,6 +21,7 @@ from opentelemetry.instrumentation.dspy._calls.call import Runtime
 from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide_frame
 from opentelemetry.instrumentation.dspy._calls.propagation import bound_to_current_context
 from opentelemetry.instrumentation.dspy._guarding import new_lock
+from opentelemetry.instrumentation.dspy._operations.reading import instance_dict
 from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint, Version
 
 _POOL = "ThreadPoolExecutor"
@@ -84,7 +85,7 @@ class UnbatchifyPatch:
         owner, self._class = self._class, None
         if owner is None:
             return True
-        ours = _own_attributes(owner).get("batch_fn") is self._batch_fn
+        ours = instance_dict(owner).get("batch_fn") is self._batch_fn
         if ours:
             del owner.batch_fn
         return self._call.remove() and ours
@@ -144,7 +145,7 @@ class _BatchFunction:
         self._waiting = waiting
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        attributes = {} if instance is None else _own_attributes(instance)
+        attributes = {} if instance is None else instance_dict(instance)
         if "batch_fn" not in attributes:
             raise AttributeError("batch_fn")
         batch_fn = attributes["batch_fn"]
@@ -153,10 +154,10 @@ class _BatchFunction:
         return self._carrying(instance, batch_fn)
 
     def __set__(self, instance: Any, batch_fn: Any) -> None:
-        _own_attributes(instance)["batch_fn"] = batch_fn
+        instance_dict(instance)["batch_fn"] = batch_fn
 
     def __delete__(self, instance: Any) -> None:
-        if _own_attributes(instance).pop("batch_fn", None) is None:
+        if instance_dict(instance).pop("batch_fn", None) is None:
             raise AttributeError("batch_fn")
 
     def _carrying(self, _unbatchify: Any, _batch_fn: Callable[[Any], Any]) -> Any:
@@ -174,7 +175,3 @@ class _BatchFunction:
                 _detach(_token)
 
         return as_dspy_frame(batch_fn, _batch_fn)
-
-
-def _own_attributes(owner: object) -> dict[str, Any]:
-    return vars(owner)
