@@ -30,7 +30,7 @@ def current_call(operation: str | None = None, instance: Any = None) -> Call | N
     return None
 
 
-def begin(
+def begin_call(
     operation: Operation,
     runtime: Runtime,
     owner: type,

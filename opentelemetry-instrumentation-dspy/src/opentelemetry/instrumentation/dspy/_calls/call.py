@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The traced call: one span around one DSPy operation.
 
-A replacement function opens a `Call` by `begin`, runs the original outside of any handler of ours
-that could change its outcome, and closes the call with its result or its exception. Whatever goes
-wrong in telemetry is caught here, logged once per kind, and never reaches the program.
+A replacement function opens a `Call` by `begin_call`, runs the original outside of any handler of
+ours that could change its outcome, and closes the call with its result or its exception. Whatever
+goes wrong in telemetry is caught here, logged once per kind, and never reaches the program.
 """
 
 from __future__ import annotations

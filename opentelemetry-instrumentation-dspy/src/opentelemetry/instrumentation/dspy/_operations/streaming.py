@@ -20,7 +20,7 @@ from opentelemetry.context import Context
 
 import dspy
 from opentelemetry.instrumentation.dspy import semconv
-from opentelemetry.instrumentation.dspy._calls.begin import begin
+from opentelemetry.instrumentation.dspy._calls.begin import begin_call
 from opentelemetry.instrumentation.dspy._calls.call import (
     INTERNAL,
     Attributes,
@@ -94,7 +94,7 @@ def _traced_streamify(_streamify: Callable[..., Any], runtime: Runtime, owner: A
 def _traced_streamer(
     operation: StreamOperation, runtime: Runtime, program: Any, streamer: Any
 ) -> Any:
-    start = partial(_Stream, partial(begin, operation, runtime, object, False, program))
+    start = partial(_Stream, partial(begin_call, operation, runtime, object, False, program))
     if inspect.isasyncgenfunction(streamer):
         return as_dspy_frame(_async_streamer(streamer, start), streamer)
     return as_dspy_frame(_sync_streamer(streamer, start), streamer)
@@ -134,7 +134,7 @@ class _Stream:
         if issubclass(type(chunk), dspy.Prediction):
             self._prediction = chunk
 
-    def end(self, error: BaseException | None) -> None:
+    def close(self, error: BaseException | None) -> None:
         """End the span."""
         call, self._call = self._call, None
         if call is None:
@@ -171,7 +171,7 @@ def _async_streamer(_streamer: Callable[..., Any], _start: Callable[..., _Stream
             try:
                 await _chunks.aclose()
             finally:
-                _stream.end(_failure)
+                _stream.close(_failure)
                 _failure = None
 
     return async_streamer
@@ -223,5 +223,5 @@ def _sync_steps(chunks: Any, start: Callable[[], _Stream]) -> Any:
         try:
             chunks.close()
         finally:
-            stream.end(failure)
+            stream.close(failure)
             failure = None

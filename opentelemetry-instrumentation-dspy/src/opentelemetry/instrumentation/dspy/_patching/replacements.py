@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from opentelemetry.instrumentation.dspy._calls.begin import begin
+from opentelemetry.instrumentation.dspy._calls.begin import begin_call
 from opentelemetry.instrumentation.dspy._calls.call import Call, Operation, Runtime
 from opentelemetry.instrumentation.dspy._calls.frames import (
     as_dspy_frame,
@@ -31,20 +31,20 @@ def traced(
     else:
         # A plain function may return the coroutine of another.
         make = _traced_plain_async if original.__name__ == "acall" else _traced_sync
-    opening = _Opening(begin, operation, runtime, owner, asynchronous)
-    return as_dspy_frame(make(original, opening), original)
+    begin = _BeginCall(begin_call, operation, runtime, owner, asynchronous)
+    return as_dspy_frame(make(original, begin), original)
 
 
 # A partial, since that is called without a frame of its own.
-class _Opening(functools.partial["Call | None"]):
+class _BeginCall(functools.partial["Call | None"]):
     """`begin` for one method. Pickled by value, with the method, it opens nothing any more."""
 
     def __reduce__(self) -> Any:
-        return copy.copy, (_open_nothing,)
+        return copy.copy, (_begin_nothing,)
 
 
 @pickled_by_value
-def _open_nothing(instance: Any, args: Any, kwargs: Any) -> None:
+def _begin_nothing(instance: Any, args: Any, kwargs: Any) -> None:
     """In another process, or in a copy, the runtime with its provider and locks is missing."""
 
 
@@ -141,14 +141,14 @@ def _traced_async(_original: Callable[..., Any], _begin: Callable[..., Call | No
     return traced
 
 
-def traced_function(function: Callable[..., Any], begin_call: Callable[..., Call | None]) -> Any:
+def traced_function(function: Callable[..., Any], begin: Callable[..., Call | None]) -> Any:
     """A function that is handed on for one use, where there is no attribute to patch.
 
     Args:
         function: Any callable that takes a positional argument.
-        begin_call: Given the first argument, the others and those by keyword; opens the call.
+        begin: Given the first argument, the others and those by keyword; opens the call.
     """
-    return as_dspy_frame(_traced_sync(function, begin_call), function)
+    return as_dspy_frame(_traced_sync(function, begin), function)
 
 
 def observe_call(_original: Callable[..., Any], _observer: Callable[..., None]) -> Any:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from opentelemetry.instrumentation.dspy import semconv
-from opentelemetry.instrumentation.dspy._calls.begin import begin, current_call
+from opentelemetry.instrumentation.dspy._calls.begin import begin_call, current_call
 from opentelemetry.instrumentation.dspy._calls.call import (
     INTERNAL,
     Attributes,
@@ -26,7 +26,7 @@ from opentelemetry.instrumentation.dspy._calls.call import (
 )
 from opentelemetry.instrumentation.dspy._guarding import log_once, new_lock
 from opentelemetry.instrumentation.dspy._metrics import Metrics
-from opentelemetry.instrumentation.dspy._operations.evaluation.optimizer import note_trial
+from opentelemetry.instrumentation.dspy._operations.evaluation.optimizer import start_trial_of
 from opentelemetry.instrumentation.dspy._operations.evaluation.scores import (
     as_number,
     feedback_of,
@@ -56,8 +56,8 @@ class EvaluationRecord:
     """What an evaluation collects while its examples run, maybe in many threads."""
 
     metric_name: str
-    trial: Callable[[float], None] | None = None
-    begun: bool = False
+    record_trial_score: Callable[[float], None] | None = None
+    started: bool = False
     errors: int = 0
     lock: Any = field(default_factory=new_lock)
 
@@ -73,8 +73,8 @@ class EvaluateOperation(Operation):
         metric_name = name_of(_chosen(given, "metric", evaluate.metric))
         devset = _chosen(given, "devset", evaluate.devset)
         threads = _chosen(given, "num_threads", evaluate.num_threads)
-        index, trial = note_trial(call)
-        call.state = EvaluationRecord(metric_name, trial)
+        index, record_trial_score = start_trial_of(call)
+        call.state = EvaluationRecord(metric_name, record_trial_score)
         attributes: Attributes = {
             semconv.DSPY_OPERATION: self.name,
             semconv.DSPY_EVALUATE_METRIC: metric_name,
@@ -91,8 +91,8 @@ class EvaluateOperation(Operation):
         score = as_number(getattr(result, "score", None))
         if score is None:
             return
-        if call.state.trial is not None:
-            call.state.trial(score)
+        if call.state.record_trial_score is not None:
+            call.state.record_trial_score(score)
         attributes[semconv.DSPY_EVALUATE_SCORE] = score
 
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
@@ -169,8 +169,8 @@ class ExampleSpans:
 
     def __init__(self, runtime: Runtime) -> None:
         self._metrics = runtime.metrics
-        self._begin_example = partial(begin, ExampleOperation(runtime), runtime, object, False)
-        self._begin_metric = partial(begin, MetricOperation(), runtime, object, False)
+        self._begin_example = partial(begin_call, ExampleOperation(runtime), runtime, object, False)
+        self._begin_metric = partial(begin_call, MetricOperation(), runtime, object, False)
 
     def around(self, function: Callable[[Any], Any], data: Any) -> Callable[[Any], Any]:
         """The executor's function with spans; the same function outside of an evaluation."""
@@ -187,9 +187,9 @@ class ExampleSpans:
         record: EvaluationRecord | None = call.state
         # An example without a span may spread work over threads in its turn, even after the end
         # of its evaluation: those items are no examples.
-        if record is None or record.begun:
+        if record is None or record.started:
             return function
-        record.begun = True
+        record.started = True
         if not call.recording:
             return self._measured(function, record.metric_name)
         indices = _indices(data)

@@ -47,13 +47,13 @@ class CompileRecord:
     best_score: float | None = None
     lock: Any = field(default_factory=new_lock)
 
-    def begin_trial(self) -> int:
+    def start_trial(self) -> int:
         """The index of a new trial, from 0."""
         with self.lock:
             self.trials += 1
             return self.trials - 1
 
-    def end_trial(self, score: float) -> None:
+    def record_score(self, score: float) -> None:
         """Note the score of a trial."""
         with self.lock:
             if self.best_score is None or score > self.best_score:
@@ -98,7 +98,7 @@ class OptimizerOperation(Operation):
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         score = as_number(getattr(result, "score", None))
         if score is not None:
-            call.state.end_trial(score)
+            call.state.record_score(score)
 
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
         record: CompileRecord = call.state
@@ -113,7 +113,7 @@ _SETS = {
 }
 
 
-def note_trial(call: Call) -> tuple[int | None, Callable[[float], None] | None]:
+def start_trial_of(call: Call) -> tuple[int | None, Callable[[float], None] | None]:
     """Count an evaluation as a trial of the compilation it is part of.
 
     Returns:
@@ -123,6 +123,6 @@ def note_trial(call: Call) -> tuple[int | None, Callable[[float], None] | None]:
     while parent is not None:
         if parent.operation.name == semconv.Operations.COMPILE and parent.state is not None:
             record: CompileRecord = parent.state
-            return record.begin_trial(), record.end_trial
+            return record.start_trial(), record.record_score
         parent = parent.parent
     return None, None

@@ -142,7 +142,7 @@ class LMOperation(Operation):
                 self._content.put(attributes, GEN_AI_OUTPUT_MESSAGES, self.name, messages)
 
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
-        attributes.update(end_lm_call(call))
+        attributes.update(finish_lm_call(call))
 
 
 def _is_cached(call: Call) -> bool | None:
@@ -188,7 +188,7 @@ def split_model(lm: Any, kwargs: Mapping[str, Any]) -> tuple[str | None, str]:
     return split_model_name(model)
 
 
-def end_lm_call(call: Call) -> Attributes:
+def finish_lm_call(call: Call) -> Attributes:
     """Count an LM call that ended in every call around it; what is known of it, as attributes."""
     outer = _count_in_modules(call)
     record: LMRecord = call.state

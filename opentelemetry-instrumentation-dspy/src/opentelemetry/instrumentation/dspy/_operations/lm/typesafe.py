@@ -19,7 +19,7 @@ from opentelemetry.instrumentation.dspy._calls.call import (
 from opentelemetry.instrumentation.dspy._content.encoder import to_json
 from opentelemetry.instrumentation.dspy._operations.lm.capture import observing_lm
 from opentelemetry.instrumentation.dspy._operations.lm.event import with_event
-from opentelemetry.instrumentation.dspy._operations.lm.language_model import end_lm_call
+from opentelemetry.instrumentation.dspy._operations.lm.language_model import finish_lm_call
 from opentelemetry.instrumentation.dspy._operations.lm.record import LMAnswer, LMRecord
 from opentelemetry.instrumentation.dspy._operations.services.endpoint import server_attributes
 from opentelemetry.instrumentation.dspy._patching.points import (
@@ -93,7 +93,7 @@ class TypeSafeOperation(Operation):
             )
 
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
-        attributes.update(end_lm_call(call))
+        attributes.update(finish_lm_call(call))
 
 
 def _message(role: str, data: Any) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class AgentRecord:
         """Index, from 0, of the step in progress; None before the first."""
         return self.steps - 1 if self.steps else None
 
-    def begin_call(self, module: Any, arguments: Mapping[str, Any]) -> int | None:
+    def start_step(self, module: Any, arguments: Mapping[str, Any]) -> int | None:
         """Note that the agent calls one of its modules; the index of the step if it is one."""
         if not self._is_step(module):
             self._extracted = self._extracted or instance_dict(self.agent).get("extract") is module
@@ -68,7 +68,7 @@ class AgentRecord:
         self._last_error = self._last_answer = None
         return self.step_index
 
-    def end_call(self, module: Any, arguments: Mapping[str, Any], answer: Any) -> None:
+    def record_answer(self, module: Any, arguments: Mapping[str, Any], answer: Any) -> None:
         """Note what the predictor of a step answered."""
         if not self._is_step(module):
             return
@@ -77,7 +77,7 @@ class AgentRecord:
         if not self._is_forced(arguments):
             self._last_answer = answer
 
-    def fail_call(self, module: Any, error: BaseException) -> None:
+    def record_error(self, module: Any, error: BaseException) -> None:
         """Note that one of the agent's modules failed."""
         if self._is_step(module):
             self._last_error = type(error).__name__
@@ -96,7 +96,7 @@ class AgentRecord:
                 return call_id
         return None
 
-    def ended(self, result: Any, error: BaseException | None) -> Attributes:
+    def attributes(self, result: Any, error: BaseException | None) -> Attributes:
         """The steps and the reason for the end, as attributes."""
         attributes: Attributes = {
             semconv.DSPY_AGENT_STEP_COUNT: self.steps,
@@ -174,7 +174,7 @@ def agent_kind(module_type: type) -> str | None:
     return next(kinds, None)
 
 
-def begin_agent(kind: str, agent: Any, arguments: Mapping[str, Any]) -> AgentRecord:
+def agent_record(kind: str, agent: Any, arguments: Mapping[str, Any]) -> AgentRecord:
     """The record of an agent's call that begins."""
     own = instance_dict(agent)
     # RLM's option has this name up to dspy 3.2.

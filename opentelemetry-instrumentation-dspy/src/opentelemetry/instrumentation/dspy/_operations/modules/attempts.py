@@ -59,7 +59,7 @@ class AttemptsRecord:
     selected: int | None = None
     _best: list[Any] = field(default_factory=list[Any])
 
-    def begin_call(self, module: Any) -> int | None:
+    def start_attempt(self, module: Any) -> int | None:
         """Note that a module is called; the index of the attempt, from 0, if it is one."""
         judged = instance_dict(self.judge).get("module")
         if self.judging or type(module) is not type(judged) or _gives_advice(module):
@@ -67,7 +67,7 @@ class AttemptsRecord:
         self.count += 1
         return self.count - 1
 
-    def scored(self, call: Call, prediction: Any, outcome: Any, name: str) -> None:
+    def record_score(self, call: Call, prediction: Any, outcome: Any, name: str) -> None:
         """Note the score of the latest attempt, and put it on the judge's span."""
         score = as_number(outcome)
         if score is None or call.span is None:
@@ -82,7 +82,7 @@ class AttemptsRecord:
         }
         call.span.add_event(semconv.Events.EVALUATION_RESULT, event)
 
-    def ended(self, result: Any) -> Attributes:
+    def attributes(self, result: Any) -> Attributes:
         """Count, best score and the attempt whose prediction was returned, as attributes."""
         attributes: Attributes = {semconv.DSPY_ATTEMPT_COUNT: self.count}
         if self.best_score is not None:
@@ -153,29 +153,29 @@ class TracedReward:
 
 
 def _traced_reward(_function: Any, _call: Call) -> Any:
-    _hide, _guarded, _begin, _end = hide_frame, guarded, _begin_judging, _end_judging
+    _hide, _guarded, _start, _stop = hide_frame, guarded, _start_judging, _stop_judging
 
     def reward_fn(*args: Any, **kwargs: Any) -> Any:
-        _guarded(_begin, _call)
+        _guarded(_start, _call)
         try:
             _outcome = _function(*args, **kwargs)
         except BaseException as _error:
             _hide(_error)
-            _guarded(_end, _call)
+            _guarded(_stop, _call)
             raise
-        _guarded(_end, _call, _function, args, _outcome)
+        _guarded(_stop, _call, _function, args, _outcome)
         return _outcome
 
     return as_dspy_frame(reward_fn, _function)
 
 
-def _begin_judging(call: Call) -> None:
+def _start_judging(call: Call) -> None:
     attempts = getattr(call.state, "attempts", None)
     if isinstance(attempts, AttemptsRecord):
         attempts.judging = True
 
 
-def _end_judging(call: Call, function: Any = None, *scored: Any) -> None:
+def _stop_judging(call: Call, function: Any = None, *scored: Any) -> None:
     """The reward function is through, with its arguments and what it returned unless it failed."""
     attempts = getattr(call.state, "attempts", None)
     if not isinstance(attempts, AttemptsRecord):
@@ -183,7 +183,7 @@ def _end_judging(call: Call, function: Any = None, *scored: Any) -> None:
     attempts.judging = False
     if scored:
         arguments, outcome = scored
-        attempts.scored(call, arguments[-1], outcome, _reward_name(function))
+        attempts.record_score(call, arguments[-1], outcome, _reward_name(function))
 
 
 def _reward_name(function: Any) -> str:

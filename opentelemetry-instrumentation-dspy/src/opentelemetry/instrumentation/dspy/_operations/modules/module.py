@@ -22,7 +22,7 @@ from opentelemetry.instrumentation.dspy._guarding import guarded
 from opentelemetry.instrumentation.dspy._operations.modules import attempts
 from opentelemetry.instrumentation.dspy._operations.modules.agent import (
     agent_kind,
-    begin_agent,
+    agent_record,
     parameters_of_tools,
 )
 from opentelemetry.instrumentation.dspy._operations.modules.attempts import (
@@ -119,11 +119,11 @@ class ModuleOperation(Operation):
             DSPY_MODULE_TYPE: kind.name,
         }
         if enclosing is not None:
-            _place_in_program(call, attributes)
+            _put_path_and_index(call, attributes)
         if signature is not None and self._settings.capture_signatures:
             attributes[DSPY_MODULE_SIGNATURE] = signature.text
         if kind.agent is not None:
-            record.agent = begin_agent(kind.agent, module, call.kwargs)
+            record.agent = agent_record(kind.agent, module, call.kwargs)
             attributes[GEN_AI_OPERATION_NAME] = GenAIOperations.INVOKE_AGENT
             attributes[GEN_AI_AGENT_NAME] = call.path or kind.name
             return _joined("invoke_agent", kind.name, call.path), attributes, INTERNAL
@@ -171,13 +171,13 @@ class ModuleOperation(Operation):
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         record: ModuleRecord = call.state
-        around = record_of(call.parent)
-        if around is not None and around.agent is not None:
-            around.agent.end_call(call.instance, call.kwargs, result)
+        caller = record_of(call.parent)
+        if caller is not None and caller.agent is not None:
+            caller.agent.record_answer(call.instance, call.kwargs, result)
         if record.agent is not None:
-            attributes.update(record.agent.ended(result, None))
+            attributes.update(record.agent.attributes(result, None))
         if record.attempts is not None:
-            attributes.update(record.attempts.ended(result))
+            attributes.update(record.attempts.attributes(result))
         if issubclass(type(result), dspy.Prediction):
             completions = result.completions
             if completions is not None:
@@ -216,15 +216,15 @@ def _kind_of(module_type: type) -> _Kind:
     )
 
 
-def _place_in_program(call: Call, attributes: Attributes) -> None:
+def _put_path_and_index(call: Call, attributes: Attributes) -> None:
     """Note where a module called by another stands, and which step or attempt its call is."""
-    around = record_of(call.parent)
-    if around is not None and around.agent is not None:
-        step = around.agent.begin_call(call.instance, call.kwargs)
+    caller = record_of(call.parent)
+    if caller is not None and caller.agent is not None:
+        step = caller.agent.start_step(call.instance, call.kwargs)
         if step is not None:
             attributes[DSPY_AGENT_STEP_INDEX] = step
-    elif around is not None and around.attempts is not None:
-        attempt = around.attempts.begin_call(call.instance)
+    elif caller is not None and caller.attempts is not None:
+        attempt = caller.attempts.start_attempt(call.instance)
         if attempt is not None:
             attributes[DSPY_ATTEMPT_INDEX] = attempt
     # An attempt is made with a copy, which no attribute of the program holds.
@@ -235,17 +235,17 @@ def _place_in_program(call: Call, attributes: Attributes) -> None:
 
 
 def _path_of_attempt(call: Call) -> str:
-    around = call.parent.path if call.parent is not None else None
-    return f"{around}.module" if around else "module"
+    path = call.parent.path if call.parent is not None else None
+    return f"{path}.module" if path else "module"
 
 
 def _failed(call: Call, record: ModuleRecord, error: BaseException) -> Attributes:
-    around = record_of(call.parent)
-    if around is not None and around.agent is not None:
-        around.agent.fail_call(call.instance, error)
+    caller = record_of(call.parent)
+    if caller is not None and caller.agent is not None:
+        caller.agent.record_error(call.instance, error)
     if record.agent is not None:
-        return record.agent.ended(None, error)
-    return record.attempts.ended(None) if record.attempts is not None else {}
+        return record.agent.attributes(None, error)
+    return record.attempts.attributes(None) if record.attempts is not None else {}
 
 
 def _put_hash(attributes: Attributes, program: Any) -> None:
