@@ -49,12 +49,12 @@ def test_a_call_that_is_collected_while_another_ends(
     traced: Traced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[str] = []
-    take_nested = LMRecord.take_nested
+    add_nested = LMRecord.add_nested
 
     def collecting(*args: Any) -> None:
         gc.collect()
         ended.append("inside")
-        take_nested(*args)
+        add_nested(*args)
 
     def work() -> None:
         abandoned_call()
@@ -62,7 +62,7 @@ def test_a_call_that_is_collected_while_another_ends(
         ended.append("outside")
 
     with monkeypatch.context() as patch:
-        patch.setattr(LMRecord, "take_nested", collecting)
+        patch.setattr(LMRecord, "add_nested", collecting)
         gc.disable()
         try:
             worker = threading.Thread(target=work, daemon=True)
@@ -87,14 +87,14 @@ def test_a_child_that_is_forked_while_another_thread_ends_a_call() -> None:
 
         DSPyInstrumentor().instrument(tracer_provider=TracerProvider())
         held, go_on = threading.Event(), threading.Event()
-        take_nested = LMRecord.take_nested
+        add_nested = LMRecord.add_nested
 
         def holding(*args):
             held.set()
             go_on.wait()
-            take_nested(*args)
+            add_nested(*args)
 
-        LMRecord.take_nested = holding
+        LMRecord.add_nested = holding
         thread = threading.Thread(target=Routing(), args=("hello",))
         thread.start()
         assert held.wait(30)

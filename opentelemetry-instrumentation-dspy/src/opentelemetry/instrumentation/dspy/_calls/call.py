@@ -207,7 +207,7 @@ class Call:
         self.context = current
         self._token = context_api.attach(current)
         if self.recording and runtime.request_hook is not None:
-            self._set_so_far()  # the hook may replace the inputs
+            self._set_early()  # the hook may replace the inputs
             self._run_hook(runtime.request_hook)
         if runtime.metrics.enabled:
             self._started_ns = time.perf_counter_ns()
@@ -260,7 +260,7 @@ class Call:
                     log_once(fault)
                 hook = self._runtime.response_hook
                 if hook is not None:
-                    self._set_so_far()  # the hook may replace the outputs
+                    self._set_early()  # the hook may replace the outputs
                     self._run_hook(hook, result)
             elif self.recording:
                 guarded(self._set_error, error)
@@ -300,7 +300,7 @@ class Call:
         known = {**inputs, **self.attributes}
         self.attributes.update(provider_clients.reported(data, known))
 
-    def _set_so_far(self) -> None:
+    def _set_early(self) -> None:
         attributes = self.attributes
         self._set(attributes)
         # The list of what was cut may still grow.

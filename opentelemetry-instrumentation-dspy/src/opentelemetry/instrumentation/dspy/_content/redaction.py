@@ -152,12 +152,12 @@ class KnownSecrets:
                 if not isinstance(secret, str) or secret in secrets:
                     continue
                 if len(secret) >= _MIN_SECRET:
-                    secrets.update(dict.fromkeys(_written(secret)))
+                    secrets.update(dict.fromkeys(_encodings_of(secret)))
             while len(secrets) > _MAX_KNOWN:
                 del secrets[next(iter(secrets))]
 
 
-def _written(secret: str) -> Iterable[str]:
+def _encodings_of(secret: str) -> Iterable[str]:
     """A secret as it is, and as it stands in JSON, and in JSON inside of JSON."""
     escaped = ascii_only = secret
     yield secret

@@ -105,17 +105,17 @@ class AdapterOperation(Operation):
         handled = sys.exc_info()[1]
         if handled is not None:
             call.state = _AdapterRecord(id(handled))
-            around = _adapter_around(call)
+            enclosing = _enclosing_adapter(call)
             # What an adapter calls while it handles an error of its own is what it falls back on.
-            if around is not None and around.state != call.state:
-                attributes[DSPY_ADAPTER_FALLBACK_FROM] = type(around.instance).__name__
+            if enclosing is not None and enclosing.state != call.state:
+                attributes[DSPY_ADAPTER_FALLBACK_FROM] = type(enclosing.instance).__name__
         return kind + self._suffix, attributes, INTERNAL
 
     def inputs(self, call: Call, attributes: Attributes) -> None:
         if not self._settings.records_inputs:
             return
         data = self._data(call)
-        text = _text_from_around(call, data) if self._repeats else None
+        text = _text_of_enclosing(call, data) if self._repeats else None
         if text is not None:
             self._content.put_encoded(attributes, DSPY_ADAPTER_INPUT, self.name, data, text)
             return
@@ -172,15 +172,15 @@ def _is_all_text(data: Mapping[str, Any]) -> bool:
     return kinds == _LIST_AND_DICT and not demos and set(map(type, inputs.values())) == _TEXT
 
 
-def _text_from_around(call: Call, data: Mapping[str, Any]) -> str | None:
-    """The JSON of the adapter call around this step, if it was made of the same texts."""
-    around = call.parent.state if call.parent is not None else None
-    if type(around) is not _AdapterRecord or around.text is None or not _is_all_text(data):
+def _text_of_enclosing(call: Call, data: Mapping[str, Any]) -> str | None:
+    """The JSON of the adapter call enclosing this step, if it was made of the same texts."""
+    enclosing = call.parent.state if call.parent is not None else None
+    if type(enclosing) is not _AdapterRecord or enclosing.text is None or not _is_all_text(data):
         return None
-    return around.text if data["inputs"] == around.inputs else None
+    return enclosing.text if data["inputs"] == enclosing.inputs else None
 
 
-def _adapter_around(call: Call) -> Call | None:
+def _enclosing_adapter(call: Call) -> Call | None:
     """The adapter call of which this adapter call is a part; None for steps and outermost ones."""
     parent = call.parent
     if parent is None or parent.operation is not call.operation:

@@ -51,7 +51,7 @@ _COUNTED = {
     "_cached_compute_embeddings": "looked_up",
     "_cached_acompute_embeddings": "looked_up",
 }
-_WATCHED = frozenset({"embedding", "aembedding"})
+_OBSERVED = frozenset({"embedding", "aembedding"})
 
 _NO_HIT = "embedder calls do not say whether DSPy's cache answered"
 _NO_USAGE = "embedder calls have no token usage and no cost"
@@ -71,8 +71,8 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
         tree,
         *(FunctionPatch(_MODULE, name, _counting, _NO_HIT) for name in _COUNTED),
         # DSPy keeps nothing of LiteLLM's answers but the vectors.
-        FunctionPatch(_MODULE, "litellm", _watching_module, _NO_USAGE, until=(3, 3)),
-        FunctionPatch(_MODULE, "_get_litellm", _watching_getter, _NO_USAGE, since=(3, 3)),
+        FunctionPatch(_MODULE, "litellm", _observing_module, _NO_USAGE, until=(3, 3)),
+        FunctionPatch(_MODULE, "_get_litellm", _observing_getter, _NO_USAGE, since=(3, 3)),
     ]
 
 
@@ -204,16 +204,16 @@ def _counting(original: Any, runtime: Runtime, owner: Any) -> Any:
     return _observed(original, count, asynchronous=name.endswith("acompute_embeddings"))
 
 
-def _watching_module(litellm: Any, runtime: Runtime, owner: Any) -> Any:
-    return _WatchedLiteLLM(litellm)
+def _observing_module(litellm: Any, runtime: Runtime, owner: Any) -> Any:
+    return _ObservedLiteLLM(litellm)
 
 
-def _watching_getter(_original: Any, runtime: Runtime, owner: Any) -> Any:
-    _hide, _watched = hide_frame, _WatchedLiteLLM
+def _observing_getter(_original: Any, runtime: Runtime, owner: Any) -> Any:
+    _hide, _observed_module = hide_frame, _ObservedLiteLLM
 
     def get_litellm() -> Any:
         try:
-            return _watched(_original())
+            return _observed_module(_original())
         except BaseException as _error:
             _hide(_error)
             raise
@@ -221,7 +221,7 @@ def _watching_getter(_original: Any, runtime: Runtime, owner: Any) -> Any:
     return as_dspy_frame(get_litellm, _original)
 
 
-class _WatchedLiteLLM:
+class _ObservedLiteLLM:
     """The module ``litellm`` as DSPy's embedder sees it; whoever changes it changes the module.
 
     The module itself stays as it is: it belongs to the program and to other instrumentations.
@@ -238,7 +238,7 @@ class _WatchedLiteLLM:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._litellm, name)
-        if name not in _WATCHED:
+        if name not in _OBSERVED:
             return found
         return _observed(found, _record_response, asynchronous=name == "aembedding")
 

@@ -30,7 +30,7 @@ def traced(
         make = _traced_async
     else:
         # A plain function may return the coroutine of another.
-        make = _traced_plain_async if original.__name__ == "acall" else _traced_sync
+        make = _traced_awaitable if original.__name__ == "acall" else _traced_sync
     begin = _BeginCall(begin_call, operation, runtime, owner, asynchronous)
     return as_dspy_frame(make(original, begin), original)
 
@@ -67,8 +67,8 @@ def _traced_sync(_original: Callable[..., Any], _begin: Callable[..., Call | Non
     return traced
 
 
-def _traced_plain_async(_original: Callable[..., Any], _begin: Callable[..., Call | None]) -> Any:
-    _hide, _is_coroutine, _finished = hide_frame, inspect.iscoroutine, _finished_later
+def _traced_awaitable(_original: Callable[..., Any], _begin: Callable[..., Call | None]) -> Any:
+    _hide, _is_coroutine, _when_awaited = hide_frame, inspect.iscoroutine, _close_when_awaited
 
     def traced(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         _call = _begin(self, args, kwargs)
@@ -82,7 +82,7 @@ def _traced_plain_async(_original: Callable[..., Any], _begin: Callable[..., Cal
         if _call is None:
             return _result
         if _is_coroutine(_result):
-            return _finished(_call, _result)
+            return _when_awaited(_call, _result)
         _call.close(_result)
         return _result
 
@@ -90,7 +90,7 @@ def _traced_plain_async(_original: Callable[..., Any], _begin: Callable[..., Cal
 
 
 @pickled_by_value
-def _finished_later(call: Call, coroutine: Coroutine[Any, Any, Any]) -> Any:
+def _close_when_awaited(call: Call, coroutine: Coroutine[Any, Any, Any]) -> Any:
     """The coroutine, in whose end the call ends."""
     _hide = hide_frame
     call.leave()

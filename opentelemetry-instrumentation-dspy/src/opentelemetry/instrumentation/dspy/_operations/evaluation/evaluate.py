@@ -172,15 +172,15 @@ class ExampleSpans:
         self._begin_example = partial(begin_call, ExampleOperation(runtime), runtime, object, False)
         self._begin_metric = partial(begin_call, MetricOperation(), runtime, object, False)
 
-    def around(self, function: Callable[[Any], Any], data: Any) -> Callable[[Any], Any]:
+    def wrap(self, function: Callable[[Any], Any], data: Any) -> Callable[[Any], Any]:
         """The executor's function with spans; the same function outside of an evaluation."""
         try:
-            return self._around(function, data)
+            return self._wrap(function, data)
         except Exception as error:
             log_once(error)
             return function
 
-    def _around(self, function: Callable[[Any], Any], data: Any) -> Callable[[Any], Any]:
+    def _wrap(self, function: Callable[[Any], Any], data: Any) -> Callable[[Any], Any]:
         call = current_call()
         if call is None or call.operation.name != semconv.Operations.EVALUATE:
             return function

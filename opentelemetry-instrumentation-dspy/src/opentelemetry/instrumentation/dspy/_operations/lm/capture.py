@@ -154,7 +154,7 @@ def _record_result(record: LMRecord, lm: Any, call: Any, result: Any, *_argument
     if getattr(call, "managed", True) and isinstance(getattr(lm, "_engine_spec", None), str):
         record.answers.append(answer)
     else:
-        record.take_made(answer)
+        record.add_program_answer(answer)
 
 
 def _answer_of(result: Any) -> LMAnswer:
@@ -224,7 +224,7 @@ def _record_provider_response(record: LMRecord, lm: Any, response: Any, *_argume
     record.cache_answered = False
     kind: type[Any] = type(lm)  # type: ignore[reportUnknownVariableType]
     if any(getattr(kind, name) is not getattr(dspy.LM, name) for name in _FORWARD):
-        record.take_made(answer)
+        record.add_program_answer(answer)
     else:
         record.answers.append(answer)
 

@@ -225,6 +225,6 @@ def _count_in_modules(call: Call) -> LMRecord | None:
             parent.lm_calls += 1
             if outer is None and type(parent.state) is LMRecord:
                 outer = parent.state
-                outer.take_nested(call.state, parent.instance is call.instance)
+                outer.add_nested(call.state, parent.instance is call.instance)
             parent = parent.parent
     return outer

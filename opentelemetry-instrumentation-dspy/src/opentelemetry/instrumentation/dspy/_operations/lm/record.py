@@ -82,7 +82,7 @@ class LMRecord:
         if self.time_to_first_chunk is None:
             self.time_to_first_chunk = (time.perf_counter_ns() - self._started_ns) / 1e9
 
-    def take_made(self, answer: LMAnswer) -> None:
+    def add_program_answer(self, answer: LMAnswer) -> None:
         """Note an answer that code of the program made, maybe of answers that it was given.
 
         Those were paid for, each of them. What it says itself counts where it is something else.
@@ -104,7 +104,7 @@ class LMRecord:
             _add_costs(answer, forwarded)
         self.answers.append(answer)
 
-    def take_nested(self, inner: LMRecord, same_lm: bool) -> None:
+    def add_nested(self, inner: LMRecord, same_lm: bool) -> None:
         """Note the answers to an LM call that ended inside this one.
 
         An LM that calls itself does not pass on what it is given: its base class answers, too.
@@ -147,12 +147,12 @@ class LMRecord:
         if reasons:
             attributes[semconv.GEN_AI_RESPONSE_FINISH_REASONS] = reasons
         if self.answers:
-            self._put_spent(attributes)
+            self._put_usage_and_cost(attributes)
         if self.inner and not attributes.keys().isdisjoint(_INNER):
             attributes.update(self.inner)
         return attributes
 
-    def _put_spent(self, attributes: Attributes) -> None:
+    def _put_usage_and_cost(self, attributes: Attributes) -> None:
         asked = [answer for answer in self.answers if not answer.cache_hit]
         attributes[semconv.DSPY_LM_CACHE_HIT] = not asked
         if not asked and self.cache_tier:

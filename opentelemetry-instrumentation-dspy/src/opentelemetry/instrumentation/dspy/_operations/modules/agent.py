@@ -88,7 +88,7 @@ class AgentRecord:
         tools = instance_dict(self.agent).get("tools")
         return name is not None and value(tools, name) is tool
 
-    def take_tool_call_id(self, tool_name: str) -> str | None:
+    def pop_tool_call_id(self, tool_name: str) -> str | None:
         """The id of the model's next call of this tool, where the agent knows ids."""
         for index, (name, call_id) in enumerate(self._tool_calls):
             if name == tool_name:

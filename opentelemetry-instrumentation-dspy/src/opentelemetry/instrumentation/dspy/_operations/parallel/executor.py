@@ -54,7 +54,7 @@ def _carrying_context(_execute: Callable[..., Any], runtime: Runtime, owner: Any
 
     def execute(self: Any, /, function: Callable[[Any], Any], data: Any) -> Any:
         try:
-            return _execute(self, _bound_to(_spans.around(function, data)), data)
+            return _execute(self, _bound_to(_spans.wrap(function, data)), data)
         except BaseException as _error:
             _hide(_error)
             raise

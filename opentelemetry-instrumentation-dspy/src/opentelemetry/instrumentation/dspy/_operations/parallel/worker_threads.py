@@ -66,7 +66,7 @@ class UnbatchifyPatch:
         self.effect = _LOST.format("Unbatchify (under the Embeddings retriever)")
         self.since: Version = (0,)
         self.until: Version | None = None
-        self._waiting = _Waiting()
+        self._waiting = _WaitingCallers()
         self._batch_fn = _BatchFunction(self._waiting)
         self._call = FunctionPatch(
             "dspy.utils.unbatchify", "Unbatchify.__call__", self._carrying_call, self.effect
@@ -91,44 +91,44 @@ class UnbatchifyPatch:
         return self._call.remove() and ours
 
     def _carrying_call(self, _original: Any, runtime: Runtime, owner: Any) -> Any:
-        _enter, _leave, _hide = self._waiting.enter, self._waiting.leave, hide_frame
+        _add, _remove, _hide = self._waiting.add, self._waiting.remove, hide_frame
 
         def __call__(self: Any, input_item: Any) -> Any:
-            _place = _enter(self, input_item)
+            _key = _add(self, input_item)
             try:
                 return _original(self, input_item)
             except BaseException as _error:
                 _hide(_error)
                 raise
             finally:
-                _leave(_place)
+                _remove(_key)
 
         return as_dspy_frame(__call__, _original)
 
 
-class _Waiting:
+class _WaitingCallers:
     """The contexts of the callers that wait for a batch, in the order of their arrival."""
 
     def __init__(self) -> None:
         self._lock = new_lock()
-        self._places: dict[object, tuple[int, int, Context]] = {}
+        self._entries: dict[object, tuple[int, int, Context]] = {}
 
-    def enter(self, unbatchify: Any, item: Any) -> object:
-        place = object()
+    def add(self, unbatchify: Any, item: Any) -> object:
+        key = object()
         # By id: the caller keeps both alive, and an item need not be hashable.
         entry = (id(unbatchify), id(item), context_api.get_current())
         with self._lock:
-            self._places[place] = entry
-        return place
+            self._entries[key] = entry
+        return key
 
-    def leave(self, place: object) -> None:
+    def remove(self, key: object) -> None:
         with self._lock:
-            self._places.pop(place, None)
+            self._entries.pop(key, None)
 
     def context_of(self, unbatchify: Any, items: Sequence[Any]) -> Context | None:
         """The context of the first item, or rather of the first one that is being recorded."""
         with self._lock:
-            entries = list(self._places.values())
+            entries = list(self._entries.values())
         by_item: dict[int, Context] = {}
         for owner, item, context in entries:
             if owner == id(unbatchify):
@@ -141,7 +141,7 @@ class _Waiting:
 class _BatchFunction:
     """The attribute ``batch_fn`` of every instance, which stays in the instance's ``__dict__``."""
 
-    def __init__(self, waiting: _Waiting) -> None:
+    def __init__(self, waiting: _WaitingCallers) -> None:
         self._waiting = waiting
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:

@@ -59,7 +59,7 @@ class ToolOperation(Operation):
             semconv.DSPY_TOOL_SOURCE: _SOURCES.get(source, "function"),
         }
         if agent is not None:
-            call_id, step = agent.take_tool_call_id(str(tool.name)), agent.step_index
+            call_id, step = agent.pop_tool_call_id(str(tool.name)), agent.step_index
             if call_id is not None:
                 attributes[semconv.GEN_AI_TOOL_CALL_ID] = call_id
             if step is not None:
