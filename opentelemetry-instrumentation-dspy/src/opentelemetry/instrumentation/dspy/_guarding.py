@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The boundary between telemetry and the program: errors and locks of ours stay on our side."""
+"""The boundary between telemetry and the program: our errors and locks never affect it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ _locks: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def new_lock() -> Any:
-    """A lock that its owner may take once more, and that is free in a forked child.
+    """A re-entrant lock that is released in a forked child.
 
-    No thread of the program may ever be stuck in a lock of telemetry. The garbage collector closes
-    a coroutine of the program wherever it happens to run, and the traced call in it ends there:
-    maybe in a thread that holds the very lock which the end of a call wants. And a fork copies a
-    lock as it is, while the thread that would open it stays behind.
+    Telemetry must never block a thread of the program. The garbage collector may close a
+    coroutine on any thread, which ends the traced call in it, possibly on the thread that already
+    holds the lock. And a fork copies a held lock without the thread that would release it.
     """
     lock = threading.RLock()
     _locks.add(lock)
@@ -33,7 +32,7 @@ def new_lock() -> Any:
 
 def _free_all() -> None:
     for lock in list(_locks):
-        # What Python's own modules do with theirs; there is no public way.
+        # The standard library reinitialises its own locks this way; there is no public API.
         reinitialize = getattr(lock, "_at_fork_reinit", None)
         if reinitialize is not None:
             reinitialize()
@@ -44,7 +43,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def guarded(action: Callable[..., Any], *arguments: Any) -> None:
-    """Run telemetry code; what it raises is logged once per kind and goes no further."""
+    """Run telemetry code; log what it raises once per kind and do not propagate it."""
     try:
         action(*arguments)
     except Exception as error:
@@ -56,7 +55,7 @@ _logged_lock = new_lock()
 
 
 def log_once(error: Exception) -> None:
-    """Log what telemetry raised, unless the same was logged from the same place before."""
+    """Log an error of telemetry, unless the same kind was logged from the same line before."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     kind = (type(error), place)
@@ -64,7 +63,7 @@ def log_once(error: Exception) -> None:
         if kind in _logged:
             return
         _logged.add(kind)
-    # Without the message, which may well be made of the program's data.
+    # Without the message, which may contain the program's data.
     logger.warning(
         "Tracing of a DSPy call is incomplete; the call itself is not affected. "
         "This is reported once per cause. %s raised at:\n%s",

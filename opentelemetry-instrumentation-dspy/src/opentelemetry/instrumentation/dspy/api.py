@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The public types: DSPy calls as hooks, samplers and processors see them, and patch status."""
+"""The public types: a DSPy call as hooks, samplers and processors see it, and patch status."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 CALL_KEY: Final = context_api.create_key("dspy-call")
-"""Key of the OTel Context under which the DSPy call in progress stands."""
+"""Key of the OTel context that holds the DSPy call in progress."""
 
 
 class DSPyCall(Protocol):
-    """One DSPy operation in progress. It is there to be read: its objects are the program's own."""
+    """One DSPy operation in progress. Read only: its objects belong to the program."""
 
     @property
     def operation_name(self) -> str:
@@ -31,17 +31,17 @@ class DSPyCall(Protocol):
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """Positional arguments, without the instance. Empty once the call is over."""
+        """Positional arguments, without the instance. Empty after the call."""
         ...
 
     @property
     def kwargs(self) -> Mapping[str, Any]:
-        """Keyword arguments. Empty once the call is over."""
+        """Keyword arguments. Empty after the call."""
         ...
 
     @property
     def path(self) -> str | None:
-        """Dotted path of a module inside its program, as in ``named_predictors()``, where known."""
+        """Dotted path of a module inside its program, as in ``named_predictors()``, if known."""
         ...
 
     @property
@@ -55,19 +55,18 @@ RequestHook = Callable[[Span, DSPyCall], None]
 
 ResponseHook = Callable[[Span, DSPyCall, Any], None]
 """Called as ``response_hook(span, call, result)`` after the operation returned, before its span
-ends. Not called where the operation raised: the exception is on the span."""
+ends. Not called if the operation raised: the exception is on the span."""
 
 
 def current_dspy_call(context: Context | None = None) -> DSPyCall | None:
     """The innermost DSPy call in progress; None outside of DSPy.
 
-    For samplers and ``SpanProcessor.on_start``: in the context that comes with a span of this
-    instrumentation, it is the call whose span is being started. So they can look at the object and
-    its arguments, of which nothing has been serialised yet. With a span of anybody else's, it is
-    the call around that.
+    For samplers and ``SpanProcessor.on_start``. In the context passed with a span of this
+    instrumentation, it is the call whose span is being started, so its object and arguments can be
+    read before anything is serialised. In the context of any other span, it is the enclosing call.
 
     Args:
-        context: The context that they were given; default: the current one.
+        context: The context that was passed to them; default: the current one.
     """
     call: Any = context_api.get_value(CALL_KEY, context)
     return call
@@ -75,13 +74,13 @@ def current_dspy_call(context: Context | None = None) -> DSPyCall | None:
 
 @dataclass(frozen=True, slots=True)
 class PatchStatus:
-    """What became of one patch point.
+    """The result of installing one patch point.
 
     Attributes:
         point: The target, as ``module:attribute``.
         state: ``installed``, ``missing`` (DSPy has no such target) or ``not_applicable`` (this
-            DSPy version works without it).
-        detail: Why, and what is not recorded because of it; empty when installed.
+            DSPy version does not need it).
+        detail: The reason, and what is not recorded because of it; empty if installed.
     """
 
     point: str

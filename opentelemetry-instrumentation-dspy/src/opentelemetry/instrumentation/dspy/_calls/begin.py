@@ -39,9 +39,9 @@ def begin_call(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> Call | None:
-    """Open the call that a traced function is about to make; None where there is nothing to do.
+    """Open the call that a traced function is about to make; None if it gets no call.
 
-    Raises nothing but what stops the program, KeyboardInterrupt for one.
+    Raises only exceptions that stop the program, such as KeyboardInterrupt.
     """
     call = None
     try:
@@ -52,14 +52,14 @@ def begin_call(
             parent = context.get(CALL_KEY)
         unrecorded = False
         if parent is not None:
-            # The context that the call attached says by itself that it is still current.
+            # If this is the context that the parent attached, the parent's span is still current.
             if not parent.recording and (parent.context is context or _is_current(parent, context)):
                 if not (runtime.metrics.enabled and operation.name in MEASURED):
                     return None
                 unrecorded = True
             if parent.instance is instance and _is_covered(parent, operation, owner, asynchronous):
                 return None
-        # Whether it is suppressed stands in the context, and was seen when the parent attached it.
+        # Suppression is part of the context, and was checked when the parent attached it.
         unchanged = parent is not None and parent.context is context
         if not runtime.active or not (unchanged or is_instrumentation_enabled()):
             return None
@@ -77,7 +77,7 @@ def begin_call(
 
 
 def _with_call_of_step(context: Context) -> Context:
-    """``context``; in a step of a generator with the call that returned it and its span."""
+    """``context``; within a step of a generator, with the call that returned it and its span."""
     origin = generators.origin_of_step(context)
     if origin is None:
         return context
@@ -86,17 +86,17 @@ def _with_call_of_step(context: Context) -> Context:
 
 
 def _is_current(parent: Call, context: Context) -> bool:
-    """Whether no span of the program's own has been made current since."""
+    """Whether the program has made no other span current since the call began."""
     return get_current_span(context) is parent.span
 
 
 def _is_covered(parent: Call, operation: Operation, owner: type, asynchronous: bool) -> bool:
-    """Whether the enclosing call of the same object already stands for this one."""
+    """Whether the enclosing call of the same object already stands for this call."""
     if parent.operation is not operation:
         return False
     if parent.asynchronous and not asynchronous:
         return True  # an async method that delegates to the sync one of the same object
     mro = type(parent.instance).__mro__
-    # A class further up is reached by super(): the same call, how often ever it is made. Where the
-    # call came in, the object calls itself anew: a recursion.
+    # A class further up the MRO is reached through super(), so this is the same call, however often
+    # it is repeated. Reaching the class where the call entered is a recursion.
     return parent.owner is not None and mro.index(owner) > mro.index(parent.owner)

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The traced call: one span around one DSPy operation.
 
-A replacement function opens a `Call` by `begin_call`, runs the original outside of any handler of
-ours that could change its outcome, and closes the call with its result or its exception. Whatever
-goes wrong in telemetry is caught here, logged once per kind, and never reaches the program.
+A replacement function opens a `Call` with `begin_call` and runs the original outside of any handler
+of ours that could change its outcome. It closes the call with the result or the exception. Errors
+of telemetry are caught here, logged once per kind, and never reach the program.
 """
 
 from __future__ import annotations
@@ -48,27 +48,27 @@ logger = logging.getLogger(__name__)
 Attributes = dict[str, Any]
 
 SpanStart = tuple[str, Attributes, SpanKind]
-"""Name, attributes and kind: what a span has at once, so that samplers can decide on it."""
+"""Name, attributes and kind: what a span starts with, so that samplers can decide on it."""
 
-# A member of an enumeration takes a while to be found in its class.
+# Bound once: looking up an enum member is slow.
 INTERNAL = SpanKind.INTERNAL
 CLIENT = SpanKind.CLIENT
 
-_NOTHING: Attributes = {}  # where there are none yet; never changed
-# A Context refuses to be changed; one that nobody has seen yet may still be completed.
+_NOTHING: Attributes = {}  # for calls without attributes yet; never changed
+# A Context is immutable; a new one that no other code has seen may still be completed.
 _complete = dict[str, object].__setitem__
-# What set_span_in_context() sets. It copies the context twice, and a call wants one copy.
+# What set_span_in_context() sets. It copies the context twice; one copy per call is enough.
 _SPAN_KEYS = tuple(set_span_in_context(INVALID_SPAN, Context()))
 _SPAN_KEY = _SPAN_KEYS[0] if len(_SPAN_KEYS) == 1 else None
-# Up to so many attributes are set faster one by one.
+# Up to this number, setting attributes one by one is faster.
 _FEW_ATTRIBUTES = 4
 
 
 class Operation(ABC):
     """How one kind of DSPy operation becomes a span. Methods may raise: the caller guards them.
 
-    What they know they put into the ``attributes`` that they are given, which may hold what was
-    put there before, at the beginning of the call for one.
+    They add what they read to the ``attributes`` passed to them, which may already hold attributes
+    of an earlier stage.
     """
 
     name: str
@@ -77,12 +77,12 @@ class Operation(ABC):
     def start(self, call: Call) -> SpanStart | None:
         """Name, kind and the few cheap attributes that samplers need; None for no span.
 
-        Metrics are told apart by these attributes. Called for unrecorded calls as well.
+        Metrics are grouped by these attributes. Called for unrecorded calls as well.
         """
         ...
 
     def inputs(self, call: Call, attributes: Attributes) -> None:
-        """Read the arguments, before the call runs; only for recording spans."""
+        """Read the arguments before the call runs; only for recording spans."""
         return
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
@@ -90,29 +90,29 @@ class Operation(ABC):
         return
 
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
-        """Say what is known at the end however it came; called for unrecorded calls as well."""
+        """Add what is known at the end, on success or error; also called for unrecorded calls."""
         return
 
 
 class Runtime:
-    """What all operations of one ``instrument()`` share."""
+    """The state that all operations of one ``instrument()`` share."""
 
     def __init__(self, tracer: Tracer, settings: Settings, metrics: Metrics | None = None) -> None:
         self.tracer = tracer
         self.settings = settings
         self.metrics = metrics or Metrics(NoOpMeterProvider(), "")
-        self.events: EventLog | None = None  # where content goes there
-        # Where a provider was given limits of its own, the SDK's tracer has them.
+        self.events: EventLog | None = None  # set if content goes to events
+        # If a provider was given its own limits, only the SDK's tracer has them.
         limits = getattr(tracer, "_span_limits", None)
         self.content = ContentEncoder(settings, getattr(limits, "max_span_attribute_length", None))
-        # Turned off by uninstrument(), for patches that somebody else holds on to.
+        # Turned off by uninstrument(), for replacements that the program still references.
         self.active = True
         self.request_hook = settings.request_hook
         self.response_hook = settings.response_hook
 
 
 class Call:
-    """One DSPy operation in progress; `DSPyCall` is the part of it that others may rely on.
+    """One DSPy operation in progress; `DSPyCall` is its public part.
 
     Attributes:
         operation: The kind of operation.
@@ -123,14 +123,14 @@ class Call:
         context: The OTel context that the call made current; None before and after it.
         span: The span; None until it is started. Below an unsampled call, that call's span.
         recording: Whether the span records.
-        path: Dotted path of a module inside its program, where known.
-        state: Facts that operations collect while the call runs.
-        lm_calls: How many LM calls ended inside a module call so far.
-        start_attributes: What the span was started with.
-        attributes: What it has not been given yet: setting many at once is the cheapest.
+        path: Dotted path of a module inside its program, if known.
+        state: What the operation collects while the call runs.
+        lm_calls: Number of LM calls that ended inside a module call so far.
+        start_attributes: The attributes that the span started with.
+        attributes: Attributes not yet set on the span: setting many at once is the cheapest.
     """
 
-    # Most calls end with most of these as they are, so they are not set for each.
+    # Defaults on the class: most calls never set most of these.
     context: Context | None = None
     span: Span | None = None
     recording = False
@@ -169,9 +169,9 @@ class Call:
         return self.start_attributes.get(DSPY_OPERATION, self.operation.name)
 
     def open(self, runtime: Runtime, context: Context, unrecorded: bool) -> bool:
-        """Start the span and make it current; False where the operation wants none.
+        """Start the span and make it current; False if the operation gets no span.
 
-        Below an ``unrecorded`` parent no span is made: the call is there for metrics only.
+        Below an ``unrecorded`` parent no span is started: the call then only serves metrics.
         """
         start = self.operation.start(self)
         if start is None:
@@ -227,31 +227,31 @@ class Call:
         except Exception as error:
             log_once(error)
         except BaseException as error:
-            self.close(None, error)  # the program is being stopped, and nobody else will do it
+            self.close(None, error)  # the program is being stopped; no other code will close it
             raise
 
     def leave(self) -> None:
-        """Stop being current; the span stays open until `close`."""
+        """Detach from the current context; the span stays open until `close`."""
         restore_context(self._token)
 
     def resume(self) -> None:
-        """Be current again, in the context of whoever calls this."""
+        """Make the span current again, in the caller's context."""
         if self.context is not None:
             self._token = context_api.attach(self.context)
 
-    # One function, with more branches than are fine elsewhere, since each frame costs every call.
+    # One function with more branches than elsewhere, since each frame costs every call.
     def close(  # noqa: PLR0912
         self, result: Any, error: BaseException | None = None
     ) -> None:
-        """End the span, with the result of the operation or with what it raised.
+        """End the span, with the result of the operation or with the exception that it raised.
 
-        Raises only what stops the program meanwhile.
+        Raises only exceptions that stop the program.
         """
         ended_ns = time.perf_counter_ns() if self._started_ns else 0
         try:
             if self.recording and self.span is not None and not self.span.is_recording():
-                # Ended by somebody else, as what is open at the end of a process is: the SDK would
-                # log a warning for all that comes after.
+                # Ended by other code, such as the processor that ends open spans at exit. The SDK
+                # would log a warning for each attribute set from now on.
                 self.recording, self.span = False, None
             if self.recording and error is None:
                 try:
@@ -303,7 +303,7 @@ class Call:
     def _set_early(self) -> None:
         attributes = self.attributes
         self._set(attributes)
-        # The list of what was cut may still grow.
+        # Kept, since the list of truncated attributes may still grow.
         cut = attributes.get(DSPY_TRUNCATED)
         self.attributes = {DSPY_TRUNCATED: cut} if cut else {}
 
@@ -326,15 +326,15 @@ class Call:
             self.parent.error_identity = identity
         runtime = self._runtime
         content = runtime.content if runtime.settings.content_mode.in_spans else None
-        # The innermost span has the stack; repeating it up the tree says nothing new.
+        # The innermost span has the stack; repeating it on each parent adds nothing.
         record_failure(self.span, error, content, self, with_stack=innermost)
 
 
 def abandon(call: Call | None) -> None:
-    """Take the context back and end the span, whatever had been done of the call by then.
+    """Restore the context and end the span, at whatever stage the call was interrupted.
 
-    A call that stayed current would be the parent of all that the thread does from then on, such
-    as the cells of a notebook after the one that was interrupted.
+    A call that stayed current would become the parent of everything the thread does next, such
+    as the notebook cells after an interrupted one.
     """
     if call is None:
         return

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""An exception of the program on a span: its type, and where content is wanted, its message."""
+"""An exception of the program on a span: its type and, if content is recorded, its message."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EVENT = "exception"
 
 
 def error_type(error: BaseException) -> str:
-    """The value of ``error.type``: the class, with its module where it is not a builtin."""
+    """The value of ``error.type``: the class, with its module unless it is a builtin."""
     kind = type(error)
     if kind.__module__ == "builtins":
         return kind.__qualname__
@@ -27,9 +27,9 @@ def error_type(error: BaseException) -> str:
 
 
 def identity_of(error: BaseException) -> tuple[int, ...]:
-    """What tells an exception from any other, without keeping it or its frames alive.
+    """An identity that distinguishes exceptions without keeping them or their frames alive.
 
-    The address alone does not: a second exception is often made where a handled first one was.
+    The address alone is not enough: a new exception is often allocated where a handled one was.
     """
     step = error.__traceback__
     while step is not None and step.tb_next is not None:
@@ -52,10 +52,10 @@ def record_failure(
     Args:
         span: A recording span.
         error: What the operation raised.
-        content: Bounds and redacts the message; None where none is to be recorded, since an
-            exception's message is made of the program's data.
+        content: Bounds and redacts the message; None if no message is to be recorded, since
+            exception messages contain the program's data.
         call: The operation.
-        with_stack: Whether the event has the stack, too.
+        with_stack: Whether the event also has the stack.
     """
     kind = error_type(error)
     span.set_attribute(ERROR_TYPE, kind)
@@ -75,7 +75,7 @@ def record_failure(
 
 
 def _learn_secrets(call: DSPyCall | None, content: ContentEncoder) -> None:
-    # The message may repeat a key that whoever makes this call keeps in an attribute.
+    # The message may repeat a key that an object in the chain of calls keeps in an attribute.
     while call is not None:
         content.secrets.learn_attributes(call.instance)
         call = call.parent
@@ -85,7 +85,7 @@ def _stacktrace(error: BaseException, content: ContentEncoder) -> str | None:
     try:
         return content.stacktrace(error)
     except Exception:
-        return None  # after a recursion without end, there is too little stack left to read one
+        return None  # after infinite recursion, too little stack is left to format it
 
 
 def _message(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""How our functions stand on the stack of the program: as frames of DSPy's, or not at all."""
+"""How our functions appear on the program's stack: as frames of DSPy, or not at all."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def pickled_by_value(function: _Function) -> _Function:
-    """Marks a function that stands in the closure of a traced method.
+    """Mark a function that is part of the closure of a traced method.
 
-    cloudpickle takes a bound method of a class of ``__main__`` by value, and with it what the
-    traced function uses. By reference, that could only be loaded where this package is installed.
+    cloudpickle serialises a bound method of a class of ``__main__`` by value, together with what
+    the traced function uses. Pickled by reference, that could only be loaded where this package
+    is installed.
     """
-    function.__module__ = str(_FRAME_GLOBALS["__name__"])  # a module that nobody can import
+    function.__module__ = str(_FRAME_GLOBALS["__name__"])  # a module that cannot be imported
     return function
 
 
 @pickled_by_value
 def hide_frame(error: BaseException) -> None:
-    """Take the frame that calls this, which is about to re-raise, out of the traceback.
+    """Remove the frame of the caller, which is about to re-raise, from the traceback.
 
     ReAct and others put tracebacks into prompts, and so into DSPy's cache keys: a frame of ours
-    would change both. A bare ``raise`` takes the shortened traceback from Python 3.11 on; on 3.10
+    would change both. A bare ``raise`` uses the shortened traceback from Python 3.11 on; on 3.10
     the frame stays.
     """
     if error.__traceback__ is not None:
@@ -40,11 +41,11 @@ def hide_frame(error: BaseException) -> None:
 
 
 def as_dspy_frame(function: Any, original: Callable[..., Any]) -> Any:
-    """``function`` in the guise of ``original``, seen on the stack as one more frame of DSPy's.
+    """``function`` with the metadata of ``original``, appearing on the stack as a frame of DSPy.
 
     DSPy attributes deprecation warnings to the first frame whose module is not ``dspy.*``, and
-    looks through callers' frames for the types named in a string signature. So ``function`` may
-    use no globals, and its locals must have names that no type has.
+    searches callers' frames for the types named in a string signature. So ``function`` may use
+    no globals, and its local variables must not be named like types.
     """
     copy = types.FunctionType(
         function.__code__,
@@ -56,16 +57,16 @@ def as_dspy_frame(function: Any, original: Callable[..., Any]) -> Any:
     try:
         return functools.update_wrapper(copy, original)
     except Exception:
-        # An object of the program's own, such as a metric, may be called without having a name that
-        # a function can have. Then the guise is incomplete.
+        # A callable object of the program, such as a metric, may have a name that a function
+        # cannot have. The copied metadata is then incomplete.
         return copy
 
 
 def called_on_instance(method: Any) -> Any:
-    """What stands in a class as a function that takes the instance first.
+    """An attribute of a class as a function that takes the instance first.
 
-    A method that wrapt has decorated, by the program or by another instrumentation, looks like a
-    function and has to be bound: called as one, its decorator is given no instance.
+    A method decorated with wrapt, by the program or another instrumentation, looks like a
+    function but must be bound: called as a function, its decorator receives no instance.
     """
     if type(method) is types.FunctionType or not inspect.isfunction(method):
         return method

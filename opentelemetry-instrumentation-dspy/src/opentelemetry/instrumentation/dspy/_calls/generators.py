@@ -1,10 +1,10 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Generators that traced calls return: their work is done after the call, by whoever consumes them.
+"""Generators that traced calls return: their work is done after the call, by their consumer.
 
-A step runs in the context of its consumer, which knows nothing of the call, and the generator must
-stay the very object that the program made. So it is remembered which call returned it, and a call
-that has none around it looks for such a generator on the stack.
+A step runs in the context of the consumer, which does not contain the call, and the generator must
+remain the same object. So this module remembers which call returned a generator. A call without an
+enclosing call looks for such a generator on the stack.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ _IS_GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 class _Origin(NamedTuple):
     generator: Callable[[], Any]
     context: Context
-    """That of the call which returned it."""
+    """The context of the call that returned the generator."""
     around: Span
-    """What was current around that call."""
+    """The span that was current around that call."""
 
 
 live: dict[int, _Origin] = {}
-"""The generators that may still be consumed, by id."""
+"""Generators that may still be consumed, by id."""
 
 
 def remember_generator(generator: Any, context: Context) -> None:
-    """Remember which call returned a generator; of several that hand it on, the innermost.
+    """Remember which call returned a generator; if several pass it on, the innermost.
 
     Args:
         generator: What the call returned.
-        context: The context that the call had made current, which it is no more.
+        context: The context that was current during the call.
     """
     key = id(generator)
     origin = live.get(key)
@@ -52,10 +52,10 @@ def remember_generator(generator: Any, context: Context) -> None:
 
 
 def origin_of_step(context: Context) -> Context | None:
-    """The context of the call whose generator takes a step on this stack; None if there is none.
+    """The context of the call whose generator takes a step on this stack; None without such a step.
 
-    None, too, where a span is current that was not so around that call: one of the generator's own,
-    or of its consumer, in which the step belongs.
+    Also None if another span is current now than around that call: the step then belongs to
+    that span (the generator's own or its consumer's).
     """
     frame = inspect.currentframe()
     while frame is not None:

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The OTel context: taken to another thread, and taken back where it was made current."""
+"""The OTel context: attached in another thread, and restored after a call."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide
 
 
 def bound_to_current_context(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` with the OTel context that is current now."""
+    """``function``, run in the OTel context that is current now."""
     return bound_to_context(context_api.get_current(), function)
 
 
 def bound_to_context(_context: Context, _function: Callable[..., Any]) -> Callable[..., Any]:
-    """``_function`` with an OTel context."""
+    """``_function``, run in an OTel context."""
     _attach, _detach, _hide = context_api.attach, context_api.detach, hide_frame
 
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -37,9 +37,9 @@ def bound_to_context(_context: Context, _function: Callable[..., Any]) -> Callab
 
 
 def restore_context(token: Token[Context]) -> None:
-    """Take back what ``attach`` returned the token for; does nothing the second time."""
-    # The API's detach() logs an error when the call is closed from another contextvars context,
-    # as happens to a coroutine that is garbage-collected. There is nothing to restore there.
+    """Undo the ``attach`` that returned the token; a second call does nothing."""
+    # The API's detach() logs an error if the call is closed in another contextvars context, as
+    # for a coroutine that is garbage-collected. There is nothing to restore then.
     try:
         token.var.reset(token)
     except (ValueError, RuntimeError):

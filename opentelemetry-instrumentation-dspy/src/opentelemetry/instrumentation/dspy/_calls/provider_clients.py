@@ -1,13 +1,12 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""An understanding with the instrumentations of provider clients that build on ``util-genai``.
+"""Cooperation with the instrumentations of provider clients that build on ``util-genai``.
 
-``opentelemetry.util.genai`` has a place in the OTel context where the instrumentation of a
-framework announces that it has a span for an inference. An instrumentation of the client below
-(OpenAI, Anthropic, ...) then makes no second span and no second count of tokens, and reports what
-it finds out to the one above.
+``opentelemetry.util.genai`` defines a key of the OTel context under which the instrumentation of a
+framework announces its span for an inference. An instrumentation of the client below it (OpenAI,
+Anthropic, ...) then starts no second span, counts no tokens again, and reports its data upwards.
 
-Nothing is imported here: whoever would look at that place has imported the package before.
+Nothing is imported here: an instrumentation that reads the key has already imported the package.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ _NAMES = {
     GenAIOperations.EMBEDDINGS: _EMBEDDING,
 }
 
-# What a client's instrumentation reports -> the attribute, and its type.
+# Fields that a client's instrumentation reports -> the attribute, and its type.
 _RESPONSE_FIELDS: dict[str, tuple[str, type]] = {
     "response_id": (GEN_AI_RESPONSE_ID, str),
     "response_model": (GEN_AI_RESPONSE_MODEL, str),
@@ -65,7 +64,7 @@ _COUNTS = {
 
 
 def announcement(started: Mapping[str, Any]) -> tuple[str, Any] | None:
-    """Context key and value that announce our span; None where nobody below would look.
+    """Context key and value that announce our span; None if no instrumentation below reads them.
 
     Args:
         started: The attributes that our span started with.
@@ -80,17 +79,17 @@ def announcement(started: Mapping[str, Any]) -> tuple[str, Any] | None:
         key, kind = (getattr(module, name) for name in names)
         return key, _summing(kind)()
     except Exception:
-        # The package is in beta, and the names have come and gone with its releases.
+        # The package is in beta, and its releases have added and removed these names.
         logger.debug("%s has no usable %s and %s", _MODULE, *names, exc_info=True)
         return None
 
 
 def reported(data: Any, known: dict[str, Any]) -> dict[str, Any]:
-    """Attributes that a client's instrumentation reported, without those that are known.
+    """Attributes that a client's instrumentation reported, except those already known.
 
     Args:
         data: The value of `announcement`.
-        known: Attributes that DSPy gave us. Token counts are taken from one source, never mixed.
+        known: Attributes read from DSPy. Token counts come from one source, never mixed.
     """
     attributes: dict[str, Any] = {}
     for field, (attribute, kind) in _RESPONSE_FIELDS.items():
@@ -114,9 +113,9 @@ _merging = new_lock()
 
 @functools.lru_cache(maxsize=8)
 def _summing(kind: Any) -> Any:
-    """The package's class, adding up tokens where one LM call makes several requests.
+    """The package's class, adding up tokens if one LM call makes several requests.
 
-    Its own way is that the last request wins, which loses the tokens of the others.
+    The package itself keeps the last request only, which loses the tokens of the others.
     """
     take_over = kind.merge
 
