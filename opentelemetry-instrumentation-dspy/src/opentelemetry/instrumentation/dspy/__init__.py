@@ -17,29 +17,28 @@ Usage
     program(question="...")  # invoke_workflow > Predict > ChatAdapter > chat
 
 ``instrument()`` may be called before or after dspy is imported, from any thread; a process that
-never imports dspy pays nothing. It takes, all by keyword and optional:
+never imports dspy pays nothing. Its arguments are keyword-only and optional:
 
-- ``tracer_provider``, ``meter_provider``, ``logger_provider``: instead of the global ones;
-- ``capture_content``: a `ContentMode`, its name, or a bool. Unset, the environment variable
-  ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` decides, and without it no content is
+- ``tracer_provider``, ``meter_provider``, ``logger_provider``: instead of the global providers;
+- ``capture_content``: a `ContentMode`, its name, or a bool. If unset, the environment variable
+  ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` decides; without it, no content is
   recorded;
 - ``capture_inputs``, ``capture_outputs``, ``capture_signatures``, ``capture_intermediate_steps``:
-  switches below that;
+  switches for parts of what is recorded;
 - ``max_content_length``: the longest content attribute, in characters;
 - ``redact``: ``redact(operation, field, value)`` returns what to record instead of ``value``;
 - ``request_hook``, ``response_hook``: ``request_hook(span, call)`` is called before an operation,
-  ``response_hook(span, call, result)`` after it returned, for spans that are recorded. Both may put
-  attributes on the span and read the call, a `DSPyCall`; they are plain functions, also for async
-  operations. What they raise is logged once and dropped.
+  ``response_hook(span, call, result)`` after it returned, for recording spans. Both may set
+  attributes on the span and read the call, a `DSPyCall`. They are ordinary functions, also for
+  async operations. Their exceptions are logged once and dropped.
 
 Metrics are recorded as soon as there is a meter provider, for unsampled traces as well: durations
 of LM, embedder, tool, agent, workflow and module calls, tokens, and look-ups in DSPy's cache.
 
-An instrumentation of a provider's client that builds on ``opentelemetry-util-genai`` makes no
-second span for an LM call, and its facts (response id, tokens, server) are put on ours.
+An instrumentation of a provider's client that builds on ``opentelemetry-util-genai`` starts no
+second span for an LM call; the data that it reports (response id, tokens, server) is put on ours.
 
-``uninstrument()`` leaves DSPy exactly as it was. ``status()`` tells what became of each patch
-point.
+``uninstrument()`` restores DSPy completely. ``status()`` returns the status of each patch point.
 
 API
 ---
@@ -105,7 +104,7 @@ class _Providers(NamedTuple):
 
 
 class DSPyInstrumentor(BaseInstrumentor):
-    """Instruments DSPy; a singleton, as every OpenTelemetry instrumentor."""
+    """The instrumentor of DSPy; a singleton, like every OpenTelemetry instrumentor."""
 
     _lock = threading.RLock()
     _patches: Patches | None = None
@@ -118,12 +117,12 @@ class DSPyInstrumentor(BaseInstrumentor):
         return _instruments
 
     def status(self) -> tuple[PatchStatus, ...]:
-        """What became of each patch point; empty while dspy is not imported or not instrumented."""
+        """The status of each patch point; empty while dspy is not imported or not instrumented."""
         return () if self._patches is None else self._patches.status()
 
     @property
     def settings(self) -> Settings | None:
-        """What the spans of this process carry; None while DSPy is not instrumented."""
+        """The settings in use; None while DSPy is not instrumented."""
         return None if self._pending is None else self._pending[1]
 
     def _instrument(self, **kwargs: Any) -> None:
@@ -135,7 +134,7 @@ class DSPyInstrumentor(BaseInstrumentor):
             hooked, DSPyInstrumentor._hooked = DSPyInstrumentor._hooked, True
         if not hooked:
             wrapt.register_post_import_hook(self._on_dspy_imported, "dspy")  # type: ignore[reportUnknownMemberType]
-        # Also for an import that another thread had begun before there was the hook.
+        # Also for an import that another thread had started before the hook was registered.
         self._apply()
         logger.info(
             "DSPy calls are traced; content: %s (set by capture_content or "
@@ -159,8 +158,8 @@ class DSPyInstrumentor(BaseInstrumentor):
         self._apply()
 
     def _apply(self) -> None:
-        """Install the patches if they are wanted and dspy is there."""
-        _wait_for_import("dspy")  # without the lock: the other thread's hook wants it
+        """Install the patches if the instrumentation is on and dspy is imported."""
+        _wait_for_import("dspy")  # without the lock, which the other thread's hook needs
         module = sys.modules.get("dspy")
         with self._lock:
             if module is None or self._pending is None or self._runtime is not None:
@@ -168,12 +167,12 @@ class DSPyInstrumentor(BaseInstrumentor):
             try:
                 self._install(module, *self._pending)
             except Exception:
-                # It would reach the program as a failure of its "import dspy".
+                # An exception would reach the program as a failure of its "import dspy".
                 logger.exception("DSPy calls are not traced")
                 self._remove()
 
     def _install(self, module: ModuleType, providers: _Providers, settings: Settings) -> None:
-        # Imported here: a process without dspy has no use for them.
+        # Imported here, since a process without dspy does not need them.
         from opentelemetry.instrumentation.dspy._calls.call import Runtime
         from opentelemetry.instrumentation.dspy._events import EventLog
         from opentelemetry.instrumentation.dspy._metrics import Metrics
@@ -196,8 +195,8 @@ class DSPyInstrumentor(BaseInstrumentor):
 
 
 def _wait_for_import(name: str) -> None:
-    """Return once no other thread is in the middle of importing a module; at once if none is."""
-    # There is no public way to ask. Without it, patches may meet a module that is half there.
+    """Wait until no other thread is importing the module."""
+    # There is no public API for this. Without it, patches may meet a partly imported module.
     wait: Any = getattr(importlib, "_bootstrap", None)
     wait = getattr(wait, "_lock_unlock_module", None)
     if wait is not None:

@@ -1,9 +1,9 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Events as OpenTelemetry log records, in the modes in which content goes there.
+"""Events as OpenTelemetry log records, for the modes that record content in events.
 
-The GenAI conventions have one for model calls, ``gen_ai.client.inference.operation.details``: all
-that the span has, with the messages as structured values instead of JSON text.
+The GenAI conventions define one for model calls, ``gen_ai.client.inference.operation.details``: all
+attributes of the span, with the messages as structured values instead of JSON text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.dspy.semconv import DSPY_VERSION, SCHEMA_URL
 from opentelemetry.instrumentation.dspy.version import __version__
 
-# The logs API is complete, and its package still has the name of one in development.
+# The logs API is stable, but its package still has the name of an API in development.
 try:
     from opentelemetry import _logs as logs_api
 except ImportError:  # pragma: no cover
@@ -29,10 +29,10 @@ logger = logging.getLogger(__name__)
 
 
 class EventLog:
-    """Where events go. All methods may be called from any thread.
+    """The emitter of events. All methods may be called from any thread.
 
     Args:
-        provider: A logger provider; None for the global one, whenever that is set.
+        provider: A logger provider; None for the global provider, whenever it is set.
         dspy_version: An attribute of the instrumentation scope.
     """
 
@@ -50,14 +50,14 @@ class EventLog:
             )
         except Exception as error:
             logger.warning(
-                "This release of opentelemetry-api has no logs as they are needed here (%s: %s): "
-                "no events are made, and content goes to spans alone, if at all.",
+                "The logs API of this release of opentelemetry-api cannot be used (%s: %s): "
+                "no events are emitted, and content is recorded on spans only, if at all.",
                 type(error).__name__,
                 error,
             )
 
     def emit(self, name: str, attributes: Mapping[str, Any], context: Context | None) -> None:
-        """Make one event, of the span that is current in the context."""
+        """Emit an event for the span that is current in the context."""
         if self._logger is None:
             return
         now = time.time_ns()
@@ -72,5 +72,5 @@ class EventLog:
 
 
 def structured(text: str) -> Any:
-    """The value that a content attribute of a span has as JSON text."""
+    """The value whose JSON text is a content attribute of a span."""
     return orjson.loads(text)

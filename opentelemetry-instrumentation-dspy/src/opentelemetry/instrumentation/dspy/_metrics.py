@@ -2,12 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Durations, token usage, cache look-ups and scores as OpenTelemetry metrics.
 
-What is recorded of a call is read from the attributes that its span has or would have, so that
-metrics and spans cannot disagree, and no operation needs to know of metrics. Only attributes with
-few different values are passed on. ``gen_ai.*`` names and their bucket boundaries are those of the
-OpenTelemetry GenAI conventions.
+Measurements are read from the attributes that the span of a call has or would have. So metrics and
+spans cannot disagree, and operations need no code for metrics. Only attributes of low cardinality
+are passed on. ``gen_ai.*`` names and their bucket boundaries are those of the GenAI conventions.
 
-Metrics do not depend on sampling: what is measured is measured below an unsampled span, too.
+Metrics do not depend on sampling: calls below an unsampled span are measured, too.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ _SECONDS: Final = tuple(0.01 * 2**power for power in range(14))  # 10 ms to 82 s
 _AGENT_SECONDS: Final = tuple(0.1 * 2**power for power in range(13))  # 100 ms to 7 min
 _WORKFLOW_SECONDS: Final = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 _TOKENS: Final = tuple(4**power for power in range(14))
-# Metrics return 0 to 1 as a rule, and some 0 to 100.
+# Most metrics return 0 to 1, and some 0 to 100.
 _SCORES: Final = (*(number / 10 for number in range(11)), *range(10, 101, 10))
 
 _CLIENT_CALLS: Final = frozenset({Operations.LM, Operations.EMBEDDING})
@@ -74,12 +73,12 @@ class Metrics:
     """The instruments of one ``instrument()``. All methods may be called from any thread.
 
     Args:
-        provider: Where the meter is from; None for the global provider, whenever that is set.
+        provider: The provider of the meter; None for the global provider, whenever it is set.
         dspy_version: An attribute of the instrumentation scope.
 
     Attributes:
-        enabled: Whether anything is recorded. False until there is a provider that is more than
-            the API's own placeholder; nothing is created until then.
+        enabled: Whether anything is recorded. False until there is a provider other than the API's
+            placeholder; no instruments are created until then.
     """
 
     def __init__(self, provider: MeterProvider | None, dspy_version: str) -> None:
@@ -92,7 +91,7 @@ class Metrics:
         self.look_for_provider()
 
     def look_for_provider(self) -> None:
-        """Start recording if a provider has been set by now. Cheap, and nothing once it has."""
+        """Start recording if a provider has been set by now. Cheap; does nothing once started."""
         if self._settled:
             return
         provider = self._provider or get_meter_provider()
@@ -106,7 +105,7 @@ class Metrics:
             meter = provider.get_meter(
                 __package__ or "", __version__, SCHEMA_URL, self._scope_attributes
             )
-            # An SDK that is switched off hands out such a meter.
+            # A disabled SDK returns such a meter.
             if not isinstance(meter, NoOpMeter):
                 self._instruments = _Instruments(meter)
                 self.enabled = True
@@ -119,14 +118,14 @@ class Metrics:
         seconds: float,
         error_type: str | None,
     ) -> None:
-        """Record one call of a measured operation; does nothing for any other.
+        """Record one call of a measured operation; does nothing for any other operation.
 
         Args:
-            started: The attributes that its span started with, or would have.
-            ended: The attributes known at its end; of a recorded call also those from before.
+            started: The attributes that the span started with, or would have.
+            ended: The attributes known at the end; of a recorded call also the earlier ones.
             state: What the operation collected, `Call.state`.
-            seconds: How long it took.
-            error_type: ``error.type``; None where it succeeded.
+            seconds: The duration of the call.
+            error_type: ``error.type``; None if the call succeeded.
         """
         instruments = self._instruments
         if instruments is None:
@@ -141,7 +140,7 @@ class Metrics:
             _record_module_call(instruments, started, seconds, error_type)
 
     def record_score(self, score: float, attributes: Mapping[str, Any]) -> None:
-        """Record the score that a metric gave to one example, with attributes of few values."""
+        """Record the score of one example, with attributes of low cardinality."""
         if self._instruments is not None:
             self._instruments.score.record(score, dict(attributes))
 
@@ -186,7 +185,9 @@ class _Instruments:
             MetricNames.MODULE_DURATION, "s", _SECONDS, "Duration of module calls of every kind"
         )
         self.cache_lookups = meter.create_counter(
-            MetricNames.LM_CACHE_LOOKUPS, "{lookup}", "Times DSPy's cache was asked for an LM call"
+            MetricNames.LM_CACHE_LOOKUPS,
+            "{lookup}",
+            "Number of look-ups of LM calls in DSPy's cache",
         )
         self.score = histogram(
             MetricNames.EVALUATE_SCORE, "1", _SCORES, "Scores that metrics gave to examples"
@@ -203,7 +204,7 @@ def _record_client_call(
 ) -> None:
     common = _chosen(started, _CLIENT_ATTRIBUTES)
     hit = ended.get(DSPY_LM_CACHE_HIT)
-    # The tier is noted when the cache is asked, so it tells a miss from a cache that is off.
+    # The tier is recorded at a look-up, so it distinguishes a miss from a cache that is off.
     if hit or getattr(state, "cache_tier", None) is not None:
         instruments.cache_lookups.add(1, {**common, DSPY_LM_CACHE_HIT: bool(hit)})
     response_model = ended.get(GEN_AI_RESPONSE_MODEL)
@@ -214,7 +215,7 @@ def _record_client_call(
         duration[ERROR_TYPE] = error_type
     for name in (DSPY_LM_CACHE_HIT, DSPY_EMBEDDER_CACHE_HIT):
         if ended.get(name):
-            # Apart from the calls that went to a provider, whose distribution it would ruin.
+            # Separate from calls that reached a provider, whose distribution it would distort.
             duration[name] = True
     instruments.client_duration.record(seconds, duration)
     for name, kind in _TOKEN_COUNTS:
@@ -249,6 +250,6 @@ def _chosen(
 
 
 def _is_placeholder(provider: MeterProvider) -> bool:
-    # The API cannot be asked whether an instrument records. What it hands out while no SDK is set
-    # up, and its no-op provider, are classes of its own package; everything else may record.
+    # The API cannot tell whether an instrument records. Its no-op provider, and what it returns
+    # while no SDK is set up, are classes of its own package; any other provider may record.
     return type(provider).__module__.startswith("opentelemetry.metrics")

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What to record, decided once: from arguments, then the environment, then defaults."""
+"""The settings of one ``instrument()``: from arguments, then the environment, then defaults."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ MIN_CONTENT_LENGTH = 64
 
 Redact = Callable[[str, str, Any], Any]
 """Called as ``redact(operation, field, value)`` before a value is serialised; returns the value
-to record. When it raises, the value is dropped."""
+to record. If it raises, the value is dropped."""
 
 
 class ContentMode(Enum):
-    """Where message content goes, with the values of
+    """The destinations of message content, with the values of
     OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT (OpenTelemetry GenAI conventions)."""
 
     NO_CONTENT = "NO_CONTENT"
@@ -45,18 +45,18 @@ class ContentMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that decides what a span carries.
+    """The settings that decide what spans record.
 
     Attributes:
         content_mode: Where inputs, outputs and other content are recorded.
-        capture_inputs: Record inputs (where content is recorded).
-        capture_outputs: Record outputs (where content is recorded).
+        capture_inputs: Record inputs (if content is recorded).
+        capture_outputs: Record outputs (if content is recorded).
         capture_signatures: Describe signatures on module spans.
         capture_intermediate_steps: Make spans for adapters and their format and parse steps.
         max_content_length: Longest content attribute, in characters.
-        redact: Hook that sees each top-level value first; ``None`` for none.
-        request_hook: Called before the operation of a recording span; ``None`` for none.
-        response_hook: Called after the operation of a recording span; ``None`` for none.
+        redact: Hook that receives each top-level value first; ``None`` for no hook.
+        request_hook: Called before the operation of a recording span; ``None`` for no hook.
+        response_hook: Called after the operation of a recording span; ``None`` for no hook.
         records_inputs: Whether inputs are put on spans.
         records_outputs: Whether outputs are put on spans.
     """
@@ -74,7 +74,7 @@ class Settings:
     records_outputs: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        # Asked several times for each span, so they are no properties.
+        # Fields instead of properties, since they are read several times for each span.
         in_spans = self.content_mode.in_spans
         object.__setattr__(self, "records_inputs", self.capture_inputs and in_spans)
         object.__setattr__(self, "records_outputs", self.capture_outputs and in_spans)
@@ -87,14 +87,14 @@ class _Defaults:
 def set_default_arguments(**arguments: Any) -> None:
     """Set what ``instrument()`` uses for arguments that its caller does not give.
 
-    For a package that chooses a backend and has settings of its own: under
-    ``opentelemetry-instrument`` no code of the program calls ``instrument()``. Such a default goes
-    before the environment, and an argument of the caller before both. It takes effect at the next
-    ``instrument()``. Each call replaces the defaults of the one before; without arguments there
-    are none.
+    For a package that configures a backend and has its own settings: under
+    ``opentelemetry-instrument`` no code of the program calls ``instrument()``. Such a default takes
+    precedence over the environment, and an argument of the caller over both. It takes effect at
+    the next ``instrument()``. Each call replaces all earlier defaults; a call without arguments
+    removes them.
 
     Args:
-        **arguments: Those of `load_settings`.
+        **arguments: Arguments of `load_settings`.
 
     Raises:
         ValueError: A value is not accepted.
@@ -103,7 +103,7 @@ def set_default_arguments(**arguments: Any) -> None:
     unknown = arguments.keys() - _ARGUMENTS
     if unknown:
         raise TypeError(f"instrument() has no argument {', '.join(sorted(unknown))}")
-    # For its errors; what is wrong in the environment is reported by instrument().
+    # Raises for wrong arguments; instrument() reports errors of the environment.
     _resolved(arguments, {})
     _Defaults.arguments = _without_none(arguments)
 
@@ -211,7 +211,7 @@ def _content_mode(
         return ContentMode.NO_CONTENT
     mode = _MODE_BY_TEXT.get(text.lower())
     if mode is None:
-        # A misspelt wish about content is answered with less content, never with more.
+        # A misspelt setting must record less content, never more.
         logger.warning("%s is %r; accepted: %s. Recording no content.", name, text, _ACCEPTED_MODES)
         return ContentMode.NO_CONTENT
     return mode
@@ -240,7 +240,7 @@ def _max_content_length(argument: int | None, environment: Mapping[str, str]) ->
     return min([own or DEFAULT_MAX_CONTENT_LENGTH, *(limit for limit in limits if limit)])
 
 
-# The SDK cuts attributes at these limits in the middle of the JSON, so ours must come first.
+# The SDK cuts attributes at these limits inside of the JSON, so ours must apply first.
 _SDK_LIMITS = ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT")
 
 

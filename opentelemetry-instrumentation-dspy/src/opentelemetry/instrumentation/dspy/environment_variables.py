@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Environment variables this instrumentation reads, beside OpenTelemetry's own."""
+"""Environment variables of this instrumentation, in addition to OpenTelemetry's own."""
 
 OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT = (
     "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
@@ -12,17 +12,17 @@ true / false for SPAN_ONLY / NO_CONTENT. Default: NO_CONTENT.
 
 OTEL_INSTRUMENTATION_DSPY_CAPTURE_INPUTS = "OTEL_INSTRUMENTATION_DSPY_CAPTURE_INPUTS"
 """
-Whether inputs are recorded where content is: true or false. Default: true.
+Whether inputs are recorded if content is recorded: true or false. Default: true.
 """
 
 OTEL_INSTRUMENTATION_DSPY_CAPTURE_OUTPUTS = "OTEL_INSTRUMENTATION_DSPY_CAPTURE_OUTPUTS"
 """
-Whether outputs are recorded where content is: true or false. Default: true.
+Whether outputs are recorded if content is recorded: true or false. Default: true.
 """
 
 OTEL_INSTRUMENTATION_DSPY_CAPTURE_SIGNATURES = "OTEL_INSTRUMENTATION_DSPY_CAPTURE_SIGNATURES"
 """
-Whether signatures (names, fields, and with content their instructions) are described: true or
+Whether signatures are described (names, fields and, if content is recorded, instructions): true or
 false. Default: true.
 """
 
@@ -35,6 +35,6 @@ Whether adapter calls, and their format and parse steps, get spans: true or fals
 
 OTEL_INSTRUMENTATION_DSPY_MAX_CONTENT_LENGTH = "OTEL_INSTRUMENTATION_DSPY_MAX_CONTENT_LENGTH"
 """
-Longest content attribute, in characters; longer values are shortened and stay valid JSON. The
-lower of this and OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT holds. Default: 262144.
+Longest content attribute, in characters; longer values are shortened and stay valid JSON. The lower
+of this and OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT applies. Default: 262144.
 """

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the zero-code loader asks of an instrumentation package."""
+"""The requirement that the zero-code loader reads from an instrumentation package."""
 
 _instruments = ("dspy >= 3.0, < 4",)
 _supports_metrics = True

@@ -1,12 +1,11 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The names this instrumentation writes: attributes, operations, span names.
+"""Names that this instrumentation records: attributes, operations, events and metrics.
 
-The strings are owned here instead of imported: every ``gen_ai.*`` name is still in development
-and the Python constants for them are deprecated upstream. They follow the GenAI semantic
-conventions as published with OpenTelemetry semantic conventions 1.40 (`SCHEMA_URL`). The
-``dspy.*`` names are defined by the registry in ``semconv/registry`` of this distribution; a test
-keeps this module and the registry in step.
+The strings are defined here instead of imported: every ``gen_ai.*`` name is still in development,
+and its Python constant is deprecated upstream. They follow the GenAI semantic conventions as
+published with OpenTelemetry semantic conventions 1.40 (`SCHEMA_URL`). The ``dspy.*`` names are
+defined by the registry in ``semconv/registry`` of this distribution; a test keeps both in step.
 """
 
 from __future__ import annotations
@@ -184,7 +183,7 @@ GEN_AI_EVALUATION_EXPLANATION: Final = "gen_ai.evaluation.explanation"
 
 
 class Operations:
-    """Values of ``dspy.operation``: what kind of DSPy operation a span stands for."""
+    """Values of ``dspy.operation``: the kind of DSPy operation of a span."""
 
     MODULE: Final = "module"
     PREDICT: Final = "predict"
@@ -205,7 +204,7 @@ class Operations:
 
 
 class AgentTerminations:
-    """Values of ``dspy.agent.termination``: why an agent took no further step."""
+    """Values of ``dspy.agent.termination``: the reason why an agent took no further step."""
 
     FINISH: Final = "finish"
     MAX_ITERS: Final = "max_iters"
@@ -215,7 +214,7 @@ class AgentTerminations:
 
 
 class Events:
-    """Names of span events and, for the first one, of a log record."""
+    """Names of span events; the first is the name of a log record, too."""
 
     INFERENCE_DETAILS: Final = "gen_ai.client.inference.operation.details"
     EVALUATION_RESULT: Final = "gen_ai.evaluation.result"
@@ -224,7 +223,7 @@ class Events:
 
 
 class GenAIOperations:
-    """Values of ``gen_ai.operation.name`` in use."""
+    """Values of ``gen_ai.operation.name`` that are used."""
 
     CHAT: Final = "chat"
     TEXT_COMPLETION: Final = "text_completion"

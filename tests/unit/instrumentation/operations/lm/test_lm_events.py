@@ -175,4 +175,4 @@ def test_an_api_without_logs_costs_the_events_only(
     assert EchoLM("hi")("hello") == ["hi"]
     assert traced.content("chat echo", "gen_ai.input.messages") == ASKED
     (warning,) = telemetry_log.take()
-    assert "no events are made" in warning
+    assert "no events are emitted" in warning

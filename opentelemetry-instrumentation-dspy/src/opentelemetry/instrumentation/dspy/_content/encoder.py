@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Any Python value -> bounded, redacted JSON text.
 
-`ContentEncoder` is the one place where values of the observed program become telemetry. It reads
+`ContentEncoder` is the only place where values of the observed program become telemetry. It reads
 values without changing them and never raises.
 """
 
@@ -44,17 +44,17 @@ _UNBOUNDED = 2**40
 
 
 class ContentEncoder:
-    """Turns values into the JSON text of content attributes, within the limits of the settings.
+    """An encoder of values as the JSON text of content attributes, within the settings' limits.
 
     Thread-safe.
 
     Args:
         settings: What to record.
-        max_length: A limit below which attributes must stay to be left whole by the SDK.
+        max_length: The SDK's limit, above which it would cut an attribute.
 
     Attributes:
-        secrets: The secret values met so far, which no text that leaves here may repeat.
-        arguments: The parameters of tools whose values no text that leaves here may have.
+        secrets: Secret values seen so far; removed from all texts.
+        arguments: Parameters of tools whose values are removed from all texts.
     """
 
     def __init__(self, settings: Settings, max_length: int | None = None) -> None:
@@ -66,7 +66,7 @@ class ContentEncoder:
         self._long_texts = LongTextCache()
 
     def clear_cache(self) -> None:
-        """Keep nothing of the texts met so far; called when an outermost call has ended."""
+        """Clear the cache of long texts; called when an outermost call has ended."""
         self._long_texts.clear()
 
     def put(
@@ -78,10 +78,10 @@ class ContentEncoder:
         *,
         as_one: bool = False,
     ) -> None:
-        """Record ``value`` as JSON under ``name``, noting under ``dspy.truncated`` a shortened one.
+        """Record ``value`` as JSON under ``name``; if shortened, say so in ``dspy.truncated``.
 
-        Each item of a mapping is shown to the redaction hook on its own; any other value, and with
-        ``as_one`` a mapping, too, is shown whole, with the last part of the name as its field.
+        The redaction hook receives each item of a mapping separately. It receives any other value,
+        and with ``as_one`` also a mapping, as a whole; the field is then the last part of ``name``.
         """
         if self._redact is not None:
             show = self._redact_one if as_one else self._redacted
@@ -96,7 +96,7 @@ class ContentEncoder:
             elif size is not None:
                 text = self._long_texts.dumps(jsonable)
         except Exception:
-            text = None  # the long way copes with everything
+            text = None  # _encode() can handle any value
         if text is None or len(text) > self._limit:
             text, cut = self._encode(value)
             if cut:
@@ -107,14 +107,14 @@ class ContentEncoder:
     def put_jsonable(
         self, attributes: dict[str, Any], name: str, operation: str, value: Any, size: int
     ) -> None:
-        """Record ``value`` like `put`, where the caller has made it of plain types just now.
+        """Record ``value`` like `put`, if the caller has just built it from JSON's own types.
 
         Args:
-            attributes: Where to put it.
-            name: Of the attribute.
-            operation: Shown to the redaction hook.
-            value: Jsonable containers with harmless keys, and texts of which none is a data URI.
-            size: Characters in these texts.
+            attributes: The attributes to add it to.
+            name: The name of the attribute.
+            operation: Passed to the redaction hook.
+            value: Containers without secret keys, and texts without data URIs.
+            size: Number of characters in these texts.
         """
         if self._redact is None and size <= self._limit:
             try:
@@ -130,7 +130,7 @@ class ContentEncoder:
     def put_encoded(
         self, attributes: dict[str, Any], name: str, operation: str, value: Any, text: str
     ) -> None:
-        """Record ``value`` like `put`, where its JSON text is known from before."""
+        """Record ``value`` like `put`, if its JSON text is already known."""
         if self._redact is None and len(text) <= self._limit:
             hide = self.arguments.known or self.secrets.echoed
             attributes[name] = self._hide_in_json(attributes, name, text) if hide else text
@@ -138,7 +138,7 @@ class ContentEncoder:
             self.put(attributes, name, operation, value, as_one=True)
 
     def put_text(self, attributes: dict[str, Any], name: str, operation: str, text: str) -> None:
-        """Record text as it is, not as JSON; redacted and shortened like `put`."""
+        """Record text as text, not as JSON; redacted and shortened like `put`."""
         if ";" in text and BASE64_MARK in text:
             text = shorten_data_uris(text)
         if self._redact is not None:
@@ -161,7 +161,7 @@ class ContentEncoder:
         hidden = self._hide(text)
         if len(hidden) <= self._limit:
             return hidden
-        # What stands in for a short secret is longer than that. The SDK would cut it anywhere.
+        # The replacement is longer than a short secret. The SDK would cut the text inside the JSON.
         cut = attributes.setdefault(DSPY_TRUNCATED, [])
         if name not in cut:
             cut.append(name)
@@ -175,7 +175,7 @@ class ContentEncoder:
         return redact_text(valid_text(text[: 2 * _MAX_MESSAGE]))[:_MAX_MESSAGE]
 
     def stacktrace(self, error: BaseException, operation: str = "exception") -> str:
-        """The formatted stack of an exception, its end kept where it is too long."""
+        """The formatted stack of an exception; if it is too long, its end."""
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         if self._redact is not None:
             text = self._redacted_text(operation, "stacktrace", text)
@@ -184,7 +184,7 @@ class ContentEncoder:
 
     def _redacted(self, operation: str, field: str, value: Any) -> Any:
         dspy = sys.modules.get("dspy")
-        # A Prediction is an Example: a record of fields, like the mapping that it answers.
+        # A Prediction is an Example: like a mapping, a record of fields.
         if isinstance(value, dict) or (dspy is not None and isinstance(value, dspy.Example)):
             items: Iterable[tuple[Any, Any]] = list(value.items())  # type: ignore[reportUnknownMemberType]
             return {key: self._redact_one(operation, str(key), item) for key, item in items}
@@ -201,14 +201,14 @@ class ContentEncoder:
         try:
             return self._redact(operation, field, value)
         except Exception as error:
-            # Its message may well repeat the value.
+            # Without its message, which may contain the value.
             logger.debug("The redaction hook raised %s; the value is dropped", type(error).__name__)
             return REDACTED
 
     def _encode(self, value: Any) -> tuple[str, bool]:
-        budget = max(16, self._limit - 64)  # room for the note on what was cut
+        budget = max(16, self._limit - 64)  # room for the note about truncation
         cut = False
-        # Escapes make JSON longer than the text in it, so a first try can overshoot.
+        # Escapes make JSON longer than the text in it, so the first attempt may be too long.
         for _ in range(4):
             copier = JsonableCopier(budget, shorten=self._long_texts.shortened)
             jsonable = copier.copy(value)
@@ -231,10 +231,10 @@ class ContentEncoder:
 
 
 def to_json(value: Any) -> str:
-    """Any value as JSON, whole; secrets in it are left out."""
+    """Any value as JSON, without a length limit; secrets are removed."""
     return dumps(JsonableCopier(_UNBOUNDED, _UNBOUNDED).copy(value)).decode()
 
 
 def canonical_json(value: Any) -> bytes:
-    """Any value as JSON that is the same in every process and whatever the order of keys."""
+    """Any value as JSON that is the same in every process and for every order of keys."""
     return dumps(JsonableCopier(_UNBOUNDED, _UNBOUNDED).copy(value), orjson.OPT_SORT_KEYS)

@@ -1,9 +1,9 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Any Python value as plain JSON types, bounded and without secrets.
+"""Any Python value as JSON's own types, bounded and without secrets.
 
-Values are read without changing them; nothing of theirs is called but ``__repr__``, ``items`` and
-plain attribute access.
+Values are read without changing them. The only code of theirs that runs is ``__repr__``, ``items``
+and attribute access.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from opentelemetry.instrumentation.dspy._content.redaction import (
 Scalar = str | int | float | bool | None
 Jsonable = Scalar | list[Any] | dict[str, Any]
 
-# JSON's own types. Subclasses of them are other types, and take the long way.
+# JSON's own types. Subclasses are not among them, and have to be copied.
 _CONTAINERS = frozenset({dict, list, tuple})
 _NUMBERS = frozenset({int, float, bool, type(None)})
 JSON_TYPES: Final = _CONTAINERS | _NUMBERS | {str}
@@ -49,7 +49,7 @@ _UNREADABLE = "[unreadable {}]"
 
 
 def dumps(jsonable: Jsonable, option: int = 0) -> bytes:
-    """JSON text of plain types; what UTF-8 cannot hold is replaced."""
+    """JSON text of JSON's own types; characters that UTF-8 cannot encode are replaced."""
     try:
         return orjson.dumps(jsonable, option=option)
     except (orjson.JSONEncodeError, RecursionError):
@@ -58,7 +58,7 @@ def dumps(jsonable: Jsonable, option: int = 0) -> bytes:
 
 
 def valid_text(text: str) -> str:
-    """``text`` with what UTF-8 cannot hold replaced."""
+    """``text`` with the characters replaced that UTF-8 cannot encode."""
     if text.isascii():
         return text
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
@@ -74,7 +74,7 @@ def _repaired(jsonable: Jsonable) -> Jsonable:
     return jsonable
 
 
-# Keys that were seen before and hide nothing: one look for all keys of a mapping.
+# Keys seen before that are not secret: one set operation checks all keys of a mapping.
 _harmless_keys: set[str] = set()
 _MAX_HARMLESS_KEYS = 4_096
 
@@ -89,10 +89,10 @@ def _are_harmless(keys: Iterable[Any]) -> bool:
 
 
 def unchanged_size(value: Any, limit: int) -> int | None:
-    """Characters in a value made of plain types that may be written without any change, else None.
+    """Number of characters in a value that may be written unchanged, else None.
 
-    That is: no secret key, no data URI that is worth shortening, and about ``limit`` characters
-    at most.
+    Such a value consists of JSON's own types, has no secret key, no data URI worth shortening, and
+    at most about ``limit`` characters.
     """
     size = 0
     containers: list[Any] = [value if type(value) in _CONTAINERS else (value,)]
@@ -111,7 +111,7 @@ def unchanged_size(value: Any, limit: int) -> int | None:
             if kind is str:
                 size += len(item)
                 if size >= MIN_DATA_URI and (
-                    # One character is looked for twenty times as fast as the mark.
+                    # Searching for one character is twenty times faster than for the mark.
                     size > limit or item[:5] == "data:" or (";" in item and BASE64_MARK in item)
                 ):
                     return None
@@ -125,7 +125,7 @@ def unchanged_size(value: Any, limit: int) -> int | None:
 
 
 class JsonableCopier:
-    """One pass over one value: copies it into plain JSON types within a budget of characters.
+    """The copying of one value into JSON's own types, within a budget of characters.
 
     Attributes:
         cut: Whether something was left out.
@@ -147,11 +147,11 @@ class JsonableCopier:
 
     @property
     def used(self) -> int:
-        """About how many characters the copy has."""
+        """Approximate number of characters in the copy."""
         return self._budget - self._left
 
     def copy(self, value: Any, depth: int = 0) -> Jsonable:
-        """The copy. Never raises."""
+        """Copy the value. Never raises."""
         kind: type[Any] = type(value)  # type: ignore[reportUnknownVariableType]
         if kind is str:
             return self._text(value)
@@ -231,11 +231,11 @@ class JsonableCopier:
 
 
 AUDIO_KEY = "input_audio"
-"""Under which OpenAI's messages have audio, as the only thing that is no data URI."""
+"""Key of audio in OpenAI's messages, the only media that is not a data URI."""
 
 
 def as_data_uri(audio: Any, format_name: str) -> Any:
-    """A record of base64 data and its format with the data as a data URI; all else as it is."""
+    """A record of base64 data and format, with a data URI as data; any other value itself."""
     if type(audio) is not dict:
         return audio
     fields = cast("dict[str, Any]", audio)
@@ -250,9 +250,9 @@ _MAX_CHOICES = 16
 
 
 def _hidden(value: Any) -> Jsonable:
-    """What stands in for a value under the name of a secret.
+    """The replacement for a value whose key names a secret.
 
-    A JSON schema under such a name describes a parameter: its type stays, its default does not.
+    A JSON schema under such a key describes a parameter: its type is kept, its default is not.
     """
     if type(value) is not dict:
         return REDACTED
@@ -266,7 +266,7 @@ def _hidden(value: Any) -> Jsonable:
 
 
 def _ordered(members: Collection[Any]) -> Iterable[Any]:
-    # A set has another order in each process.
+    # The order of a set differs between processes.
     return sorted(members, key=_order) if len(members) <= _MAX_SORTED else list(members)
 
 
@@ -296,17 +296,17 @@ def _key(key: Any) -> str:
 
 
 def _items_of(value: Any, kind: type) -> Iterable[tuple[Any, Any]] | None:
-    """The named parts of an object that is a record of some sort, else None."""
+    """The fields of an object that is a kind of record, else None."""
     dspy = sys.modules.get("dspy")
     if dspy is not None:
-        if isinstance(value, dspy.Example):  # Prediction is one
+        if isinstance(value, dspy.Example):  # Prediction is a subclass
             return value.items()
         if isinstance(value, dspy.Tool):
             return (("name", value.name), ("desc", value.desc), ("args", value.args))
     if isinstance(value, Mapping):
         return value.items()  # type: ignore[reportUnknownVariableType]
     if hasattr(kind, "__pydantic_root_model__"):
-        # A pydantic model's fields stand in its __dict__; model_dump() would run user code.
+        # A pydantic model has its fields in its __dict__; model_dump() would run user code.
         fields: dict[str, Any] = value.__dict__
         if "audio_format" in fields:
             fields = as_data_uri(fields, "audio_format")  # dspy.Audio
@@ -318,7 +318,7 @@ def _items_of(value: Any, kind: type) -> Iterable[tuple[Any, Any]] | None:
 
 
 def record_as_dict(value: Any, kind: type) -> Any:
-    """What a record consists of; anything else itself, which is not plain."""
+    """The fields of a record as a dict; any other value itself."""
     items = _items_of(value, kind)
     return value if items is None else dict(items)
 
@@ -328,7 +328,7 @@ _CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.
 
 
 def _described(value: Any, kind: type) -> Any:
-    # Subclasses of the plain types: string enums, numpy's float64.
+    # Subclasses of JSON's own types: string enums, numpy's float64.
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, (int, float)):
@@ -344,7 +344,7 @@ def _described(value: Any, kind: type) -> Any:
     if hasattr(kind, "shape") and hasattr(kind, "dtype"):
         return _array(value, kind)
     if kind.__repr__ is object.__repr__:
-        return f"[{kind.__module__}.{kind.__qualname__}]"  # the default one holds an address
+        return f"[{kind.__module__}.{kind.__qualname__}]"  # the default repr contains an address
     return redact_text(repr(value)[:_MAX_REPR])
 
 

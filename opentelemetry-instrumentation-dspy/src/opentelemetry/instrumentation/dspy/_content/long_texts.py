@@ -1,10 +1,10 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Long texts that stand in several places of one trace: turned into JSON once.
+"""Long texts that occur in several values of one trace: converted to JSON once.
 
-A long context is an argument of the program, of its modules and of their adapters, and the prompt
-made of it is the result of one step and the input of the next. They are the same objects, and a
-text cannot change, so what was worked out for the first place is right for all others.
+A long context is an argument of the program, of its modules and of their adapters. The prompt built
+from it is the result of one step and the input of the next. These are the same objects, and a str
+is immutable, so the JSON of the first occurrence is valid for all others.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import orjson
 from opentelemetry.instrumentation.dspy._content.redaction import shorten_data_uris
 
 LONG_TEXT: Final = 4_096
-"""A text of so many characters is worth being remembered."""
+"""Number of characters from which a text is worth caching."""
 
 _MAX_TEXTS = 64
 _MAX_CHARACTERS = 8 * 1024 * 1024
 
-# JSON has no such character outside of texts, and no unescaped one in them.
+# JSON has this character only inside of texts, and there only escaped.
 _PLACE = "\0"
 _PLACEHOLDER = orjson.Fragment(_PLACE.encode())
 
@@ -30,8 +30,8 @@ _PLACEHOLDER = orjson.Fragment(_PLACE.encode())
 class LongTextCache:
     """The JSON of the long texts of the traces in progress.
 
-    Texts are told apart by identity, since comparing them would cost what is to be saved.
-    Thread-safe: what another thread forgets meanwhile is worked out again.
+    Texts are looked up by identity, since comparing them would cost what the cache saves.
+    Thread-safe: entries that another thread clears are computed again.
     """
 
     def __init__(self) -> None:
@@ -40,22 +40,22 @@ class LongTextCache:
         self._characters = 0
 
     def dumps(self, value: Any) -> str:
-        """JSON text of plain types.
+        """JSON text of JSON's own types.
 
         Raises:
             orjson.JSONEncodeError: A text has a lone surrogate.
-            RecursionError: It is nested too deeply.
+            RecursionError: The value is nested too deeply.
         """
         texts: list[str] = []
         skeleton = orjson.dumps(self._without_long_texts(value, texts)).decode()
         if not texts:
             return skeleton
         parts = skeleton.split(_PLACE)
-        texts.append("")  # nothing stands behind the last part
+        texts.append("")  # no text follows the last part
         return "".join(chain.from_iterable(zip(parts, texts, strict=True)))
 
     def shortened(self, text: str) -> str:
-        """`shorten_data_uris`, which reads a whole image to tell its hash."""
+        """The result of `shorten_data_uris`, which has to hash a whole image."""
         known = self._shortened.get(id(text))
         if known is None:
             known = text, shorten_data_uris(text)
@@ -64,7 +64,7 @@ class LongTextCache:
         return known[1]
 
     def clear(self) -> None:
-        """Let go of all texts."""
+        """Remove all texts."""
         if self._characters:
             self._characters = 0
             self._known.clear()
@@ -92,7 +92,7 @@ class LongTextCache:
         return known[1]
 
     def _keep(self, texts: dict[int, tuple[str, str]], known: tuple[str, str]) -> None:
-        # Held on to, so that no other text gets its identity meanwhile.
+        # The cache references the text, so that no other text can get its identity.
         if len(texts) >= _MAX_TEXTS or self._characters > _MAX_CHARACTERS:
             self.clear()
         texts[id(known[0])] = known

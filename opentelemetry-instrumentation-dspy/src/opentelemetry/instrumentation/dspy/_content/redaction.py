@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Keeping secrets and bulk out of what is recorded: which keys hide a value, which text is cut."""
+"""Redaction of secrets and of bulk data: secret keys, secret values, and data URIs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from opentelemetry.instrumentation.dspy._guarding import new_lock
 
 REDACTED = "[REDACTED]"
 MIN_DATA_URI = 256
-"""A data URI with a payload shorter than this stays as it is."""
+"""A data URI with a shorter payload is not changed."""
 
 _SECRET_WORDS = frozenset(
     {"apikey", "apikeys", "accesstoken", "authtoken", "refreshtoken", "bearer", "authorization"}
@@ -29,7 +29,7 @@ _SECRET_PAIRS = frozenset(
     [("api", "key"), ("private", "key"), ("access", "key"), ("secret", "key"), ("signing", "key")]
 )
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
-# Keys by the prefixes that providers give them. Names of modules and files begin like some.
+# Keys by the prefixes of providers. Names of modules and files may begin with some of them.
 _SECRET_TEXT = re.compile(
     r"\b(?:sk-[A-Za-z0-9_\-]{12,}|[prs]k_(?:live|test)_[A-Za-z0-9]{10,}|glpat-[A-Za-z0-9_\-]{12,}"
     r"|(?:xai-|(?:gsk|hf|gh[opsur])_)[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{16,}"
@@ -39,14 +39,14 @@ _SECRET_TEXT = re.compile(
 )
 _URL_PASSWORD = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
 
-# Shorter ones are placeholders; hiding "none" or "test" would make messages unreadable.
+# Shorter values are placeholders; hiding "none" or "test" would make messages unreadable.
 _MIN_SECRET = 6
 _MAX_KNOWN = 1_024
 
 
 @lru_cache(maxsize=4096)
 def is_secret_key(key: str) -> bool:
-    """Whether a value under this name must not be recorded."""
+    """Whether values under this key must not be recorded."""
     words = [word.lower() for word in _WORD.findall(key)]
     if not words:
         return False
@@ -56,12 +56,12 @@ def is_secret_key(key: str) -> bool:
 
 
 def redact_text(text: str) -> str:
-    """Hide what looks like a key, token or password inside free text, such as an error message."""
+    """Hide what looks like a key, token or password in free text, such as an error message."""
     return _URL_PASSWORD.sub(REDACTED, _SECRET_TEXT.sub(REDACTED, text))
 
 
 BASE64_MARK = ";base64,"
-"""What every data URI of binary data has in it, and hardly any other text."""
+"""Part of every data URI of binary data, and of hardly any other text."""
 
 _DATA_URI = re.compile(
     r"data:[\w.+/;=\-]{0,100}" + BASE64_MARK + rf"[A-Za-z0-9+/=_\-]{{{MIN_DATA_URI},}}"
@@ -71,7 +71,7 @@ _DATA_URI = re.compile(
 def shorten_data_uris(text: str) -> str:
     """Replace the payload of ``data:`` URIs by its size and hash; other text is unchanged.
 
-    The text may be such a URI, or have some of binary data in it.
+    The text may be such a URI, or contain URIs of binary data.
     """
     if text.startswith("data:"):
         text = shorten_data_uri(text)
@@ -90,19 +90,19 @@ def shorten_data_uri(text: str) -> str:
 
 
 class KnownSecrets:
-    """The values of secrets that the program's LMs use, to be hidden wherever they turn up.
+    """The values of secrets that the program's LMs use, to be hidden wherever they occur.
 
-    A provider's error message may repeat a key that looks like nothing in particular, so what is
-    known to be one is looked for by its value. Thread-safe.
+    A provider's error message may repeat a key that has no recognisable format, so known secrets
+    are searched for by value. Thread-safe.
 
     Attributes:
-        echoed: Those that an error message has repeated; empty as a rule, and then there is nothing
-            for `hide_echoes` to do.
+        echoed: Secrets that an error message has repeated; usually empty, and then `hide_echoes`
+            has nothing to do.
     """
 
     def __init__(self) -> None:
         self._known: dict[str, None] = {}
-        # From error messages they find their way into prompts.
+        # Prompts may quote error messages, and with them these secrets.
         self.echoed: dict[str, None] = {}
         self._lock = new_lock()
 
@@ -121,7 +121,7 @@ class KnownSecrets:
         self._add(self._known, found)
 
     def learn_attributes(self, instance: object) -> None:
-        """Remember what an object keeps under the names of secrets; no code of its is run."""
+        """Remember attributes that are named like secrets; runs no code of the object."""
         try:
             attributes = object.__getattribute__(instance, "__dict__")
         except AttributeError:
@@ -131,7 +131,7 @@ class KnownSecrets:
                 self.learn(name, value)
 
     def hide_all(self, text: str) -> str:
-        """``text`` without any known secret, those of the environment included."""
+        """``text`` without any known secret, including those of the environment."""
         for secret in _longest_first([*self._known, *_in_environment()]):
             if secret in text:
                 self._add(self.echoed, [secret])
@@ -139,7 +139,7 @@ class KnownSecrets:
         return text
 
     def hide_echoes(self, text: str) -> str:
-        """``text`` without the secrets that were seen in an error message before."""
+        """``text`` without the secrets that an error message has repeated before."""
         if not self.echoed:
             return text
         for secret in _longest_first(self.echoed):
@@ -158,7 +158,7 @@ class KnownSecrets:
 
 
 def _encodings_of(secret: str) -> Iterable[str]:
-    """A secret as it is, and as it stands in JSON, and in JSON inside of JSON."""
+    """The forms of a secret: as it is, in JSON, and in JSON inside of JSON."""
     escaped = ascii_only = secret
     yield secret
     for _ in range(2):
@@ -169,7 +169,7 @@ def _encodings_of(secret: str) -> Iterable[str]:
 
 
 def _longest_first(secrets: Iterable[str]) -> list[str]:
-    # One may be a part of another, as the key is of the whole header.
+    # A secret may be part of another, as a key is of the whole header.
     return sorted(secrets, key=len, reverse=True)
 
 
@@ -199,7 +199,7 @@ def _in_address(address: str) -> Iterable[str]:
             yield value
 
 
-# The working directory, which shells keep under a name like a password's.
+# The working directory: shells name it like a password.
 _HARMLESS_VARIABLES = frozenset({"PWD", "OLDPWD"})
 
 

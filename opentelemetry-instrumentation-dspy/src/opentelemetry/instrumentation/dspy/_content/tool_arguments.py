@@ -1,10 +1,10 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments of tools inside free text: what a model is told, and tells, of the calls it makes.
+"""Secret arguments of tools inside free text: the prompts and answers that contain tool calls.
 
-An agent's prompts and answers have the arguments of its tools in them as JSON, once or several
-times escaped, as a Python dictionary, or as XML. Where a parameter is named like a secret, so is
-what stands behind its name there.
+An agent's prompts and answers contain the arguments of its tools as JSON (possibly escaped several
+times), as a Python dictionary, or as XML. If a parameter is named like a secret, the value after
+its name is a secret as well.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections.abc import Iterable
 from opentelemetry.instrumentation.dspy._content.redaction import REDACTED, is_secret_key
 from opentelemetry.instrumentation.dspy._guarding import new_lock
 
-# What is nested in an argument has names that no tool tells.
+# Keys inside of nested arguments, which the schemas of tools do not list.
 _USUAL = ("password", "api_key", "apiKey", "access_token", "client_secret", "secret", "token")
 _MAX_NAMES = 256
 
-# Behind a name: the end of its quotes, and a number or a value in quotes that are as often escaped.
-# The value ends where its quotes do; where it was cut before that, at any quote that is less often
-# escaped, since that is the end of the JSON string around it. Runs of backslashes are bounded, so
-# that no text takes long.
+# What follows a name: its closing quotes, and a number or a quoted value with the same escaping.
+# The value ends at its closing quotes. If it was cut before, it ends at the next quote with fewer
+# escapes, which closes the enclosing JSON string. Runs of backslashes are bounded, and so is the
+# time for any text.
 _BACKSLASHES = r"(?:(?P=escape)(?P=escape)\\\\){0,64}"
 _QUOTED = (
     r"(?P<head>(?P<open>\\{0,63}[\"'])\s{0,4}:\s{0,4})"
@@ -33,15 +33,15 @@ _QUOTED = (
     r"(?:" + _BACKSLASHES + r"(?P<close>(?P=escape)(?P=quote)))?"
     r"|-?[0-9][0-9.]*)"
 )
-# The start of an XML element, and not its end.
+# The start tag of an XML element, not its end tag.
 _TAGGED = r"(?<=<%s)(?P<tag>>)[^<\"]*"
 
 
 class SecretArguments:
-    """The parameters of the tools met so far that are named like secrets. Thread-safe.
+    """The secret parameters of the tools seen so far, by name. Thread-safe.
 
     Attributes:
-        known: Whether there is any.
+        known: Whether there are such parameters.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class SecretArguments:
         self._lock = new_lock()
 
     def learn(self, names: Iterable[str]) -> None:
-        """Remember those of the names that are a secret's."""
+        """Remember the names that are names of secrets."""
         for name in names:
             if name not in self._patterns and is_secret_key(name):
                 self._add(name)
@@ -63,7 +63,7 @@ class SecretArguments:
                 self.known = True
 
     def hide(self, text: str) -> str:
-        """``text``, which may be JSON and then stays it, without the values of such arguments."""
+        """``text`` without the values of secret parameters; JSON stays valid JSON."""
         for name, pattern in self._patterns.items():
             if name in text:
                 text = pattern.sub(_hidden, text)
