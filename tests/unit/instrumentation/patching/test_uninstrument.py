@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Taking the instrumentation away leaves the very same objects, whatever happened meanwhile."""
+"""Uninstrumenting restores the same objects, whatever happened meanwhile."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def test_twice_is_once(traced: Traced, caplog: pytest.LogCaptureFixture) -> None
     assert traced.names().count("invoke_workflow Predict") == 1
 
 
-def test_somebody_who_patched_after_us(
+def test_other_code_that_patched_after_us(
     traced: Traced, telemetry_log: TelemetryLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
@@ -225,7 +225,7 @@ def test_somebody_who_patched_after_us(
     try:
         uninstrument()
         (warning,) = telemetry_log.take()
-        assert "dspy.primitives.module:Module.__call__ was patched by somebody else" in warning
+        assert "dspy.primitives.module:Module.__call__ was patched by other code" in warning
         assert dspy.Module.__call__ is theirs
         assert UserModule()(question="?") == "?"
         assert traced.spans == []

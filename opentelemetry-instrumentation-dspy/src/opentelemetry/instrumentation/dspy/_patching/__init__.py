@@ -1,3 +1,3 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The functions that replace DSPy's, and how they are installed and removed."""
+"""Replacements of DSPy's functions, and their installation and removal."""

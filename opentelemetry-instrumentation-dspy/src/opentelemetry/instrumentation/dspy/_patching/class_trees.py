@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Methods of a tree of classes, traced on every class of it, also on those defined later."""
+"""Patches of methods on all classes of a tree, including classes defined later."""
 
 from __future__ import annotations
 
@@ -31,10 +31,9 @@ from opentelemetry.instrumentation.dspy._patching.replacements import traced
 
 
 class TracedMethod:
-    """A method that is itself on the class and traced on instances.
+    """A method that reads as the original on the class and as the traced method on instances.
 
-    Reading it from the class gives the original, so subclasses, decorators, ``inspect`` and
-    pickling by value see the user's own function.
+    On the class, subclasses, decorators, ``inspect`` and pickling by value see the user's function.
     """
 
     def __init__(self, original: Any, replacement: Any) -> None:
@@ -43,12 +42,12 @@ class TracedMethod:
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:
-            return self.original.__get__(None, owner)  # of a function, the function
+            return self.original.__get__(None, owner)  # a function returns itself
         return types.MethodType(self._replacement, instance)
 
     def __eq__(self, other: object) -> bool:
-        # MLflow's autologging compares what stands on the class with what is read from it, and
-        # raises where the two differ.
+        # MLflow's autologging compares the attribute in the class's __dict__ with the one read from
+        # the class, and raises if they differ.
         return other is self or other is self.original
 
     def __hash__(self) -> int:
@@ -63,12 +62,12 @@ class TracedMethod:
 
 
 class TracedMixinMethod(TracedMethod):
-    """A method of a class outside of the trees that classes of one or more of them inherit."""
+    """A method of a mixin, a class outside of the trees that classes of the trees inherit from."""
 
     def __init__(self, original: Any) -> None:
         super().__init__(original, original)
         self.replacements: dict[type, Any] = {}
-        """What an instance of a tree is given, by the root of the tree."""
+        """The replacement for instances of a tree, by the root of the tree."""
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         for root, replacement in self.replacements.items():
@@ -78,10 +77,9 @@ class TracedMixinMethod(TracedMethod):
 
 
 class ClassTreePatch:
-    """Traces methods on every class of a tree, also on those defined later.
+    """A patch of methods on all classes of a tree, including classes defined later.
 
-    A mixin that stands before the root in a class's resolution order is traced in that class's
-    instances.
+    A mixin that precedes the root in the MRO of a class is traced in instances of that class.
     """
 
     def __init__(
@@ -129,7 +127,7 @@ class ClassTreePatch:
             self._trace_class(root)
         self._replace(root, "__init_subclass__", self._subclass_hook(root))
         for cls in _subclasses(root):
-            # A metaclass may forbid it; that class is then traced where it calls super().
+            # A metaclass may forbid it; the class is then traced when it calls super().
             guarded(self._trace_class, cls)
 
     def remove(self) -> bool:
@@ -147,7 +145,7 @@ class ClassTreePatch:
     def _replace(self, cls: type, name: str, replacement: Any) -> None:
         own = vars(cls).get(name, ABSENT)
         setattr(cls, name, replacement)
-        # A classmethod is another object each time it is read: remember what stands in __dict__.
+        # A classmethod is a new object at each access: remember the one in __dict__.
         self._replaced.append((cls, name, own, vars(cls)[name]))
 
     def _trace_class(self, cls: type) -> None:
@@ -159,8 +157,8 @@ class ClassTreePatch:
         for name, operation in self.methods.items():
             method = vars(cls).get(name)
             if isinstance(method, TracedMethod):
-                # Taken over from another class, as dataclass(slots=True) and attrs do when they
-                # make the class anew: it stands in another place of the resolution order now.
+                # Copied from another class by dataclass(slots=True) or attrs, which create a second
+                # class with another place in the MRO.
                 method = method.original
             if inspect.isfunction(method):
                 replacement = traced(called_on_instance(method), operation, self._runtime, cls)
@@ -229,6 +227,6 @@ def _subclasses(root: type) -> Iterator[type]:
 
 
 def _mixins_of(cls: type, root: Any) -> list[type]:
-    """The classes that are asked for a method before the root and are not of its tree."""
+    """The classes that precede the root in the MRO and do not belong to its tree."""
     before = cls.__mro__[: cls.__mro__.index(root)]
     return [candidate for candidate in before if root not in candidate.__mro__]

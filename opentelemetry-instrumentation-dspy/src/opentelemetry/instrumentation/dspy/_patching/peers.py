@@ -1,7 +1,8 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Other instrumentations of DSPy that are active in the same process: every call would be traced
-twice, and tokens counted twice. Nothing is changed about them; one warning says what to do."""
+"""Detection of other active instrumentations of DSPy, which would trace and count every call twice.
+
+They are not changed; one warning says how to switch one of them off."""
 
 from __future__ import annotations
 
@@ -21,9 +22,9 @@ _MODULES = frozenset({*_INSTRUMENTORS, _MLFLOW_CALLBACK})
 
 
 class PeerCheck:
-    """Looks for peers until it has found one, since they may come after us.
+    """A check for peers, repeated until it finds one, since they may be activated after us.
 
-    Called at the outermost calls of programs, so it is a few look-ups and imports nothing.
+    Called for the outermost calls of programs, so it only does look-ups and imports nothing.
     """
 
     def __init__(self) -> None:
@@ -55,7 +56,7 @@ def _active_peers() -> Iterator[str]:
 
 
 def _is_active(instrumentor: Callable[[], Any]) -> bool:
-    # A singleton: calling the class makes nothing new where it was ever made.
+    # A singleton: if an instance exists, calling the class returns it.
     return bool(getattr(instrumentor(), "is_instrumented_by_opentelemetry", False))
 
 

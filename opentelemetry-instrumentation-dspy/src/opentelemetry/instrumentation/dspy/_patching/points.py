@@ -1,14 +1,14 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The table of patch points: install them, take them away again, say what became of each.
+"""The table of patch points: their installation, removal and status.
 
-wrapt resolves the targets; what is installed is never a wrapt proxy, because DSPy compares
-methods by identity (``type(lm).forward is LM.forward``) and programs that hold a bound method are
-copied and pickled:
+wrapt resolves the targets, but no wrapt proxy is installed. DSPy compares methods by identity
+(``type(lm).forward is LM.forward``), and programs that hold a bound method are copied and pickled.
+Instead:
 
-- on an attribute that DSPy owns, a plain closure (`FunctionPatch`, `method_patch`);
-- on a tree of classes that users extend, a descriptor that gives the original on class access and
-  the traced method on instance access (`ClassTreePatch`).
+- an attribute that DSPy owns is replaced by a closure (`FunctionPatch`, `method_patch`);
+- methods of a tree of classes that users extend are replaced by descriptors, which return the
+  original on class access and the traced method on instance access (`ClassTreePatch`).
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ class PatchPoint(Protocol):
         ...
 
     def install(self, runtime: Runtime) -> None:
-        """Replace the target. Raises AttributeError or ImportError where there is none."""
+        """Replace the target. Raises AttributeError or ImportError if DSPy has no such target."""
         ...
 
     def remove(self) -> bool:
-        """Put the very original back; False where somebody else has since patched over us."""
+        """Restore the original object; False if other code has patched the target since."""
         ...
 
 
 @dataclass(slots=True)
 class FunctionPatch:
-    """Replaces one attribute by what ``make(original, runtime, owner)`` returns."""
+    """A patch that replaces one attribute by ``make(original, runtime, owner)``."""
 
     module: str
     path: str
@@ -77,7 +77,7 @@ class FunctionPatch:
         require_own_or_inherited(owner, name)
         called = called_on_instance(original) if isinstance(owner, type) else original
         replacement = self.make(called, runtime, owner)
-        # An inherited name must leave no attribute behind when it is removed.
+        # If the name is inherited, removal must delete the attribute instead of setting it.
         own = vars(owner).get(name, ABSENT)
         setattr(owner, name, replacement)
         self._installed = (owner, name, own, replacement)
@@ -93,7 +93,7 @@ class FunctionPatch:
 def method_patch(
     module: str, path: str, operation: Operation, effect: str, since: Version = (0,)
 ) -> FunctionPatch:
-    """Replaces a method of a DSPy class by its traced closure."""
+    """A patch that replaces a method of a DSPy class by its traced closure."""
 
     def make(original: Any, runtime: Runtime, owner: Any) -> Any:
         return traced(original, operation, runtime, owner)
@@ -102,20 +102,20 @@ def method_patch(
 
 
 class Patches:
-    """The patch points that are installed, and their status."""
+    """The installed patch points and their status."""
 
     def __init__(self) -> None:
         self._installed: list[PatchPoint] = []
         self._status: list[PatchStatus] = []
 
     def install(self, points: Sequence[PatchPoint], runtime: Runtime, version: str) -> None:
-        """Install every point that exists; a missing one disables only itself, with a warning."""
+        """Install all points that exist; a missing point disables only itself, with a warning."""
         self._status = [self._install(point, runtime, version) for point in points]
 
     def _install(self, point: PatchPoint, runtime: Runtime, version: str) -> PatchStatus:
         numbers = parse_version(version)
         if numbers < point.since or (point.until is not None and numbers >= point.until):
-            return PatchStatus(point.point, "not_applicable", f"dspy {version} has another way")
+            return PatchStatus(point.point, "not_applicable", f"not needed in dspy {version}")
         try:
             point.install(runtime)
         except Exception as error:
@@ -133,13 +133,13 @@ class Patches:
         return PatchStatus(point.point, "installed")
 
     def remove(self) -> None:
-        """Take all points away, the last installed first."""
+        """Remove all points, in reverse order of installation."""
         while self._installed:
             point = self._installed.pop()
             if not point.remove():
                 logger.warning(
-                    "%s was patched by somebody else after us and is left as it is; "
-                    "our part of it does nothing any more.",
+                    "%s was patched by other code after us and is left in place; "
+                    "our replacement inside of it is inactive.",
                     point.point,
                 )
         self._status = []
@@ -161,7 +161,7 @@ def parse_version(text: str) -> Version:
 
 
 def require_own_or_inherited(owner: Any, name: str) -> None:
-    # Every class can be read a __call__ from: where it has none, its metaclass's.
+    # A class without a __call__ has one to read: that of its metaclass.
     if isinstance(owner, type) and not any(name in vars(cls) for cls in owner.__mro__):
         raise AttributeError(f"{owner.__qualname__} has no {name}")
 

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What takes the place of a method of DSPy: a plain function that makes its span."""
+"""The functions that replace or observe functions of DSPy."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from opentelemetry.instrumentation.dspy._guarding import guarded
 def traced(
     original: Callable[..., Any], operation: Operation, runtime: Runtime, owner: type
 ) -> Callable[..., Any]:
-    """A plain function that behaves as ``original`` in every way and makes its span."""
+    """A function that behaves like ``original`` and makes a span for each call."""
     asynchronous = inspect.iscoroutinefunction(original)
     if asynchronous:
         make = _traced_async
     else:
-        # A plain function may return the coroutine of another.
+        # A function that is not async may return a coroutine of another function.
         make = _traced_awaitable if original.__name__ == "acall" else _traced_sync
     begin = _BeginCall(begin_call, operation, runtime, owner, asynchronous)
     return as_dspy_frame(make(original, begin), original)
 
 
-# A partial, since that is called without a frame of its own.
+# A partial, which is called without a Python frame.
 class _BeginCall(functools.partial["Call | None"]):
-    """`begin` for one method. Pickled by value, with the method, it opens nothing any more."""
+    """`begin_call` for a method. Pickled by value with the method, it opens no calls."""
 
     def __reduce__(self) -> Any:
         return copy.copy, (_begin_nothing,)
@@ -45,7 +45,7 @@ class _BeginCall(functools.partial["Call | None"]):
 
 @pickled_by_value
 def _begin_nothing(instance: Any, args: Any, kwargs: Any) -> None:
-    """In another process, or in a copy, the runtime with its provider and locks is missing."""
+    """Open no call: another process, or a copy, lacks the runtime with its provider and locks."""
 
 
 def _traced_sync(_original: Callable[..., Any], _begin: Callable[..., Call | None]) -> Any:
@@ -91,7 +91,7 @@ def _traced_awaitable(_original: Callable[..., Any], _begin: Callable[..., Call 
 
 @pickled_by_value
 def _close_when_awaited(call: Call, coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """The coroutine, in whose end the call ends."""
+    """A coroutine that runs ``coroutine`` and then closes the call."""
     _hide = hide_frame
     call.leave()
     call.asynchronous = True
@@ -108,7 +108,7 @@ def _close_when_awaited(call: Call, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return _result
 
     later = finished()
-    # As whoever looks at it, or is warned that nobody awaits it, knows it.
+    # Keep the original name, for introspection and for "was never awaited" warnings.
     later.__name__, later.__qualname__ = coroutine.__name__, coroutine.__qualname__
     weakref.finalize(later, _close_unawaited, call, coroutine).atexit = False
     return later
@@ -116,8 +116,8 @@ def _close_when_awaited(call: Call, coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 @pickled_by_value
 def _close_unawaited(call: Call, coroutine: Coroutine[Any, Any, Any]) -> None:
-    """End a call whose coroutine was thrown away before its first step, in which nothing runs."""
-    coroutine.close()  # the warning is about the one coroutine that the program has seen
+    """End a call whose coroutine was discarded before it started."""
+    coroutine.close()  # warn once, about the coroutine that the program received
     if call.context is not None:
         call.close(None, GeneratorExit())
 
@@ -142,17 +142,18 @@ def _traced_async(_original: Callable[..., Any], _begin: Callable[..., Call | No
 
 
 def traced_function(function: Callable[..., Any], begin: Callable[..., Call | None]) -> Any:
-    """A function that is handed on for one use, where there is no attribute to patch.
+    """``function`` with a call around each of its calls, if there is no attribute to patch.
 
     Args:
         function: Any callable that takes a positional argument.
-        begin: Given the first argument, the others and those by keyword; opens the call.
+        begin: Opens the call, given the first argument, the other positional arguments and the
+            keyword arguments.
     """
     return as_dspy_frame(_traced_sync(function, begin), function)
 
 
 def observe_call(_original: Callable[..., Any], _observer: Callable[..., None]) -> Any:
-    """``_original``; before each call ``_observer(*args)``."""
+    """``_original``, with ``_observer(*args)`` before each call."""
     _guarded, _hide = guarded, hide_frame
 
     def observed(*args: Any, **kwargs: Any) -> Any:
@@ -167,7 +168,7 @@ def observe_call(_original: Callable[..., Any], _observer: Callable[..., None]) 
 
 
 def observe_result(_original: Callable[..., Any], _observer: Callable[..., None]) -> Any:
-    """``_original``; after each call that returned ``_observer(result, *args)``."""
+    """``_original``, with ``_observer(result, *args)`` after each call that returned."""
     _guarded, _hide = guarded, hide_frame
 
     def observed(*args: Any, **kwargs: Any) -> Any:
@@ -183,7 +184,7 @@ def observe_result(_original: Callable[..., Any], _observer: Callable[..., None]
 
 
 def observe_async_result(_original: Callable[..., Any], _observer: Callable[..., None]) -> Any:
-    """`observe_result` for a coroutine function."""
+    """`observe_result` for coroutine functions."""
     _guarded, _hide = guarded, hide_frame
 
     async def observed(*args: Any, **kwargs: Any) -> Any:
