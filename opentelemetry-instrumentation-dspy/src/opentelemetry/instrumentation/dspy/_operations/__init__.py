@@ -1,9 +1,9 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""One module for each kind of DSPy operation: what is patched, and how a call becomes attributes.
+"""The kinds of DSPy operations: for each, the patch points and the attributes of a call.
 
-Each of them has ``patch_points(runtime)``. They may import dspy, so nothing here is imported before
-dspy is.
+Each module has ``patch_points(runtime)``. The modules may import dspy, so they are imported only
+after dspy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def patch_points(runtime: Runtime) -> list[Any]:
-    """Every place in dspy that is patched, in the order of installation."""
+    """All patch points, in the order of installation."""
     from opentelemetry.instrumentation.dspy._operations import (
         adapter,
         embedding,

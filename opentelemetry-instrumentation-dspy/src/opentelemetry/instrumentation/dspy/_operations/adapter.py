@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters: the call as a whole, and its format and parse steps."""
+"""Calls of adapters, and their format and parse steps."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from opentelemetry.instrumentation.dspy.semconv import (
 )
 
 _MODULE = "dspy.adapters.base"
-# Not an Adapter itself: it translates for one, or for a client that decides without a prompt.
+# Not a subclass of Adapter: it prepares calls of an adapter, or of a client without a prompt.
 _DECISION = "dspy.adapters.decision"
 
 
 def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
-    """The patch points of adapters; none where intermediate steps are not wanted."""
+    """The patch points of adapters; none if intermediate steps are not captured."""
     if not runtime.settings.capture_intermediate_steps:
         return []
     call = AdapterOperation(
@@ -66,13 +66,13 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
             "Adapter",
             {"format": format_, "parse": parse},
             "adapter format and parse steps get no span",
-            # Every adapter class, also a user's, gets its own copy of what it inherits here.
+            # Each adapter class, also a user's, gets its own copy of what it inherits here.
             closure_on_root=False,
         ),
     ]
 
 
-# What an adapter is given beside the data: described elsewhere in the trace, or no data at all.
+# Arguments other than the data: described elsewhere in the trace, or no data at all.
 _NOT_RECORDED = ("lm", "lm_kwargs", "signature")
 _CONTAINERS = (list, dict)
 _TEXT = {str}
@@ -80,21 +80,21 @@ _LIST_AND_DICT = (list, dict)
 
 
 class AdapterOperation(Operation):
-    """One of the three adapter operations."""
+    """One of the three operations of adapters."""
 
     def __init__(
         self, runtime: Runtime, name: str, parameters: tuple[str, ...], suffix: str
     ) -> None:
         self.name = name
         self._parameters = parameters
-        # What is recorded stands behind what is not.
+        # The recorded parameters follow those that are not recorded.
         self._recorded = [name for name in parameters if name not in _NOT_RECORDED]
         self._first = len(parameters) - len(self._recorded)
         self._keywords = frozenset(self._recorded)
         self._suffix = suffix
         self._content = runtime.content
         self._settings = runtime.settings
-        # A redaction hook is told which of the operations a value is from.
+        # A redaction hook may return different values for the two operations.
         self._is_repeated = name == Operations.ADAPTER and runtime.settings.redact is None
         self._repeats = name == Operations.ADAPTER_FORMAT and runtime.settings.redact is None
         self._parse_error: type[Any] = dspy.utils.exceptions.AdapterParseError
@@ -106,7 +106,7 @@ class AdapterOperation(Operation):
         if handled is not None:
             call.state = _AdapterRecord(id(handled))
             enclosing = _enclosing_adapter(call)
-            # What an adapter calls while it handles an error of its own is what it falls back on.
+            # An adapter called while another adapter handles its own error is its fallback.
             if enclosing is not None and enclosing.state != call.state:
                 attributes[DSPY_ADAPTER_FALLBACK_FROM] = type(enclosing.instance).__name__
         return kind + self._suffix, attributes, INTERNAL
@@ -126,7 +126,7 @@ class AdapterOperation(Operation):
 
     def _data(self, call: Call) -> dict[str, Any]:
         args, kwargs = call.args, call.kwargs
-        # The two ways in which DSPy calls them come first.
+        # DSPy's own two ways of calling come first.
         if len(args) == len(self._parameters) and not kwargs:
             return dict(zip(self._recorded, args[self._first :], strict=True))
         if kwargs.keys() >= self._keywords:
@@ -135,7 +135,7 @@ class AdapterOperation(Operation):
         return {name: item for name, item in given.items() if name not in _NOT_RECORDED}
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
-        # An adapter may be written as a plain function that returns an awaitable.
+        # An adapter may be a function that is not async and returns an awaitable.
         if self._settings.records_outputs and not (
             type(result) not in _CONTAINERS and inspect.isawaitable(result)
         ):
@@ -151,12 +151,12 @@ class AdapterOperation(Operation):
 
 @dataclasses.dataclass(slots=True)
 class _AdapterRecord:
-    """What is known of one adapter call.
+    """The state of one adapter call.
 
     Attributes:
-        handled: Identity of the exception that was being handled when it began; 0 for none.
-        inputs: Copy of its inputs, where all of them are texts and there are no demos.
-        text: The JSON of both then, which the step that formats them is given, too.
+        handled: Identity of the exception that was being handled when the call began; 0 for none.
+        inputs: Copy of its inputs, if they are all texts and there are no demos.
+        text: The JSON of these inputs and demos, which the format step receives as well.
     """
 
     handled: int = 0
@@ -165,7 +165,7 @@ class _AdapterRecord:
 
 
 def _is_all_text(data: Mapping[str, Any]) -> bool:
-    """Whether there are no demos and nothing but texts, which no code of the program compares."""
+    """Whether there are no demos and all inputs are str, so that comparing runs no user code."""
     demos: Any = data.get("demos")
     inputs: Any = data.get("inputs")
     kinds: tuple[Any, ...] = type(demos), type(inputs)  # type: ignore[reportUnknownVariableType]
@@ -173,7 +173,7 @@ def _is_all_text(data: Mapping[str, Any]) -> bool:
 
 
 def _text_of_enclosing(call: Call, data: Mapping[str, Any]) -> str | None:
-    """The JSON of the adapter call enclosing this step, if it was made of the same texts."""
+    """The JSON of the adapter call around this step, if both have the same texts."""
     enclosing = call.parent.state if call.parent is not None else None
     if type(enclosing) is not _AdapterRecord or enclosing.text is None or not _is_all_text(data):
         return None
@@ -181,7 +181,7 @@ def _text_of_enclosing(call: Call, data: Mapping[str, Any]) -> str | None:
 
 
 def _enclosing_adapter(call: Call) -> Call | None:
-    """The adapter call of which this adapter call is a part; None for steps and outermost ones."""
+    """The adapter call that contains this adapter call; None for steps and outermost calls."""
     parent = call.parent
     if parent is None or parent.operation is not call.operation:
         return None
@@ -189,10 +189,10 @@ def _enclosing_adapter(call: Call) -> Call | None:
 
 
 def error_fields(error: Any) -> tuple[str, ...]:
-    """Names of the output fields that a completion lacks, or that could not be read from it."""
+    """Names of the output fields that are missing from a completion or could not be parsed."""
     text, expected = str(error), error.signature.output_fields
     for name, field in expected.items():
-        # Adapters name the field, or (XMLAdapter) show what stands behind it.
+        # Adapters name the field; XMLAdapter shows the field itself.
         named = (f"field {name} with value ", f"field {name}: ", f"field {field} with value ")
         if text.startswith(tuple(f"Failed to parse {start}" for start in named)):
             return (name,)

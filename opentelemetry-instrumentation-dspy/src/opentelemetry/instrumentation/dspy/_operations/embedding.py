@@ -1,10 +1,9 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of ``dspy.Embedder``, one client span for each call, whatever number of batches it makes.
+"""Calls of ``dspy.Embedder``: one client span for each call, for any number of batches.
 
-The vectors themselves are never recorded. Tokens, model, cost and cache are not in what the call
-returns: they are noted while it runs, by patches at the places where DSPy has them in hand, into
-the record of the call in progress.
+The vectors themselves are never recorded. Tokens, model, cost and cache hits are not part of the
+result. Patches record them during the call, in the record of the call in progress.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ _COUNTED = {
 }
 _OBSERVED = frozenset({"embedding", "aembedding"})
 
-_NO_HIT = "embedder calls do not say whether DSPy's cache answered"
+_NO_HIT = "embedder calls do not record whether DSPy's cache answered"
 _NO_USAGE = "embedder calls have no token usage and no cost"
 
 
@@ -70,7 +69,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
     return [
         tree,
         *(FunctionPatch(_MODULE, name, _counting, _NO_HIT) for name in _COUNTED),
-        # DSPy keeps nothing of LiteLLM's answers but the vectors.
+        # DSPy keeps only the vectors of LiteLLM's responses.
         FunctionPatch(_MODULE, "litellm", _observing_module, _NO_USAGE, until=(3, 3)),
         FunctionPatch(_MODULE, "_get_litellm", _observing_getter, _NO_USAGE, since=(3, 3)),
     ]
@@ -78,13 +77,13 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
 
 @dataclass(slots=True)
 class EmbeddingRecord:
-    """What is known of one embedder call.
+    """The data of one embedder call.
 
     Attributes:
-        looked_up: Batches that DSPy's cache was asked for.
-        computed: Batches that the model was asked for.
-        input_tokens: Tokens of the batches that the model was asked for; None while unknown.
-        cost: US dollars for those batches; None while unknown.
+        looked_up: Number of batches looked up in DSPy's cache.
+        computed: Number of batches sent to the model.
+        input_tokens: Tokens of the batches sent to the model; None if unknown.
+        cost: US dollars for those batches; None if unknown.
         response_model: The model that answered.
     """
 
@@ -96,11 +95,11 @@ class EmbeddingRecord:
 
     @property
     def cache_hit(self) -> bool | None:
-        """Whether DSPy's cache answered for every batch; None where it was not asked."""
+        """Whether all batches came from DSPy's cache; None if it was not used."""
         return self.computed == 0 if self.looked_up else None
 
     def attributes(self) -> Attributes:
-        """What the model said; nothing where the cache answered."""
+        """The data of the model's responses; empty if the cache answered."""
         attributes: Attributes = {}
         if self.response_model:
             attributes[semconv.GEN_AI_RESPONSE_MODEL] = self.response_model
@@ -151,7 +150,7 @@ class EmbeddingOperation(Operation):
             self._content.put(attributes, semconv.DSPY_EMBEDDER_INPUT, self.name, texts)
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
-        # An array of one vector, or of a row for each input.
+        # An array with one vector, or with one row for each input.
         shape = getattr(result, "shape", ())
         if shape and shape[-1]:
             attributes[semconv.GEN_AI_EMBEDDINGS_DIMENSION_COUNT] = int(shape[-1])
@@ -167,7 +166,7 @@ class EmbeddingOperation(Operation):
 
 
 def _provider_and_model(embedder: Any, kwargs: Mapping[str, Any]) -> tuple[str | None, str]:
-    """Of a function, its name: it stands for a model of the program's own."""
+    """Provider and model; for a function, its name, as the name of the program's own model."""
     model: Any = getattr(embedder, "model", None)
     if isinstance(model, str):
         options: Mapping[str, Any] = getattr(embedder, "default_kwargs", None) or {}
@@ -176,7 +175,7 @@ def _provider_and_model(embedder: Any, kwargs: Mapping[str, Any]) -> tuple[str |
             return provider_named(given), model.removeprefix(f"{given}/")
         if "/" in model or model.startswith("text-embedding-"):
             return split_model_name(model)
-        return None, model  # LiteLLM knows some of several providers
+        return None, model  # LiteLLM may know this name from several providers
     return None, _name_of(type(embedder) if model is None else model)
 
 
@@ -193,7 +192,7 @@ def _argument(call: Call, position: int, name: str) -> Any:
 def _counting(original: Any, runtime: Runtime, owner: Any) -> Any:
     absent = [name for name in _COUNTED if not hasattr(owner, name)]
     if absent:
-        # What is counted without the others would make every call a cache hit, or none.
+        # With a part of the counters, every call would be a cache hit, or no call would.
         raise AttributeError(f"{_MODULE} has no {', '.join(absent)}")
     name: str = original.__name__
     counter = _COUNTED[name]
@@ -222,9 +221,9 @@ def _observing_getter(_original: Any, runtime: Runtime, owner: Any) -> Any:
 
 
 class _ObservedLiteLLM:
-    """The module ``litellm`` as DSPy's embedder sees it; whoever changes it changes the module.
+    """The module ``litellm`` as DSPy's embedder sees it; attributes are set on the module itself.
 
-    The module itself stays as it is: it belongs to the program and to other instrumentations.
+    The module is not patched, since the program and other instrumentations use it as well.
     """
 
     __slots__ = ("_litellm",)
@@ -267,7 +266,7 @@ def _observed(
     *,
     asynchronous: bool,
 ) -> Any:
-    """``original``, with its results shown to ``observe`` together with the record of the call."""
+    """``original``, with ``observe(record, result)`` after each call."""
 
     def take(result: Any, *_arguments: Any) -> None:
         call = current_call(semconv.Operations.EMBEDDING)

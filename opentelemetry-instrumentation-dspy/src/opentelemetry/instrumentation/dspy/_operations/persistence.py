@@ -1,7 +1,8 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Saving and loading programs: events on the span in which it happens, since neither is work that
-a trace has to be read for, but both tell which program a later trace is of."""
+"""Saving and loading of programs: events on the current span, not spans of their own.
+
+Neither needs a span, but both tell which program later traces belong to."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
         FunctionPatch(
             base, "BaseModule.load", _recording(semconv.Events.PROGRAM_LOADED, _first), effect
         ),
-        # Of a whole program: the function, and the name under which DSPy hands it out.
+        # For whole programs: the function, and the name that DSPy exports.
         *(
             FunctionPatch(
                 module, "load", _recording(semconv.Events.PROGRAM_LOADED, _result), effect
@@ -51,7 +52,7 @@ def _recording(event: str, program_of: Callable[..., Any]) -> Callable[[Any, Run
         def record(*call: Any) -> None:
             if runtime.active and is_instrumentation_enabled():
                 kind = type(program_of(*call)).__name__
-                # No path: it may name a user or a customer.
+                # Without the path, which may name a user or a customer.
                 get_current_span().add_event(event, {semconv.DSPY_MODULE_TYPE: kind})
 
         return observe_result(original, record)

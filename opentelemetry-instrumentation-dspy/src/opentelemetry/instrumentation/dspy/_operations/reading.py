@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reading the objects of DSPy and of the program: attributes, items, and parts of collections."""
+"""Access to objects of DSPy and of the program: attributes, items, and items of collections."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any, cast
 _MAX_ITEMS = 256
 
 NO_MODULES = frozenset({"history", "callbacks"})
-"""Attributes that DSPy gives to every module, in which there is no other module to be found."""
+"""Attributes that DSPy adds to every module and that contain no other module."""
 
 
 def instance_dict(instance: object) -> dict[str, Any]:
-    """What stands in the object itself, live; nothing from its class, no property is run."""
-    # Not vars(): dspy.Module has a __getattribute__ in Python, which that would run.
+    """The object's ``__dict__`` itself, not a copy; runs no property and no code of the class."""
+    # Not vars(): it would run the __getattribute__ that dspy.Module has in Python.
     return object.__getattribute__(instance, "__dict__")
 
 
 def value(source: Any, name: str, default: Any = None) -> Any:
-    """An item of a mapping or an attribute of an object, whichever a release hands out."""
+    """An item of a mapping or an attribute of any other object; releases of DSPy use both."""
     kind: type[Any] = type(source)  # type: ignore[reportUnknownVariableType]
     if kind is dict or _is_mapping(kind):
         return source.get(name, default)
@@ -30,18 +30,18 @@ def value(source: Any, name: str, default: Any = None) -> Any:
 
 @lru_cache(maxsize=512)
 def _is_mapping(kind: type) -> bool:
-    # Asking an abstract class is slow.
+    # Cached: subclass checks of abstract classes are slow.
     return issubclass(kind, Mapping)
 
 
 def items_in(value: Any) -> Iterable[tuple[str, Any]]:
-    """Items of a list, tuple or dict of any class, each with its place as in ``named_parameters``.
+    """Items of a list, tuple or dict of any class, with their path as in ``named_parameters``.
 
-    Nothing for anything else and for large collections, which hold data and not modules;
-    ``[...]`` for a key of a dict that is not a text.
+    Empty for other values and for large collections, which contain data, not modules. The path
+    of a dict's item is ``[...]`` if its key is not a str.
     """
-    # The methods of the plain types, not the object's own; and a copy made in one go, since the
-    # program may be changing the collection in another thread.
+    # Methods of the builtin types, so that no code of the object runs. The copy is made in one
+    # call, since the program may change the collection in another thread.
     kind: type[Any] = type(value)  # type: ignore[reportUnknownVariableType]
     if issubclass(kind, list):
         if list[Any].__len__(cast("list[Any]", value)) > _MAX_ITEMS:

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of retrievers: ``dspy.Retrieve``, ``Embeddings``, ``ColBERTv2``, ``KNN``, and what is
-derived from them."""
+"""Calls of retrievers: ``dspy.Retrieve``, ``Embeddings``, ``ColBERTv2``, ``KNN`` and their
+subclasses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _RETRIEVERS = (
 )
 
 _QUERY_NAMES = ("query", "query_or_queries", "queries")
-# What the retrievers of DSPy and of its documentation call the parts of their results.
+# Names of the parts of results, in DSPy's retrievers and in its documentation.
 _LIST_NAMES = ("passages", "docs", "documents")
 _ID_LIST_NAMES = ("indices", "doc_ids", "ids")
 _CONTENT_NAMES = ("long_text", "text", "content", "page_content", "passage")
@@ -93,9 +93,9 @@ class RetrievalOperation(Operation):
 
 
 def documents_of(result: Any) -> list[dict[str, Any]]:
-    """What a retriever returned as ``{"id", "content", "score"}``, with the parts it gives.
+    """The result of a retriever as ``{"id", "content", "score"}``, with the parts that it has.
 
-    Takes a Prediction of parallel lists, a list of texts, records or Predictions, or one of them.
+    Takes a Prediction of parallel lists, or texts, records or Predictions, one or a list of them.
     """
     if result is None:
         return []
@@ -129,7 +129,7 @@ def _documents_of_prediction(prediction: Any) -> list[dict[str, Any]]:
 def _document(item: Any) -> dict[str, Any]:
     content_names = _CONTENT_NAMES
     if isinstance(item, dspy.Example):
-        # The fields of an example are the program's own, not a retriever's.
+        # The fields of an example are the program's, not a retriever's.
         content_names = _CONTENT_NAMES[:1]
         fields: Mapping[Any, Any] = dict(item.items())
     elif isinstance(item, Mapping):
@@ -152,7 +152,7 @@ def _first(fields: Mapping[Any, Any], names: Sequence[str]) -> Any:
 
 
 def _query(call: Call) -> Any:
-    """The query; for a search by named fields, such as KNN's, those fields."""
+    """The query; for a search by named fields, such as KNN's, these fields."""
     if isinstance(call.instance, dspy.KNN):
         return dict(call.kwargs)
     if call.args:

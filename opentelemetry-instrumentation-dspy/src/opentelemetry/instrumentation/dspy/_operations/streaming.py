@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """``dspy.streamify``: one span for a whole stream, from its first step to its end.
 
-The span is current only while the stream works on its next chunk, never while the consumer has
-the chunk: a span left current across a ``yield`` becomes the parent of what the consumer does, and
-is detached in another context when two tasks share the stream. The span ends once: when the stream
-is exhausted, fails, is closed early, or is collected.
+The span is current only while the stream produces its next chunk, never while the consumer handles
+one. A span left current across a ``yield`` would become the parent of the consumer's work, and
+would be detached in another context if two tasks share the stream. The span ends once: when the
+stream is exhausted, fails, is closed early, or is garbage-collected.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _EFFECT = "streams get no span of their own"
 
 
 def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
-    """The patch points of streams: the function, and the names under which DSPy hands it out."""
+    """The patch points of streams: the function, and the names that DSPy exports."""
     modules = ("dspy.streaming.streamify", "dspy.streaming", "dspy")
     return [FunctionPatch(module, "streamify", _traced_streamify, _EFFECT) for module in modules]
 
@@ -46,8 +46,8 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
 class StreamOperation(Operation):
     """One stream. ``Call.state`` counts its chunks.
 
-    It carries what the program below it was given and returned, since it is the root of the trace
-    and that is where backends look for both.
+    It has the inputs and outputs of the program below it, since it is the root of the trace, where
+    backends look for both.
     """
 
     name = semconv.Operations.STREAM
@@ -101,7 +101,7 @@ def _traced_streamer(
 
 
 class _Stream:
-    """The span of one stream, and the context in which the stream takes its steps."""
+    """The span of one stream, and the context of its steps."""
 
     def __init__(
         self, start: Callable[..., Call | None], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -118,7 +118,7 @@ class _Stream:
         return context
 
     def enter(self) -> Any:
-        """Make the span current for one step; `leave` takes what this returns."""
+        """Make the span current during a step; returns the argument of `leave`."""
         return None if self._context is None else context_api.attach(self._context)
 
     def leave(self, token: Any) -> None:
@@ -127,7 +127,7 @@ class _Stream:
             restore_context(token)
 
     def record(self, chunk: Any) -> None:
-        """Count one chunk; the last Prediction among them is what the program returned."""
+        """Count one chunk; the last Prediction among the chunks is the program's result."""
         if self._call is None:
             return
         self._call.state += 1
@@ -189,7 +189,7 @@ def _sync_streamer(_streamer: Callable[..., Any], _start: Callable[..., _Stream]
         _created_in = _current()
 
         def _start_where_created() -> Any:
-            # The first step may come when the span in which the stream was made has ended.
+            # The first step may come after the span has ended in which the stream was created.
             _token = _attach(_created_in)
             try:
                 return _start(args, kwargs)

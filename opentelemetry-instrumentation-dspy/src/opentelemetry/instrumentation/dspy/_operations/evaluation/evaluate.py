@@ -1,8 +1,8 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""``dspy.Evaluate``: one span for the evaluation, one for each example, one for each metric call.
+"""``dspy.Evaluate``: spans for the evaluation, for each example and for each metric call.
 
-The score of an example is on its span, and as a ``gen_ai.evaluation.result`` event.
+The score of an example is recorded on its span, and as a ``gen_ai.evaluation.result`` event.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _PARAMETERS = ("program", "metric", "devset", "num_threads")
 
 
 def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
-    """The patch points of evaluations; examples and metrics hang on the parallel executor."""
+    """The patch points of evaluations; the parallel executor's patch adds examples and metrics."""
     operation = EvaluateOperation()
     effect = "evaluations, their examples and metrics get no span"
     return [method_patch("dspy.evaluate.evaluate", "Evaluate.__call__", operation, effect)]
@@ -53,7 +53,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
 
 @dataclass
 class EvaluationRecord:
-    """What an evaluation collects while its examples run, maybe in many threads."""
+    """The data of an evaluation while its examples run, possibly in many threads."""
 
     metric_name: str
     record_trial_score: Callable[[float], None] | None = None
@@ -100,7 +100,7 @@ class EvaluateOperation(Operation):
 
 
 class ExampleOperation(Operation):
-    """One example of an evaluation: program call and metric call together."""
+    """One example of an evaluation: the program call and the metric call."""
 
     name = semconv.Operations.EXAMPLE
 
@@ -165,7 +165,7 @@ class MetricOperation(Operation):
 
 
 class ExampleSpans:
-    """Puts spans around the items that an evaluation gives to the parallel executor."""
+    """Spans around the items that an evaluation passes to the parallel executor."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._metrics = runtime.metrics
@@ -173,7 +173,7 @@ class ExampleSpans:
         self._begin_metric = partial(begin_call, MetricOperation(), runtime, object, False)
 
     def wrap(self, function: Callable[[Any], Any], data: Any) -> Callable[[Any], Any]:
-        """The executor's function with spans; the same function outside of an evaluation."""
+        """The executor's function with spans; outside of an evaluation, the function itself."""
         try:
             return self._wrap(function, data)
         except Exception as error:
@@ -185,8 +185,8 @@ class ExampleSpans:
         if call is None or call.operation.name != semconv.Operations.EVALUATE:
             return function
         record: EvaluationRecord | None = call.state
-        # An example without a span may spread work over threads in its turn, even after the end
-        # of its evaluation: those items are no examples.
+        # An example without a span may use the executor itself, even after the end of its
+        # evaluation. Its items are not examples.
         if record is None or record.started:
             return function
         record.started = True
@@ -200,7 +200,7 @@ class ExampleSpans:
         return traced_function(self._with_metric_spans(function), begin_example)
 
     def _measured(self, function: Callable[[Any], Any], metric_name: str) -> Callable[[Any], Any]:
-        """The executor's function without spans, its scores measured all the same."""
+        """The executor's function without spans, with its scores measured."""
         metrics = self._metrics
         if not metrics.enabled:
             return function
@@ -211,8 +211,8 @@ class ExampleSpans:
         return observe_result(function, record)
 
     def _with_metric_spans(self, function: Any) -> Any:
-        # Evaluate hands its metric to nobody but a closure of its own. A copy of the closure with
-        # the metric traced changes nothing that anybody else can see, user callbacks included.
+        # Only Evaluate's own closure holds the metric. Tracing the metric in a copy of the closure
+        # changes nothing that other code can see, including user callbacks.
         if not isinstance(function, types.FunctionType) or function.__closure__ is None:
             return function
         names = function.__code__.co_freevars
@@ -233,9 +233,9 @@ class ExampleSpans:
 
 
 def _indices(data: Any) -> dict[int, Iterator[int]]:
-    """The indices of each example, in turn where a data set has the same one several times.
+    """The indices of each example, in turn if a data set has the same example several times.
 
-    None where reading the data set would run code of the program's, which may fetch them anew.
+    Empty if reading the data set would run the program's code, which may load examples again.
     """
     kind: type[Any] = type(data)  # type: ignore[reportUnknownVariableType]
     if getattr(kind, "__iter__", None) not in _READ_AT_ONCE:
@@ -243,19 +243,19 @@ def _indices(data: Any) -> dict[int, Iterator[int]]:
     found: dict[int, list[int]] = {}
     for index, item in enumerate(data):
         found.setdefault(id(item), []).append(index)
-    # In a cycle, since a straggler is run a second time.
+    # Cyclic, since a straggler is run a second time.
     return {key: itertools.cycle(indices) for key, indices in found.items()}
 
 
 def record_score(metrics: Metrics, metric_name: str, result: Any) -> None:
-    """Measure the score in what one example of an evaluation came to."""
+    """Record the metric of the score in the result of one example."""
     score = score_of(result[-1])
     if score is not None:
         metrics.record_score(score, {semconv.GEN_AI_EVALUATION_NAME: metric_name})
 
 
 def _evaluation_record() -> EvaluationRecord | None:
-    # An example that was given up as a straggler may end after its evaluation.
+    # An example that was abandoned as a straggler may end after its evaluation.
     evaluation = current_call(semconv.Operations.EVALUATE)
     return None if evaluation is None else evaluation.state
 

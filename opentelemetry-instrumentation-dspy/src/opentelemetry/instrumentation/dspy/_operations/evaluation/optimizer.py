@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""``compile`` of every optimizer. The evaluations inside it are its trials."""
+"""``compile`` of all optimizers. The evaluations inside of it are its trials."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
             {"compile": OptimizerOperation(runtime)},
             "optimizer runs get no span",
             closure_on_root=False,
-            # MLflow's autologging replaces these by functions that call what it has read here.
+            # MLflow's autologging replaces these with functions that call what it read here.
             closures_in_dspy=True,
         )
     ]
@@ -54,7 +54,7 @@ class CompileRecord:
             return self.trials - 1
 
     def record_score(self, score: float) -> None:
-        """Note the score of a trial."""
+        """Record the score of a trial."""
         with self.lock:
             if self.best_score is None or score > self.best_score:
                 self.best_score = score
@@ -114,10 +114,11 @@ _SETS = {
 
 
 def start_trial_of(call: Call) -> tuple[int | None, Callable[[float], None] | None]:
-    """Count an evaluation as a trial of the compilation it is part of.
+    """Count an evaluation as a trial of the compilation that it belongs to.
 
     Returns:
-        The trial's index and where to put its score; None and None outside of a compilation.
+        The trial's index and a function to record its score; None and None outside of a
+        compilation.
     """
     parent = call.parent
     while parent is not None:

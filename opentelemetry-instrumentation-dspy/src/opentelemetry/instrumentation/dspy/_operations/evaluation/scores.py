@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What metrics return, and what they are called."""
+"""Names of metrics, and scores and feedback in their results."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ import dspy
 
 
 def name_of(metric: Any) -> str:
-    """A metric's name: of the function, or of the class of a callable object."""
+    """A metric's name: that of the function, or of the class of a callable object."""
     inner = metric.func if isinstance(metric, functools.partial) else metric
     try:
         name = getattr(inner, "__name__", None)
-    except Exception:  # a property of the program's own
+    except Exception:  # raised by a property of the program
         name = None
     return name if isinstance(name, str) else type(inner).__name__
 
 
 def score_of(outcome: Any) -> float | None:
-    """The score in what a metric returned: a number, or a Prediction with a score."""
+    """The score in a metric's result: a number, or a Prediction with a score."""
     if isinstance(outcome, dspy.Prediction):
         outcome = outcome.get("score")
     return as_number(outcome)
 
 
 def feedback_of(outcome: Any) -> str | None:
-    """The feedback in what a metric returned, where there is one."""
+    """The feedback in a metric's result, if there is any."""
     feedback = outcome.get("feedback") if isinstance(outcome, dspy.Prediction) else None
     return feedback if isinstance(feedback, str) else None
 
 
 def as_number(value: Any) -> float | None:
-    """A finite number as float (numpy's included); None for anything else."""
+    """A finite number as float, including numpy's; None for any other value."""
     if isinstance(value, (bool, int, float)):
         number = float(value)
     elif type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:

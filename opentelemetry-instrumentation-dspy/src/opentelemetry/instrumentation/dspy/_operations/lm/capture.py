@@ -1,8 +1,8 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Patches at the places where DSPy has usage, cost and ids of an LM call, which record them.
+"""Patches that record usage, cost and ids of an LM call, at the places where DSPy has them.
 
-The LM's history is never read: under concurrency its last entry belongs to another call.
+The LM's history is never read: under concurrency its last entry may belong to another call.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NO_RESPONSE_DATA = "LM calls have no token usage, response id, finish reasons o
 
 
 def patch_points() -> list[PatchPoint]:
-    """Where DSPy has them, release by release."""
+    """The patch points of LM responses, by release."""
     base_lm = "dspy.clients.base_lm"
     return [
         FunctionPatch(
@@ -46,14 +46,14 @@ def patch_points() -> list[PatchPoint]:
             "dspy.clients.call_result",
             "CallResult.provider_response",
             _observing(observe_result, _record_forwarded),
-            "LMs that override forward() have no cost, and take what the cache gave for an answer",
+            "LMs that override forward() have no cost, and no cache hits",
             since=(3, 4),
         ),
         FunctionPatch(
             "dspy.clients.execution",
             "_account_failed_call",
             observing_lm(_record_failed),
-            "failed LM calls do not say what they used before",
+            "failed LM calls have no usage and cost of the responses before the failure",
             since=(3, 4),
         ),
         FunctionPatch(
@@ -75,29 +75,29 @@ def patch_points() -> list[PatchPoint]:
             "dspy.clients.cache",
             "Cache.cache_key",
             _observing(observe_result, _record_tier),
-            "cache hits do not say which tier answered",
+            "cache hits do not record which tier answered",
         ),
         FunctionPatch(
             "dspy.clients.cache",
             "Cache.get",
             _observing(observe_result, _record_hit),
-            "answers from the cache are not told from those of the provider",
-            # Later releases mark the answer; the first ones of 3.0 do not.
+            "answers from the cache cannot be distinguished from those of the provider",
+            # Later releases mark the response; the first releases of 3.0 do not.
             until=(3, 1),
         ),
         FunctionPatch(
             "dspy.clients.execution",
             "_delay",
             _observing(observe_call, _record_retry),
-            "LM calls do not say how often DSPy tried again",
-            # Before, LiteLLM retries where DSPy cannot see it.
+            "LM calls have no count of DSPy's retries",
+            # Before, LiteLLM retries without telling DSPy.
             since=(3, 4),
         ),
     ]
 
 
 def observing_lm(observer: Callable[..., None]) -> Any:
-    """Makes the replacement of a function whose first argument is the LM.
+    """A patch function that observes calls of a function whose first argument is the LM.
 
     Args:
         observer: Called as ``observer(record, lm, *others)``, with the other positional arguments,
@@ -132,7 +132,7 @@ def _record_hit(answer: Any, *_arguments: Any) -> None:
 
 
 def _record_retry(*_arguments: Any) -> None:
-    # Asked for once before each new try: how long to wait.
+    # Called once before each new attempt, for the time to wait.
     record = current_record()
     if record is not None:
         record.retries += 1
@@ -140,9 +140,9 @@ def _record_retry(*_arguments: Any) -> None:
 
 def _record_tier(key: str, cache: Any, *_arguments: Any) -> None:
     record = current_record()
-    # The look-up comes first and asks memory before disk; a later store asks for the key again.
+    # The look-up comes first and tries memory before disk; a later store computes the key again.
     if record is not None and record.cache_tier is None:
-        memory = getattr(cache, "memory_cache", None)  # a cache of somebody else's has no tiers
+        memory = getattr(cache, "memory_cache", None)  # a cache of the program has no tiers
         if memory is not None:
             record.cache_tier = "memory" if key in memory else "disk"
 
@@ -150,7 +150,7 @@ def _record_tier(key: str, cache: Any, *_arguments: Any) -> None:
 def _record_result(record: LMRecord, lm: Any, call: Any, result: Any, *_arguments: Any) -> None:
     """dspy >= 3.4: ``finalize(lm, call, result)``."""
     answer = _answer_of(result)
-    # Anything but a name is an engine of the program's own.
+    # An engine spec that is not a name is an engine of the program.
     if getattr(call, "managed", True) and isinstance(getattr(lm, "_engine_spec", None), str):
         record.answers.append(answer)
     else:
@@ -158,7 +158,7 @@ def _record_result(record: LMRecord, lm: Any, call: Any, result: Any, *_argument
 
 
 def _answer_of(result: Any) -> LMAnswer:
-    """The facts in a ``CallResult``, dspy >= 3.4."""
+    """The data of a ``CallResult``, dspy >= 3.4."""
     answer = LMAnswer(
         cache_hit=bool(result.cache_hit),
         usage=result.usage,
@@ -180,7 +180,7 @@ def _answer_of(result: Any) -> LMAnswer:
 
 
 def _prefer_charges(answer: LMAnswer, usages: Iterable[Any]) -> None:
-    """Prefer what the provider charges to what a price table estimates."""
+    """Replace the estimate of a price table by the charge that the provider reports."""
     total = 0.0
     for usage in usages:
         charge = provider_cost(usage)
@@ -191,10 +191,10 @@ def _prefer_charges(answer: LMAnswer, usages: Iterable[Any]) -> None:
 
 
 def _record_forwarded(response: Any, result: Any, *_arguments: Any) -> None:
-    """dspy >= 3.4: ``result.provider_response()``, what ``forward`` of DSPy's own LM returns.
+    """dspy >= 3.4: ``result.provider_response()``, which ``forward`` of DSPy's own LM returns.
 
-    The response has neither the cost nor whether the cache gave it, and a ``forward`` that asks
-    for several returns one of them.
+    The response has neither the cost nor the cache hit, and a ``forward`` that requests several
+    responses returns only one of them.
     """
     record = current_record()
     if record is not None:
@@ -230,7 +230,7 @@ def _record_provider_response(record: LMRecord, lm: Any, response: Any, *_argume
 
 
 def _record_typed_response(record: LMRecord, _lm: Any, _request: Any, response: Any) -> None:
-    """dspy 3.3: ``lm._finalize_lm_response(request, response)``, maybe after the one above."""
+    """dspy 3.3: ``lm._finalize_lm_response(request, response)``, possibly after the one above."""
     if not record.answers or record.answers[-1].typed:
         record.answers.append(LMAnswer(cost_source=COST_FROM_LITELLM))
     answer = record.answers[-1]

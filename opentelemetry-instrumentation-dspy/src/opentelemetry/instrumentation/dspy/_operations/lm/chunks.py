@@ -1,9 +1,9 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The chunks of a streamed LM call: how many there are, and when the first one came.
+"""The chunks of a streamed LM call: their number, and the time to the first chunk.
 
-DSPy sends chunks on from two places: the engines of 3.4 make them in a ``ListenerBridge``, and
-what goes through LiteLLM (all of it before 3.4) is sent to the stream that the settings name.
+DSPy forwards chunks in two places. The engines of 3.4 create them in a ``ListenerBridge``. Chunks
+from LiteLLM (all chunks before 3.4) are sent to the stream in the settings.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from opentelemetry.instrumentation.dspy._patching.replacements import observe_re
 
 
 def patch_points() -> list[PatchPoint]:
-    """Where DSPy has a chunk in hand, release by release."""
+    """The patch points of chunks, by release."""
     effect = "streamed LM calls have no chunk count and no time to the first chunk"
     return [
         FunctionPatch("dspy.clients.lm", "_get_stream_completion_fn", _counting_stream, effect),
@@ -49,7 +49,7 @@ def _counting_stream(_original: Any, runtime: Runtime, owner: Any) -> Any:
 
     def get_stream_completion_fn(*args: Any, **kwargs: Any) -> Any:
         try:
-            # The function that comes back holds on to the stream that it finds here.
+            # The returned function keeps the stream that it finds in the settings now.
             with _context():
                 return _original(*args, **kwargs)
         except BaseException as _error:
@@ -60,7 +60,7 @@ def _counting_stream(_original: Any, runtime: Runtime, owner: Any) -> Any:
 
 
 class _Unchanged:
-    """The settings as they are."""
+    """A context in which the settings are not changed."""
 
     def __enter__(self) -> None: ...
 
@@ -68,7 +68,7 @@ class _Unchanged:
 
 
 def _counting_context() -> Any:
-    """Settings in which the stream counts what is sent to it."""
+    """A context with settings whose stream counts the items sent to it."""
     stream = dspy.settings.send_stream
     record = current_record() if stream is not None else None
     if record is None:
@@ -77,14 +77,14 @@ def _counting_context() -> Any:
 
 
 class _CountedStream:
-    """A stream that tells the record of a call what is sent; in all else it is the original."""
+    """A stream that counts the chunks sent to it; otherwise it behaves like the original."""
 
     def __init__(self, stream: Any, record: LMRecord) -> None:
         self._stream = stream
         self._record = record
 
     def send(self, item: Any) -> Any:
-        """What the original returns: an awaitable, so this frame is gone when it runs."""
+        """The original's result: an awaitable, so this frame is not on the stack when it runs."""
         self._record.add_chunk()
         return self._stream.send(item)
 

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The event of an LM call: what its span has, with the messages as structured values."""
+"""The event of an LM call: the attributes of its span, with messages as structured values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CONTENT = (
 
 
 def with_event(make: Callable[[Runtime, Settings], Operation], runtime: Runtime) -> Operation:
-    """The operation that ``make`` makes; with events, where content goes there."""
+    """The operation that ``make`` returns; if content goes to events, one that emits them."""
     settings = runtime.settings
     if runtime.events is None:
         return make(runtime, settings)
@@ -38,12 +38,12 @@ def with_event(make: Callable[[Runtime, Settings], Operation], runtime: Runtime)
 
 
 class LMEventOperation(Operation):
-    """An operation whose recorded calls make an event, too.
+    """An operation that also emits an event for each recorded call.
 
     Args:
-        operation: Makes the attributes, with content on spans.
-        settings: Whether content stays on the span.
-        events: Where the event goes.
+        operation: Produces the attributes, with content on spans.
+        settings: Decides whether content stays on the span.
+        events: Emits the event.
     """
 
     def __init__(self, operation: Operation, settings: Settings, events: EventLog) -> None:

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of language models: every ``dspy.BaseLM``, one client span for each call."""
+"""Calls of language models: one client span for each call of a ``dspy.BaseLM``."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ from opentelemetry.instrumentation.dspy.semconv import (
 )
 
 _count_lock = new_lock()
-# An LM with one of its own, such as DummyLM up to 3.1, may go by the cache.
+# An LM that overrides one of these, such as DummyLM up to 3.1, may bypass the cache.
 _CACHING = ("__call__", "acall", "forward", "aforward")
 
 
@@ -77,7 +77,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
 
 
 class LMOperation(Operation):
-    """One call of an LM, from the cache or from the provider, retries included."""
+    """One call of an LM, answered by the cache or the provider, including retries."""
 
     name = Operations.LM
 
@@ -146,10 +146,10 @@ class LMOperation(Operation):
 
 
 def _is_cached(call: Call) -> bool | None:
-    """Whether DSPy's cache is asked for this call; None where that is not known."""
+    """Whether this call uses DSPy's cache; None if that is not known."""
     lm = call.instance
     if not isinstance(lm, dspy.LM):
-        return None  # DSPy caches the calls of its own LM alone, whatever another's ``cache`` says
+        return None  # DSPy only caches calls of its own LM; ``cache`` of another LM has no effect
     if not call.kwargs.get("cache", lm.cache):
         return False
     kind: type[Any] = type(lm)  # type: ignore[reportUnknownVariableType]
@@ -161,7 +161,7 @@ def _is_cached(call: Call) -> bool | None:
 
 
 def _size_of_texts(result: Any) -> int | None:
-    """Characters in a result that is a list of texts, as most are; None for any other."""
+    """Number of characters in a result that is a list of texts, as usual; else None."""
     if type(result) is not list:
         return None
     size = 0
@@ -173,23 +173,23 @@ def _size_of_texts(result: Any) -> int | None:
 
 
 def split_model(lm: Any, kwargs: Mapping[str, Any]) -> tuple[str | None, str]:
-    """Provider and model of a call of an LM; ``openai/gpt-4o-mini`` is the model ``gpt-4o-mini``.
+    """Provider and model of an LM call; ``openai/gpt-4o-mini`` is the model ``gpt-4o-mini``.
 
-    Only ``dspy.LM`` gives its model names that meaning; another LM's name is its own affair.
+    Only names of ``dspy.LM`` have this format; the names of other LMs are not parsed.
     """
-    # A call may name another one.
+    # A call may override the model.
     model = str(kwargs.get("model") or getattr(lm, "model", None) or type(lm).__name__)
     if not isinstance(lm, dspy.LM):
         return None, model
     options: dict[str, Any] = lm.kwargs or {}
     given = kwargs.get("custom_llm_provider") or options.get("custom_llm_provider")
-    if isinstance(given, str):  # LiteLLM takes the name as it is, prefix or no prefix
+    if isinstance(given, str):  # LiteLLM then accepts the name with or without prefix
         return provider_named(given), model.removeprefix(f"{given}/")
     return split_model_name(model)
 
 
 def finish_lm_call(call: Call) -> Attributes:
-    """Count an LM call that ended in every call around it; what is known of it, as attributes."""
+    """Count a finished LM call in all calls around it; returns its data as attributes."""
     outer = _count_in_modules(call)
     record: LMRecord = call.state
     attributes = record.attributes()
@@ -204,20 +204,20 @@ def finish_lm_call(call: Call) -> Attributes:
 
 
 def _without_prefix(answered: str, asked: str, named: str) -> str:
-    """The model that answered, without the prefix that LiteLLM puts before it for some providers.
+    """The model that answered, without the prefix that LiteLLM adds for some providers.
 
     Args:
-        answered: The model as the response has it.
-        asked: The model that was asked for, without that prefix.
-        named: The name that the LM was given.
+        answered: The model in the response.
+        asked: The model in the request, without the prefix.
+        named: The name of the LM.
     """
     prefix = named.removesuffix(asked)
-    # ``openai/openai/gpt-oss-20b`` is answered by a model that is called like a prefix.
+    # For ``openai/openai/gpt-oss-20b``, the name of the model itself begins like a prefix.
     return answered if answered == asked or prefix == named else answered.removeprefix(prefix)
 
 
 def _count_in_modules(call: Call) -> LMRecord | None:
-    """Count the call in those around it; the record of the LM call that it was made inside of."""
+    """Count the call in the calls around it; returns the record of the enclosing LM call."""
     parent = call.parent
     outer: LMRecord | None = None
     with _count_lock:

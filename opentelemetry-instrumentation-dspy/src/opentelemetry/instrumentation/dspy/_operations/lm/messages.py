@@ -3,8 +3,8 @@
 """DSPy's messages as GenAI messages: ``{"role": ..., "parts": [...]}``.
 
 The shape is that of ``gen_ai.input.messages`` and ``gen_ai.output.messages`` in the OpenTelemetry
-GenAI semantic conventions. What comes in is an OpenAI-style dictionary, a message object of DSPy's
-typed LM interface (3.3: pydantic, 3.4: dataclasses), or a plain string.
+GenAI semantic conventions. The source is an OpenAI-style dictionary, a message object of DSPy's
+typed LM interface (3.3: pydantic, 3.4: dataclasses), or a str.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Part = dict[str, Any]
 
 
 def explicit_request(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The request object an LM was called with; None for the other calling conventions."""
+    """The request object of an LM call; None for the other calling conventions."""
     request = kwargs.get("request")
     if request is None and args and hasattr(args[0], "messages"):
         request = args[0]
@@ -32,7 +32,7 @@ def explicit_request(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
 
 
 def input_messages(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Message]:
-    """What an LM was called with, whichever of the calling conventions was used."""
+    """The input messages of an LM call, in any of the calling conventions."""
     request = explicit_request(args, kwargs)
     if request is not None:
         return _request_messages(request)
@@ -48,9 +48,9 @@ def input_messages(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Mes
 def text_only_messages(
     args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[list[Message], int] | None:
-    """The messages and how many characters they have, where they are nothing but roles and texts.
+    """The messages and their number of characters, if they only have roles and texts.
 
-    That is how most calls are made. None for any other, and where a text may be a data URI.
+    Most calls have such messages. None for other messages, and if a text may contain a data URI.
     """
     messages: Any = kwargs.get("messages")
     kind: type[Any] = type(messages)  # type: ignore[reportUnknownVariableType]
@@ -74,16 +74,16 @@ def text_only_messages(
 
 
 def may_have_data_uri(text: str) -> bool:
-    """Whether a text has to be looked through for data URIs."""
-    # One character is looked for twenty times as fast as the mark.
+    """Whether a text has to be searched for data URIs."""
+    # Searching for one character is twenty times faster than for the mark.
     return text[:5] == "data:" or (";" in text and BASE64_MARK in text)
 
 
 def output_messages(result: Any, finish_reasons: tuple[str, ...]) -> list[Message]:
-    """What an LM call returned, one message for each choice."""
+    """The result of an LM call, with one message for each choice."""
     messages: list[Message] = []
     outputs = list(_outputs(result))
-    # Of several answers, an LM may have returned the last one alone.
+    # Of several answers, an LM may have returned only the last.
     reasons = finish_reasons[-len(outputs) :]
     for index, output in enumerate(outputs):
         message: Message = {"role": "assistant", "parts": _output_parts(output)}
@@ -178,7 +178,7 @@ def _text(text: Any) -> Part:
 
 def _tool_call(call_id: Any, name: Any, arguments: Any) -> Part:
     if isinstance(arguments, str):
-        with contextlib.suppress(ValueError):  # a model may write anything; it is shown as it is
+        with contextlib.suppress(ValueError):  # a model may write invalid JSON; keep the text
             arguments = orjson.loads(arguments)
     return {"type": "tool_call", "id": call_id, "name": name, "arguments": arguments}
 

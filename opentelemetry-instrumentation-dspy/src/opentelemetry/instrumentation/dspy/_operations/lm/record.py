@@ -1,8 +1,8 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The facts of one LM call that its return value does not have: usage, model, cost, cache.
+"""The data of one LM call that its return value lacks: usage, model, cost and cache hit.
 
-`lm_facts` notes them while the call runs.
+The patches of `capture` and `chunks` record it during the call.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _inner_lock = new_lock()
 
 @dataclass(slots=True)
 class LMAnswer:
-    """What is known of one answer to an LM call.
+    """The data of one answer to an LM call.
 
     Attributes:
-        cache_hit: Whether DSPy's cache gave it.
-        usage: Token counts as DSPy or the provider names them.
-        cost: US dollars; None where it is not known.
-        cost_source: Whose price table the cost is from.
+        cache_hit: Whether the answer came from DSPy's cache.
+        usage: Token counts in the names of DSPy or the provider.
+        cost: US dollars; None if not known.
+        cost_source: ``dspy``, ``litellm`` or ``provider``, which stated the cost.
         response_id: The provider's id of the response.
         response_model: The model that answered.
-        finish_reasons: One for each choice.
-        typed: Whether the facts are from the typed response that dspy 3.3 makes of a provider's.
-        raw: The response, to know it again where a program passes it on.
+        finish_reasons: The finish reason of each choice.
+        typed: Whether the data is from the typed response that dspy 3.3 builds.
+        raw: The response, to recognise it if the program passes it on.
     """
 
     cache_hit: bool = False
@@ -49,18 +49,18 @@ class LMAnswer:
 
 @dataclass(slots=True)
 class LMRecord:
-    """What is known of one LM call.
+    """The data of one LM call.
 
     Attributes:
-        answers: One as a rule; more where an LM asks its base class several times.
-        forwarded: Answers that DSPy's own ``forward`` gave to one of the program's, which has not
+        answers: Usually one answer; several if an LM calls its base class several times.
+        forwarded: Answers of DSPy's own ``forward`` to a ``forward`` of the program that has not
             returned yet.
-        nested: Answers to LM calls that were made inside this one.
-        inner: What the calls inside this one used and cost, by the names that it has here.
-        cache_answered: Whether the cache has just answered, where nothing else tells.
-        cache_tier: ``memory`` or ``disk``: where the answer lies if it is a hit.
-        retries: How often DSPy tried again.
-        chunks: How many chunks a streamed response had so far.
+        nested: Answers to LM calls that were made inside this call.
+        inner: Usage and cost of the calls inside this call, by the attribute names used here.
+        cache_answered: Whether the cache has just answered, for releases that do not mark answers.
+        cache_tier: ``memory`` or ``disk``: the tier of the answer if it is a hit.
+        retries: Number of DSPy's retries.
+        chunks: Number of chunks of a streamed response so far.
         time_to_first_chunk: Seconds from the start of the call; None while nothing is streamed.
     """
 
@@ -77,17 +77,18 @@ class LMRecord:
     _nested_seen: int = 0
 
     def add_chunk(self) -> None:
-        """Note that a chunk came."""
+        """Count a chunk."""
         self.chunks += 1
         if self.time_to_first_chunk is None:
             self.time_to_first_chunk = (time.perf_counter_ns() - self._started_ns) / 1e9
 
     def add_program_answer(self, answer: LMAnswer) -> None:
-        """Note an answer that code of the program made, maybe of answers that it was given.
+        """Add an answer that code of the program returned, possibly built from other answers.
 
-        Those were paid for, each of them. What it says itself counts where it is something else.
+        Each of the other answers was paid for. Usage and cost of the added answer count only if
+        they differ from those.
         """
-        if not self.forwarded and not self.nested:  # as most are
+        if not self.forwarded and not self.nested:  # the usual case
             self.answers.append(answer)
             return
         forwarded, self.forwarded = self.forwarded, ()
@@ -99,23 +100,23 @@ class LMRecord:
         if given and _is_passed_on(answer, given):
             self.answers.extend(forwarded)
             answer.usage = answer.cost = None
-            answer.cache_hit = all(one.cache_hit for one in given)
+            answer.cache_hit = all(other.cache_hit for other in given)
         elif answer.cost is None:
             _add_costs(answer, forwarded)
         self.answers.append(answer)
 
     def add_nested(self, inner: LMRecord, same_lm: bool) -> None:
-        """Note the answers to an LM call that ended inside this one.
+        """Add the answers to an LM call that ended inside this call.
 
-        An LM that calls itself does not pass on what it is given: its base class answers, too.
+        An LM that calls itself does not pass these answers on: its base class answers as well.
         """
         self.nested = (*self.nested, *inner.answers, *inner.forwarded, *inner.nested)
         if same_lm:
             self._nested_seen = len(self.nested)
 
     def add_inner(self, attributes: Attributes, inner: Attributes | None = None) -> None:
-        """Add what a call inside this one used and cost, and what the calls inside that one did."""
-        with _inner_lock:  # calls in threads of the program's end at any time
+        """Add usage and cost of a call inside this call, and of the calls inside that call."""
+        with _inner_lock:  # calls in threads of the program may end at any time
             total = self.inner = self.inner or {}
             for name, here in _INNER.items():
                 amount = attributes.get(name, 0) + (inner or {}).get(here, 0)
@@ -124,14 +125,14 @@ class LMRecord:
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:
-        """Those of all answers."""
+        """The finish reasons of all answers."""
         if len(self.answers) == 1:
             return self.answers[0].finish_reasons
         return tuple(reason for answer in self.answers for reason in answer.finish_reasons)
 
     def attributes(self) -> Attributes:
-        """The record as span attributes: of what the cache answered neither usage nor cost."""
-        if self.forwarded:  # the program's ``forward`` failed, or nobody asked for its response
+        """The record as span attributes, without usage and cost of answers from the cache."""
+        if self.forwarded:  # the program's ``forward`` failed, or its response was not used
             self.answers.extend(self.forwarded)
             self.forwarded = ()
         attributes: Attributes = {}
@@ -179,14 +180,14 @@ _INNER = {
 
 
 def _is_passed_on(answer: LMAnswer, given: Sequence[LMAnswer]) -> bool:
-    """Whether the usage of an answer is that of the answers that it was made of."""
-    if any(answer.raw is not None and one.raw is answer.raw for one in given):
+    """Whether the usage of an answer repeats that of the answers that it was built from."""
+    if any(answer.raw is not None and other.raw is answer.raw for other in given):
         return True
     known = answer.response_id
-    if known and any(one.cache_hit and one.response_id == known for one in given):
-        return True  # its usage is that of the call that the cache has it from
+    if known and any(other.cache_hit and other.response_id == known for other in given):
+        return True  # its usage is that of the call that filled the cache
     used = _tokens(answer.usage)
-    each = [_tokens(one.usage) for one in given]
+    each = [_tokens(other.usage) for other in given]
     return not any(used) or used in each or used == tuple(map(sum, zip(*each, strict=True)))
 
 
@@ -198,10 +199,10 @@ def _tokens(usage: Any) -> tuple[int, int]:
 
 
 def _add_costs(answer: LMAnswer, forwarded: Sequence[LMAnswer]) -> None:
-    for one in forwarded:
-        if one.cost is not None and not one.cache_hit:
-            answer.cost = (answer.cost or 0.0) + one.cost
-            answer.cost_source = one.cost_source
+    for other in forwarded:
+        if other.cost is not None and not other.cache_hit:
+            answer.cost = (answer.cost or 0.0) + other.cost
+            answer.cost_source = other.cost_source
 
 
 def _put_response(attributes: Attributes, answer: LMAnswer) -> None:

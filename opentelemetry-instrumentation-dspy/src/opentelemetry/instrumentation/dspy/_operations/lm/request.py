@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What DSPy asks an LM for: the request's parameters as attributes, its secrets kept out."""
+"""The request of an LM call: its parameters as attributes, without secrets."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ _INTEGERS = {
     "seed": semconv.GEN_AI_REQUEST_SEED,
     "rollout_id": semconv.DSPY_LM_ROLLOUT_ID,
 }
-# Part of the call, not of the request; or an attribute of its own.
+# Parts of the call, not of the request, or recorded in attributes of their own.
 _NOT_PARAMETERS = frozenset({"prompt", "messages", "request", "model", "cache", "tools"})
 
 
 @dataclasses.dataclass(slots=True)
 class RequestDescription:
-    """What one LM call asks for.
+    """The request of one LM call.
 
     Attributes:
-        attributes: The parameters that the GenAI conventions name, with the types they ask for.
-        others: The parameters that they do not name.
+        attributes: The parameters in the GenAI conventions, with the types of the conventions.
+        others: The other parameters.
         tools: The tools offered to the model.
     """
 
@@ -57,7 +57,7 @@ class RequestDescription:
 def read_request(
     lm: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], secrets: KnownSecrets
 ) -> RequestDescription:
-    """The request of a call of ``lm``; its credentials and headers become known as secrets."""
+    """The request of a call of ``lm``; remembers its credentials and headers as secrets."""
     description = RequestDescription({}, {})
     defaults: Mapping[str, Any] = getattr(lm, "kwargs", None) or {}
     request = explicit_request(args, kwargs)
@@ -65,7 +65,7 @@ def read_request(
         parameters = {**defaults, **kwargs}
         description.tools = parameters.get("tools")
     else:
-        # Of the LM's own parameters, only those of the connection count for a request.
+        # For a request object, only the connection is taken from the LM's own parameters.
         connection = {name: defaults[name] for name in defaults if is_connection(name)}
         parameters = {**connection, **_fields(value(request, "config")), **kwargs}
         description.tools = value(request, "tools")
@@ -105,7 +105,7 @@ def _is_number(parameter: Any) -> bool:
 
 
 def _output_type(response_format: Any) -> str:
-    # A class is the model of the JSON object that is asked for.
+    # A class describes the JSON object of the response.
     return "text" if value(response_format, "type") == "text" else "json"
 
 
@@ -115,13 +115,13 @@ def _fields(config: Any) -> dict[str, Any]:
         found = {name: getattr(config, name) for name in names}
     else:
         found = dict(getattr(config, "__dict__", {}))
-    # What stands under "extensions" is sent like any other parameter.
+    # Parameters in "extensions" are sent like all others.
     extensions = found.pop("extensions", None)
     return {**found, **(extensions if isinstance(extensions, Mapping) else {})}
 
 
 def tool_definitions(tools: Any) -> list[Any]:
-    """Tools in the shape of ``gen_ai.tool.definitions``: OpenAI nests them under ``function``."""
+    """Tools as in ``gen_ai.tool.definitions``; OpenAI nests them in ``function``."""
     definitions: list[Any] = []
     for tool in tools:
         function = value(tool, "function")

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of ``dspy.experimental.TypeSafe``: a model that decides, and is not a ``BaseLM``."""
+"""Calls of ``dspy.experimental.TypeSafe``: a model for decisions, which is not a ``BaseLM``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PARAMETERS = ("state", "questions")
 
 
 def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
-    """The patch points of TypeSafe calls, which dspy has from 3.4 on."""
+    """The patch points of TypeSafe calls, which dspy has since 3.4."""
     operation = with_event(TypeSafeOperation, runtime)
     effect = "TypeSafe calls get no span"
     return [
@@ -44,14 +44,14 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
             _MODULE,
             "TypeSafe._finish",
             observing_lm(_record_answers),
-            "TypeSafe calls have no token usage and do not say whether the cache answered",
+            "TypeSafe calls have no token usage and do not record whether the cache answered",
             since=(3, 4),
         ),
     ]
 
 
 class TypeSafeOperation(Operation):
-    """One request for decisions, from the cache or from the service."""
+    """One request for decisions, answered by the cache or the service."""
 
     name = semconv.Operations.LM
 
@@ -97,7 +97,7 @@ class TypeSafeOperation(Operation):
 
 
 def _message(role: str, data: Any) -> dict[str, Any]:
-    # The service has no messages: this is how DSPy's own history shows its calls.
+    # The service has no messages; DSPy's own history shows its calls in this form.
     return {"role": role, "parts": [{"type": "text", "content": to_json(data)}]}
 
 

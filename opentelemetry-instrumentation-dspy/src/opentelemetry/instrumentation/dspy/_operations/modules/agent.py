@@ -1,9 +1,9 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Agents: the steps that they take, and why they stop.
+"""Agents: their steps, and the reason why they stop.
 
-DSPy's agents loop inside ``forward``, so a step shows only in the predictor that each of them
-calls once for each: what it is called, and what its answers and errors mean, is said here.
+DSPy's agents loop inside ``forward``, so a step is only visible as a call of its predictor. This
+module knows the names of these predictors and the meaning of their answers and errors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.call import Attributes
 from opentelemetry.instrumentation.dspy._operations.reading import instance_dict, value
 
-# By class name, since older releases lack some of them; CodeAct is a ReAct, too.
+# By class name, since older releases lack some of them; CodeAct is also a ReAct.
 # The second item names the attributes that hold the predictors of a step.
 _STEP_PREDICTORS = {
     "CodeAct": ("codeact",),
@@ -35,10 +35,10 @@ class AgentRecord:
     """One call of an agent so far.
 
     Attributes:
-        kind: Which of DSPy's agents it is.
+        kind: Name of DSPy's agent class.
         agent: The agent.
-        max_steps: How many steps it may take.
-        steps: How many it has begun.
+        max_steps: Maximum number of steps.
+        steps: Number of steps started.
     """
 
     kind: str
@@ -52,24 +52,24 @@ class AgentRecord:
 
     @property
     def step_index(self) -> int | None:
-        """Index, from 0, of the step in progress; None before the first."""
+        """Index, from 0, of the step in progress; None before the first step."""
         return self.steps - 1 if self.steps else None
 
     def start_step(self, module: Any, arguments: Mapping[str, Any]) -> int | None:
-        """Note that the agent calls one of its modules; the index of the step if it is one."""
+        """Record that the agent calls one of its modules; returns the index if it is a step."""
         if not self._is_step(module):
             self._extracted = self._extracted or instance_dict(self.agent).get("extract") is module
             return None
         if self._is_forced(arguments):
             return None
-        # ReAct tries a step again with less of its past where that became too long.
+        # ReAct repeats a step with a shorter trajectory if the context window was exceeded.
         if self._last_error != _CONTEXT_WINDOW_ERROR:
             self.steps += 1
         self._last_error = self._last_answer = None
         return self.step_index
 
     def record_answer(self, module: Any, arguments: Mapping[str, Any], answer: Any) -> None:
-        """Note what the predictor of a step answered."""
+        """Record the answer of a step's predictor."""
         if not self._is_step(module):
             return
         if self.kind == "ReActV2":
@@ -78,18 +78,18 @@ class AgentRecord:
             self._last_answer = answer
 
     def record_error(self, module: Any, error: BaseException) -> None:
-        """Note that one of the agent's modules failed."""
+        """Record that one of the agent's modules failed."""
         if self._is_step(module):
             self._last_error = type(error).__name__
 
     def ends_with(self, tool: Any) -> bool:
-        """Whether this tool is the agent's own way to say that it is done."""
+        """Whether the agent ends by calling this tool."""
         name = _ENDING_TOOLS.get(self.kind)
         tools = instance_dict(self.agent).get("tools")
         return name is not None and value(tools, name) is tool
 
     def pop_tool_call_id(self, tool_name: str) -> str | None:
-        """The id of the model's next call of this tool, where the agent knows ids."""
+        """The id of the model's next call of this tool, if the agent knows ids."""
         for index, (name, call_id) in enumerate(self._tool_calls):
             if name == tool_name:
                 del self._tool_calls[index]
@@ -97,7 +97,7 @@ class AgentRecord:
         return None
 
     def attributes(self, result: Any, error: BaseException | None) -> Attributes:
-        """The steps and the reason for the end, as attributes."""
+        """The number of steps and the reason of the end, as attributes."""
         attributes: Attributes = {
             semconv.DSPY_AGENT_STEP_COUNT: self.steps,
             semconv.DSPY_AGENT_TERMINATION: self._termination(result, error),
@@ -148,7 +148,7 @@ class AgentRecord:
         return self.max_steps is not None and self.steps >= self.max_steps
 
     def _is_forced(self, arguments: Mapping[str, Any]) -> bool:
-        # ReActV2's last resort, after its steps: it makes the model call "submit".
+        # ReActV2's last attempt, after its steps: it forces the model to call "submit".
         return self.kind == "ReActV2" and "tool_choice" in (arguments.get("config") or ())
 
     def _record_tool_calls(self, answer: Any) -> None:
@@ -160,7 +160,7 @@ class AgentRecord:
         for index, call in enumerate(calls):
             name = str(value(call, "name"))
             if name in tools:
-                # The id that ReActV2 itself gives to a call that came without.
+                # The id that ReActV2 assigns to a call without one.
                 yield name, value(call, "id") or f"call_{self.step_index}_{index}"
 
 
@@ -169,21 +169,21 @@ _ENDING_TOOLS = {"ReAct": "finish", "ReActV2": "submit"}
 
 @lru_cache(maxsize=512)
 def agent_kind(module_type: type) -> str | None:
-    """Which of DSPy's agents a class is, or derives from; None for any other module."""
+    """Name of the DSPy agent that a class is or derives from; None for other modules."""
     kinds = (name for name in _STEP_PREDICTORS if issubclass(module_type, getattr(dspy, name, ())))
     return next(kinds, None)
 
 
 def agent_record(kind: str, agent: Any, arguments: Mapping[str, Any]) -> AgentRecord:
-    """The record of an agent's call that begins."""
+    """The record of an agent's call that starts."""
     own = instance_dict(agent)
-    # RLM's option has this name up to dspy 3.2.
+    # The name of RLM's option up to dspy 3.2.
     limit = arguments.get("max_iters", own.get("max_iters", own.get("max_iterations")))
     return AgentRecord(kind, agent, limit if isinstance(limit, int) else None)
 
 
 def parameters_of_tools(agent: Any) -> Iterator[str]:
-    """The names of what an agent's tools take."""
+    """The parameter names of an agent's tools."""
     tools: Any = instance_dict(agent).get("tools") or ()
     held: Iterable[Any] = tools.values() if issubclass(type(tools), dict) else tools
     for tool in held:

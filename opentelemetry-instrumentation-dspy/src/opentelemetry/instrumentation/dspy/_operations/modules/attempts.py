@@ -1,11 +1,11 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""``dspy.Refine`` and ``dspy.BestOfN``: their attempts, what each scored, and which one won.
+"""``dspy.Refine`` and ``dspy.BestOfN``: their attempts, the score of each, and the selected one.
 
-The score of an attempt is known only after the attempt's own span has ended, so it stands on the
-span of the module that judges, as an event. It is seen where ``forward`` reads ``self.reward_fn``:
-a descriptor on the class gives it a reward function that tells us what it returns. The attribute
-of the instance is untouched, and anybody else who reads it gets the very function.
+The score of an attempt is known only after the attempt's span has ended, so it is recorded as an
+event on the span of the module that judges. ``forward`` reads ``self.reward_fn``; a descriptor on
+the class then returns a reward function that reports its result. The instance's attribute is not
+changed, and all other code that reads it gets the original function.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from opentelemetry.instrumentation.dspy._patching.points import PatchPoint, Vers
 
 
 def patch_points() -> Sequence[PatchPoint]:
-    """Where the reward function is read."""
+    """The patch points of reward functions."""
     return [RewardPatch("dspy.predict.refine", "Refine"), RewardPatch("dspy.predict", "BestOfN")]
 
 
 @lru_cache(maxsize=512)
 def makes_attempts(module_type: type) -> bool:
-    """Whether modules of a class run another one several times and choose."""
+    """Whether modules of a class run another module several times and select a result."""
     return issubclass(module_type, (dspy.Refine, dspy.BestOfN))
 
 
@@ -45,11 +45,11 @@ class AttemptsRecord:
     """The attempts of one call of a `Refine` or `BestOfN` so far.
 
     Attributes:
-        judge: The module that makes them.
-        judging: Whether the reward function runs, which may well call modules of its own.
-        count: How many have begun.
+        judge: The module that makes the attempts.
+        judging: Whether the reward function is running, which may call modules itself.
+        count: Number of attempts started.
         best_score: The highest score.
-        selected: The attempt that has it.
+        selected: The attempt with the highest score.
     """
 
     judge: Any
@@ -60,7 +60,7 @@ class AttemptsRecord:
     _best: list[Any] = field(default_factory=list[Any])
 
     def start_attempt(self, module: Any) -> int | None:
-        """Note that a module is called; the index of the attempt, from 0, if it is one."""
+        """Record that a module is called; returns the index, from 0, if it is an attempt."""
         judged = instance_dict(self.judge).get("module")
         if self.judging or type(module) is not type(judged) or _gives_advice(module):
             return None
@@ -68,7 +68,7 @@ class AttemptsRecord:
         return self.count - 1
 
     def record_score(self, call: Call, prediction: Any, outcome: Any, name: str) -> None:
-        """Note the score of the latest attempt, and put it on the judge's span."""
+        """Record the score of the latest attempt, also on the judge's span."""
         score = as_number(outcome)
         if score is None or call.span is None:
             return
@@ -83,7 +83,7 @@ class AttemptsRecord:
         call.span.add_event(semconv.Events.EVALUATION_RESULT, event)
 
     def attributes(self, result: Any) -> Attributes:
-        """Count, best score and the attempt whose prediction was returned, as attributes."""
+        """The number of attempts, the best score and the returned attempt, as attributes."""
         attributes: Attributes = {semconv.DSPY_ATTEMPT_COUNT: self.count}
         if self.best_score is not None:
             attributes[semconv.DSPY_ATTEMPT_BEST_SCORE] = self.best_score
@@ -93,12 +93,12 @@ class AttemptsRecord:
 
 
 def _gives_advice(module: Any) -> bool:
-    # Between attempts, Refine asks a predictor of its own what to do better.
+    # Between attempts, Refine calls a predictor for advice.
     return instance_dict(module).get("signature") is dspy.predict.refine.OfferFeedback
 
 
 class RewardPatch:
-    """Puts a descriptor for ``reward_fn`` on a class that has it in its instances."""
+    """A patch that adds a descriptor for ``reward_fn``, an attribute of instances."""
 
     effect = "attempts of Refine and BestOfN have no scores"
     since: Version = (0,)
@@ -132,7 +132,7 @@ class RewardPatch:
 
 
 class TracedReward:
-    """Gives the instance's reward function; inside of the instance's own call, a traced one."""
+    """A descriptor of the instance's reward function, traced during the instance's own call."""
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         function = instance_dict(instance).get("reward_fn", self) if instance is not None else self
@@ -176,7 +176,7 @@ def _start_judging(call: Call) -> None:
 
 
 def _stop_judging(call: Call, function: Any = None, *scored: Any) -> None:
-    """The reward function is through, with its arguments and what it returned unless it failed."""
+    """The end of the reward function, with its arguments and result unless it failed."""
     attempts = getattr(call.state, "attempts", None)
     if not isinstance(attempts, AttemptsRecord):
         return
@@ -187,7 +187,7 @@ def _stop_judging(call: Call, function: Any = None, *scored: Any) -> None:
 
 
 def _reward_name(function: Any) -> str:
-    # DSPy keeps the user's function inside of a lambda.
+    # DSPy wraps the user's function in a lambda.
     if isinstance(function, types.FunctionType) and function.__closure__:
         names = function.__code__.co_freevars
         if "reward_fn" in names:

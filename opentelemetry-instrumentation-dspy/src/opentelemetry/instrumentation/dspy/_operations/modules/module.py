@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of ``dspy.Module`` and everything built on it: programs, predictors, agents."""
+"""Calls of ``dspy.Module`` and its subclasses: programs, predictors, agents."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
         {"__call__": operation, "acall": operation},
         "modules that override __call__ or acall without super() get no span",
         closure_on_root=False,
-        # What DSPy's own modules override calls super(); programs hold bound methods of theirs.
+        # Overrides in DSPy call super(), and programs hold bound methods of them.
         users_only=True,
     )
     return [
@@ -96,7 +96,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
 
 
 class ModuleOperation(Operation):
-    """A call of a module: the outermost is the workflow, agents are agents, Predict a predict."""
+    """A call of a module: of an agent, of the outermost module (a workflow), or of any other."""
 
     name = Operations.MODULE
 
@@ -161,7 +161,7 @@ class ModuleOperation(Operation):
             self._content.put(attributes, DSPY_MODULE_INPUT, self.name, arguments_of(call))
 
     def _put_prompt(self, attributes: Attributes, signature: SignatureDescription) -> None:
-        # An optimizer writes the program's data into these.
+        # Content, since optimizers write the program's data into them.
         self._content.put_text(
             attributes, DSPY_SIGNATURE_INSTRUCTIONS, self.name, signature.instructions
         )
@@ -198,7 +198,7 @@ class ModuleOperation(Operation):
 
 
 class _Kind(NamedTuple):
-    """What the class of a module says of its calls."""
+    """Properties of a module's class that decide about its spans."""
 
     name: str
     is_predict: bool
@@ -217,7 +217,7 @@ def _kind_of(module_type: type) -> _Kind:
 
 
 def _put_path_and_index(call: Call, attributes: Attributes) -> None:
-    """Note where a module called by another stands, and which step or attempt its call is."""
+    """Set the path of a module called by another, and the index of its step or attempt."""
     caller = record_of(call.parent)
     if caller is not None and caller.agent is not None:
         step = caller.agent.start_step(call.instance, call.kwargs)
@@ -227,7 +227,7 @@ def _put_path_and_index(call: Call, attributes: Attributes) -> None:
         attempt = caller.attempts.start_attempt(call.instance)
         if attempt is not None:
             attributes[DSPY_ATTEMPT_INDEX] = attempt
-    # An attempt is made with a copy, which no attribute of the program holds.
+    # An attempt runs a copy of the module, which is not an attribute of the program.
     attempted = DSPY_ATTEMPT_INDEX in attributes
     call.path = _path_of_attempt(call) if attempted else module_path(call)
     if call.path:
@@ -257,7 +257,7 @@ def _put_hash(attributes: Attributes, program: Any) -> None:
 def _put_invalid_inputs(
     attributes: Attributes, signature: SignatureDescription, given: Mapping[str, Any]
 ) -> None:
-    """Names of the inputs of a ``Predict`` that are missing, unknown or of another type."""
+    """Add the names of inputs of a ``Predict`` that are missing, unknown or of another type."""
     if frozenset(given) != signature.input_names:
         if missing := signature.missing_inputs(given):
             attributes[DSPY_MODULE_MISSING_INPUTS] = missing
@@ -268,10 +268,10 @@ def _put_invalid_inputs(
 
 
 def module_path(call: Call) -> str | None:
-    """Where a module stands in its program, as in ``named_predictors()``; None where unknown.
+    """The path of a module in its program, as in ``named_predictors()``; None if unknown.
 
-    Found through the modules that are calling it, so it costs nothing for modules that are not
-    called, and follows a program through an optimizer's copies.
+    It is found through the calling modules. So modules that are not called cost nothing, and the
+    path is also found in an optimizer's copies of a program.
     """
     enclosing = _enclosing_module(call)
     while enclosing is not None:
@@ -295,7 +295,7 @@ def _name_in(program: Any, module: Any) -> str | None:
         if value is module:
             return name
     for name, value in attributes.items():
-        # The one grows with every LM call, and neither holds modules.
+        # The history grows with every LM call, and neither attribute holds modules.
         if name not in NO_MODULES:
             for place, item in items_in(value):
                 if item is module:
@@ -334,7 +334,7 @@ def arguments_of(call: Call) -> dict[str, Any]:
 
 
 def _positional(call: Call) -> dict[str, Any]:
-    # Looked up on the class: reading ``forward`` from an instance makes DSPy log a warning.
+    # Read from the class: reading ``forward`` from an instance makes DSPy log a warning.
     kind: type[Any] = type(call.instance)  # type: ignore[reportUnknownVariableType]
     forward = getattr(kind, "aforward" if call.asynchronous else "forward", None)
     names: list[str] = []

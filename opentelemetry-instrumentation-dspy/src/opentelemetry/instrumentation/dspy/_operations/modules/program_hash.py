@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A program's compiled state in one short text, to tell which version of it made a trace."""
+"""The hash of a program's compiled state, which identifies the version that made a trace."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from opentelemetry.instrumentation.dspy._operations.reading import (
     items_in,
 )
 
-# What most attributes of a module hold, and no module can be in.
+# The types of most attributes of a module, which cannot contain modules.
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-# Collections in collections; one may contain itself.
+# Limit for nested collections, since a collection may contain itself.
 _MAX_NESTING = 3
 
 
 def program_hash(program: Any) -> str | None:
     """First 12 hex digits of a SHA-256 over each predictor's path, signature, demos and options.
 
-    It is the same in every process and for copies of the program, and changes whenever compiling,
+    The hash is the same in every process and for copies of the program. It changes if compiling,
     loading or the user's code changes one of these. None for a program without predictors.
     """
     if issubclass(type(program), dspy.Predict):
@@ -68,7 +68,7 @@ def _predictors(program: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _modules(items: Iterable[tuple[str, Any]], depth: int) -> Iterator[tuple[str, Any]]:
-    """The modules among the items, and in the collections among them."""
+    """The modules among the items and in their collections."""
     for path, value in items:
         if type(value) in _SCALARS:
             continue
@@ -81,7 +81,7 @@ def _modules(items: Iterable[tuple[str, Any]], depth: int) -> Iterator[tuple[str
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What the digest of a predictor was made from: the very objects, so that no id is reused."""
+    """A predictor's digest and its sources: the objects themselves, so that no id is reused."""
 
     fingerprint: str
     demos: tuple[Any, ...]
@@ -98,7 +98,7 @@ def _digest(predictor: Any) -> str:
     fingerprint = signature.fingerprint if signature is not None else ""
     demos = own.get("demos") or ()
     options = _options(own)
-    # Only what is told apart by identity can be looked up without running code of the program's.
+    # Only predictors hashed by identity are cached, since any other hash runs user code.
     remembers = type(predictor).__hash__ is object.__hash__
     state = _states.get(predictor) if remembers else None
     if (
@@ -116,7 +116,7 @@ def _digest(predictor: Any) -> str:
 
 
 def _options(own: dict[str, Any]) -> tuple[Any, ...]:
-    # "fields" holds the criteria of decisions, from dspy 3.4 on.
+    # "fields" holds the criteria of decisions since dspy 3.4.
     config: dict[str, Any] = own.get("config") or {}
     fields: dict[str, Any] = own.get("fields") or {}
     if not config and not fields:

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is collected while one module call runs."""
+"""The data that is collected during one module call."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from opentelemetry.instrumentation.dspy._operations.modules.signature import Sig
 
 
 class ModuleRecord:
-    """What is collected of one module call.
+    """The data of one module call.
 
     Attributes:
-        signature: The signature of the module; None where it has none.
+        signature: The signature of the module; None if it has no signature.
         is_predict: Whether it is a ``Predict``.
         outermost: Whether no other module is calling it.
-        agent: The steps so far, where the module is an agent.
-        attempts: The attempts so far, where the module makes some and chooses.
+        agent: The steps so far, if the module is an agent.
+        attempts: The attempts so far, if the module makes attempts.
     """
 
     __slots__ = ("_cpu_ns", "_thread", "agent", "attempts", "is_predict", "outermost", "signature")
@@ -45,13 +45,13 @@ class ModuleRecord:
 
 
 def record_of(call: Call | None) -> ModuleRecord | None:
-    """The record of a module call; None for calls of anything else."""
+    """The record of a module call; None for other calls."""
     state = call.state if call is not None else None
     return state if type(state) is ModuleRecord else None
 
 
 def enclosing_agent(call: Call) -> AgentRecord | None:
-    """The agent of which this call is a part, if the innermost module around it is one."""
+    """The agent that this call belongs to, if the innermost module around it is an agent."""
     parent = call.parent
     while parent is not None:
         record = record_of(parent)

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a span says of a signature, worked out once per signature class."""
+"""The description of a signature, computed once per signature class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from opentelemetry.instrumentation.dspy._content.jsonable import dumps
 from opentelemetry.instrumentation.dspy._content.redaction import REDACTED, is_secret_key
 
 _FIELD_EXTRAS = ("__dspy_field_type", "desc", "prefix", "constraints")
-# Marks a field of a string signature that names no type, from dspy 3.2 on.
+# Marks a field of a string signature without a type, since dspy 3.2.
 _TYPE_UNDEFINED = "IS_TYPE_UNDEFINED"
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
@@ -31,18 +31,18 @@ class SignatureDescription:
     """The static description of a signature.
 
     Attributes:
-        name: Class name; ``StringSignature`` for one made from a string.
+        name: Class name; ``StringSignature`` for a signature made from a string.
         text: ``"question -> answer"``.
         instructions: The task description.
         fields: Each field's name, role, type, description, constraints, required and default.
-        fields_json: The same as JSON text.
+        fields_json: The fields as JSON text.
         fingerprint: First 12 hex digits of a SHA-256 over instructions and fields; not over the
             name, which optimizers change.
         input_names: Names of the inputs.
-        required: Inputs that have no default and may not be None.
-        types: The types that an input's value may have, for inputs whose type is a plain one.
-        document: What the instructions were made from, to see that they changed.
-        attributes: What of this is no content, as attributes. Shared: copy before changing.
+        required: Inputs without a default that may not be None.
+        types: The types that an input's value may have, for inputs whose type can be checked.
+        document: The docstring that the instructions were read from, to detect changes.
+        attributes: The parts that are not content, as attributes. Shared: copy before changing.
     """
 
     name: str
@@ -62,12 +62,12 @@ class SignatureDescription:
         return tuple(name for name in self.required if name not in given)
 
     def extra_inputs(self, given: Mapping[str, Any]) -> tuple[str, ...]:
-        """Names that are given and are neither inputs nor options of ``Predict``."""
+        """Names of arguments that are neither inputs nor options of ``Predict``."""
         known = self.input_names
         return tuple(name for name in given if name not in known and not _is_option(name, given))
 
     def mistyped_inputs(self, given: Mapping[str, Any]) -> tuple[str, ...]:
-        """Names of the inputs whose value is not of the field's type; None fits every type."""
+        """Names of inputs whose value does not have the field's type; None fits every type."""
         wrong: list[str] = []
         for name, types_ in self.types:
             value = given.get(name)
@@ -80,7 +80,7 @@ _OPTIONS = frozenset({"signature", "demos", "config", "lm", "new_signature", "_t
 
 
 def _is_option(name: str, given: Mapping[str, Any]) -> bool:
-    # OpenAI's predicted outputs travel beside the inputs.
+    # OpenAI's predicted outputs are passed beside the inputs.
     return name in _OPTIONS or (name == "prediction" and isinstance(given[name], dict))
 
 
@@ -136,7 +136,7 @@ def _field(name: str, field: Any) -> dict[str, Any]:
         "type": _type_name(field.annotation),
     }
     description = extra.get("desc")
-    if description and description != f"${{{name}}}":  # what DSPy writes where there is none
+    if description and description != f"${{{name}}}":  # DSPy's default description
         shown["description"] = str(description)
     if extra.get("constraints"):
         shown["constraints"] = str(extra["constraints"])
@@ -167,7 +167,7 @@ def _extras(field: Any) -> list[str]:
 
 def _default(field: Any) -> str:
     try:
-        # An address would make the fingerprint another one in each process.
+        # An address would make the fingerprint differ between processes.
         return _ADDRESS.sub("", repr(field.default))
     except Exception:
         return type(field.default).__name__
@@ -184,7 +184,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _value_types(field: Any) -> _Types:
-    """The classes of which a value of this field may be; empty where that is not so simple."""
+    """The classes that a value of this field may have; empty if the annotation is too complex."""
     extra: dict[str, Any] = field.json_schema_extra or {}
     members = _members(field.annotation)
     if extra.get(_TYPE_UNDEFINED) or (str in members and not _known_undefined()):
@@ -194,14 +194,14 @@ def _value_types(field: Any) -> _Types:
         return ()
     found = {cls for cls in classes if cls is not None}
     if str in found:
-        found.add(list)  # DSPy takes a list of texts for a text
+        found.add(list)  # DSPy accepts a list of texts as a text
     if float in found:
         found.add(int)
     return tuple(found)
 
 
 def _known_undefined() -> bool:
-    """Whether this dspy marks fields without a type; before 3.2 all of them look like ``str``."""
+    """Whether this dspy marks fields without a type; before 3.2 they all look like ``str``."""
     return importlib.util.find_spec("dspy.utils.constants") is not None
 
 
@@ -216,5 +216,5 @@ def _class_of(annotation: Any) -> type | None:
     try:
         isinstance(None, annotation)
     except TypeError:
-        return None  # a class for type checkers only, as Any and TypedDict are
+        return None  # a class for type checkers only, such as Any and TypedDict
     return annotation

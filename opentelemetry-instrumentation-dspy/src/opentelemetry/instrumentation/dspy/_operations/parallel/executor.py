@@ -1,10 +1,10 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Work that DSPy spreads over threads: ``dspy.Parallel``, ``Module.batch`` and their executor.
+"""Work that DSPy distributes over threads: ``dspy.Parallel``, ``Module.batch`` and their executor.
 
-``ParallelExecutor`` (under Parallel, Module.batch, Evaluate and the optimizers) carries DSPy's
-settings into its threads but not contextvars, in every version so far: without a patch each item
-would be a trace of its own.
+``ParallelExecutor`` (used by Parallel, Module.batch, Evaluate and the optimizers) passes DSPy's
+settings to its threads but not contextvars, in every version so far. Without a patch, each item
+would become a separate trace.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
             "dspy.utils.parallelizer",
             "ParallelExecutor.execute",
             _carrying_context,
-            "calls in DSPy's threads become traces of their own, and examples get no span",
+            "calls in DSPy's threads become separate traces, and examples get no span",
         ),
         method_patch(
             "dspy.predict.parallel",
@@ -71,14 +71,14 @@ class ParallelOperation(Operation):
         pairs = call.args[0] if call.args else call.kwargs.get("exec_pairs", ())
         threads = call.kwargs.get("num_threads") or call.instance.num_threads
         attributes: Attributes = {semconv.DSPY_OPERATION: self.name}
-        if isinstance(pairs, Sized):  # what cannot be counted, DSPy refuses
+        if isinstance(pairs, Sized):  # DSPy rejects other values
             attributes[semconv.DSPY_PARALLEL_TASK_COUNT] = len(pairs)
         if isinstance(threads, int):
             attributes[semconv.DSPY_PARALLEL_NUM_THREADS] = threads
         return "parallel", attributes, INTERNAL
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
-        # (results, failed examples, exceptions) where failed ones are asked for; else a failed
-        # task leaves None behind, which a program may also return.
+        # The result is (results, failed examples, exceptions) if failed examples are requested.
+        # Else the result of a failed task is None, which a program may also return.
         if call.instance.return_failed_examples:
             attributes[semconv.DSPY_PARALLEL_ERROR_COUNT] = len(result[1])

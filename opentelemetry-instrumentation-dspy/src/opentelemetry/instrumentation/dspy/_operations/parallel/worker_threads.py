@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The caller's OTel context in the threads that DSPy starts outside of ``ParallelExecutor``.
 
-Only the OTel context goes along. Whether other context variables, DSPy's settings among them,
-reach these threads stays as DSPy has it.
+Only the OTel context is propagated. Other context variables, including DSPy's settings, reach
+these threads only if DSPy passes them.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from opentelemetry.instrumentation.dspy._operations.reading import instance_dict
 from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint, Version
 
 _POOL = "ThreadPoolExecutor"
-_LOST = "calls in the threads of {} become traces of their own"
+_LOST = "calls in the threads of {} become separate traces"
 
 
 def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
-    """The patch points that carry context."""
+    """The patch points that propagate context."""
     rlm, avatar = "dspy.predict.rlm", "dspy.teleprompt.avatar_optimizer"
     return [
         UnbatchifyPatch(),
         FunctionPatch(avatar, _POOL, _carrying_pool, _LOST.format("AvatarOptimizer")),
-        # Later releases carry all context variables themselves.
+        # Later releases propagate all context variables themselves.
         FunctionPatch(
             rlm, _POOL, _carrying_pool, _LOST.format("RLM"), since=(3, 1, 1), until=(3, 3)
         ),
@@ -52,12 +52,12 @@ def _carrying_pool(_pool: Any, runtime: Runtime, owner: Any) -> Any:
 
 
 class UnbatchifyPatch:
-    """Carries context through ``Unbatchify``, whose worker thread joins the items of many callers.
+    """A patch that propagates context through ``Unbatchify``, which batches items of many callers.
 
-    Nothing is added to the items in its queue, nor to its instances, so an instance may be older
-    than this patch and outlive it, and so may a call: the patch notes who waits for which item,
-    and a descriptor on the class shows the worker thread its ``batch_fn`` within the context of
-    one of those whose items are in the batch.
+    Neither the items in its queue nor its instances are changed, so instances and calls may be
+    older than the patch and outlive it. The patch records which caller waits for which item. A
+    descriptor on the class then gives the worker thread a ``batch_fn`` that runs in the context of
+    a caller whose item is in the batch.
     """
 
     point = "dspy.utils.unbatchify:Unbatchify.__call__"
@@ -107,7 +107,7 @@ class UnbatchifyPatch:
 
 
 class _WaitingCallers:
-    """The contexts of the callers that wait for a batch, in the order of their arrival."""
+    """The contexts of the callers that wait for a batch, in order of arrival."""
 
     def __init__(self) -> None:
         self._lock = new_lock()
@@ -115,7 +115,7 @@ class _WaitingCallers:
 
     def add(self, unbatchify: Any, item: Any) -> object:
         key = object()
-        # By id: the caller keeps both alive, and an item need not be hashable.
+        # By id: the caller keeps both alive, and an item may not be hashable.
         entry = (id(unbatchify), id(item), context_api.get_current())
         with self._lock:
             self._entries[key] = entry
@@ -126,7 +126,7 @@ class _WaitingCallers:
             self._entries.pop(key, None)
 
     def context_of(self, unbatchify: Any, items: Sequence[Any]) -> Context | None:
-        """The context of the first item, or rather of the first one that is being recorded."""
+        """The context of the first recorded item; if no item is recorded, of the first item."""
         with self._lock:
             entries = list(self._entries.values())
         by_item: dict[int, Context] = {}
@@ -139,7 +139,7 @@ class _WaitingCallers:
 
 
 class _BatchFunction:
-    """The attribute ``batch_fn`` of every instance, which stays in the instance's ``__dict__``."""
+    """The descriptor of ``batch_fn``, whose value stays in the instance's ``__dict__``."""
 
     def __init__(self, waiting: _WaitingCallers) -> None:
         self._waiting = waiting

@@ -1,3 +1,3 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Facts about model services: endpoint, model names, token usage."""
+"""Data of model services: endpoint, model names, token usage and cost."""

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""How a service is reached: its address as attributes, its credentials as secrets."""
+"""The connection to a service: its address as attributes, its credentials as secrets."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from opentelemetry.instrumentation.dspy._content.redaction import (
 )
 
 ADDRESSES = ("api_base", "base_url", "url")
-"""Parameters that name where a service is."""
+"""Parameters with the address of a service."""
 
 
 def read_connection(parameters: Mapping[str, Any], secrets: KnownSecrets) -> Attributes:
-    """The address among the parameters of a call; credentials and headers become known secrets."""
+    """Address attributes from the parameters of a call; remembers its credentials as secrets."""
     attributes: Attributes = {}
     for name, parameter in parameters.items():
         if is_connection(name):
@@ -35,12 +35,12 @@ def read_connection(parameters: Mapping[str, Any], secrets: KnownSecrets) -> Att
 
 @lru_cache(maxsize=1024)
 def is_connection(name: str) -> bool:
-    """Whether a parameter of this name is about the connection instead of the request."""
+    """Whether a parameter of this name configures the connection, not the request."""
     return name in ADDRESSES or name.lower().endswith("headers") or is_secret_key(name)
 
 
 def without_credentials(options: Any) -> Any:
-    """LM options with what may hold a credential replaced: keys, headers, parts of addresses."""
+    """LM options without credentials: keys, headers and parts of addresses are replaced."""
     if not isinstance(options, Mapping):
         return options
     given = cast("Mapping[Any, Any]", options)
@@ -48,17 +48,17 @@ def without_credentials(options: Any) -> Any:
 
 
 def without_credential(name: str, option: Any) -> Any:
-    """One option, by its name, with what may hold a credential replaced."""
+    """The value of one option, without credentials."""
     if name not in ADDRESSES and is_connection(name):
         return REDACTED
     if not isinstance(option, str):
         return option
-    # Other options may be addresses, too, a proxy's for instance.
+    # Other options may be addresses as well, such as that of a proxy.
     return redact_text(option.partition("?")[0] if name in ADDRESSES else option)
 
 
 def server_attributes(url: Any) -> Attributes:
-    """Host and port of a URL; nothing where it has none or is not a text."""
+    """Host and port of a URL; empty if there is no host or the URL is not a str."""
     if not isinstance(url, str):
         return {}
     host, port = _host_and_port(url)
@@ -67,7 +67,7 @@ def server_attributes(url: Any) -> Attributes:
 
 @lru_cache(maxsize=256)
 def _host_and_port(url: str) -> tuple[str | None, int]:
-    # No more of an address than this: the rest may hold a password or a key.
+    # Only host and port: the rest may contain a password or a key.
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

@@ -1,12 +1,12 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Model names as DSPy and LiteLLM write them, ``provider/model``, in the conventions' terms."""
+"""Model names of DSPy and LiteLLM, ``provider/model``, in the terms of the conventions."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
-# The prefix of a model name -> the conventions' name of the provider, where they differ.
+# The prefix of a model name -> the provider's name in the conventions, if they differ.
 _PROVIDERS = {
     "anthropic_text": "anthropic",
     "azure": "azure.ai.openai",
@@ -25,7 +25,7 @@ _PROVIDERS = {
     "watsonx": "ibm.watsonx.ai",
     "watsonx_text": "ibm.watsonx.ai",
     "xai": "x_ai",
-    # Those of DSPy's own client, dspy >= 3.4, which names a provider once for each of its APIs.
+    # Prefixes of DSPy's own client, dspy >= 3.4, with one name for each API of a provider.
     "aws-anthropic": "anthropic",
     "azure-anthropic": "azure.ai.inference",
     "azure-chat": "azure.ai.openai",
@@ -41,14 +41,14 @@ _PROVIDERS = {
     "vertex-express": "gcp.vertex_ai",
 }
 
-# Whose models LiteLLM knows by name alone. Any other name without a prefix is OpenAI's to DSPy.
+# Providers of models that LiteLLM knows without a prefix. DSPy sends other names to OpenAI.
 _FAMILIES = (("claude-", "anthropic"), ("gemini-", "gcp.vertex_ai"))
 _BEDROCK_ROUTES = ("converse/", "converse_like/", "invoke/")
 
 
 @lru_cache(maxsize=512)
 def split_model_name(model: str) -> tuple[str, str]:
-    """The provider, as ``gen_ai.provider.name`` wants it, and the model without the prefix.
+    """The provider, as in ``gen_ai.provider.name``, and the model without the prefix.
 
     ``azure/gpt-4o`` is ``("azure.ai.openai", "gpt-4o")``.
     """
@@ -62,13 +62,13 @@ def split_model_name(model: str) -> tuple[str, str]:
 
 
 def provider_named(name: str) -> str:
-    """The conventions' name of what LiteLLM or DSPy's own client calls a provider."""
-    # The latter takes an underscore for a hyphen.
+    """The conventions' name of a provider that LiteLLM or DSPy's own client names."""
+    # DSPy's client accepts an underscore for a hyphen.
     return _PROVIDERS.get(name) or _PROVIDERS.get(name.replace("_", "-"), name)
 
 
 def _without_route(model: str) -> str:
-    # How Bedrock is to be asked is no part of the model's name.
+    # The route of a Bedrock request is not part of the model's name.
     for route in _BEDROCK_ROUTES:
         model = model.removeprefix(route)
     return model

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Token counts as the GenAI conventions have them, and costs, as they are reported."""
+"""Token counts in the terms of the GenAI conventions, and costs, from LM responses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from opentelemetry.instrumentation.dspy._operations.reading import value
 
 
 def usage_attributes(usage: Any) -> Attributes:
-    """Token counts, from any of the shapes in which LMs report them; non-numbers are left out."""
+    """Token counts, from any shape in which LMs report them; other values are skipped."""
     if not usage:
         return {}
     read = _reader(usage)
@@ -47,9 +47,9 @@ def _reader(source: Any) -> _Reader:
 
 
 def _add_apart(attributes: Attributes, read: _Reader) -> None:
-    """Add what some providers count apart, and the conventions do not.
+    """Add tokens that some providers do not include in their totals, unlike the conventions.
 
-    Anthropic and Bedrock: what was read from and written to the cache. Gemini: the thoughts.
+    Anthropic and Bedrock: cache reads and writes. Gemini: thoughts.
     """
     for attribute, name in _APART:
         count = as_count(read(name))
@@ -58,13 +58,13 @@ def _add_apart(attributes: Attributes, read: _Reader) -> None:
 
 
 def as_count(candidate: Any) -> int | None:
-    """A number of tokens, which some gateways have as a float; None for what is none."""
+    """A token count; gateways may send a float. None if the value is not a count."""
     if isinstance(candidate, bool) or not isinstance(candidate, Real):
         return None
-    number: Any = candidate  # also of numpy's, which type checkers do not take for a number
+    number: Any = candidate  # also numpy's, which type checkers do not know as numbers
     try:
         count = int(number)
-    except (ValueError, OverflowError):  # no number, or an infinite one
+    except (ValueError, OverflowError):  # NaN or infinity
         return None
     return count if count >= 0 and count == number else None
 
@@ -75,7 +75,7 @@ def _count(attributes: Attributes, read: _Reader, counts: Iterable[tuple[str, st
         if found is None:
             continue
         count = found if type(found) is int and found >= 0 else as_count(found)
-        # Some report nothing cached in one place and the number in another.
+        # Some report zero cached tokens in one field and the number in another.
         if count is not None and not attributes.get(attribute):
             attributes[attribute] = count
 
@@ -96,7 +96,7 @@ _COUNTS = (
     (semconv.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, "cached_tokens"),  # Moonshot
     (semconv.GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS, "cache_creation_input_tokens"),
 )
-# What an LM of the program's own may return as its provider said it: Gemini, Bedrock, Ollama.
+# The raw usage of a provider, as an LM of the program may return it: Gemini, Bedrock, Ollama.
 _OTHER_COUNTS = (
     (semconv.GEN_AI_USAGE_INPUT_TOKENS, "prompt_token_count"),
     (semconv.GEN_AI_USAGE_INPUT_TOKENS, "promptTokenCount"),
@@ -129,15 +129,15 @@ COST_FROM_PROVIDER: Final = "provider"
 
 
 def as_cost(candidate: Any) -> float | None:
-    """US dollars as float; None for anything that is no finite number."""
+    """US dollars as float; None if the value is not a finite number."""
     if isinstance(candidate, (int, float)) and not isinstance(candidate, bool):
         return float(candidate) if math.isfinite(candidate) else None
     return None
 
 
 def litellm_cost(response: Any) -> float | None:
-    """The cost that LiteLLM notes on its responses; None where it knows no price of the model."""
-    # The only place where it does. https://docs.litellm.ai/docs/completion/token_usage names it.
+    """The cost that LiteLLM puts on its responses; None if it has no price for the model."""
+    # LiteLLM has it in no other place: https://docs.litellm.ai/docs/completion/token_usage
     hidden = getattr(response, "_hidden_params", None)
     if not isinstance(hidden, Mapping):
         return None
@@ -145,13 +145,14 @@ def litellm_cost(response: Any) -> float | None:
 
 
 def provider_cost(usage: Any) -> float | None:
-    """The cost that a provider says it charges, as OpenRouter does with every usage."""
+    """The cost that a provider reports, as OpenRouter does with every usage."""
     if usage is None:
         return None
     # https://openrouter.ai/docs/use-cases/usage-accounting
     cost = as_cost(value(usage, "cost"))
     if cost is None or cost < 0:
         return None
-    if value(usage, "is_byok") is True:  # with a key of one's own, the fee of the gateway alone
+    if value(usage, "is_byok") is True:
+        # With BYOK, `cost` is only the gateway's fee; add the upstream cost.
         cost += as_cost(value(value(usage, "cost_details"), "upstream_inference_cost")) or 0.0
     return cost

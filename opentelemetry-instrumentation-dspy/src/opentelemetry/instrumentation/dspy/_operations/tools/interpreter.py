@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Code that agents write: what DSPy's interpreters run, and the tools it calls from in there."""
+"""Code written by agents: its runs in DSPy's interpreters, and the tools that it calls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LOCAL = ("dspy.primitives.local_interpreter", "LocalInterpreter")
 
 _NO_TOOLS = "tools called from code get no span, unless they are dspy.Tool"
 
-# The names under which DSPy lets sandboxed code make and call modules, which have their own spans.
+# Prefix of DSPy's functions that make and call modules, which have spans, for sandboxed code.
 _PLUMBING_PREFIX = "__dspy_"
 _CLOSURE_DEPTH = 3
 _BOTH = ("tool_name", "args", "kwargs")
@@ -63,7 +63,7 @@ class InterpreterOperation(Operation):
     def __init__(self, runtime: Runtime) -> None:
         self._content = runtime.content
         self._settings = runtime.settings
-        # What SUBMIT hands back; releases without it return the plain value.
+        # The result of SUBMIT; releases without this class return the value itself.
         self._final = getattr(dspy.primitives, "FinalOutput", None)
 
     def start(self, call: Call) -> SpanStart:
@@ -103,7 +103,7 @@ class InterpreterToolOperation(Operation):
         name = _arguments(call, "tool_name")[0]
         tools = call.instance.tools
         if name not in tools:
-            name = "unknown"  # a name that generated code made up is content
+            name = "unknown"  # a name invented by generated code is content
         elif name.startswith(_PLUMBING_PREFIX) or _calls_a_tool(tools[name]):
             return None
         attributes: Attributes = {
@@ -128,7 +128,7 @@ class InterpreterToolOperation(Operation):
 
 
 def _step(call: Call) -> Attributes:
-    """Which step of an agent runs the code."""
+    """The agent's step that runs the code, as attributes."""
     agent = enclosing_agent(call)
     if agent is None or agent.step_index is None:
         return {}
@@ -136,15 +136,15 @@ def _step(call: Call) -> Attributes:
 
 
 def _arguments(call: Call, *names: str) -> list[Any]:
-    """The arguments of these names, which are the first ones of the signature; None if absent."""
+    """The arguments of these names, the first of the signature; None for absent arguments."""
     given = dict(zip(names, call.args, strict=False))
     return [given.get(name, call.kwargs.get(name)) for name in names]
 
 
 def _tool_arguments(call: Call) -> dict[str, Any]:
-    """Of ``(tool_name, kwargs)`` in the sandbox, ``(tool_name, args, kwargs)`` in the local one."""
+    """The tool's arguments: ``kwargs`` in the sandbox, ``args`` and ``kwargs`` in the local one."""
     invoke_tool = getattr(call.instance, "invoke_tool", None)
-    # Where there is no such method, the sandbox has both.
+    # Without such a method, the sandbox passes both args and kwargs.
     names = tuple(inspect.signature(invoke_tool).parameters) if invoke_tool else _BOTH
     given = dict(zip(names, _arguments(call, *names), strict=True))
     named: dict[str, Any] = given["kwargs"] or {}
@@ -158,7 +158,7 @@ def _tool_arguments(call: Call) -> dict[str, Any]:
 
 
 def _positional_names(function: Any) -> list[str]:
-    """What a tool calls its arguments by position: a secret is told by its name."""
+    """Names of a tool's positional parameters, since secrets are recognised by name."""
     if not isinstance(function, (types.FunctionType, types.MethodType)):
         return []
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -167,7 +167,7 @@ def _positional_names(function: Any) -> list[str]:
 
 
 def _calls_a_tool(function: Any, depth: int = _CLOSURE_DEPTH) -> bool:
-    """Whether it is a ``dspy.Tool``, or one of the closures that DSPy makes around a Tool."""
+    """Whether it is a ``dspy.Tool``, or a closure that DSPy made around a Tool."""
     if isinstance(function, dspy.Tool) or isinstance(_bound_to(function), dspy.Tool):
         return True
     if not depth or not _is_made_by_dspy(function):
@@ -180,7 +180,7 @@ def _bound_to(function: Any) -> Any:
 
 
 def _is_made_by_dspy(function: Any) -> bool:
-    # Not __module__, which such a closure takes over from the tool's function.
+    # Not __module__, which such a closure copies from the tool's function.
     is_function = isinstance(function, types.FunctionType)
     return is_function and str(function.__globals__.get("__name__")).startswith("dspy.")
 

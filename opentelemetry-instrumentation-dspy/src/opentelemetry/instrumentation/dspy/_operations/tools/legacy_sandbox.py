@@ -1,10 +1,10 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tools that sandboxed code calls, in the releases that have no method for one such call.
+"""Tools called by sandboxed code, in releases without a method for a single tool call.
 
-From 3.3.1 on that method is ``invoke_tool``. Before, ``PythonInterpreter._handle_tool_call`` looks
-the tool up in ``self.tools``, calls it, and answers the sandbox with what it returned or raised. So
-it is given an interpreter whose tools are traced; the real one stays as it is.
+Since 3.3.1 that method is ``invoke_tool``. Before, ``PythonInterpreter._handle_tool_call`` looks up
+the tool in ``self.tools``, calls it, and sends its result or error to the sandbox. The patch
+therefore passes it an interpreter with traced tools, without changing the real interpreter.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ToolCall = Callable[[Any, str, tuple[Any, ...], dict[str, Any]], Any]
 
 
 def tool_calls_patch(operation: Operation, effect: str) -> FunctionPatch:
-    """Traces the tools under the interpreter's own handler of their calls."""
+    """A patch that traces the tools called by the interpreter's own handler."""
 
     def make(_original: Any, runtime: Runtime, owner: Any) -> Any:
         _hide, _view = hide_frame, _Interpreter
@@ -53,19 +53,19 @@ def tool_calls_patch(operation: Operation, effect: str) -> FunctionPatch:
 
 
 def _tool_call(failure: type[Exception]) -> ToolCall:
-    # By this name, what it returns may be the coroutine of an async tool.
+    # Named acall, since its result may be the coroutine of an async tool.
     def acall(
         interpreter: Any, tool_name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         if tool_name not in interpreter.tools:
-            raise failure(f"Unknown tool: {tool_name}")  # as the handler itself does
+            raise failure(f"Unknown tool: {tool_name}")  # like the handler itself
         return interpreter.tools[tool_name](*args, **kwargs)
 
     return acall
 
 
 class _Interpreter:
-    """An interpreter with traced tools; in all else it is the original."""
+    """An interpreter with traced tools; otherwise it behaves like the original."""
 
     def __init__(self, interpreter: Any, call_tool: ToolCall) -> None:
         object.__setattr__(self, "_interpreter", interpreter)
@@ -79,14 +79,14 @@ class _Interpreter:
 
 
 class _Tools:
-    """The tools of an interpreter as its handler asks for them: by name, to be called at once."""
+    """The tools of an interpreter for its handler, which looks each up by name and calls it."""
 
     def __init__(self, interpreter: Any, call_tool: ToolCall) -> None:
         self._interpreter = interpreter
         self._call_tool = call_tool
 
     def __contains__(self, name: str) -> bool:
-        return True  # the call of one that is not there fails in its span
+        return True  # the call of an unknown tool fails in its span
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
         return partial(_spread, self._call_tool, self._interpreter, name)

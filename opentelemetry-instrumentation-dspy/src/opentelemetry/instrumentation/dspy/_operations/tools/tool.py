@@ -48,7 +48,7 @@ class ToolOperation(Operation):
         tool = call.instance
         agent = enclosing_agent(call)
         if agent is not None and agent.ends_with(tool):
-            return None  # how an agent says that it is done, not a tool
+            return None  # the agent's way to end, not a tool
         name = valid_text(str(tool.name))
         source = getattr(tool.func, "__module__", None) or ""
         attributes: Attributes = {
@@ -83,7 +83,7 @@ class ToolOperation(Operation):
 
     def _learn_secrets(self, arguments: dict[str, Any]) -> None:
         for name, argument in arguments.items():
-            if is_secret_key(name):  # what the tool raises may repeat it
+            if is_secret_key(name):  # the tool's errors may repeat it
                 self._content.secrets.learn(name, argument)
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
