@@ -38,7 +38,7 @@ class Routing(EchoLM):
 
 
 def abandoned_call() -> None:
-    """Leaves an LM call behind that nobody goes on with, for the garbage collector."""
+    """Leave an unfinished LM call to the garbage collector."""
     call = Waiting().acall("hello")
     copy_context().run(call.send, None)
     cycle: list[Any] = [call]

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics: when they are recorded, and what they cost while nobody wants them."""
+"""Metrics: when they are recorded, and what they cost while they are off."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _NOT_RUN = {"Module", "KNNFewShot"}
 
 
 def rows(columns: int) -> Iterator[list[str]]:
-    """The rows of the tables that have so many columns, without their headings."""
+    """The rows of the tables with this number of columns, without their headings."""
     for line in _TABLE.read_text("utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("| ") and len(cells) == columns and cells[0] not in _HEADINGS:

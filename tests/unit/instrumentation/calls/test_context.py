@@ -118,7 +118,7 @@ def parents(traced: Traced) -> dict[str, set[str]]:
 
 
 def inputs_match(traced: Traced) -> bool:
-    """Whether each predictor stands below the very program call that called it."""
+    """Whether each predictor is below the program call that called it."""
     by_id = {span.context.span_id: span for span in traced.spans if span.context}
     pairs = [
         (span, by_id[span.parent.span_id])

@@ -32,7 +32,7 @@ def begun_elsewhere(coroutine: Any) -> Any:
     return coroutine
 
 
-def test_a_coroutine_that_nobody_finishes(traced: Traced, telemetry_log: Any) -> None:
+def test_a_coroutine_that_is_never_finished(traced: Traced, telemetry_log: Any) -> None:
     async def wait() -> None:
         await Forever()
 
@@ -43,7 +43,7 @@ def test_a_coroutine_that_nobody_finishes(traced: Traced, telemetry_log: Any) ->
     assert telemetry_log.take() == []
 
 
-def test_a_coroutine_that_nobody_begins(traced: Traced) -> None:
+def test_a_coroutine_that_is_never_started(traced: Traced) -> None:
     class Handing(dspy.Module):
         def acall(self, *args: Any, **kwargs: Any) -> Any:
             return super().acall(*args, **kwargs)
@@ -149,7 +149,7 @@ def test_nothing_of_a_program_is_kept(traced: Traced, outcome: str) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_span_that_somebody_else_has_ended(
+def test_a_span_that_other_code_has_ended(
     traced: Traced, telemetry_log: Any, caplog: pytest.LogCaptureFixture, fails: bool
 ) -> None:
     class Ended(dspy.Module):

@@ -68,7 +68,7 @@ async def test_so_they_do_asynchronously(traced: Traced) -> None:
     assert traced.tree() == DOUBLED
 
 
-def test_a_generator_that_is_handed_on_belongs_to_whoever_made_it(traced: Traced) -> None:
+def test_a_generator_that_is_passed_on_belongs_to_its_maker(traced: Traced) -> None:
     assert list(Outer()(count=1)) == [0]
     assert traced.tree() == ("invoke_workflow Outer\n└─ Yielding inner\n   └─ execute_tool double")
 

@@ -56,7 +56,7 @@ class Data:
 
 @pytest.fixture
 def package(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What stands for the package, as if somebody had imported it."""
+    """A replacement of the package, as if it had been imported."""
     module = SimpleNamespace(
         CLIENT_INFERENCE_CONTEXT_KEY=KEY,
         InferenceData=Data,
@@ -189,7 +189,7 @@ def tokens(reader: InMemoryMetricReader) -> dict[str, int]:
         if metric.name == "gen_ai.client.token.usage"
         for point in metric.data.data_points
     ]
-    # Whoever made them: a second point of one type would be a second count.
+    # Of any origin: a second point of one type would be a second count.
     kinds = [str((point.attributes or {})["gen_ai.token.type"]) for point in points]
     assert len(kinds) == len(set(kinds))
     return dict(zip(kinds, (point.sum for point in points), strict=True))  # type: ignore[union-attr]

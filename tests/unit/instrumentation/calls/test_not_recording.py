@@ -30,7 +30,7 @@ QA = "question -> answer"
 
 
 class Touchy:
-    """Notices that somebody serialises it."""
+    """Records that it is serialised."""
 
     def __init__(self) -> None:
         self.touched = 0

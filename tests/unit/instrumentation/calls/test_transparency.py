@@ -78,7 +78,7 @@ METHODS = [
 
 
 def faces() -> dict[str, Any]:
-    """How each method looks to somebody who inspects it."""
+    """How each method appears to ``inspect``."""
     found: dict[str, Any] = {}
     for owner, name in METHODS:
         method = getattr(owner, name)

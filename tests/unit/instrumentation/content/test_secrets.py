@@ -367,7 +367,7 @@ def test_without_content_nothing_of_the_programs_data(trace_with: TraceWith, con
 
 class Uncountable(list[Any]):
     def __bool__(self) -> bool:
-        raise RuntimeError(f"cannot tell of {CANARY}")
+        raise RuntimeError(f"cannot use {CANARY}")
 
 
 def test_a_failure_of_ours_repeats_no_data(traced: Traced, telemetry_log: TelemetryLog) -> None:

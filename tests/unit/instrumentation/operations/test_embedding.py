@@ -346,4 +346,4 @@ def test_a_provider_that_is_named_beside_the_model(traced: Traced, server: FakeO
     attributes = traced.attributes("embeddings my-own-embedder")
     assert attributes["gen_ai.provider.name"] == "openai"
     assert attributes["gen_ai.usage.input_tokens"] == 1
-    assert "dspy.lm.cost.total" not in attributes  # nobody knows its price
+    assert "dspy.lm.cost.total" not in attributes  # its price is unknown

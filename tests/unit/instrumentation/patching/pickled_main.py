@@ -38,7 +38,7 @@ if sys.argv[1] == "traced":
 
     from opentelemetry.instrumentation.dspy import DSPyInstrumentor
 
-    # With a real one, whose locks nobody can pickle.
+    # With a real provider, whose locks cannot be pickled.
     DSPyInstrumentor().instrument(tracer_provider=TracerProvider())
 
 

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Patch points one by one: what is told of them, and what happens where DSPy lacks one."""
+"""Single patch points: their status, and the effect if DSPy lacks one."""
 
 from __future__ import annotations
 

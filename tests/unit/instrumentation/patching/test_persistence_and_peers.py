@@ -133,7 +133,7 @@ def test_mlflows_autolog_may_be_called_afterwards() -> None:
 
 
 @pytest.mark.parametrize("optimizer", [dspy.BootstrapFewShot, dspy.LabeledFewShot])
-def test_an_optimizer_that_somebody_else_has_wrapped_meanwhile_has_its_span(
+def test_an_optimizer_that_other_code_has_wrapped_meanwhile_has_its_span(
     traced: Traced, monkeypatch: pytest.MonkeyPatch, optimizer: Any
 ) -> None:
     read = optimizer.compile

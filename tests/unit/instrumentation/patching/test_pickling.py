@@ -114,7 +114,7 @@ def test_lms_and_adapters(traced: Traced, how: Any, make: Any) -> None:
         (dspy.ChatAdapter, "parse"),
     ],
 )
-def test_methods_that_somebody_holds(traced: Traced, how: Any, make: Any, name: str) -> None:
+def test_methods_that_a_program_holds(traced: Traced, how: Any, make: Any, name: str) -> None:
     method = how(getattr(make(), name))
     assert type(method.__self__) is make
     assert method.__name__ == name

@@ -223,7 +223,9 @@ def test_parallel_and_batch_are_one_span_with_their_calls_below(
     spans: InMemorySpanExporter,
 ) -> None:
     program = dspy.Predict("question -> answer")
-    dspy.Parallel(num_threads=2, disable_progress_bar=True)([(program, one) for one in EXAMPLES])
+    dspy.Parallel(num_threads=2, disable_progress_bar=True)(
+        [(program, example) for example in EXAMPLES]
+    )
     program.batch(EXAMPLES[:2], num_threads=2, disable_progress_bar=True)
 
     parallels = spans_named(spans.get_finished_spans(), "parallel")
@@ -251,7 +253,7 @@ def test_failed_tasks_are_counted_where_the_program_asks_for_them(
     executor = dspy.Parallel(
         num_threads=2, return_failed_examples=True, disable_progress_bar=True, max_errors=10
     )
-    results, failed, errors = executor([(program, one) for one in EXAMPLES])
+    results, failed, errors = executor([(program, example) for example in EXAMPLES])
     if not failed:
         pytest.skip("dspy 3.0.0 forgets them")
     assert (len(failed), len(errors)) == (1, 1)

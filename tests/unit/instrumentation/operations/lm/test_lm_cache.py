@@ -196,7 +196,7 @@ def test_a_hit_after_a_failure(traced: Traced, server: FakeOpenAI, fresh_cache: 
     assert [cache_facts(span).get("hit") for span in traced.spans] == [None, False, True]
 
 
-def test_a_cache_of_somebody_elses_making(traced: Traced, server: FakeOpenAI) -> None:
+def test_a_cache_of_the_program(traced: Traced, server: FakeOpenAI) -> None:
     from dspy.clients.cache import Cache
 
     class Own(Cache):

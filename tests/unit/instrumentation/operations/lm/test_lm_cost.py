@@ -15,7 +15,7 @@ from tests.unit.instrumentation.lms import BLUE, DSPY, EchoLM, Version, completi
 from tests.unit.instrumentation.traced import Traced
 
 NATIVE = Version("3.4") <= DSPY
-# What OpenRouter adds to every usage; with a key of one's own, its fee stands apart.
+# OpenRouter's additions to every usage; with BYOK, its fee is separate.
 CHARGED = {"cost": 0.0123, "is_byok": False, "cost_details": {"upstream_inference_cost": None}}
 OWN_KEY = {"cost": 0.001, "is_byok": True, "cost_details": {"upstream_inference_cost": 0.02}}
 
@@ -25,7 +25,7 @@ def cost_of(traced: Traced, name: str) -> tuple[Any, Any]:
     return attributes.get("dspy.lm.cost.total"), attributes.get("dspy.lm.cost.source")
 
 
-@pytest.mark.parametrize("model", ["openai/gpt-4o-mini", "somebody/unknown"])
+@pytest.mark.parametrize("model", ["openai/gpt-4o-mini", "someprovider/unknown"])
 @pytest.mark.parametrize(
     ("more", "cost"), [(CHARGED, 0.0123), (OWN_KEY, 0.021)], ids=["theirs", "own key"]
 )

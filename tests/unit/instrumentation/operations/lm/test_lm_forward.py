@@ -246,7 +246,7 @@ def test_a_check_after_the_answer_takes_nothing_from_it(traced: Traced) -> None:
 
 
 class RoutingEngine:
-    """What replaces a router of one's own ``forward`` from dspy 3.4 on."""
+    """The replacement, since dspy 3.4, of a router with its own ``forward``."""
 
     def __init__(self, other: Any) -> None:
         self.other = other

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""DSPy's own LM against a provider over real HTTP: what its span tells of the call."""
+"""DSPy's own LM against a provider over real HTTP: the attributes of its span."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ async def test_retries_are_one_span(traced: Traced, server: FakeOpenAI, mode: st
 KEYS = {
     "of OpenAI": "sk-proj-Canary0123456789abcdefghijkl",
     "of Azure": "0123456789abcdefCANARY0123456789",
-    "of one's own gateway": "correct-horse-battery-staple",
+    "of a private gateway": "correct-horse-battery-staple",
 }
 
 

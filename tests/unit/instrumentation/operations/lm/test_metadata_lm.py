@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What an LM's span tells of the request: its parameters, output type, retries, tools."""
+"""The request on an LM's span: its parameters, output type, retries, tools."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ async def test_an_lm_that_cannot_stream(traced: Traced) -> None:
 
 
 async def test_a_custom_lm_that_sends_chunks_of_its_own(traced: Traced) -> None:
-    """What it sends goes straight to the consumer and is nobody's chunk of a provider."""
+    """Its items go straight to the consumer and are not chunks of a provider."""
 
     class Sending(EchoLM):
         async def aforward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:

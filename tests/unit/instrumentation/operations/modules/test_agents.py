@@ -212,7 +212,7 @@ def test_a_users_own_tool_called_finish(traced: Traced) -> None:
     assert len([name for name in traced.names() if name == "execute_tool finish"]) == 2
 
 
-def test_the_agents_own_tool_called_by_somebody_else(traced: Traced) -> None:
+def test_the_agents_own_tool_called_by_other_code(traced: Traced) -> None:
     agent = dspy.ReAct(QA, tools=[search])
     assert agent.tools["finish"]() == "Completed."
     assert traced.names() == ["execute_tool finish"]

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a module's span tells of the program: its fields, its inputs, its CPU time."""
+"""The program on a module's span: its fields, its inputs, its CPU time."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_an_error_that_replaces_another_has_a_stack_of_its_own(traced: Traced) -
             self.tool = dspy.Tool(fail)
 
         def forward(self) -> None:
-            # The second exception is often made at the very address of the first.
+            # The second exception is often allocated at the address of the first.
             with contextlib.suppress(ValueError):
                 self.tool()
             raise ValueError("raised")
@@ -207,7 +207,7 @@ class UnreadableError(Exception):
 
 class NoTextError(Exception):
     def __str__(self) -> Any:
-        return 42  # noqa: PLE0307 - the very thing that is wrong with it
+        return 42  # noqa: PLE0307 - the error that is tested
 
 
 class FalseError(Exception):

@@ -210,7 +210,7 @@ class Compared(dspy.Predict):
     __hash__ = None  # type: ignore[assignment]
 
     def __eq__(self, other: object) -> bool:
-        raise AssertionError("nobody else compares them")
+        raise AssertionError("no other code compares them")
 
 
 def test_a_predictor_that_cannot_be_hashed(traced: Traced) -> None:

@@ -240,7 +240,7 @@ def test_a_description_is_bounded(trace_with: TraceWith) -> None:
     not hasattr(dspy.ToolCalls.ToolCall, "execute"), reason="older dspy: no ToolCall.execute"
 )
 def test_a_tool_call_that_is_executed(traced: Traced) -> None:
-    """DSPy looks for the function in the frame of whoever calls this, so no frame is ours."""
+    """DSPy looks for the function in the caller's frame, so no frame is ours."""
     call = dspy.ToolCalls.ToolCall(name="find", args={"query": "q"})
     find = dspy.Tool(search, name="find")
     expected = ["q", "q", "q"]
