@@ -101,6 +101,7 @@ test: lint typecheck unit integration perf-guard
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
 	$(BIN)/python -m tools.check_words
 
