@@ -41,7 +41,7 @@ class Collector:
         sender: Gets the spans of wanted traces, in the order in which they ended.
         batch_size: As soon as so many spans wait, they are passed on.
         delay_seconds: The longest that a span waits for its batch to fill.
-        chosen: The filter; None if all traces are wanted.
+        trace_filter: The filter; None if all traces are wanted.
         spool: Forgets the spans that the filter drops; None if there is no spool.
         too_late: Finds a place for a span with a slot that was added after the end.
     """
@@ -55,7 +55,7 @@ class Collector:
         log: RateLimitedLogger,
         batch_size: int,
         delay_seconds: float,
-        chosen: TraceFilter | None,
+        trace_filter: TraceFilter | None,
         spool: Spool | None,
         too_late: Callable[[ReadableSpan], None],
     ) -> None:
@@ -65,7 +65,7 @@ class Collector:
         self._log = log
         self._batch_size = batch_size
         self._delay = delay_seconds
-        self._filter = chosen
+        self._filter = trace_filter
         self._spool = spool
         self._too_late = too_late
         self.successor: Callable[[ReadableSpan], None] | None = None

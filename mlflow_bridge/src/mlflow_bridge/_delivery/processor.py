@@ -178,7 +178,7 @@ class DeliveryProcessor(SpanProcessor):
             log=self._log,
             batch_size=self._max_batch_size,
             delay_seconds=self._schedule_delay,
-            chosen=self._trace_filter(),
+            trace_filter=self._trace_filter(),
             spool=self._spool,
             too_late=lambda span: (it := this()) and it._admission.admit_too_late(span),
         )
