@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Span processors: what happens to a span between its start and its hand-over to an exporter.
 
-Delivery keeps to these invariants. Below each of them are the tests that show it.
+Delivery keeps to these invariants. The tests that show an invariant are listed below it.
 
 **D1.** Each sampled span that has ended is stored, rejected by MLflow, filtered, queued, spilled or
 dropped. The six counters of `status()` add up to the number of these spans at any moment.
@@ -17,7 +17,7 @@ thread that runs an event loop does not wait for a slot at all.
 
 - ``test_caller_thread.py::test_a_disk_that_hangs_does_not_hold_up_the_thread_that_ends_spans``
 - ``test_caller_thread.py::test_with_write_ahead_the_thread_that_ends_a_span_writes_it``
-- ``test_no_room.py::test_a_wait_for_the_disk_is_short_and_after_one_in_vain_nobody_waits``
+- ``test_no_room.py::test_a_wait_for_the_disk_is_short_and_not_repeated_after_a_failed_wait``
 - ``test_no_room.py::test_the_thread_of_an_event_loop_does_not_wait_for_the_disk``
 - ``test_processor_limit.py::test_a_thread_with_a_running_event_loop_never_waits``
 
@@ -25,26 +25,26 @@ thread that runs an event loop does not wait for a slot at all.
 again before the next one. Spans that went to the spool have an order of their own, and so have
 spans that the filter of traces holds back.
 
-- ``test_processor.py::test_delivers_in_order_and_in_batches_from_one_thread_of_its_own``
-- ``test_processor.py::test_a_destination_that_is_away_loses_nothing``
-- ``test_spool.py::test_gives_out_in_order_what_it_took_and_removes_it``
+- ``test_processor.py::test_spans_are_delivered_in_order_and_in_batches_by_one_thread``
+- ``test_processor.py::test_an_unavailable_destination_loses_no_span``
+- ``test_spool.py::test_spans_are_given_out_in_order_and_removed``
 
 **D4.** One thread of a processor talks to MLflow: it opens the destination, sends and closes.
 
-- ``test_processor.py::test_delivers_in_order_and_in_batches_from_one_thread_of_its_own``
+- ``test_processor.py::test_spans_are_delivered_in_order_and_in_batches_by_one_thread``
 - ``test_processor.py::test_the_destination_is_opened_while_the_first_span_is_under_way``
 
 **D5.** A span may be sent twice, which is harmless: MLflow stores one span for each trace and span
-id. So a delivery that was interrupted is begun again.
+id. So an interrupted delivery is begun again.
 
 - ``test_export_destinations.py::test_sent_again_is_stored_once``
 - ``test_redelivery.py::test_a_redelivery_that_is_interrupted_begins_again``
 
 **D6.** Memory is bounded. An ended span has one of ``max_queue_size`` slots, or one of
 ``max_spill_queue_size`` while it waits for the disk. Spans that the filter of traces holds back
-keep their slots. Of the spans that have not ended, 4096 at most are held.
+keep their slots. At most 4096 spans that have not ended are held.
 
-- ``test_processor_limit.py::test_without_room_anywhere_spans_are_lost_counted_and_said_once``
+- ``test_processor_limit.py::test_without_room_anywhere_spans_are_lost_counted_and_logged_once``
 - ``test_processor.py::test_held_spans_leave_room_for_others``
 - ``test_trace_filter.py::test_memory_is_bounded``
 - ``test_open_spans.py::test_spans_that_are_never_ended_cost_a_bounded_amount_of_memory``
@@ -62,7 +62,7 @@ disk that has begun is not interrupted.
 
 - ``test_processor_end.py::test_shutdown_does_not_wait_for_a_destination_that_hangs``
 - ``test_processor_end.py::test_exit_and_shutdown_share_one_time_limit``
-- ``test_exit_time.py::test_both_shares_are_the_time_that_is_allowed``
+- ``test_exit_time.py::test_both_shares_add_up_to_the_allowed_time``
 - ``test_process_end.py::test_a_destination_that_hangs_does_not_hold_up_the_exit``
 
 **D9.** A file of the spool belongs to the process that holds its lock (``flock``). The kernel
@@ -73,7 +73,8 @@ releases the lock when the process ends.
 - ``test_spool_processes.py::test_parent_still_owns_its_files_after_its_child_has_ended``
 
 **D10.** A span that MLflow refuses is given up only after MLflow has taken another span. If there
-is no other span to compare it with, three attempts decide; so they do if the exporter raises.
+is no other span to compare it with, three attempts decide. Three attempts also decide if the
+exporter raises.
 
 - ``test_delivery.py::test_lone_poison_is_rejected_by_name_when_others_are_taken``
 - ``test_delivery.py::test_destination_that_refuses_everything_loses_nothing``

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where a span goes that has ended: into the queue, to the spool, or nowhere."""
+"""Admission of ended spans: to the queue, to the spool, or to neither."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 _TOO_LATE: Final = "it ended after the shutdown of the tracer provider"
 
 _GIVE_WAY_SECONDS: Final = 0.04
-"""The longest that a thread waits for the disk where it is not to wait for a slot: about as long as
-the writer takes for the spans that it writes at once."""
+"""The longest wait for room in the spill queue if the policy is not to wait for a slot: about the
+time of one write of the spill writer."""
 
 
 class Admission:
-    """Finds a place for each span, on the thread that ends it.
+    """Admission of each span to the queue or the spool, on the thread that ends the span.
 
-    At the limit of the queue, with the policy "spill", a span goes to the `SpillWriter` at once;
-    with "block", or without one, the thread waits for a slot first. Where the writer has hardly
-    any room either, the disk being slower than the program, the thread gives way to it: better
-    slow than without its spans. With "block" all of it takes ``block_seconds`` at most, with
-    "spill" a moment. A thread that runs an event loop never waits, nor do those of the sender and
-    the writer.
+    If no slot is free and the policy is "spill", a span goes to the `SpillWriter` at once. With
+    "block", or without a spool, the thread waits for a slot first. If the spill writer has hardly
+    any room either, the disk is slower than the program. The thread then waits for the writer: a
+    slower program is better than lost spans. With "block", these waits take at most
+    ``block_seconds`` in total; with "spill", at most 40 ms. Threads that run an event loop,
+    the sender's and the writer's never wait.
 
     Args:
-        enqueue: Queues a span that has a slot, and is on disk if it is to be there first.
-        slots: One for each span in the queue or on its way.
-        spool: Where spans go that have no slot. Spans that end after the shutdown are written to it
-            directly. With write-ahead, so is every span without a slot, since each span has to be
-            on disk before its end returns.
-        spill: Writes to the spool otherwise.
+        enqueue: Queues a span that has a slot; with write-ahead, the span is on disk by then.
+        slots: One slot for each span in the queue or on its way to MLflow.
+        spool: Takes spans that have no slot. Spans that end after the shutdown are written to it
+            directly. With write-ahead, spans without a slot are written directly, too, because each
+            span has to be on disk before ``end()`` returns.
+        spill: Writes all other spans without a slot to the spool.
         blocks: Whether to wait for a slot before a span is spilled.
         block_seconds: The longest wait for room.
-        sender: Whose thread never waits.
+        sender: The sender; its thread never waits.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Admission:
         except IndexError:
             self._admit_without_slot(span)
             return
-        try:  # as in queue(), without a call more for each span
+        try:  # inlined from queue(): saves one call for each span
             spool = self._spool
             if spool is not None and spool.writes_ahead:
                 spool.write_ahead(span)
@@ -104,7 +104,7 @@ class Admission:
         return self._spill is None or not self._spill.is_current_thread
 
     def admit_too_late(self, span: ReadableSpan) -> None:
-        """Find a place for a span that got a slot, and found the queue closed."""
+        """Find a place for a span that has a slot, but was queued after the queue was closed."""
         spilled = self._is_kept(span)
         self._counters.settle_late(self._slots, 1, spilled=int(spilled), dropped=int(not spilled))
         if not spilled:
@@ -115,7 +115,7 @@ class Admission:
 
         Args:
             span: The span.
-            room: Where it has a slot, if anywhere.
+            room: The slots of which the span has one; None if the span has no slot.
         """
         spilled = self._is_kept(span)
         with self._counters.lock:
@@ -129,7 +129,7 @@ class Admission:
         return self._spool is not None and self._spool.accept((span,))
 
     def lose(self, reason: str) -> None:
-        """Count a span that has no place."""
+        """Count a span as dropped, and log the loss."""
         self._counters.add(dropped=1)
         self._report_loss(reason)
 
@@ -155,7 +155,7 @@ class Admission:
         if self._spool.writes_ahead and self._spool.accept((span,)):
             self._counters.add(spilled=1)
             return True
-        # With a disk that takes nothing now, memory is the better place than none.
+        # If the disk refuses writes, keeping the span in memory is better than losing it.
         seconds = seconds_until(until)
         return self._spill.put_within(span, seconds) if seconds else self._spill.put(span)
 
@@ -168,7 +168,7 @@ class Admission:
 
 
 def _runs_event_loop() -> bool:
-    # Where asyncio was never imported no loop can run, and importing it takes a while.
+    # If asyncio was never imported, no loop can run; importing it here would take a while.
     asyncio = sys.modules.get("asyncio")
     if asyncio is None:
         return False

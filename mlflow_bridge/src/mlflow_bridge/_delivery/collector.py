@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The queue between the threads of the program and the sender, and the filter of traces behind it.
 
-The filter works on a thread of its own: it would cost the program time on the thread that ends a
-span, and a destination that hangs for half a minute must not stop it.
+The filter has its own thread. On the thread that ends a span, it would slow the program down. On
+the sender's thread, a destination that hangs for half a minute would stop it.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _logger = logging.getLogger(__name__)
 
 
 class Collector:
-    """Collects ended spans into batches, and gives the sender those that are wanted.
+    """The queue of ended spans; passes the spans of wanted traces to the sender in batches.
 
     ``add`` may be called by any thread, also inside a garbage collection or a signal handler that
     interrupted ``add`` in the same thread: it takes no lock and never waits. All spans here hold a
-    slot, those that the filter holds back included.
+    slot, including spans that the filter holds back.
 
-    The thread holds no reference to the processor, which could otherwise never be collected. It is
-    started at once, for the reason that `Sender` gives.
+    The thread holds no reference to the processor, because the processor could then never be
+    garbage collected. The thread is started at once, for the same reason as the sender's.
 
     Args:
         sender: Gets the spans of wanted traces, in the order in which they ended.
-        batch_size: As soon as so many spans wait, they are passed on.
+        batch_size: When this many spans wait, they are passed on at once.
         delay_seconds: The longest that a span waits for its batch to fill.
-        trace_filter: The filter; None if all traces are wanted.
+        trace_filter: The filter of traces; None if all traces are wanted.
         spool: Forgets the spans that the filter drops; None if there is no spool.
-        too_late: Finds a place for a span with a slot that was added after the end.
+        too_late: Finds a place for a span that has a slot, but was added after `close`.
     """
 
     def __init__(
@@ -69,17 +69,19 @@ class Collector:
         self._spool = spool
         self._too_late = too_late
         self.successor: Callable[[ReadableSpan], None] | None = None
-        """Gets, at the end, the spans that the filter holds, if the program goes on."""
+        """Gets the spans that the filter still holds at the end, if the program goes on."""
         self._queue: deque[ReadableSpan | FlushMark] = deque()
         self._to_want: deque[int] = deque()
-        # From this length on, a thread that adds a span looks what is to be done.
+        # From this queue length on, add() looks further: a batch is full, or (at 0) the thread has
+        # ended.
         self._notable_length = batch_size
-        # Its put() may interrupt itself, which threading.Event does not allow.
+        # Not a threading.Event: a signal handler may call put() inside put(), but not set() in
+        # set().
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._woken = False
         self._closing = False
         self._ended = False
-        # Guards the two below. Reentrant for a signal handler that closes what it interrupted.
+        # Guards the two flags below. Reentrant: a signal handler may call close() inside close().
         self._handover = threading.RLock()
         self._thread_is_done = False
         self._thread_ends_filter = False
@@ -95,7 +97,7 @@ class Collector:
 
     def _look(self) -> None:
         if self._ended:
-            # The span may have been added after all were taken out; so may others.
+            # This span, and others, may have been added after close() had emptied the queue.
             for span in self._taken_out():
                 self._too_late(span)
         elif not self._woken:
@@ -106,22 +108,22 @@ class Collector:
         self._wake.put(None)
 
     def wanted(self) -> list[int]:
-        """The traces of which it is known here that they are wanted."""
+        """Ids of the traces that are known to be wanted."""
         return [] if self._filter is None else self._filter.wanted()
 
     def want(self, traces: Sequence[int]) -> None:
-        """Have these traces pass the filter."""
+        """Let these traces pass the filter."""
         if traces and self._filter is not None:
             self._to_want.extend(traces)
             self._wake_up()
 
     @property
     def held(self) -> int:
-        """Spans of traces of which it is not known yet whether they are wanted."""
+        """Number of spans that the filter holds back while it has not decided on their traces."""
         return 0 if self._filter is None else self._filter.held
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all that was added before has been passed on or is held by the filter.
+        """Wait until all spans added before have been passed on, or are held by the filter.
 
         Args:
             seconds: The longest to wait.
@@ -136,10 +138,10 @@ class Collector:
         return mark.wait(seconds)
 
     def close(self, seconds: float) -> None:
-        """Pass on what waits, and end the thread. What is added later is too late.
+        """Pass on the waiting spans, and end the thread. Spans added later go to ``too_late``.
 
-        What the filter still holds has nothing of DSPy or GenAI with it: it is dropped, or given
-        to the successor.
+        The filter still holds only spans of traces without a DSPy or GenAI span. They are dropped,
+        or given to the successor.
 
         Args:
             seconds: The longest to wait for the thread.
@@ -148,21 +150,21 @@ class Collector:
         self._wake_up()
         if threading.current_thread() is not self._thread:
             self._thread.join(max(seconds, 0.0))
-        # In this order: a thread that adds a span now finds that this has ended, or it is found.
+        # In this order: a span that is added now is found below, or its thread sees _ended.
         self._ended = True
         self._notable_length = 0
         late = self._taken_out()
         with self._handover:
             self._thread_ends_filter = not self._thread_is_done
         if self._thread_ends_filter:
-            # It is in the middle of using the filter, so these spans are sent without it.
+            # The thread is still using the filter, so these spans are sent unfiltered.
             self._send(late)
             return
         self._pass_on(late)
         self._end_filter()
 
     def _taken_out(self) -> list[ReadableSpan]:
-        """What waits here; other threads may take something out at the same time."""
+        """Take out the waiting spans; other threads may do so at the same time."""
         spans: list[ReadableSpan] = []
         while (item := self._take_out()) is not None:
             if isinstance(item, FlushMark):
@@ -213,7 +215,7 @@ class Collector:
                 mark.reach(complete=True)
 
     def _pass_on(self, spans: Sequence[ReadableSpan]) -> None:
-        """Give the sender those of the spans that are wanted."""
+        """Give the sender the spans of wanted traces."""
         if self._filter is None:
             self._send(spans)
             return
@@ -224,7 +226,7 @@ class Collector:
             revived = [root for root in self._filter.take_revived() if self._has_slot_again()]
             self._drop(dropped)
             self._send([*revived, *wanted])
-        # Also what is no Exception: it would end this thread, and with it every later delivery.
+        # BaseException: a SystemExit would end this thread, and with it every later delivery.
         except BaseException as error:
             _logger.debug("The filter of traces raised", exc_info=True)
             self._lose(spans, error)
@@ -235,7 +237,7 @@ class Collector:
                 self._too_late(span)
 
     def _has_slot_again(self) -> bool:
-        """Take a slot for a span that was dropped and is wanted after all, if one is free."""
+        """Take a slot for a filtered span that is wanted after all; False if no slot is free."""
         with self._counters.lock:
             if not self._slots.try_take():
                 return False
@@ -268,6 +270,6 @@ class Collector:
             return
         for span in held:
             successor(span)
-        # They are counted by the successor now.
+        # The successor counts these spans now.
         self._counters.settle_late(self._slots, len(held))
         self._forget(held)

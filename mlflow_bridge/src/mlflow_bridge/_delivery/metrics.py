@@ -1,10 +1,11 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What became of the spans, as OpenTelemetry metrics.
+"""The delivery status as OpenTelemetry metrics.
 
-Names, units and meanings are in the registry in ``semconv/registry`` of this distribution. Where
-the semantic conventions for the self-observation of an SDK have a name, that is used. Nothing is
-computed before a metric reader collects.
+Names, units and meanings are in the registry in ``semconv/registry`` of this distribution. Metrics
+that the semantic conventions for the self-observation of an SDK define have their names from there.
+Nothing
+is computed before a metric reader collects.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ ERROR_TYPE: Final = "error.type"
 _SAME_COLLECTION_SECONDS: Final = 0.5
 
 Values = Iterable[tuple[float, str | None]]
-"""Numbers, each with an ``error.type``."""
+"""Numbers, each with its ``error.type`` or None."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ _MEASURES: Final = (
 
 
 class Observed:
-    """A processor, by its name and its numbers. Does not keep it alive."""
+    """The observed values of one processor. Holds only a weak reference to it."""
 
     def __init__(self, processor: ManagedProcessor, name: str) -> None:
         self._attributes = {COMPONENT_NAME: name, COMPONENT_TYPE: name.partition("/")[0]}
@@ -93,7 +94,7 @@ class Observed:
     def observations(self, measure: Callable[[DeliveryStatus], Values]) -> Iterable[Observation]:
         """The values of one metric now."""
         now = time.monotonic()
-        # Every metric asks, one after the other, and each answer reads the directory of the spool.
+        # A collection asks for every metric in turn, and each status() reads the spool directory.
         if now >= self._known_until:
             processor = self._processor()
             self._known = None if processor is None else processor.status()
@@ -109,7 +110,7 @@ class Observed:
 
 @dataclass
 class _Instruments:
-    """Made once for a meter provider, whatever the number of processors."""
+    """The instruments of one meter provider, which all processors share."""
 
     observed: WeakSet[Observed] = field(default_factory=WeakSet[Observed])
 
@@ -134,26 +135,26 @@ _lock = threading.Lock()
 
 
 def _renew_lock() -> None:
-    """In a forked child: the thread that held it is the parent's."""
+    """Replace the lock in a forked child, where the thread that held it does not exist."""
     global _lock  # noqa: PLW0603
     _lock = threading.Lock()
 
 
 call_in_child(_renew_lock)
 
-# By the id of the meter provider, which is kept with them, so that the id stays its own.
+# By the id of the meter provider. The reference to the provider keeps its id from being reused.
 _instruments: dict[int, tuple[MeterProvider | None, _Instruments]] = {}
 
 
 def observe(
     processor: ManagedProcessor, name: str, meter_provider: MeterProvider | None = None
 ) -> Observed:
-    """Have the numbers of a processor collected, for as long as it has what this returns.
+    """Report the status of a processor as metrics, for as long as it keeps the returned object.
 
     Args:
-        processor: Whose numbers.
+        processor: The processor.
         name: Its name, unique in the process: type, slash, number.
-        meter_provider: By which; the global one if None, also if it is set later.
+        meter_provider: Makes the instruments. None is the global provider, even if it is set later.
     """
     observed = Observed(processor, name)
     with _lock:

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a span's end to the sender, without losing one on the way."""
+"""The span processor that queues ended spans and has them delivered."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ _logger = logging.getLogger(__name__)
 
 _SAMPLED = TraceFlags.SAMPLED
 _FLUSH_SECONDS = 30.0
-"""How long a flush without a time-out of its own waits; OpenTelemetry's default."""
+"""How long a flush without a timeout waits; OpenTelemetry's default."""
 
 
 class DeliveryProcessor(SpanProcessor):
-    """Queues sampled spans that ended and has them delivered, with retries, in order.
+    """A span processor that delivers sampled spans when they have ended, in order, with retries.
 
-    `MLflowBatchSpanProcessor` is this class with all of its parts made by the settings.
+    `MLflowBatchSpanProcessor` is this class with all parts made from the settings.
 
-    - A span takes one of ``max_queue_size`` slots before it is queued, and the slot comes back when
-      the span is settled. If no slot is free, `Admission` gives the span to the ``spool``, or its
-      thread waits; if neither succeeds, the span is lost, counted and logged. Spans in the spool
-      are delivered when the destination has time. What waits for a destination that is away for
-      more than ``spill_after_seconds`` goes to the spool as well, and so does what is left at the
-      end.
+    - A span takes one of ``max_queue_size`` slots before it is queued, and frees the slot when it
+      is settled. If no slot is free, `Admission` gives the span to the ``spool``, or its thread
+      waits; if neither succeeds, the span is lost, counted and logged. Spans in the spool are
+      delivered when the sender has time. If a destination is unavailable for more than
+      ``spill_after_seconds``, the spans that wait for it go to the spool as well. So do the spans
+      that are left at the end.
     - A `Collector` makes batches, and with ``traces="genai"`` leaves out traces without a DSPy or
       GenAI span.
-    - A `Sender` alone talks to the exporter.
+    - Only the `Sender` talks to the exporter.
     - Spans that are still open at the end are ended, marked and delivered; see `OpenSpans`.
 
     Threads: ``on_start`` and ``on_end`` are called by any thread of the program; they never raise
-    and never touch exporter or network. ``on_end`` writes to the disk only where the spool is to
-    have every span before it is sent (``write_ahead``), and after the shutdown. ``force_flush``
-    and ``shutdown`` may be called from any thread and keep to their time-outs. The exporter's
+    and never touch exporter or network. ``on_end`` writes to the disk only if every span is to be
+    in the spool before it is sent (``write_ahead``), and after the shutdown. ``force_flush``
+    and ``shutdown`` may be called from any thread and keep to their timeouts. The exporter's
     ``deliver`` and ``close`` are called by the sender's thread only.
 
     After a fork the child has an empty queue, its own threads and its own counters: every span is
@@ -87,23 +87,23 @@ class DeliveryProcessor(SpanProcessor):
     ) -> None:
         """
         Args:
-            exporter: Where the spans go; from now on this processor's alone.
-            max_queue_size: Spans that may wait or be on their way at any time.
+            exporter: Delivers the spans. From now on, only this processor may use it.
+            max_queue_size: The most spans that may wait or be on their way at any time.
             max_batch_size: The most spans in one write.
             schedule_delay_seconds: The longest that a span waits for its batch to fill.
             exit_timeout_seconds: The longest that shutdown or exit waits for the destination.
             block_seconds: The longest that a thread waits for a slot; 0 never waits.
-            spool: Takes the spans for which there is no slot, or no time at exit; from now on
-                this processor's alone. None keeps all spans in memory.
+            spool: Takes the spans for which there is no slot, or no time at exit. From now on, only
+                this processor may use it. None keeps all spans in memory.
             overflow_policy: Whether a span without a slot is spilled at once, or only after its
                 thread has waited for a slot.
-            max_spill_queue_size: Spans that may wait in memory for the spool.
+            max_spill_queue_size: The most spans that may wait in memory for the spool.
             traces: Whether traces without a DSPy or GenAI span are delivered.
             backoff: How long to wait between attempts.
-            spill_after_seconds: How long a destination may be away before what waits for it in
-                memory goes to the spool.
+            spill_after_seconds: How long a destination may be unavailable before the spans that
+                wait for it in memory go to the spool.
             is_refused: Whether the exporter refuses every span, for a reason that is in the log.
-            meter_provider: Where the metrics of the processor go; the global one if None.
+            meter_provider: Takes the metrics of the processor; the global provider if None.
         """
         self._delivery = exporter
         self._max_queue_size = max_queue_size
@@ -131,16 +131,17 @@ class DeliveryProcessor(SpanProcessor):
         )
 
     def _set_up(self) -> None:
-        """Make all that belongs to one process: counters, slots, locks, threads."""
+        """Make the parts that belong to one process: counters, slots, locks, threads."""
         self._log = RateLimitedLogger(_logger)
         self._counters = Counters()
         self._slots = Slots(self._max_queue_size)
         self._open = OpenSpans()
-        # Reentrant for a signal handler that shuts down what it interrupted in shutting down.
+        # Reentrant: a signal handler may call shutdown() inside shutdown().
         self._closing = threading.RLock()
         self._begun = False
         if self._closed:
-            # A child of a process that has closed this. What its writer held is the parent's.
+            # A child of a process that has closed this processor. The spans of the writer are the
+            # parent's.
             self._spill = None
         else:
             self._start_threads()
@@ -204,7 +205,7 @@ class DeliveryProcessor(SpanProcessor):
         )
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Remember the span, and have the destination opened meanwhile. Never raises."""
+        """Remember the span, and let the sender open the destination meanwhile. Never raises."""
         try:
             context = span.get_span_context()
             if not context.trace_flags & _SAMPLED:
@@ -216,10 +217,10 @@ class DeliveryProcessor(SpanProcessor):
             if not self._begun:
                 self._begin()
         except Exception:
-            _logger.debug("The start of a span went unnoticed", exc_info=True)
+            _logger.debug("The start of a span could not be recorded", exc_info=True)
 
     def _begin(self) -> None:
-        """What is done at the first span, and not where it would be known only later."""
+        """Prepare delivery at the first span; earlier, a child may not know that it is daemonic."""
         self._begun = True
         if self._closed:  # In a child, the sender's lock may be held by a thread of the parent.
             return
@@ -228,7 +229,7 @@ class DeliveryProcessor(SpanProcessor):
         self.warm_up()
 
     def warm_up(self) -> None:
-        """Have the destination opened by the sender's thread, now; returns at once."""
+        """Let the sender's thread open the destination now. Returns at once."""
         self._sender.announce()
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -237,7 +238,7 @@ class DeliveryProcessor(SpanProcessor):
             context = span.context
             if context is None:
                 return
-            # What is known to be open was sampled.
+            # Only sampled spans are registered as open.
             if self._open.held.pop(context.span_id, None) is None:
                 self._open.ended(context.span_id)
                 if not context.trace_flags & _SAMPLED:
@@ -250,7 +251,7 @@ class DeliveryProcessor(SpanProcessor):
             self._admission.lose(f"{type(error).__name__} at the end of the span")
 
     def _take_over(self, other: DeliveryProcessor) -> None:
-        """Answer for traces that are under way at another processor, which is closed next."""
+        """Take over the open spans and traces of another processor, which is closed next."""
         self._follow(other)
         other._open.move_to(self._open)
         other._collector.successor = self.on_end
@@ -262,14 +263,13 @@ class DeliveryProcessor(SpanProcessor):
     def force_flush(self, timeout_millis: float | None = None) -> bool:
         """Wait until the spans that ended before this call are stored, or in the spool.
 
-        Spans of traces of which it is not known yet whether they are wanted (``traces``) are not
-        waited for.
+        It does not wait for spans that the filter of traces still holds back (``traces``).
 
         Args:
             timeout_millis: The longest to wait, in milliseconds; 30,000 if None.
 
         Returns:
-            True only if every span that was still on its way is stored now, or on disk.
+            True only if every span that was still on its way is now stored or on disk.
         """
         if self._closed:
             return self._complete
@@ -284,7 +284,7 @@ class DeliveryProcessor(SpanProcessor):
         return spilled and passed_on and sent
 
     def shutdown(self, timeout_millis: float | None = None) -> None:
-        """Deliver what waits, then stop; see `close`.
+        """Deliver the waiting spans, then stop; see `close`.
 
         Args:
             timeout_millis: The longest to wait, in milliseconds, if that is less than
@@ -293,22 +293,22 @@ class DeliveryProcessor(SpanProcessor):
         self.close(None if timeout_millis is None else timeout_millis / 1000)
 
     def close(self, timeout_seconds: float | None = None, *, end_open_spans: bool = True) -> bool:
-        """Deliver what waits for at most ``exit_timeout_seconds``, then stop. Idempotent.
+        """Deliver the waiting spans for at most ``exit_timeout_seconds``, then stop. Idempotent.
 
-        What is not delivered in time goes to the spool; without a spool it is lost, and counted.
-        One line in the log says so.
+        Spans that are not delivered in time go to the spool; without a spool they are dropped and
+        counted. One line in the log says so.
 
         Args:
             timeout_seconds: The longest to wait, if that is less than ``exit_timeout_seconds``.
-            end_open_spans: Whether spans that are open are ended and delivered, too. Not so where
-                the program goes on, and somebody else will deliver them.
+            end_open_spans: Whether open spans are ended and delivered, too. False if the program
+                goes on and another processor delivers these spans.
 
         Returns:
             True if every span that was still on its way is stored or in the spool.
         """
         deadline = self._deadline(timeout_seconds)
         if not self._closing.acquire(timeout=seconds_until(deadline)):
-            return False  # Another thread is at it and takes its time.
+            return False  # Another thread is closing the processor, and needs longer.
         try:
             if not self._closed:
                 if end_open_spans:
@@ -320,7 +320,7 @@ class DeliveryProcessor(SpanProcessor):
             self._closing.release()
 
     def _deadline(self, timeout_seconds: float | None) -> float:
-        """Until when spans may be delivered, from now on."""
+        """Start the exit time; the `time.monotonic` until which spans may be delivered."""
         self._time = ExitTime.within(
             self._exit_timeout,
             timeout_seconds,
@@ -329,19 +329,20 @@ class DeliveryProcessor(SpanProcessor):
         return self._time.delivery_until(self._exit_deadline)
 
     def _stop(self, deadline: float) -> bool:
-        # First, for the sender also delivers at its end what this process has spilled.
+        # First, because the sender at its end also delivers the spans that this process has
+        # spilled.
         spilling = self._spill.close(seconds_until(deadline) / 2) if self._spill is not None else []
         self._collector.close(seconds_until(deadline))
         queued = self._sender.close(seconds_until(deadline))
         left = [*queued, *spilling]
-        # The time for this begins when it was planned to; a delivery that ended early leaves more.
+        # The spool's share ends when planned: a delivery that ended early leaves more time for it.
         until = max(deadline, time.monotonic()) + self._time.spooling_seconds
         kept = self._spool.keep(left, until=until) if self._spool is not None and left else 0
         with self._counters.lock:
             self._slots.give_back(len(queued))
             if self._spill is not None:
                 self._spill.room.give_back(len(spilling))
-            # Of threads that are about to queue a span; each looks again, and corrects this.
+            # Slots of threads that are about to queue a span. Each thread corrects the count.
             late = self._slots.give_back_all()
             self._counters.add(spilled=kept, dropped=len(left) - kept + late)
         if self._spool is not None:
@@ -363,7 +364,7 @@ class DeliveryProcessor(SpanProcessor):
         return (self._slots,) if self._spill is None else (self._slots, self._spill.room)
 
     def status(self) -> DeliveryStatus:
-        """What became of the spans of this process so far, and what is in the spool."""
+        """Counters of the spans of this process so far, and of the spool."""
         return self._counters.status(
             self._waiting,
             self._spool.status() if self._spool is not None else None,
@@ -372,17 +373,17 @@ class DeliveryProcessor(SpanProcessor):
         )
 
     def _after_fork(self) -> None:
-        """Start afresh in a forked child, before the program goes on."""
+        """Set up again in a forked child, before the program goes on."""
         self._exit_deadline = None
         if self._spool is not None:
             self._spool.after_fork()
         self._set_up()
 
     def _before_exit(self) -> None:
-        """Deliver what waits when the interpreter exits.
+        """Deliver the waiting spans when the interpreter exits.
 
-        If that works the processor stays open, since handlers that run later may still end spans.
-        The time that is spent here is taken from what a later `shutdown` may use.
+        If all are delivered, the processor stays open, because exit handlers that run later may
+        still end spans. The time that is spent here counts towards the limit of a later `shutdown`.
         """
         if self._closed:
             return

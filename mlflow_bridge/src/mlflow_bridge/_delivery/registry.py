@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The processors of this process, and what became of their spans."""
+"""The processors of this process, and the delivery status of their spans."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class ManagedProcessor(Protocol):
-    """A processor that has something to report."""
+    """A processor that reports a delivery status."""
 
     def status(self) -> DeliveryStatus:
-        """What became of its spans so far."""
+        """The counters of its spans so far."""
         ...
 
     def force_flush(self, timeout_millis: float | None = None) -> bool:
-        """Deliver what waits, and go on."""
+        """Deliver the waiting spans, and go on."""
         ...
 
 
@@ -40,14 +40,15 @@ _made = 0
 
 
 def register(processor: ManagedProcessor, before_exit: Callable[[], object]) -> str:
-    """Have the processor be found by `status`, for as long as anybody has it.
+    """Include the processor in `status` for as long as the program refers to it.
 
     Args:
         processor: The processor.
-        before_exit: Its method that delivers what waits, within the time that an exit may take.
+        before_exit: The method of the processor that delivers its waiting spans within the time
+            limit of an exit.
 
     Returns:
-        A name for it that no other one in this process has, and that is the same in every run.
+        A name of the processor that is unique in this process, and the same in every run.
     """
     global _made
     number, _made = _made, _made + 1
@@ -56,9 +57,9 @@ def register(processor: ManagedProcessor, before_exit: Callable[[], object]) -> 
 
 
 def keep_reporting(processor: ManagedProcessor) -> None:
-    """Go on telling of a closed processor that nobody will have, if spans of it are missing.
+    """Keep reporting a closed processor that has no other references, if it has missing spans.
 
-    Only of the last few.
+    Only the last 16 such processors are reported.
     """
     if processor.status().missing:
         _retired.append(processor)
@@ -70,7 +71,7 @@ def registered_processors() -> list[ManagedProcessor]:
 
 
 def deliveries_before_exit() -> list[Callable[[], object]]:
-    """What delivers for each processor of this process as at its exit."""
+    """The ``before_exit`` method of each processor of this process."""
     found = [registration.before_exit() for _, registration in _in_order()]
     return [before_exit for before_exit in found if before_exit is not None]
 
@@ -80,15 +81,15 @@ def _in_order() -> list[tuple[ManagedProcessor, _Registration]]:
 
 
 def status() -> tuple[DeliveryStatus, ...]:
-    """What became of the spans that went to MLflow, for each processor of this process.
+    """Delivery status of the spans that go to MLflow, for each processor of this process.
 
     Reads the directory of the spool, and neither waits nor asks MLflow. Counters start from zero in
-    a forked child. Processors that are closed are among them for as long as anybody, such as their
-    tracer provider, refers to them; and the last 16 that `autolog` replaced, or `disable_autolog`
-    closed, while not all of their spans were in MLflow.
+    a forked child. A closed processor is included while the program refers to it, for example
+    through its tracer provider. Also included are the last 16 processors that `autolog` replaced,
+    or `disable_autolog` closed, if they had missing spans then.
 
     Example:
-        >>> for one in mlflow_bridge.status():
-        ...     print(one.destination, one.stored, one.missing)  # doctest: +SKIP
+        >>> for delivery in mlflow_bridge.status():
+        ...     print(delivery.destination, delivery.stored, delivery.missing)  # doctest: +SKIP
     """
     return tuple(processor.status() for processor in registered_processors())

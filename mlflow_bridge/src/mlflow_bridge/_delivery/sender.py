@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The one thread that talks to the destination: in order, with retries, until told to stop."""
+"""The only thread that talks to the destination: it delivers spans in order, with retries."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 _logger = logging.getLogger(__name__)
 
 _MAX_CRASHES = 3
-"""Attempts at a batch for which the exporter may raise instead of returning an outcome."""
+"""Attempts at a batch in which the exporter may raise instead of returning an outcome."""
 
 
 class Sender:
-    """Delivers spans one batch after the other from a daemon thread of its own.
+    """A daemon thread that delivers spans, one batch after the other.
 
     ``announce``, ``put``, ``flush`` and ``close`` may be called from any thread; none of them waits
-    for the destination longer than it was told to. A batch that meets a `Retry` stays at the head
-    of the queue until it is through: order is kept, and a destination that is away costs memory
-    within the slots and nothing else. With a spool, one that is away for longer than
-    ``spill_after_seconds`` does not even cost that: all that waits is spilled then, and what is
-    in the spool is delivered whenever there is nothing else to do.
+    longer than its time limit. A batch that meets a `Retry` stays at the head of the queue until it
+    is settled. This keeps the order, and the slots bound the memory while a destination is
+    unavailable. With a spool, all waiting spans are spilled once the destination has been
+    unavailable for ``spill_after_seconds``. Spans in the spool are delivered when the thread has
+    nothing else to do.
 
-    A sender does not survive a fork. The child makes a new one; what waits here is the parent's.
+    A sender does not survive a fork. The child makes a new sender; the spans that wait here belong
+    to the parent.
     """
 
     def __init__(
@@ -69,7 +70,8 @@ class Sender:
         self._changed = threading.Condition()
         self._queue: deque[ReadableSpan | FlushMark] = deque()
         self._in_flight: Sequence[ReadableSpan] = ()
-        # Until when nothing is tried, after all was spilled; and whether the server asked for it.
+        # Until when no attempt is made, after all was spilled; and whether the server asked for
+        # that.
         self._resume_at = 0.0
         self._resume_requested = False
         self._announced = False
@@ -93,17 +95,17 @@ class Sender:
         return threading.current_thread() is self._thread
 
     def announce(self) -> None:
-        """Say that spans will come, so that the destination can be opened meanwhile.
+        """Announce spans, so that the destination is opened before the first batch.
 
-        Creating MLflow's tables in a new store takes seconds, which a program that ends soon after
-        its first trace does not have any more.
+        Creating MLflow's tables in a new store takes seconds. A program that ends soon after its
+        first trace has no time left for that.
         """
         with self._changed:
             self._announced = True
             self._changed.notify_all()
 
     def put(self, spans: Sequence[ReadableSpan]) -> bool:
-        """Queue spans that hold a slot each. Does not wait. False if it is too late for that."""
+        """Queue spans that hold a slot each. Does not wait. False if the sender has given up."""
         with self._changed:
             if self._given_up:
                 return False
@@ -117,13 +119,13 @@ class Sender:
         return self._has_warned
 
     def flush(self, seconds: float, *, lost_before: int, ending: bool = False) -> bool:
-        """Wait until all that was put before is settled, or spilled.
+        """Wait until all spans that were put before are settled.
 
         Args:
             seconds: The longest to wait.
-            lost_before: How many spans had been lost when the flush began.
-            ending: Whether the process ends: then attempts follow each other quickly, and what
-                fails is left for the caller to report.
+            lost_before: Number of spans that had been lost when the flush began.
+            ending: Whether the process ends. Attempts then follow each other quickly, and the
+                caller reports the failures.
 
         Returns:
             True if every one of those spans is stored, or in the spool.
@@ -143,11 +145,11 @@ class Sender:
         return mark.wait(seconds)
 
     def close(self, seconds: float) -> list[ReadableSpan]:
-        """Deliver what waits for at most this long, then stop.
+        """Deliver the waiting spans for at most this long, then stop.
 
         Returns:
-            The spans that are not known to be stored, in order. They still hold their slots. If
-            the destination hangs, the first batch of them may still arrive there later.
+            The spans that are not known to be stored, in order. They still hold their slots. If the
+            destination hangs, the first batch may still arrive there later.
         """
         with self._changed:
             self._closing = self._ending = self._hurry = True
@@ -171,7 +173,7 @@ class Sender:
         return [*self._in_flight, *queued]
 
     def _run(self) -> None:
-        # Storing a trace must not make spans of its own (HTTP and SQL instrumentations).
+        # Storing a trace must not make further spans (HTTP and SQL instrumentations).
         with suppress_instrumentation():
             if self._has_time_to_warm_up():
                 self._warm_up()
@@ -187,7 +189,7 @@ class Sender:
             self._close_delivery()
 
     def _has_time_to_warm_up(self) -> bool:
-        """Wait for the first thing to do. True if that is to wait for spans that are announced."""
+        """Wait for something to do. True if spans are announced, but none is queued yet."""
         with self._changed:
             self._changed.wait_for(lambda: self._announced or self._queue or self._closing)
             return not self._queue and not self._closing
@@ -195,12 +197,12 @@ class Sender:
     def _warm_up(self) -> None:
         try:
             self._delivery.warm_up()
-        # The first delivery meets the same difficulty, and deals with it.
+        # The first delivery meets the same failure, and handles it.
         except BaseException:
             _logger.debug("The destination could not be opened yet", exc_info=True)
 
     def _next_batch(self) -> Sequence[ReadableSpan] | None:
-        """The next spans to send; none if it is the spool's turn; None if there is no next."""
+        """The next spans to send; empty if the spool is due; None if the thread is to end."""
         with self._changed:
             while not self._given_up:
                 self._reach_marks()
@@ -231,13 +233,13 @@ class Sender:
                 self._resume_at = 0.0
 
     def _reach_marks(self) -> None:
-        """Take the marks from the head of the queue, since all before them is settled."""
+        """Take the marks from the head of the queue: all spans before them are settled."""
         while self._queue and isinstance(mark := self._queue[0], FlushMark):
             mark.reach(complete=self._counters.lost_after_admission == mark.lost_before)
             self._queue.popleft()
 
     def _take_batch(self) -> Sequence[ReadableSpan]:
-        """Have up to a batch of spans from the head of the queue in flight."""
+        """Take up to a batch of spans from the head of the queue. They are in flight then."""
         self._reach_marks()
         batch: list[ReadableSpan] = []
         while self._queue and len(batch) < self._batch_size:
@@ -254,8 +256,8 @@ class Sender:
         while batch:
             try:
                 outcome = self._delivery.deliver(batch)
-            # Also what is no Exception: a SystemExit raised in a driver would end this thread, and
-            # with it every later delivery.
+            # BaseException: a SystemExit raised in a driver would end this thread, and with it
+            # every later delivery.
             except BaseException as error:
                 _logger.debug("The exporter raised", exc_info=True)
                 crashes += 1
@@ -281,24 +283,25 @@ class Sender:
     def _is_worth_spilling(self, failure: Retry) -> bool:
         if self._spool is None or failure.lasting:
             return self._spool is not None
-        # At exit there is hope until the last moment, and the processor spills what is left then.
+        # At exit, attempts go on to the deadline; then the processor spills the spans that are
+        # left.
         if self._ending:
             return False
         return time.monotonic() - self._failing_since >= self._spill_after
 
     def _spill_all(self, batch: Sequence[ReadableSpan]) -> Sequence[ReadableSpan]:
-        """Spill this batch and all that waits. Returns a batch that the spool did not take."""
+        """Spill this batch and all waiting spans. Returns a batch that the spool did not take."""
         assert self._spool is not None
         while batch and self._spool.spill(batch):
             with self._changed:
-                if self._given_up:  # Whoever gave up has these spans as well.
+                if self._given_up:  # The caller of close() has these spans, too.
                     return ()
                 self._counters.settle(self._slots, len(batch), spilled=len(batch))
                 batch = self._take_batch()
         return batch
 
     def _hold_back(self, retry_after: float | None) -> None:
-        """Leave the destination alone for a while; what comes meanwhile waits in memory."""
+        """Make no attempt for a while; spans that are put meanwhile wait in memory."""
         with self._changed:
             self._resume_at = time.monotonic() + self._backoff.delay(self._failures, retry_after)
             self._resume_requested = retry_after is not None
@@ -306,13 +309,13 @@ class Sender:
                 self._redelivery.hold_back(self._resume_at)
 
     def _pause(self, attempt: int, retry_after: float | None) -> bool:
-        """Wait before the next attempt. False if there is none because the sender gave up."""
+        """Wait before the next attempt. False if the sender has given up."""
         with self._changed:
-            # At exit the time is short, and the destination may be back any moment.
+            # At exit the time is short, and the destination may recover at any moment.
             delay = self._backoff.delay(1 if self._ending else attempt, retry_after)
             until = time.monotonic() + delay
             while not self._given_up:
-                # A wish of the server stands above the hurry of a flush.
+                # Retry-After takes precedence over a pending flush.
                 if self._hurry and retry_after is None:
                     self._hurry = False
                     return True
@@ -326,7 +329,7 @@ class Sender:
         stored = min(outcome.spans, len(batch)) if isinstance(outcome, Sent) else 0
         rejected = len(batch) - stored
         with self._changed:
-            if self._given_up:  # Then these spans are accounted for as not delivered.
+            if self._given_up:  # The caller of close() counts these spans as not delivered.
                 return
             self._in_flight = ()
             self._counters.settle(self._slots, len(batch), stored=stored, rejected=rejected)
@@ -337,7 +340,7 @@ class Sender:
             self._redelivery.destination_answers()
         if rejected:
             self._counters.error(outcome.reason)
-        # Of spans that are missing from what was stored the exporter itself says which and why.
+        # If a stored batch lacks some spans, the exporter itself logs which spans and why.
         if isinstance(outcome, Rejected):
             self._report_rejection(rejected, outcome.reason)
         if self._outage_reported and stored:
@@ -346,7 +349,7 @@ class Sender:
 
     def _report_failed_attempt(self, attempt: int, failure: Retry) -> None:
         self._counters.failed_attempt(failure.reason)
-        # One failure may be a hiccup; and at exit, the summary says it.
+        # A single failure may be transient. At exit, the summary reports the failure.
         if (attempt == 1 and not failure.lasting) or self._ending:
             return
         self._outage_reported = self._has_warned = True
@@ -363,8 +366,8 @@ class Sender:
     @property
     def _backlog_note(self) -> str:
         if self._spool is not None:
-            return f"what takes longer is kept in {self._spool.path}"
-        return f"nothing is lost while they are fewer than {self._slots.capacity}"
+            return f"spans that wait longer are kept in {self._spool.path}"
+        return f"no span is lost while fewer than {self._slots.capacity} wait"
 
     def _report_rejection(self, spans: int, reason: str) -> None:
         if self._ending or not self._reports_refusals:

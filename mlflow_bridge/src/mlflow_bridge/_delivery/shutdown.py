@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""How the time at the end of a process is shared out."""
+"""The division of the exit time between delivery and spool, and the summary in the log."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from typing import Final
 from mlflow_bridge._delivery.status import DeliveryStatus
 
 _SPOOLING_SHARE: Final = 0.1
-"""The share that is for giving up in good order; the rest is for delivery."""
+"""The share for the spool if no spans wait for it; the rest is for delivery."""
 
 _SPOOLING_SECONDS: Final = 0.00004
-"""The time that it takes to write a span of some kB to the spool, on a machine that is busy."""
+"""The time to write a span of some kB to the spool on a busy machine."""
 
 _LARGEST_SPOOLING_SHARE: Final = 0.75
-"""The share for the spool where very many spans wait: more than MLflow could take in that time."""
+"""The largest share for the spool, if more spans wait than MLflow could take in that time."""
 
 _SHORTEST_SPOOLING_SECONDS: Final = 0.25
-"""Time for the spool that even a shutdown without any time grants."""
+"""The shortest time for the spool, even if a shutdown is given no time."""
 
 
 @dataclass(frozen=True)
 class ExitTime:
-    """A share for the destination, and one for the spool; in seconds."""
+    """The shares of the destination and of the spool, in seconds."""
 
     delivery_seconds: float
     spooling_seconds: float
 
     @classmethod
     def within(cls, allowed: float, asked: float | None, *, queued: int) -> ExitTime:
-        """Share out the allowed time, or less if less is asked for.
+        """Divide the allowed time, or the time that the caller asks for if that is less.
 
         Args:
             allowed: The longest that an exit may be delayed.
-            asked: The longest that the caller wants to wait, if it says.
-            queued: Spans for which there is to be time in the spool; 0 if there is none.
+            asked: The longest that the caller wants to wait; None if it sets no limit.
+            queued: Number of spans that may have to be spooled; 0 without a spool.
         """
         total = allowed if asked is None else min(allowed, asked)
         share = total * _SPOOLING_SHARE
@@ -62,14 +62,13 @@ def seconds_until(deadline: float) -> float:
 def exit_summary(
     status: DeliveryStatus, *, spool: Path | None, known: bool, exit_timeout: float | None
 ) -> str | None:
-    """One line for the log, or None if everything has arrived.
+    """The log line about missing spans; None if all spans have arrived.
 
     Args:
-        status: The numbers at the end.
-        spool: Where spans are that are kept, if there is a spool.
+        status: The counters at the end.
+        spool: The directory of the spool; None without a spool.
         known: Whether the log already says why spans did not arrive.
-        exit_timeout: The longest that the destination was waited for, in seconds; None if there
-            was nothing to wait for.
+        exit_timeout: The longest wait for the destination, in seconds; None if there was no wait.
     """
     if status.missing == 0:
         return None

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""How many spans may wait at once: one slot for each, taken before a span is queued."""
+"""Slots that limit how many spans may wait: a span takes one slot before it is queued."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class Slots:
     """A fixed number of slots, taken by the threads of the program and given back by the sender.
 
     Taking and giving back are single deque operations and take no lock: a span may end inside a
-    garbage collection or a signal handler that interrupted this very code in the same thread.
+    garbage collection or a signal handler that interrupted this code in the same thread.
     Only a thread that waits for a slot uses the condition.
     """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._free: deque[None] = deque(repeat(None, capacity))
-        # Of the deque itself, for where every span comes by: a call in Python less.
+        # The deque's own method: saves one Python call for each span.
         self.take: Callable[[], None] = self._free.pop
         """Take a slot; IndexError if none is free."""
         self._given_back = threading.Condition()
@@ -47,8 +47,9 @@ class Slots:
     def take_within(self, seconds: float, *, leaving: int = 0) -> bool:
         """Take a slot, waiting at most this long until more than ``leaving`` are free.
 
-        After that, any will do. After one wait in vain nobody waits again until slots have come
-        back: a destination that is gone must not slow every call of the program down.
+        When the time is up, any free slot is taken. After a wait without success, no thread waits
+        again until slots are given back: an unavailable destination must not slow down every call
+        of the program.
         """
         if self._take_but(leaving):
             return True
@@ -75,14 +76,14 @@ class Slots:
                 self._given_back.notify_all()
 
     def give_back_all(self) -> int:
-        """Free all slots, whoever has them; how many these were."""
+        """Free all slots, including slots that other threads hold. Returns their number."""
         with self._given_back:
             used = self.used
             self.give_back(used)
         return used
 
     def give_back_own(self, count: int) -> int:
-        """Free slots that `give_back_all` may have freed before; how many it had not."""
+        """Free slots, unless `give_back_all` has freed them. Returns how many are freed now."""
         with self._given_back:
             own = min(self.used, count)
             self.give_back(own)
@@ -90,7 +91,7 @@ class Slots:
 
 
 class FlushMark:
-    """A place in the queue: reached when all that was queued before it is settled or spilled."""
+    """A mark in a queue; reached when all spans before it are settled or passed on."""
 
     def __init__(self, lost_before: int) -> None:
         self.lost_before = lost_before
@@ -102,5 +103,5 @@ class FlushMark:
         self._reached.set()
 
     def wait(self, seconds: float) -> bool:
-        """Whether the mark is reached in time and nothing on the way to it was lost."""
+        """Wait for the mark. True if it is reached in time and no span before it was lost."""
         return self._reached.wait(seconds) and self._complete

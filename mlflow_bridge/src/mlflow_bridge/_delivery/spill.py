@@ -21,40 +21,38 @@ from mlflow_bridge._delivery.status import Counters
 _logger = logging.getLogger(__name__)
 
 _FEW_SPANS: Final = 32
-"""Spans for the spool at once: half a millisecond of work or so; then others get their turn."""
+"""Spans per write when the backlog is small: about 0.5 ms of work, then other threads run."""
 
 _MANY_SPANS: Final = 512
-"""The same when a great many wait. With each write the interpreter goes to another thread, and a
-program that is busy keeps it for `sys.getswitchinterval`, 5 ms, every time: that, and not the work,
-is what bounds how many spans get to the disk."""
+"""Spans per write when the backlog is large. Each write releases the GIL, and a busy program keeps
+it for `sys.getswitchinterval` (5 ms); so the number of writes bounds the throughput, not their
+size."""
 
 _SHARE: Final = 8
-"""What part of those that wait is taken at once, between the two; and what part of the room is for
-the threads of event loops alone."""
+"""One write takes 1/8 of the waiting spans, within the two limits above. And 1/8 of the capacity is
+reserved for threads that must not wait, such as the threads of event loops."""
 
 _GIVE_WAY_SECONDS: Final = 0.0002
-"""Pause after a few. A thread that waits for the interpreter gets it now, and not only after those
-5 ms."""
+"""Pause after a small write: a thread that waits for the GIL gets it now, not after 5 ms."""
 
 _REFUSED_SECONDS: Final = 0.02
-"""How long to wait for a slot or for the spool when it has refused."""
+"""Pause before the next attempt if the spool refuses and no slot is free."""
 
 
 class SpillWriter:
-    """Takes spans from any thread at once, and writes them to the spool from a daemon thread.
+    """A daemon thread that writes spans to the spool; any thread may hand spans over.
 
-    ``put`` takes no lock and does not wait. What waits here is in memory, at most ``capacity``
-    spans. While the spool refuses, spans go back to the queue of the processor as slots get
-    free there.
-    The thread is started at once, for the reason that the sender gives.
+    ``put`` takes no lock and does not wait. Waiting spans are in memory, at most ``capacity`` of
+    them. While the spool refuses, spans go back to the queue of the processor as slots get free
+    there. The thread is started at once, for the same reason as the sender's.
 
     Args:
-        spool: Where they go.
-        slots: Those of the processor's queue, to which spans go back.
-        counters: Told of the spans that the spool has taken.
+        spool: Takes the spans.
+        slots: The slots of the processor's queue, to which spans go back.
+        counters: Count the spans that the spool has taken.
         requeue: Queues a span that has got a slot.
-        too_late: Finds a place for a span that came when this was closed and has a slot of these,
-            on the thread that ended it.
+        too_late: Finds a place for a span that has a slot of ``room``, but that `close` could not
+            return because it was put too late.
         capacity: The most spans that may wait.
     """
 
@@ -75,9 +73,10 @@ class SpillWriter:
         self._too_late = too_late
         self.room = Slots(capacity)
         """A slot for each span that waits here."""
-        # Its put() may interrupt itself, in a garbage collection for instance.
+        # Its put() is reentrant: a garbage collection may call put() inside put().
         self._queue: SimpleQueue[ReadableSpan | FlushMark | None] = SimpleQueue()
-        # Guards what follows: whose the spans of the line are that is being written.
+        # Guards the two fields below: they say whether this thread or the caller of close() counts
+        # the spans of the current line.
         self._lock = threading.Lock()
         self._line: list[ReadableSpan] = []
         self._given_up = False
@@ -86,7 +85,7 @@ class SpillWriter:
 
     @property
     def waiting(self) -> int:
-        """Spans that are here."""
+        """Number of spans that wait here."""
         return self.room.used
 
     @property
@@ -107,7 +106,7 @@ class SpillWriter:
     def put_within(self, span: ReadableSpan, seconds: float) -> bool:
         """Take the span, waiting at most this long for room.
 
-        Who can wait leaves some to those who cannot.
+        Callers that can wait leave part of the capacity to callers that cannot.
         """
         if not self.room.take_within(seconds, leaving=self.capacity // _SHARE):
             return False
@@ -116,12 +115,12 @@ class SpillWriter:
 
     def _put(self, span: ReadableSpan) -> None:
         self._queue.put(span)
-        if self._given_up:  # It may have been put after all were taken out.
+        if self._given_up:  # The span may have been put after close() had emptied the queue.
             for late in self._take_out():
                 self._too_late(late, self.room)
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all that was put before is in the spool, or in the queue again."""
+        """Wait until all spans put before are in the spool, or in the processor's queue again."""
         if not self.waiting:
             return True
         mark = FlushMark(0)
@@ -129,10 +128,10 @@ class SpillWriter:
         return mark.wait(seconds)
 
     def close(self, seconds: float) -> list[ReadableSpan]:
-        """Have all that was put find its place for at most this long, and the thread end.
+        """Find a place for the waiting spans for at most this long, then end the thread.
 
         Returns:
-            The spans that are not known to have one, in order. They still hold their slots.
+            The spans that are not known to have a place, in order. They still hold their slots.
         """
         self._queue.put(None)
         self._thread.join(max(seconds, 0.0))
@@ -144,7 +143,7 @@ class SpillWriter:
         return [*left, *self._take_out()]
 
     def _take_out(self) -> Iterator[ReadableSpan]:
-        """What waits here, one by one: other threads may take something out at the same time."""
+        """Take out the waiting spans one by one: other threads may do so at the same time."""
         while True:
             try:
                 item = self._queue.get_nowait()
@@ -154,8 +153,8 @@ class SpillWriter:
                 item.reach(complete=False)
             elif item is not None:
                 yield item
-        # The end that was put for the thread may have been taken out. Without it, the thread would
-        # wait for ever.
+        # The None that ends the thread may have been taken out. Without it, the thread would wait
+        # for ever.
         self._queue.put(None)
 
     def _run(self) -> None:
@@ -181,7 +180,8 @@ class SpillWriter:
             if not given_up:
                 self._line = line
         if given_up:
-            # Neither the queue nor the line had these spans when all was taken out.
+            # close() has not returned these spans: it found them neither in the queue nor in the
+            # line.
             self._settle_late(line, item)
             return False
         settled = not line or self._settle()
@@ -196,7 +196,7 @@ class SpillWriter:
             item.reach(complete=False)
 
     def _settle(self) -> bool:
-        """Find a place for the spans of the line. False if some have none, and the end has come."""
+        """Find a place for the spans of the line. False if the writer is closed meanwhile."""
         few = len(self._line) <= _FEW_SPANS
         while True:
             self._release(self._taken(self._line))
@@ -211,13 +211,13 @@ class SpillWriter:
     def _taken(self, line: list[ReadableSpan]) -> int:
         try:
             return self._spool.take(line)
-        # Also what is no Exception: it would end this thread.
+        # BaseException: a SystemExit would end this thread.
         except BaseException:
             _logger.debug("The spool raised", exc_info=True)
             return 0
 
     def _return_to_queue(self) -> bool:
-        """Queue the first spans of the line, as far as there are slots. True if that was all."""
+        """Queue spans of the line while slots are free. True if all of them are queued."""
         while self._line:
             with self._lock:
                 if self._given_up or not self._exchange_slot():
@@ -227,7 +227,7 @@ class SpillWriter:
         return True
 
     def _exchange_slot(self) -> bool:
-        """Exchange a slot of the spill writer for one of the queue; False if that has none free."""
+        """Exchange a slot of the spill writer for a slot of the queue; False if none is free."""
         with self._counters.lock:
             if not self._slots.try_take():
                 return False
@@ -237,7 +237,7 @@ class SpillWriter:
     def _release(self, count: int) -> None:
         """Forget the first spans of the line, which the spool has."""
         with self._lock:
-            if self._given_up:  # Whoever gave up has counted these spans.
+            if self._given_up:  # The caller of close() counts these spans.
                 return
             self._line = self._line[count:]
             self._counters.settle(self.room, count, spilled=count)

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What became of the spans, in numbers."""
+"""The delivery status: counters of what happened to the spans."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from mlflow_bridge._delivery.slots import Slots
 
 @dataclass(frozen=True, slots=True)
 class SpoolStatus:
-    """The spool in numbers: what this process did, and what is in the directory now."""
+    """Status of the spool: counters of this process, and the size of the directory now."""
 
     redelivered: int = 0
     """Spans from the spool that MLflow has confirmed, also those of other processes.
 
-    A span counts again if its file had to be begun again.
+    A span counts again if the delivery of its file had to begin again.
     """
     dropped: int = 0
     """Spans lost from the spool: at its limits, unreadable, or refused by MLflow."""
     stored_own: int = 0
-    """How many of the redelivered ones this process had spilled itself."""
+    """Redelivered spans that this process had spilled itself."""
     dropped_own: int = 0
-    """How many of the dropped ones this process had spilled itself."""
+    """Dropped spans that this process had spilled itself."""
     bytes: int = 0
     """Size of all files, also those of other processes."""
     oldest_seconds: float = 0.0
-    """How long ago the oldest file was begun; 0 if there is none."""
+    """Age of the oldest file in seconds; 0 if there is no file."""
     not_written_ahead: int = 0
-    """Spans that write-ahead could not write down before they were sent."""
+    """Spans that write-ahead could not write to the disk before they were sent."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class DeliveryStatus:
     stored: int
     """Spans that MLflow has confirmed."""
     retried: int
-    """Attempts that failed for the moment and were repeated."""
+    """Attempts that failed temporarily and were repeated."""
     rejected: int
     """Spans that MLflow refused for good."""
     dropped: int
@@ -57,41 +57,41 @@ class DeliveryStatus:
     queued: int
     """Spans that wait, or are being sent."""
     last_error: str | None
-    """Why the latest attempt or admission failed that did."""
+    """Reason of the latest failed attempt or lost span; None if there was no failure."""
     recovered: int = 0
-    """Spilled spans that were stored after all."""
+    """Spilled spans that were stored later."""
     kept: int = 0
     """Spilled spans that are still in the spool."""
     redelivered: int = 0
     """Spans stored from the spool, also those that other processes left there."""
     spool_dropped: int = 0
-    """Spans lost from the spool, whoever left them there: at its limits, unreadable or refused."""
+    """Spans of any process lost from the spool: at its limits, unreadable or refused."""
     spool_bytes: int = 0
-    """What all processes with this destination have on disk."""
+    """Bytes that all processes with this destination have on disk."""
     spool_oldest_seconds: float = 0.0
-    """How long ago the oldest file of the spool was begun; 0 if it is empty."""
+    """Age of the oldest file of the spool in seconds; 0 if the spool is empty."""
     not_written_ahead: int = 0
-    """Spans that were to be on disk before they were sent, and were not."""
+    """Spans that write-ahead could not write to the disk before they were sent."""
     filtered: int = 0
-    """Spans of traces that are not for MLflow, since nothing of DSPy or GenAI is in them."""
+    """Spans left out because their trace has no span of DSPy or GenAI."""
     held: int = 0
-    """Queued spans of traces of which it is not known yet whether they are for MLflow."""
+    """Queued spans that the filter holds back, because it has not decided on their traces."""
     queue_capacity: int = 0
     """The most spans that may be queued."""
     destination: str = ""
-    """Where the spans go, in words; without secrets."""
+    """Description of the destination, without secrets."""
 
     @property
     def missing(self) -> int:
-        """Spans that are not in MLflow, nor on their way."""
+        """Spans that are neither in MLflow nor on their way."""
         return self.rejected + self.dropped + self.spilled - self.recovered
 
 
 class Counters:
-    """The numbers behind `DeliveryStatus`, changed by any thread.
+    """The counters behind `DeliveryStatus`, changed by any thread.
 
-    A span that waits is counted by its slot. ``settle`` moves it from there to one of the other
-    numbers in one step, so that no span is counted twice or not at all at any moment.
+    A span that waits is counted by its slot. ``settle`` moves it from there to a counter in one
+    step, so that every span is counted exactly once at any moment.
 
     The lock is reentrant for the same reason as in `RateLimitedLogger`.
     """
@@ -125,12 +125,12 @@ class Counters:
             self._dropped += dropped
 
     def settle(self, slots: Slots, count: int, **outcomes: int) -> None:
-        """Free the slots of so many spans, and count what became of each.
+        """Free the slots of spans, and count the outcome of each span.
 
         Args:
-            slots: Where the spans hold their slots.
-            count: How many spans they are.
-            **outcomes: How many of them had which outcome, as in `add`.
+            slots: The slots that the spans hold.
+            count: Number of spans.
+            **outcomes: Number of spans with each outcome, as in `add`.
         """
         with self.lock:
             self.add(**outcomes)
@@ -138,7 +138,7 @@ class Counters:
             slots.give_back(count)
 
     def settle_late(self, slots: Slots, count: int, **outcomes: int) -> None:
-        """As `settle`, where the spans were counted as lost if all slots were freed before."""
+        """Settle spans that already count as dropped if `Slots.give_back_all` freed their slots."""
         with self.lock:
             self.add(**outcomes)
             self.add(dropped=slots.give_back_own(count) - count)
@@ -166,13 +166,13 @@ class Counters:
         held: int,
         destination: str,
     ) -> DeliveryStatus:
-        """The numbers now.
+        """The counters now.
 
         Args:
             waiting: The slots of the spans that wait.
-            spool: The numbers of the spool, if there is one.
-            held: How many of the waiting spans the filter holds.
-            destination: Where the spans go, in words.
+            spool: The status of the spool; None without a spool.
+            held: Number of waiting spans that the filter holds.
+            destination: Description of the destination.
         """
         spool = spool or SpoolStatus()
         rooms = tuple(waiting)

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which traces are MLflow's: those with a DSPy or GenAI span in them."""
+"""The filter of traces: only traces with a DSPy or GenAI span go to MLflow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from opentelemetry.instrumentation.dspy.semconv import DSPY_UNFINISHED, GEN_AI_C
 
 _DSPY: Final = "opentelemetry.instrumentation.dspy"
 _PREFIXES: Final = ("dspy.", "gen_ai.", "llm.", "mlflow.", "openinference.", "traceloop.")
-# What the bridge itself writes on any span.
+# The bridge itself writes these attributes on any span.
 _NO_SIGN: Final = frozenset(
     {GEN_AI_CONVERSATION_ID, DSPY_UNFINISHED, EXPERIMENT_ID, SOURCE_RUN, TRACE_ID}
 )
@@ -30,32 +30,32 @@ _REMEMBERED_ROOTS: Final = 1024
 
 @dataclass
 class _Undecided:
-    """The ended spans of a trace in which nothing of DSPy or GenAI was seen so far."""
+    """The ended spans of a trace in which no DSPy or GenAI span was seen so far."""
 
     since: float
     spans: list[ReadableSpan] = field(default_factory=list[ReadableSpan])
     root: ReadableSpan | None = None
-    """Its local root, the last one if there are several, once that has ended."""
+    """The local root of the trace, once it has ended; the last one if there are several."""
 
 
 class TraceFilter:
-    """Passes on the spans of traces that have a DSPy or GenAI span, and holds others back.
+    """A filter that passes on traces with a DSPy or GenAI span, and holds other spans back.
 
-    A span counts as one of GenAI by its scope, which is that of our instrumentation, or by an
-    attribute of a vocabulary for it, MLflow's own spans included. From the first such span on, a
-    trace passes, and what was held of it comes first. What is held of a trace is dropped when its
-    local root has ended and no other span of it is open in this process. A root that was dropped is
-    remembered for a while, for a task may go on with its trace: then it is sent after all.
+    A span counts as a GenAI span if its scope is our instrumentation, or if it has an attribute of
+    a GenAI vocabulary; MLflow's own spans are included. From its first GenAI span on, a trace
+    passes, and its held spans are sent first. The held spans of a trace are dropped when its local
+    root has ended and no other span of it is open in this process. A dropped root is remembered for
+    a while, because a task may go on with its trace: the root is then sent after all.
 
-    Nothing is held for ever: a trace passes as a whole, whatever is in it, when it has been held
-    for five minutes, or when more than ``max_spans`` are held, the oldest one first. That is looked
-    at when spans come.
+    No span is held for ever. A trace passes as a whole when it has been held for five minutes. If
+    more than ``max_spans`` are held, the oldest trace passes. Both limits are checked when spans
+    arrive.
 
     Called by one thread at a time.
 
     Args:
         max_spans: The most spans that may be held.
-        open_traces: Gives the traces that have an open span in this process.
+        open_traces: Returns the traces that have an open span in this process.
         clock: Seconds, as from `time.monotonic`.
     """
 
@@ -73,11 +73,11 @@ class TraceFilter:
         self._undecided: OrderedDict[int, _Undecided] = OrderedDict()
         self._dropped_roots: OrderedDict[int, ReadableSpan | None] = OrderedDict()
         self.held = 0
-        """Spans that are held back now."""
+        """Number of spans that are held back now."""
         self._revived: list[ReadableSpan] = []
 
     def sort(self, spans: Sequence[ReadableSpan]) -> tuple[list[ReadableSpan], list[ReadableSpan]]:
-        """Divide spans that have ended, and what is held, into those to send and those to drop."""
+        """Divide the given and the held spans into spans to send and spans to drop."""
         for span in spans:
             if is_of_genai(span):
                 self._want(_trace_of(span))
@@ -100,21 +100,21 @@ class TraceFilter:
 
     def wanted(self) -> list[int]:
         """The traces that pass. May be called by any thread."""
-        # One call into C, which no other thread interrupts.
+        # A single call into C, which no other thread interrupts.
         return list(self._wanted)
 
     def want(self, traces: Iterable[int]) -> None:
-        """Let these traces pass; what is known of them is given out by the next `sort`."""
+        """Let these traces pass. `sort` returns the held spans of a trace with its next span."""
         for trace in traces:
             self._want(trace)
 
     def take_revived(self) -> list[ReadableSpan]:
-        """Roots that were dropped before the last `sort`, and are wanted after all."""
+        """Take the roots that were dropped before the last `sort` and are wanted after all."""
         revived, self._revived = self._revived, []
         return revived
 
     def close(self) -> list[ReadableSpan]:
-        """Give out what is held, which is what nothing of GenAI was seen with."""
+        """Return the held spans, all of traces in which no GenAI span was seen."""
         return [span for trace in tuple(self._undecided) for span in self._released(trace)]
 
     def _want(self, trace: int) -> None:
@@ -150,7 +150,7 @@ class TraceFilter:
         return undecided.spans
 
     def _decided(self) -> Iterable[ReadableSpan]:
-        """The spans of traces that have ended without anything of GenAI in them."""
+        """The spans of traces that have ended without a GenAI span."""
         rooted = {trace: entry.root for trace, entry in self._undecided.items() if entry.root}
         if not rooted:
             return
@@ -163,7 +163,7 @@ class TraceFilter:
             self._dropped_roots.popitem(last=False)
 
     def _overdue(self, now: float) -> Iterable[ReadableSpan]:
-        """The spans of traces that are held no longer, at the limits."""
+        """The spans of traces that pass because a limit is exceeded."""
         while self._undecided:
             trace, entry = next(iter(self._undecided.items()))
             if self.held <= self._max_spans and now - entry.since <= _MAX_AGE_SECONDS:
@@ -173,7 +173,7 @@ class TraceFilter:
 
 
 def is_of_genai(span: ReadableSpan) -> bool:
-    """Whether a trace with this span in it is one for MLflow."""
+    """Whether this span makes its trace one for MLflow."""
     scope = span.instrumentation_scope
     if scope is not None and scope.name == _DSPY:
         return True

@@ -27,7 +27,7 @@ PATIENCE = 20.0
 
 
 class DeliveryProcessor(processor.DeliveryProcessor):
-    """With sizes and times for tests; the real class has none of its own."""
+    """The processor with sizes and times for tests; the real class has no defaults."""
 
     def __init__(self, exporter: SpanDelivery, **settings: Any) -> None:
         super().__init__(exporter, **{**_SETTINGS, **settings})
@@ -47,7 +47,7 @@ _SETTINGS: dict[str, Any] = {
 
 
 class FakeDelivery:
-    """Keeps the names of the spans that it stored, batch by processor.
+    """A destination that remembers the names of its stored spans, batch by batch.
 
     ``answers`` are used up first, one for each attempt; an exception among them is raised.
     """
@@ -94,7 +94,7 @@ class FakeDelivery:
 
 
 class HangingDelivery(FakeDelivery):
-    """Does not answer before ``release`` is set; ``entered`` says that it was asked."""
+    """A destination that sets ``entered``, and answers only after ``release`` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class HangingDelivery(FakeDelivery):
 
 
 class FileDelivery:
-    """Appends the names of spans to a file, so that a test sees what other processes delivered."""
+    """A destination that appends names of spans to a file, so that other processes see them."""
 
     destination_description = "the file"
 
@@ -165,12 +165,12 @@ def wait_until(condition: Callable[[], bool]) -> None:
     until = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > until:
-            raise AssertionError("the condition did not come true")
+            raise AssertionError("the condition did not become true")
         time.sleep(0.002)
 
 
 def end_spans(tracer: Tracer, count: int, prefix: str = "span") -> list[str]:
-    """End so many spans; their names."""
+    """End this number of spans. Returns their names."""
     names = [f"{prefix} {index}" for index in range(count)]
     for name in names:
         tracer.start_span(name).end()

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the thread that ends a span never does: touch a file, or wait for who does."""
+"""The thread that ends a span neither touches a file nor waits for a thread that does."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SPANS = 500
 
 
 class SlowDisk:
-    """Every operation on a file of the spool waits for ``released``, and is written down."""
+    """A disk on which every operation of the spool waits for ``released``, and is recorded."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.released = threading.Event()
@@ -81,12 +81,12 @@ def test_a_disk_that_hangs_does_not_hold_up_the_thread_that_ends_spans(
         for index in range(SPANS):
             tracer.start_span(f"span {index}").end()
         assert disk.entered.wait(PATIENCE)
-        # The writer stands in the middle of a write now, with whatever locks that takes.
+        # The writer is in the middle of a write now, and holds all locks of a write.
         assert processor.status().queued == SPANS
         assert processor.status().spilled == 0
 
 
-def test_nor_does_it_hold_up_an_event_loop(tmp_path: Path, disk: SlowDisk) -> None:
+def test_a_disk_that_hangs_does_not_hold_up_an_event_loop(tmp_path: Path, disk: SlowDisk) -> None:
     async def main(tracer: Tracer) -> None:
         for index in range(SPANS):
             tracer.start_span(f"span {index}").end()

@@ -58,7 +58,7 @@ KINDS = st.sampled_from(sorted(SCOPES))
 AWAY_SECONDS: Final = 0.03
 """How long a flush or shutdown waits for a destination that does not answer."""
 
-# A dropped span may turn out to be kept after all, and a filtered one to be wanted.
+# Without `dropped` and `filtered`: a dropped span may be kept later, a filtered span be wanted.
 GROWING: Final = (
     "accepted",
     "stored",
@@ -74,7 +74,7 @@ NUMBERS: Final = tuple(field.name for field in fields(DeliveryStatus) if field.t
 
 
 class Destination:
-    """Gives the answer that the machine has chosen. Takes no lock, for a fork may come any time."""
+    """A destination whose answer the machine chooses. Without locks, since forks come any time."""
 
     destination_description = "the model's destination"
 
@@ -112,8 +112,7 @@ class Destination:
 
 
 class Interruption:
-    """Has this thread do something else at one line of ours, as a garbage collection or a signal
-    handler would."""
+    """An interruption of this thread at one line of ours, as by a garbage collection or signal."""
 
     def __init__(self, line: int, action: Callable[[], object]) -> None:
         self._lines_left = line
@@ -156,7 +155,7 @@ class Delivery(RuleBasedStateMachine):
         self.destination = Destination()
         self.patches = pytest.MonkeyPatch()
         self._watch_disk()
-        # Threads take turns more often than they usually do.
+        # Threads are switched more often than usual.
         self.switch_interval = sys.getswitchinterval()
         sys.setswitchinterval(1e-5)
 
@@ -169,7 +168,7 @@ class Delivery(RuleBasedStateMachine):
             append(segment, line, spans)
 
         self.patches.setattr(Segment, "append", watched)
-        # How long a disk that was full is left alone.
+        # The pause after an error of the disk.
         self.patches.setattr("mlflow_bridge._delivery.spool.spool._PAUSE_SECONDS", 0.0)
 
     @initialize(
@@ -247,7 +246,7 @@ class Delivery(RuleBasedStateMachine):
     def end_open_span(self, which: int) -> None:
         self._end(*self.open.pop(which % len(self.open)))
 
-    # --- what surrounds them
+    # --- the destination and the disk
 
     @rule(answer=st.sampled_from(["away", "misconfigured", "refuses", "refuses one", "raises"]))
     def fail(self, answer: str) -> None:
@@ -261,7 +260,7 @@ class Delivery(RuleBasedStateMachine):
     def fill_disk(self, full: bool) -> None:
         self.disk_is_full = full
 
-    # --- what the program asks for
+    # --- flushes and the shutdown
 
     @property
     def _patience(self) -> float:
@@ -305,7 +304,7 @@ class Delivery(RuleBasedStateMachine):
         counted = status.rejected + status.filtered + status.held + status.dropped
         assert len(missing) <= counted + status.spool_dropped, missing
 
-    # --- what comes at a bad moment
+    # --- forks and interruptions
 
     @rule(
         line=st.integers(1, 150),
@@ -351,12 +350,12 @@ class Delivery(RuleBasedStateMachine):
         self.counters_add_up()
         self.end_spans(kind, count)
         self.counters_add_up()
-        self.open = []  # They are the parent's.
+        self.open = []  # These spans belong to the parent.
         self._close(PATIENCE)
         self.counters_add_up()
         self._check_that_spans_are_safe(self.processor.status())
 
-    # --- what must hold
+    # --- the invariants
 
     @invariant()
     def counters_add_up(self) -> None:
@@ -366,7 +365,7 @@ class Delivery(RuleBasedStateMachine):
         settled = status.stored + status.rejected + status.filtered
         assert status.accepted == settled + status.queued + status.spilled + status.dropped
         assert status.accepted == len(self.ended), status
-        # What is counted as stored was stored: the destination's numbers are read later.
+        # Spans that count as stored were stored: the destination's numbers are read later.
         assert status.redelivered <= self.destination.stored_from_disk
         assert status.stored + status.redelivered <= len(self.destination.stored)
         for name, before in self.last.items():
@@ -391,7 +390,7 @@ class Delivery(RuleBasedStateMachine):
             self._end(name, span)
         wait_until(lambda: self.destination.closed and not self._threads_of_ours())
         if self.spool is not None:
-            self.spool.close()  # What ended after the shutdown is in a file that is open.
+            self.spool.close()  # Spans that ended after the shutdown are in an open file.
         self.counters_add_up()
         status = self.processor.status()
         assert (status.queued, status.held) == (0, 0)
@@ -407,7 +406,7 @@ class Delivery(RuleBasedStateMachine):
         return [thread for thread in new if thread.name.startswith("mlflow-bridge")]
 
     def _lost_by_the_next_process(self) -> int:
-        """Have another processor deliver what is in the spool. How many spans it counts as lost."""
+        """Let another processor deliver the spool. Returns how many spans it counts as lost."""
         processor = DeliveryProcessor(self.destination, spool=Spool(self.directory))
         processor.warm_up()
         try:
@@ -426,7 +425,7 @@ def names_on_disk(directory: Path) -> set[str]:
             lines = file.read_bytes().splitlines(keepends=True)
         except FileNotFoundError:  # Delivered meanwhile.
             continue
-        # The last line may be one that is being written.
+        # The last line may not be written completely.
         names |= {span.name for line in lines if line.endswith(b"\n") for span in spans_in(line)}
     return names
 

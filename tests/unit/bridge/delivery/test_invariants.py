@@ -17,7 +17,7 @@ TESTS = ROOT / "tests"
 INVARIANT = re.compile(r"^\*\*D(\d+)\.\*\* ", re.MULTILINE)
 TEST = re.compile(r"^- ``(\S+\.py)::(\w+)``$", re.MULTILINE)
 
-# What stands before the first number, then number and text in turns.
+# The text before the first number, then number and text in turns.
 _, *_PARTS = INVARIANT.split(_delivery.__doc__ or "")
 TESTS_OF = {
     int(number): TEST.findall(text) for number, text in zip(_PARTS[::2], _PARTS[1::2], strict=True)

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A failure that stays until somebody does something: nothing waits for it, nothing is lost."""
+"""A failure that lasts until the operator acts: no flush waits for it, and no span is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.unit.bridge.delivery.fakes import (
 WRONG_PASSWORD = Retry("the tracking server refused the credentials: HTTP 401", lasting=True)
 
 
-def test_it_is_said_at_once_and_the_spans_go_to_the_spool(
+def test_a_lasting_failure_is_logged_at_once_and_its_spans_are_spilled(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     delivery = FakeDelivery(WRONG_PASSWORD)
@@ -43,7 +43,7 @@ def test_it_is_said_at_once_and_the_spans_go_to_the_spool(
     assert str(tmp_path) in warnings[0]
 
 
-def test_the_exit_does_not_wait_for_it(tmp_path: Path) -> None:
+def test_the_exit_does_not_wait_for_a_lasting_failure(tmp_path: Path) -> None:
     delivery = FakeDelivery(*[WRONG_PASSWORD] * 10_000)
     processor = DeliveryProcessor(delivery, exit_timeout_seconds=3600, spool=Spool(tmp_path))
     began = time.monotonic()

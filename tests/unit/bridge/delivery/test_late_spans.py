@@ -39,7 +39,7 @@ def names_on_disk(directory: Path) -> list[str]:
 
 
 class SlowWrite:
-    """One write to the spool waits for ``release``."""
+    """A disk on which one write to the spool waits for ``release``."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.entered, self.release = threading.Event(), threading.Event()
@@ -54,7 +54,7 @@ class SlowWrite:
         monkeypatch.setattr(Segment, "append", slow)
 
 
-def test_a_span_that_is_being_written_ahead_at_the_shutdown(
+def test_a_span_that_is_written_ahead_during_the_shutdown_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = SlowWrite(monkeypatch)
@@ -66,7 +66,7 @@ def test_a_span_that_is_being_written_ahead_at_the_shutdown(
         assert disk.entered.wait(PATIENCE)
         closer = threading.Thread(target=processor.close)
         closer.start()
-        # What is not known to be on disk counts as lost until it is.
+        # A span that is not known to be on disk counts as dropped until it is.
         wait_until(lambda: processor.status().dropped == 1)
         disk.release.set()
         thread.join(PATIENCE)
@@ -79,7 +79,7 @@ def test_a_span_that_is_being_written_ahead_at_the_shutdown(
 
 @pytest.mark.parametrize("write_ahead", [True, False])
 @pytest.mark.parametrize("away", [True, False])
-def test_threads_that_end_spans_during_the_shutdown_lose_none(
+def test_threads_that_end_spans_during_the_shutdown_lose_no_span(
     tmp_path: Path, write_ahead: bool, away: bool
 ) -> None:
     refusals = [Retry("no such experiment", None, lasting=True)] * 1_000
@@ -114,7 +114,7 @@ def spill_threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "mlflow-bridge-spill"}
 
 
-def test_a_span_that_the_writer_has_just_taken_at_a_shutdown_without_any_time(
+def test_a_span_that_the_writer_holds_at_a_shutdown_without_time_is_spilled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     taken, release = threading.Event(), threading.Event()
@@ -141,7 +141,7 @@ def test_a_span_that_the_writer_has_just_taken_at_a_shutdown_without_any_time(
         delivery.release.set()
 
 
-def test_a_shutdown_without_any_time_leaves_no_thread_of_the_writer_behind() -> None:
+def test_a_shutdown_without_time_leaves_no_thread_of_the_writer_behind() -> None:
     before = spill_threads()
     for _ in range(20):
         processor = DeliveryProcessor(FakeDelivery(), spool=ListSpool())
@@ -149,7 +149,7 @@ def test_a_shutdown_without_any_time_leaves_no_thread_of_the_writer_behind() -> 
     wait_until(lambda: spill_threads() <= before)
 
 
-def test_a_span_that_is_being_filtered_at_a_shutdown_without_any_time_counts_once(
+def test_a_span_that_is_filtered_during_a_shutdown_without_time_counts_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     entered, release = threading.Event(), threading.Event()
@@ -172,7 +172,7 @@ def test_a_span_that_is_being_filtered_at_a_shutdown_without_any_time_counts_onc
         tracer.start_span("wanted", attributes={"gen_ai.operation.name": "chat"}).end()
         assert entered.wait(PATIENCE)
         processor.close(timeout_seconds=0, end_open_spans=False)
-        # What is not known to have a place counts as lost until it is.
+        # A span without a known place counts as dropped until it has one.
         assert (processor.status().dropped, processor.status().queued) == (3, 0)
         release.set()
         wait_until(lambda: processor.status().dropped == 0)

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers of the processors, as metrics and by `status()`."""
+"""The counters of the processors, as metrics and by `status()`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def registry() -> dict[str, Any]:
     return {group["metric_name"]: group for group in groups if group["type"] == "metric"}
 
 
-def test_the_numbers_are_recorded_as_registered(monkeypatch: Any) -> None:
+def test_the_metrics_are_recorded_as_registered(monkeypatch: Any) -> None:
     monkeypatch.setattr(self_metrics, "_SAME_COLLECTION_SECONDS", 0.0)
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader])
@@ -93,11 +93,11 @@ def test_borrowed_names_are_those_of_the_semantic_conventions() -> None:
 
     known = {value for name, value in vars(otel_metrics).items() if name.startswith("OTEL_SDK")}
     ours = {name for name in registry() if name.startswith("otel.")}
-    # Releases before the SDK's self-observation was settled call some of them otherwise.
+    # Older releases of the conventions have other names for some of these metrics.
     assert ours <= known or "otel.sdk.processor.span.processed" not in known
 
 
-def test_several_processors_share_the_instruments_and_go_away(monkeypatch: Any) -> None:
+def test_several_processors_share_the_instruments_and_can_be_collected(monkeypatch: Any) -> None:
     monkeypatch.setattr(self_metrics, "_SAME_COLLECTION_SECONDS", 0.0)
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader])
@@ -135,11 +135,11 @@ def test_status_has_every_processor_of_the_process() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_child_that_is_forked_while_somebody_registers_goes_on() -> None:
+def test_a_child_that_is_forked_while_a_thread_registers_goes_on() -> None:
     with self_metrics._lock:
         child = os.fork()
         if child == 0:
-            signal.alarm(20)  # it would wait for ever
+            signal.alarm(20)  # otherwise a deadlock would last for ever
             try:
                 DeliveryProcessor(FakeDelivery()).shutdown()
                 os._exit(0)

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The queue is full, and so is that for the disk: who waits, for whom, and who never does."""
+"""Both queues are full: which threads wait for the disk, and which threads never wait."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LONG = 3600.0
 
 
 class HangingSpool(ListSpool):
-    """Does not take anything before ``may_go_on`` is set, and remembers how much at once."""
+    """A spool that takes no span before ``may_go_on`` is set, and remembers the sizes of writes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,12 +51,12 @@ def full(spool: ListSpool, *, room: int) -> tuple[DeliveryProcessor, HangingDeli
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that gives way to the disk does so for as long as the test takes."""
+    """Let a thread that waits for the disk wait for as long as the test takes."""
     monkeypatch.setattr("mlflow_bridge._delivery.admission._GIVE_WAY_SECONDS", LONG)
 
 
 @pytest.mark.usefixtures("patient")
-def test_without_room_for_the_disk_a_thread_waits_and_loses_nothing() -> None:
+def test_with_a_full_spill_queue_a_thread_waits_and_loses_no_span() -> None:
     spool = HangingSpool()
     processor, delivery = full(spool, room=4)
     with closing(processor) as tracer:
@@ -72,7 +72,7 @@ def test_without_room_for_the_disk_a_thread_waits_and_loses_nothing() -> None:
         delivery.release.set()
 
 
-def test_a_wait_for_the_disk_is_short_and_after_one_in_vain_nobody_waits() -> None:
+def test_a_wait_for_the_disk_is_short_and_not_repeated_after_a_failed_wait() -> None:
     spool = HangingSpool()
     processor, delivery = full(spool, room=4)
     with closing(processor) as tracer:
@@ -132,7 +132,7 @@ def test_the_thread_that_writes_never_waits_for_itself() -> None:
         delivery.release.set()
 
 
-def test_what_waits_for_the_disk_is_written_in_few_long_lines() -> None:
+def test_spans_that_wait_for_the_disk_are_written_in_few_long_lines() -> None:
     spool = HangingSpool()
     processor, delivery = full(spool, room=100_000)
     with closing(processor) as tracer:
@@ -140,7 +140,7 @@ def test_what_waits_for_the_disk_is_written_in_few_long_lines() -> None:
         spool.may_go_on.set()
         wait_until(lambda: processor.status().spilled == 10_000)
         assert max(spool.sizes) == 512
-        # But few at once while few wait, so that each is soon on disk.
+        # While few spans wait, a write takes few, so that each span is on disk soon.
         assert min(spool.sizes[-3:]) <= 32
         assert len(spool.sizes) < 80
         delivery.release.set()

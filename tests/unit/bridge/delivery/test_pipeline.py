@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What stays of a destination that a program has moved away from."""
+"""The status of a processor after the program has moved to another destination."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.bridge.delivery.fakes import FakeDelivery
 
 
 @pytest.fixture(autouse=True)
-def nobody_retired() -> Iterator[None]:
+def no_retired_processors() -> Iterator[None]:
     vars(registry)["_retired"].clear()
     yield
     vars(registry)["_retired"].clear()
@@ -43,23 +43,23 @@ def known() -> list[tuple[int, str | None]]:
     ]
 
 
-def test_spans_that_did_not_get_there_stay_in_the_status() -> None:
+def test_missing_spans_of_a_retired_processor_stay_in_the_status() -> None:
     retired_with(Rejected("too old"))
     assert known() == [(1, "too old")]
 
 
-def test_nothing_is_kept_of_one_where_all_went_well() -> None:
+def test_a_retired_processor_without_missing_spans_is_not_kept() -> None:
     retired_with(Sent(1))
     assert known() == []
 
 
-def test_what_is_kept_is_bounded() -> None:
+def test_the_number_of_kept_processors_is_bounded() -> None:
     for _ in range(20):
         retired_with(Rejected("too old"))
     assert len(known()) == 16
 
 
-def test_a_retired_processor_keeps_none_of_its_successors() -> None:
+def test_a_retired_processor_keeps_no_successor_alive() -> None:
     first = mlflow_bridge.MLflowBatchSpanProcessor(FakeDelivery(Rejected("too old")))
     second = mlflow_bridge.MLflowBatchSpanProcessor(FakeDelivery())
     first.retire(second)

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The batch processor: what it takes, in which batches, and what becomes of them."""
+"""The processor: the spans that it accepts, their batches, and the outcome of each batch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.unit.bridge.delivery.fakes import (
 LONG = 3600.0
 
 
-def test_delivers_in_order_and_in_batches_from_one_thread_of_its_own() -> None:
+def test_spans_are_delivered_in_order_and_in_batches_by_one_thread() -> None:
     delivery = FakeDelivery()
     processor = DeliveryProcessor(delivery, max_batch_size=10, schedule_delay_seconds=LONG)
     with closing(processor) as tracer:
@@ -42,7 +42,7 @@ def test_delivers_in_order_and_in_batches_from_one_thread_of_its_own() -> None:
     assert delivery.closed == 1
 
 
-def test_sends_after_the_schedule_delay_without_a_flush() -> None:
+def test_spans_are_sent_after_the_schedule_delay_without_a_flush() -> None:
     delivery = FakeDelivery()
     processor = DeliveryProcessor(delivery, schedule_delay_seconds=0.01)
     with closing(processor) as tracer:
@@ -101,7 +101,7 @@ def test_the_child_of_a_sampled_remote_span_is_accepted() -> None:
     assert delivery.names == ["child"]
 
 
-def test_a_destination_that_is_away_loses_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unavailable_destination_loses_no_span(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     away = [Retry("connection refused", None)] * 5
     delivery = FakeDelivery(*away)
@@ -128,7 +128,7 @@ def test_one_failed_attempt_is_no_reason_for_a_warning(caplog: pytest.LogCapture
     assert not caplog.records
 
 
-def test_a_refused_batch_is_counted_and_said_and_the_next_goes_through(
+def test_a_refused_batch_is_counted_and_logged_and_the_next_is_stored(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     delivery = FakeDelivery(Rejected("no such experiment"))
@@ -184,7 +184,7 @@ def test_on_end_never_raises(caplog: pytest.LogCaptureFixture) -> None:
     processor.shutdown()
 
 
-def test_sending_makes_no_spans_of_its_own() -> None:
+def test_sending_makes_no_further_spans() -> None:
     from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
     seen: list[bool] = []
@@ -259,7 +259,7 @@ def test_held_spans_leave_room_for_others() -> None:
         for index in range(100):
             http.start_span(f"message {index}").end()
     assert processor.force_flush(60_000)
-    # Over the bound, so it is sent: nothing that may be wanted is lost.
+    # Over the bound, so the trace is sent: no span that may be wanted is lost.
     assert len(delivery.names) == 101
     assert processor.status().filtered == 0
     assert processor.close()

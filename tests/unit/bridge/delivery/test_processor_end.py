@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The batch processor's flush, shutdown and exit: what they wait for, and for how long."""
+"""Flush, shutdown and exit of the processor: the spans they wait for, and for how long."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_force_flush_with_nothing_to_do_is_true() -> None:
     assert processor.force_flush(10_000)
 
 
-def test_force_flush_answers_for_what_is_on_its_way_only() -> None:
+def test_force_flush_reports_only_spans_on_their_way() -> None:
     delivery = FakeDelivery(Rejected("bad"))
     processor = DeliveryProcessor(delivery)
     with closing(processor) as tracer:
@@ -52,7 +52,7 @@ def test_force_flush_answers_for_what_is_on_its_way_only() -> None:
         assert processor.force_flush(10_000)
 
 
-def test_force_flush_does_not_wait_for_what_ends_after_it() -> None:
+def test_force_flush_does_not_wait_for_spans_that_end_after_its_call() -> None:
     entered, release = threading.Event(), threading.Event()
 
     def second_batch(spans: Sequence[ReadableSpan]) -> Outcome:
@@ -73,7 +73,7 @@ def test_force_flush_does_not_wait_for_what_ends_after_it() -> None:
         release.set()
 
 
-def test_shutdown_delivers_what_waits_and_is_idempotent() -> None:
+def test_shutdown_delivers_waiting_spans_and_is_idempotent() -> None:
     delivery = FakeDelivery()
     processor = DeliveryProcessor(delivery, schedule_delay_seconds=LONG)
     with closing(processor) as tracer:
@@ -116,7 +116,7 @@ def test_shutdown_does_not_wait_for_a_destination_that_hangs(
     assert processor.status() == status
 
 
-def test_shutdown_does_not_wait_for_a_destination_that_stays_away() -> None:
+def test_shutdown_does_not_wait_for_a_destination_that_stays_unavailable() -> None:
     delivery = FakeDelivery(*[Retry("later", 3600.0)] * 100)
     processor = DeliveryProcessor(delivery, exit_timeout_seconds=0.05)
     with closing(processor) as tracer:
@@ -137,7 +137,7 @@ def test_the_timeout_of_shutdown_can_be_shorter_than_that_of_the_exit() -> None:
         delivery.release.set()
 
 
-def test_what_is_left_at_shutdown_goes_to_the_spool(caplog: pytest.LogCaptureFixture) -> None:
+def test_spans_left_at_shutdown_go_to_the_spool(caplog: pytest.LogCaptureFixture) -> None:
     delivery, spool = HangingDelivery(), ListSpool()
     processor = DeliveryProcessor(
         delivery, max_batch_size=2, exit_timeout_seconds=0.05, spool=spool

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The batch processor at its limit: who waits, what is spilled, and what is lost."""
+"""The processor with a full queue: which threads wait, which spans are spilled or lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LONG = 3600.0
 
 
 @pytest.mark.parametrize("threads", [1, 8])
-def test_a_burst_beyond_the_queue_loses_nothing_with_a_slow_destination(threads: int) -> None:
+def test_a_burst_beyond_the_queue_loses_no_span_with_a_slow_destination(threads: int) -> None:
     delivery = FakeDelivery(seconds=0.0005)
     processor = DeliveryProcessor(
         delivery, max_queue_size=100, max_batch_size=20, block_seconds=20.0
@@ -47,7 +47,7 @@ def test_a_burst_beyond_the_queue_loses_nothing_with_a_slow_destination(threads:
     assert len(set(delivery.names)) == 4_000
 
 
-def test_a_full_queue_goes_to_the_spool_by_a_thread_of_ours() -> None:
+def test_a_full_queue_is_spilled_by_the_thread_of_the_writer() -> None:
     threads: set[str] = set()
 
     class Watched(ListSpool):
@@ -69,7 +69,7 @@ def test_a_full_queue_goes_to_the_spool_by_a_thread_of_ours() -> None:
     assert delivery.names == names[:4]
 
 
-def test_the_policy_to_block_waits_for_a_slot_and_spills_nothing() -> None:
+def test_the_policy_to_block_waits_for_a_slot_and_spills_no_span() -> None:
     delivery, spool = FakeDelivery(seconds=0.0005), ListSpool()
     processor = DeliveryProcessor(
         delivery,
@@ -101,7 +101,7 @@ async def test_the_policy_to_block_spills_on_the_thread_of_an_event_loop() -> No
         delivery.release.set()
 
 
-def test_after_a_wait_in_vain_the_policy_to_block_spills() -> None:
+def test_after_a_failed_wait_the_policy_to_block_spills() -> None:
     delivery, spool = HangingDelivery(), ListSpool()
     processor = DeliveryProcessor(
         delivery,
@@ -117,7 +117,7 @@ def test_after_a_wait_in_vain_the_policy_to_block_spills() -> None:
         delivery.release.set()
 
 
-def test_without_room_anywhere_spans_are_lost_counted_and_said_once(
+def test_without_room_anywhere_spans_are_lost_counted_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     delivery = HangingDelivery()
@@ -140,7 +140,7 @@ def test_without_room_anywhere_spans_are_lost_counted_and_said_once(
         delivery.release.set()
 
 
-def test_what_the_spool_refuses_is_queued_again_when_there_is_room() -> None:
+def test_spans_that_the_spool_refuses_are_queued_again_when_a_slot_is_free() -> None:
     delivery = HangingDelivery()
     processor = DeliveryProcessor(delivery, max_queue_size=2, spool=ListSpool(room=0))
     with closing(processor) as tracer:
@@ -153,7 +153,7 @@ def test_what_the_spool_refuses_is_queued_again_when_there_is_room() -> None:
     assert sorted(delivery.names) == sorted(names)
 
 
-def test_what_neither_destination_nor_spool_took_is_counted_at_the_end(
+def test_spans_that_neither_destination_nor_spool_took_are_counted_at_the_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     delivery = HangingDelivery()
@@ -192,7 +192,7 @@ def test_a_spool_that_hangs_does_not_hold_up_the_end() -> None:
         delivery.release.set()
 
 
-def test_after_one_wait_in_vain_nobody_waits_before_the_queue_moves() -> None:
+def test_after_a_failed_wait_no_thread_waits_before_a_slot_is_free() -> None:
     delivery = HangingDelivery()
     processor = DeliveryProcessor(delivery, max_queue_size=1, block_seconds=0.05)
     with closing(processor) as tracer:

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers of `status()` while other threads end spans: each snapshot is right by itself."""
+"""The counters of `status()` while other threads end spans: each snapshot is consistent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.unit.bridge.delivery.fakes import (
 
 THREADS = 4
 SPANS = 400
-"""By each thread."""
+"""Number of spans that each thread ends."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Snapshot:
 
 
 class Program:
-    """Threads that end spans, and one that takes snapshots meanwhile."""
+    """Threads that end spans, and a thread that takes snapshots meanwhile."""
 
     def __init__(self, processor: DeliveryProcessor) -> None:
         self.processor = processor

@@ -83,7 +83,7 @@ class Filtering:
         ),
     ],
 )
-def test_what_tells_of_genai(scope: str, attributes: dict[str, Any], expected: bool) -> None:
+def test_a_genai_span_is_recognised(scope: str, attributes: dict[str, Any], expected: bool) -> None:
     assert is_of_genai(span("span", scope=scope, attributes=attributes)) is expected
 
 
@@ -97,7 +97,7 @@ def test_a_trace_without_genai_is_dropped_when_its_root_has_ended() -> None:
     assert case.dropped[-1] == "late"
 
 
-def test_what_came_before_the_first_genai_span_is_sent_in_order() -> None:
+def test_spans_before_the_first_genai_span_are_sent_in_order() -> None:
     case = Filtering()
     case.end(span("auth"))
     case.end(span("query"))
@@ -107,7 +107,7 @@ def test_what_came_before_the_first_genai_span_is_sent_in_order() -> None:
     assert (case.dropped, case.filter.held) == ([], 0)
 
 
-def test_a_batch_is_looked_through_before_anything_of_it_is_dropped() -> None:
+def test_a_batch_is_searched_before_any_of_its_spans_is_dropped() -> None:
     case = Filtering()
     case.end(root("POST /ask"), span("chat", attributes=GENAI))
     assert (case.sent, case.dropped) == (["POST /ask", "chat"], [])
@@ -125,7 +125,7 @@ def test_a_child_of_another_process_is_a_root_here() -> None:
     assert case.dropped == ["query", "rpc"]
 
 
-def test_a_root_waits_for_what_is_still_open_in_its_trace() -> None:
+def test_a_root_waits_for_the_open_spans_of_its_trace() -> None:
     case = Filtering()
     case.open = {1}
     case.end(root("request"))
@@ -150,7 +150,7 @@ def test_a_dropped_root_comes_back_when_its_trace_goes_on_with_genai() -> None:
     assert (case.revived, case.sent) == (["request"], ["chat", "more"])
 
 
-def test_a_trace_that_is_held_too_long_is_sent_with_all_that_follows() -> None:
+def test_a_trace_that_is_held_too_long_is_sent_with_all_later_spans() -> None:
     case = Filtering()
     case.end(span("step 1"))
     case.now = 301.0
@@ -170,7 +170,7 @@ def test_beyond_the_limit_the_oldest_trace_is_sent() -> None:
     assert case.filter.held == 2
 
 
-def test_at_the_end_what_is_held_is_given_out() -> None:
+def test_at_the_end_held_spans_are_returned() -> None:
     case = Filtering()
     case.end(span("a", 1), span("b", 2))
     assert [span.name for span in case.filter.close()] == ["a", "b"]
@@ -189,6 +189,6 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         case.end(root("request", 10_000 + trace))
     assert len(case.filter._wanted) <= 101
     assert len(case.filter._dropped_roots) <= 11
-    # A trace that is under way is not forgotten.
+    # A trace with an open span is not forgotten.
     case.end(root("long", 1))
     assert case.sent[-1] == "long"

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Delivers a spool by hand: that of a machine or a program that will not start again."""
+"""Manual delivery of the spool of a machine or program that will not start again."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
     from mlflow_bridge._delivery.status import SpoolStatus
 
 _IN_USE: Final = (
-    "what is left belongs to processes that are still running, or this user may not write it"
+    "the files belong to processes that are still running, or this user may not write to them"
 )
 _OF_A_LATER_RELEASE: Final = (
-    "what is left was written by a later release of mlflow-bridge, which has to deliver it"
+    "a later release of mlflow-bridge has written the files, and has to deliver them"
 )
 _TIME_IS_UP: Final = "the time is up"
 
 
 @dataclass(frozen=True, slots=True)
 class SpoolDelivery:
-    """What `deliver_spool` has done."""
+    """The result of `deliver_spool`."""
 
     directory: Path
-    """The spool that it was about."""
+    """Directory of the spool."""
     stored: int
     """Spans that MLflow has confirmed."""
     lost: int
-    """Spans that MLflow refused for good, and lines that are torn; the log says why."""
+    """Spans that MLflow refused for good, or that are in a torn line; the log says why."""
     left_files: int
     """Files that are still in the spool."""
     left_bytes: int
-    """Their size."""
+    """Size of these files."""
     reason: str
-    """Why there are any; empty if there are none."""
+    """Why files are left; empty if no file is left."""
 
     @property
     def complete(self) -> bool:
-        """Whether the spool is empty and all that was in it is in MLflow."""
+        """Whether the spool is empty and all its spans are in MLflow."""
         return not self.left_files and not self.lost
 
 
@@ -61,23 +61,24 @@ def deliver_spool(
     timeout_seconds: float | None = None,
     patience_seconds: float = RETRY_SECONDS,
 ) -> SpoolDelivery:
-    """Deliver to MLflow what is in a spool, the oldest spans first, and remove it there.
+    """Deliver the spans of a spool to MLflow, the oldest first, and remove them from the spool.
 
-    It may be called while programs use the spool: each file is delivered by one process. What is
-    interrupted is begun again next time, which MLflow does not mind. Files are not dropped for
-    their age here.
+    It may be called while programs use the spool: each file is delivered by one process. An
+    interrupted file is begun again next time; MLflow stores a span once even if it is sent twice.
+    Files are not dropped for their age here.
 
     Args:
-        directory: One destination's directory, for example one that was copied from another
-            machine; by default the spool of the destination that ``config`` names.
-        config: Where the spans go and how, wherever they were meant to go; by default the settings
-            of the environment.
-        timeout_seconds: The longest that it may take, but for the attempt under way.
-        patience_seconds: How long to go on while MLflow takes nothing.
+        directory: The directory of one destination, for example copied from another machine; by
+            default the spool of the destination that ``config`` names.
+        config: The settings for the delivery, even if the spans were meant for another destination;
+            by default the settings of the environment.
+        timeout_seconds: The longest that the delivery may take, apart from the attempt under way.
+        patience_seconds: How long to go on while MLflow takes no span.
 
     Raises:
         ConfigurationError: A setting cannot be used.
-        NotADirectoryError: There is no such directory, or it holds spools and is none.
+        NotADirectoryError: The directory does not exist, or contains spools but is not itself a
+            spool.
         OSError: This platform has no file locks, without which files cannot be shared.
     """
     config = config or MLflowDSPyConfig()
@@ -102,7 +103,7 @@ def _deliver(
     timeout_seconds: float | None,
     patience_seconds: float,
 ) -> str:
-    """Deliver as long as that works. Why it ended, if not because there is nothing left."""
+    """Deliver until the spool is empty. Returns the reason if the delivery ends earlier."""
     deadline = float("inf") if timeout_seconds is None else time.monotonic() + timeout_seconds
     obstacle = exporter.warm_up()
     if isinstance(obstacle, Rejected):

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The directory of the spool: what is in it, who may have it, and how much may be."""
+"""The directory of the spool: its files, their owners, and its limits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ABANDONED_SECONDS: Final = 3600.0
 
 
 class SpoolFullError(OSError):
-    """The spool has no room, and nothing in it that may be dropped."""
+    """The spool has no room, and no file that may be dropped."""
 
 
 class LineTooLargeError(ValueError):
@@ -39,29 +39,29 @@ class LineTooLargeError(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A file in the spool as the directory shows it."""
+    """A file in the spool, as the directory lists it."""
 
     path: Path
     bytes: int
     modified: float
-    """Seconds since the epoch: when the newest span was written."""
+    """Time of the newest span, in seconds since the epoch."""
 
     @property
     def is_readable(self) -> bool:
-        """Whether the format of the file is known here, and not that of a later release."""
+        """Whether this release knows the format of the file, which may be of a later release."""
         return format_version_of(self.path) <= FORMAT_VERSION
 
     @property
     def begun(self) -> float:
-        """Seconds since the epoch: when the file was made, which is in its name."""
+        """Time at which the file was made, from its name, in seconds since the epoch."""
         nanoseconds = self.path.name.partition("-")[0]
         return int(nanoseconds) / 1e9 if nanoseconds.isdecimal() else self.modified
 
 
 def default_directory() -> Path:
-    """Where spools are, below the user's directory for state (XDG Base Directory Specification)."""
+    """The directory of spools in the user's state directory (XDG Base Directory Specification)."""
     base = os.environ.get("XDG_STATE_HOME", "")
-    # By that specification, a relative path is to be ignored.
+    # The specification says that a relative path is to be ignored.
     state = Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state"
     return state / "mlflow-bridge" / "spool"
 
@@ -73,12 +73,12 @@ def destination_key(description: str) -> str:
 
 
 def files_in(path: Path) -> list[Entry]:
-    """All files of a spool that hold anything, the oldest first; none if there is no directory."""
+    """The files of a spool that are not empty, the oldest first; [] if there is no directory."""
     return [entry for entry in _entries(path) if entry.bytes]
 
 
 def destination_of(path: Path) -> str:
-    """For which destination a directory keeps spans, in words; empty if that is not known."""
+    """Description of the destination of a spool directory; empty if it is not known."""
     try:
         return (path / _DESTINATION).read_text("utf-8", errors="replace").strip()
     except OSError:
@@ -98,7 +98,7 @@ def _entries(path: Path) -> list[Entry]:
 def _entry(path: Path) -> Entry | None:
     try:
         found = path.stat()
-    except OSError:  # Gone by now.
+    except OSError:  # Removed meanwhile.
         return None
     return Entry(path, found.st_size, found.st_mtime)
 
@@ -107,11 +107,11 @@ class SpoolDirectory:
     """The files of all processes that spool for one destination. Any thread may call it.
 
     Args:
-        path: The directory; made when the first file is.
-        destination: Where its spans are to go, in words, for who finds the directory.
+        path: The directory; made with the first file.
+        destination: Human-readable destination; written to ``destination.txt``.
         max_bytes: The most that all files together should take.
         max_age_seconds: Files whose newest span is older are dropped.
-        on_drop: Told of every file that is dropped: why, and how many spans were in it.
+        on_drop: Called for every file that is dropped, with the reason and the file.
     """
 
     def __init__(
@@ -131,19 +131,19 @@ class SpoolDirectory:
         self._has_told_of_unreadable = False
 
     def entries(self) -> list[Entry]:
-        """All files, the oldest first; none if there is no directory or it cannot be read."""
+        """All files, the oldest first; [] if the directory does not exist or cannot be read."""
         return _entries(self.path)
 
     def create(self, needed: int, droppable: Callable[[Path], Segment | None]) -> Segment:
-        """A new file, after the oldest ones were dropped if there is no room for it.
+        """Create a file; drop the oldest files first if there is no room for it.
 
         Args:
-            needed: Bytes that will be written.
-            droppable: Gives up a file of this process, if it may be dropped.
+            needed: Number of bytes that will be written.
+            droppable: Returns a file of this process if the file may be dropped, else None.
 
         Raises:
-            LineTooLargeError: There can never be room for it; nothing is dropped.
-            SpoolFullError: There is no room even so.
+            LineTooLargeError: The bytes exceed the limit of the spool; no file is dropped.
+            SpoolFullError: There is no room even after files were dropped.
             OSError: The directory or the file cannot be made.
         """
         if needed > self._max_bytes:
@@ -159,7 +159,7 @@ class SpoolDirectory:
                 break
             if not entry.is_readable:
                 continue
-            # Not the newest line of a living process, nor what is being delivered.
+            # Neither a file that a living process writes to, nor a file that is being delivered.
             segment = droppable(entry.path) or Segment.adopt(entry.path)
             if segment is not None:
                 total -= entry.bytes
@@ -178,9 +178,9 @@ class SpoolDirectory:
                 note.write(f"{self._destination}\n".encode("utf-8", "replace"))
 
     def adopt_oldest(self, begun_after: float = 0.0) -> Segment | None:
-        """The oldest file that has no owner. Too old ones are dropped, empty ones removed.
+        """Adopt the oldest file that has no owner. Expired files are dropped, empty files removed.
 
-        Files of a later release are left to it.
+        Files of a later release are left to that release.
 
         Args:
             begun_after: Older files are left alone; in seconds since the epoch.
@@ -222,7 +222,7 @@ class SpoolDirectory:
         return True
 
     def restore(self, segment: Segment, droppable: Callable[[Path], Segment | None]) -> None:
-        """Write a file anew that somebody has removed. What cannot be is dropped."""
+        """Write a removed file again. If that fails, its spans count as dropped."""
         try:
             copy = self.create(segment.size, droppable)
             with segment.open_for_reading() as file:
@@ -236,7 +236,7 @@ class SpoolDirectory:
         segment.delete()
 
     def _remove_unfinished(self) -> None:
-        """Remove what processes left that died while they made a file."""
+        """Remove the files of processes that died while they made a file."""
         for path in self.path.glob("*" + NEW_SUFFIX):
             entry = _entry(path)
             if entry is not None and time.time() - entry.modified > _ABANDONED_SECONDS:

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Delivers what is in the spool, in small turns between live traffic."""
+"""Delivery of the spans in the spool, in small steps between live spans."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _SCAN_SECONDS: Final = 30.0
 """How often to look for files that dead processes left."""
 
 _BETWEEN_LIVE_SECONDS: Final = 1.0
-"""How long live traffic may keep the spool waiting for a turn."""
+"""How long live spans may delay an attempt at the spool."""
 
 _SLICE_BYTES: Final = 8_388_608
 _MAX_CRASHES: Final = 3
 
 
 class _OpenFile:
-    """A borrowed file, and what of it is not settled."""
+    """An acquired file, and its spans that are not settled."""
 
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
@@ -40,7 +40,7 @@ class _OpenFile:
         self._lines = segment.open_for_reading()
 
     def fill(self, limit: int, on_unreadable: Callable[[bytes], None]) -> bool:
-        """Have the next spans pending, unless some are. False at the end of the file."""
+        """Read the next pending spans, unless some are left. False at the end of the file."""
         if self.pending:
             return True
         size, spans = 0, self._read
@@ -62,10 +62,12 @@ class _OpenFile:
 
 
 class Redelivery:
-    """Called by the sender's thread only, whenever it has time; ``hold_back`` under its lock.
+    """Delivery of the spool's files, one after the other, on the thread of the caller.
 
-    A file is removed when all of its spans are settled. If this process dies before, the next one
-    begins the file again: MLflow takes a span twice without making it two.
+    In a program, only the sender's thread calls the methods, when it has time; it calls
+    ``hold_back`` with its lock held. A file is removed when all of its spans are settled. If this
+    process dies before, the next process begins the file again: MLflow stores a span once even if
+    it is sent twice.
     """
 
     def __init__(
@@ -85,35 +87,35 @@ class Redelivery:
         self._obstacle = ""
         self._crashes = 0
         self._next_at = 0.0
-        # A new process has live spans to send before it looks for what others left.
+        # A new process sends live spans first, before it looks for files of other processes.
         self._last_attempt = time.monotonic()
         self._made_at = time.time()
 
     def seconds_until_due(self) -> float:
-        """How long an idle sender may wait before the next turn."""
-        # What this process spills need not wait until others' files are looked for again.
+        """Seconds that an idle sender may wait before the next attempt at the spool."""
+        # The spans of this process need not wait for the next scan for files of other processes.
         if not self._failures and self._spool.has_own_backlog:
             return 0.0
         return max(self._next_at - time.monotonic(), 0.0)
 
     @property
     def obstacle(self) -> str:
-        """Why the latest attempt failed; empty if it did not."""
+        """Why the latest attempt failed; empty if it succeeded."""
         return self._obstacle if self._failures else ""
 
     def is_overdue(self) -> bool:
-        """Whether it is the spool's turn although live spans wait."""
+        """Whether the spool is to be delivered next although live spans wait."""
         waited = time.monotonic() - self._last_attempt >= _BETWEEN_LIVE_SECONDS
         return waited and self.seconds_until_due() <= 0.0
 
     def destination_answers(self) -> None:
-        """Live spans were stored just now, so there is no need to wait any longer."""
+        """End the wait after a failure, because live spans were just stored."""
         if self._failures:
             self._failures = 0
             self._next_at = 0.0
 
     def drain_own(self, go_on: Callable[[], bool]) -> None:
-        """Deliver what this process has spilled itself, as long as that works."""
+        """Deliver the spans that this process has spilled itself, until an attempt fails."""
         if self._file is not None and not self._file.segment.own:
             self.close()
         while go_on() and (self._file is not None or self._spool.has_own_backlog):
@@ -121,16 +123,16 @@ class Redelivery:
                 return
 
     def drain_children(self, go_on: Callable[[], bool]) -> None:
-        """Deliver what dead processes left that are younger than this one, as long as that works.
+        """Deliver files that dead processes began after this process, until an attempt fails.
 
-        Those are its children above all, such as the workers of a pool. What is older may be a lot,
-        and did not need this process to be kept.
+        These are mostly files of its children, such as the workers of a pool. Older files may be
+        many, and the exit of this process need not wait for them.
         """
         while not self._failures and go_on() and self.deliver_next(begun_after=self._made_at):
             pass
 
     def deliver_next(self, *, begun_after: float = 0.0) -> bool:
-        """Make one attempt at the next spans. False if there are none, or they were not taken.
+        """Make one attempt at the next spans. False without spans or without success.
 
         Args:
             begun_after: As in `Spool.acquire`.
@@ -168,7 +170,7 @@ class Redelivery:
     def _send(self, file: _OpenFile) -> bool:
         try:
             outcome = self._deliver(file.pending)
-        # Also what is no Exception: it would end the sender's thread.
+        # BaseException: a SystemExit would end the sender's thread.
         except BaseException as error:
             _logger.debug("The exporter raised", exc_info=True)
             self._crashes += 1
@@ -201,11 +203,11 @@ class Redelivery:
         self._failures += 1
         self._obstacle = reason
         self._next_at = time.monotonic() + self._backoff.delay(self._failures, after)
-        _logger.debug("The spool is put off: %s", reason)
+        _logger.debug("The delivery of the spool is postponed: %s", reason)
 
     def hold_back(self, until: float) -> None:
-        """Live spans were not taken: leave the destination alone until this `time.monotonic`."""
-        # Without a failure of its own, the next turn is no more than the next look for files.
+        """Make no attempt until this `time.monotonic`, because live spans were not taken."""
+        # Without a failure of the spool's own, _next_at is only the time of the next scan.
         self._next_at = max(self._next_at, until) if self._failures else until
         self._failures += 1
 
@@ -215,7 +217,7 @@ class Redelivery:
         self._spool.release(file.segment, done=True)
 
     def close(self) -> None:
-        """Leave a file that is not done to the next one who looks for files."""
+        """Leave an unfinished file to the next process that looks for files."""
         file, self._file = self._file, None
         if file is not None:
             file.close()

@@ -1,10 +1,11 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""One file of the spool, and who owns it.
+"""One file of the spool, and its ownership.
 
-The owner holds an advisory lock (flock) on the file for as long as it has it open. The kernel gives
-the lock back when the owner dies, however it dies; so a file that can be locked belongs to nobody,
-and whoever locks it is its next owner. A process id would say less: it may be used again.
+The owner holds an advisory lock (flock) on the file for as long as it has the file open. The kernel
+releases the lock when the owner ends, however it ends. So a file that can be locked has no owner,
+and the process that locks it becomes its owner. A process id would not suffice, because the system
+may use it again.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ except ImportError:  # Windows
 SUFFIX: Final = ".jsonl"
 NEW_SUFFIX: Final = ".new"
 FORMAT_VERSION: Final = 1
-"""Of what is in a file: OTLP JSON lines, a ``TracesData`` each. Stands in the name of the file and
-not in its first line, so that other programs can read it as what it is."""
+"""Version of the format of a file: OTLP JSON lines, with one ``TracesData`` in each line. It is in
+the name of the file and not in its first line, so that other programs can read the file as OTLP."""
 _VERSIONED_SUFFIX: Final = f".v{FORMAT_VERSION}{SUFFIX}"
 _PRIVATE: Final = 0o600
 _CHUNK: Final = 1_048_576
@@ -38,13 +39,13 @@ _VERSION_IN_NAME: Final = re.compile(r"\.v(\d{1,9})\.jsonl$")
 
 
 def format_version_of(path: Path) -> int:
-    """The version of the format of a file by its name; 0 if it is older than the versions."""
+    """The format version in the name of a file; 0 for a file from before the versions."""
     found = _VERSION_IN_NAME.search(path.name)
     return int(found.group(1)) if found else 0
 
 
 def locks_are_supported() -> bool:
-    """Whether this platform has the locks without which no file can be owned."""
+    """Whether this platform has file locks, which ownership of a file requires."""
     return fcntl is not None
 
 
@@ -54,29 +55,30 @@ class Segment:
     def __init__(self, path: Path, descriptor: int, *, own: bool) -> None:
         self.path = path
         self.own = own
-        """Whether this process has written it."""
+        """Whether this process has written the file."""
         self.size = 0
         self.spans = 0
-        """How many were written; of a file of another process, not known."""
+        """Number of spans that this process has written; not counted for an adopted file."""
         self.outstanding = 0
         """Spans of a write-ahead file that are not settled."""
         self.torn = False
-        """Whether it ends in the middle of a line, so that nothing may be added."""
+        """Whether the file ends in the middle of a line, so that no line may be added."""
         self._descriptor = descriptor
 
     @classmethod
     def create(cls, directory: Path) -> Segment:
-        """A new, empty file. Its name sorts after those of older files.
+        """Create an empty file. Its name sorts after the names of older files.
 
         Raises:
-            OSError: It cannot be made.
+            OSError: The file cannot be created.
         """
         name = f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}"
         new, path = directory / (name + NEW_SUFFIX), directory / (name + _VERSIONED_SUFFIX)
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND
         descriptor = os.open(new, flags, _PRIVATE)
         try:
-            # Under its final name it can be seen; an empty file without an owner would be removed.
+            # Locked before it has its final name: another process would remove an empty file
+            # without an owner.
             _lock(descriptor)
             new.rename(path)
         except BaseException:
@@ -88,14 +90,14 @@ class Segment:
 
     @classmethod
     def adopt(cls, path: Path) -> Segment | None:
-        """The file of a process that is no more, or None if it has an owner or is gone."""
+        """Adopt the file of a dead process; None if the file has an owner or is removed."""
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
         except OSError:
             return None
         try:
             _lock(descriptor)
-            # Whoever had it before may have removed it between the two calls.
+            # The previous owner may have removed the file between the two calls.
             found = os.fstat(descriptor)
             if not found.st_nlink:
                 raise FileNotFoundError(path)
@@ -107,10 +109,10 @@ class Segment:
         return segment
 
     def append(self, line: bytes, spans: int) -> None:
-        """Write the line, all of it or nothing.
+        """Write the whole line, or no part of it.
 
         Raises:
-            OSError: There is no room for it, for instance.
+            OSError: The line cannot be written, for instance to a full disk.
         """
         try:
             written = os.write(self._descriptor, line)
@@ -125,16 +127,16 @@ class Segment:
         self.spans += spans
 
     def sync(self) -> None:
-        """Have the disk keep what was written."""
+        """Flush the file to the disk (fsync)."""
         os.fsync(self._descriptor)
 
     def empty(self) -> None:
-        """Remove what was written."""
+        """Remove all lines."""
         os.ftruncate(self._descriptor, 0)
         self.size = self.spans = 0
 
     def count_spans(self) -> int:
-        """How many spans are in the file."""
+        """Count the spans in the file; 0 if the file cannot be read."""
         if self.own:
             return self.spans
         with suppress(OSError), self.path.open("rb") as file:
@@ -143,42 +145,42 @@ class Segment:
 
     @property
     def is_removed(self) -> bool:
-        """Whether somebody has removed the file. As long as it is open, it can be read."""
+        """Whether the file was removed. It can be read as long as it is open."""
         return self._descriptor >= 0 and not os.fstat(self._descriptor).st_nlink
 
     def open_for_reading(self) -> BinaryIO:
-        """The file from its beginning.
+        """Open the file for reading from its beginning.
 
         Raises:
-            OSError: It cannot be read.
+            OSError: The file cannot be read.
         """
         try:
             return self.path.open("rb")
         except FileNotFoundError:
-            # Not in any case: what is opened so has the lock as well, also in a forked child.
+            # Only if the file is removed: a duplicate holds the lock, too, also in a forked child.
             file = os.fdopen(os.dup(self._descriptor), "rb")
             file.seek(0)
             return file
 
     def delete(self) -> None:
-        """Remove the file. Whoever tries to lock it from now on finds it gone.
+        """Remove the file. A process that locks it later finds that it is removed.
 
         Raises:
-            OSError: It can be neither removed nor emptied.
+            OSError: The file can be neither removed nor emptied.
         """
         try:
             self.path.unlink(missing_ok=True)
         except OSError:
-            # What is delivered must not be delivered again and again.
+            # Delivered spans must not be delivered again and again.
             os.ftruncate(self._descriptor, 0)
         finally:
             self.close()
 
     def close(self) -> None:
-        """Give the file up to whoever locks it next. May be repeated.
+        """Release the file to the next process that locks it. May be repeated.
 
-        In a forked child, the parent keeps it: the two share one lock, which only the last of them
-        to close the file gives back.
+        In a forked child, the parent keeps the file: the two processes share one lock, which is
+        released only when both have closed the file.
         """
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
@@ -196,6 +198,6 @@ def _count_marks(file: BinaryIO) -> int:
     while chunk := file.read(_CHUNK):
         text = rest + chunk
         count += text.count(SPAN_MARK)
-        # A mark may lie across two chunks; what is kept is too short to hold a whole one.
+        # A mark may lie across two chunks; the rest is too short to hold a whole mark.
         rest = text[-(len(SPAN_MARK) - 1) :]
     return count

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the program's processor knows of the spool."""
+"""The spool of one destination, as the processor uses it."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _logger = logging.getLogger(__name__)
 
 _SEGMENT_BYTES: Final = 4_194_304
 _LINE_SPANS: Final = 512
-# A disk that is full or read-only must not be asked again at every span.
+# A full or read-only disk must not be tried again at every span.
 _PAUSE_SECONDS: Final = 1.0
 
 
 def directory_for(config: MLflowDSPyConfig) -> Path:
-    """Where the spool of this destination is.
+    """The directory of the spool for this destination.
 
     Raises:
         RuntimeError: There is no home directory.
@@ -54,15 +54,16 @@ def _destination_of(config: MLflowDSPyConfig) -> str:
 
 
 class Spool:
-    """Keeps spans in files, and gives them out again to be delivered.
+    """A spool of spans: keeps them in files, and gives the files out for delivery.
 
     ``accept`` and ``write_ahead`` are called by any thread of the program, and write to the disk
-    there. What they write survives the end of the process in any way; with ``fsync="batch"`` also
-    that of the machine, but for up to 512 spans that ended one by one. The methods for delivery are
-    called by the sender's thread only. Nothing here raises an OSError: what the disk does not take
-    is answered with False, and reported once per kind and minute.
+    there. The written spans survive the end of the process, however it ends. With ``fsync="batch"``
+    they also survive a crash of the machine, except for up to 512 spans that ended one by one. The
+    methods for delivery are called by the sender's thread only. The methods that write raise no
+    OSError: if the disk refuses, they return False or a smaller number, and each kind of error is
+    logged once per minute.
 
-    Nothing is written, and no directory made, before there is a span to keep.
+    No file and no directory is made before there is a span to keep.
     """
 
     def __init__(
@@ -79,13 +80,13 @@ class Spool:
         """
         Args:
             path: The directory; other processes with the same destination may share it.
-            destination: Where its spans are to go, in words, for who finds the directory.
-            max_bytes: The most that all files take. At it, the oldest file is dropped that no
-                other living process owns; if there is none, ``accept`` refuses.
+            destination: Human-readable destination; written to ``destination.txt``.
+            max_bytes: The most bytes that all files take. At this limit, the oldest file that no
+                other living process owns is dropped. If there is no such file, ``accept`` refuses.
             max_age_seconds: Files whose newest span is older are dropped.
-            fsync: Whether to wait for the disk.
-            write_ahead: Whether the processor writes down every span before it is sent.
-            segment_bytes: About the size of one file.
+            fsync: Whether each batch is flushed to the disk.
+            write_ahead: Whether every span is written to the disk before it is sent.
+            segment_bytes: The approximate size of one file.
         """
         self._directory = SpoolDirectory(
             path,
@@ -94,7 +95,7 @@ class Spool:
             max_age_seconds=max_age_seconds,
             on_drop=self._note_drop,
         )
-        # So that the oldest part, which is dropped at the limit, is never all there is.
+        # The oldest file is dropped at the limit, so one file must not be the whole spool.
         self._segment_bytes = min(segment_bytes, max(max_bytes // 4, 1))
         self._sync = fsync == "batch"
         self._spilled = self._new_writer()
@@ -111,7 +112,7 @@ class Spool:
 
     @classmethod
     def from_config(cls, config: MLflowDSPyConfig) -> Spool | None:
-        """The spool of this destination, or None if there is to be none or cannot be."""
+        """The spool for this destination; None if it is disabled or this system cannot have one."""
         if not config.spool:
             return None
         try:
@@ -132,7 +133,7 @@ class Spool:
         )
 
     def _begin(self) -> None:
-        """What one process has for itself."""
+        """Make the parts that belong to one process: counters and their lock, log limits."""
         self._log = RateLimitedLogger(_logger)
         self._counts = SpoolStatus()
         self._counts_lock = threading.RLock()
@@ -141,7 +142,7 @@ class Spool:
 
     @property
     def path(self) -> Path:
-        """Where the files are."""
+        """The directory of the files."""
         return self._directory.path
 
     @property
@@ -153,20 +154,20 @@ class Spool:
         """Keep all of these spans, or none of them.
 
         Returns:
-            True if they will be delivered from here on without the processor.
+            True if the spool has the spans, so that the processor need not deliver them.
         """
         absent = self._not_written_ahead(spans)
         return not absent or self._written(absent)
 
     def keep(self, spans: Sequence[ReadableSpan], *, until: float) -> int:
-        """Keep as many of these spans as there is time for, the first ones first.
+        """Keep as many of these spans as there is time for, in order.
 
         Args:
-            spans: Those that write-ahead has on disk take no time.
-            until: A `time.monotonic` after which no more is written.
+            spans: The spans. Spans that write-ahead has on disk take no time.
+            until: The `time.monotonic` after which no further line is written.
 
         Returns:
-            How many are on disk.
+            The number of spans on disk.
         """
         absent = self._not_written_ahead(spans)
         return len(spans) - len(absent) + self.take(absent, until=until)
@@ -176,10 +177,10 @@ class Spool:
         return spans if journal is None else [span for span in spans if not journal.has(span)]
 
     def take(self, spans: Sequence[ReadableSpan], *, until: float = math.inf) -> int:
-        """Write these spans as far as the disk takes them, in lines of some hundred.
+        """Write these spans until the disk refuses, in lines of some hundred spans.
 
         Returns:
-            How many of the first ones were written.
+            The number of spans written, from the first span on.
         """
         taken = 0
         while taken < len(spans) and time.monotonic() <= until:
@@ -190,7 +191,7 @@ class Spool:
         return taken
 
     def spill(self, spans: Sequence[ReadableSpan]) -> bool:
-        """Take spans over that waited in memory, to give them out again later."""
+        """Take over spans that waited in memory; False if the disk refuses."""
         if not self._written(spans):
             return False
         self.settled(spans)
@@ -206,7 +207,7 @@ class Spool:
     def _write(
         self, spans: Sequence[ReadableSpan], write: Callable[[Sequence[ReadableSpan]], int]
     ) -> int:
-        """How many of the first ones are written, or never will be."""
+        """Write spans; returns how many, from the first on, are written or can never be."""
         if time.monotonic() < self._refuses_until:
             return 0
         try:
@@ -214,12 +215,12 @@ class Spool:
         except OSError as error:
             self._note_failure(error)
             return 0
-        # Any: a value may bring code of the program's own, and the sender calls this.
+        # Any exception: a value may run code of the program, and the sender's thread calls this.
         except Exception as error:
             return self._write_without_culprit(spans, error)
 
     def _write_without_culprit(self, spans: Sequence[ReadableSpan], error: Exception) -> int:
-        """Write what can be, and give up the span that can never be: others would wait behind."""
+        """Write these spans. Drop a span that can never be written and would block the others."""
         if len(spans) > 1:
             middle = len(spans) // 2
             written = self._write(spans[:middle], self._write_all)
@@ -236,12 +237,12 @@ class Spool:
         return 1
 
     def begin_write_ahead(self) -> None:
-        """Write every span down before it is sent, from now on in this process."""
+        """Write every span to the disk before it is sent, from now on in this process."""
         if self._journal is None:
             self._journal = Journal(self._new_writer())
 
     def write_ahead(self, span: ReadableSpan) -> None:
-        """Write a span down that is about to be queued, if that is wanted. Never raises."""
+        """Write a span to the disk before it is queued, if write-ahead is on. Never raises."""
         if self._journal is None:
             return
         try:
@@ -253,7 +254,7 @@ class Spool:
         self._count(not_written_ahead=1)
 
     def settled(self, spans: Sequence[ReadableSpan]) -> None:
-        """Forget what ``write_ahead`` wrote of spans that need it no longer. Never raises."""
+        """Forget what ``write_ahead`` wrote of spans that are settled. Never raises."""
         if self._journal is None:
             return
         try:
@@ -277,11 +278,11 @@ class Spool:
         return any(segment.size for segment in self._spilled.segments())
 
     def acquire(self, *, begun_after: float = 0.0) -> Segment | None:
-        """The file to deliver next: the oldest of this process, else of a dead one.
+        """Acquire the next file to deliver: the oldest of this process, else of a dead process.
 
         Args:
-            begun_after: Files of dead processes only if they are not older than this, in seconds
-                since the epoch; infinity for none of them.
+            begun_after: Leave out older files of dead processes; in seconds since the epoch.
+                Infinity leaves out all of them.
 
         Raises:
             OSError: The directory cannot be used.
@@ -308,10 +309,10 @@ class Spool:
 
         Args:
             segment: The file.
-            done: Whether all of it is settled. If not, the next process begins it again.
+            done: Whether all its spans are settled. If not, the next process begins the file again.
 
         Raises:
-            OSError: It cannot be removed.
+            OSError: The file cannot be removed.
         """
         self._acquired = None
         if done:
@@ -322,19 +323,19 @@ class Spool:
         segment.close()
 
     def note_redelivery(self, segment: Segment, *, stored: int = 0, lost: int = 0) -> None:
-        """Count spans that were given out and are settled."""
+        """Count spans of an acquired file that are settled."""
         own = segment.own
         self._count(stored, lost, stored_own=stored * own, dropped_own=lost * own)
 
     def note_unreadable(self, segment: Segment, line: bytes) -> None:
-        """Count the spans of a line that is torn or is no OTLP; as one, if none can be seen."""
+        """Count the spans of a line that is torn or not OTLP; at least one."""
         self.note_redelivery(segment, lost=max(line.count(SPAN_MARK), 1))
         self._log.warning(
             "unreadable", "A line of the spool file %s is torn and was left out.", segment.path
         )
 
     def note_refusal(self, segment: Segment, spans: int, reason: str) -> None:
-        """Count spans that MLflow will never take."""
+        """Count spans that MLflow has refused for good."""
         self.note_redelivery(segment, lost=spans)
         self._log.warning(
             "refused", "%d spans from the spool were refused for good: %s.", spans, reason
@@ -348,12 +349,12 @@ class Spool:
         )
 
     def _give_up(self, path: Path) -> Segment | None:
-        """One of our own full files, to be dropped, unless it is being delivered."""
+        """Give up a full file of this process to be dropped, unless it is being delivered."""
         for segment in tuple(self._spilled.full):
             if segment.path == path:
                 try:
                     self._spilled.full.remove(segment)
-                except ValueError:  # Borrowed in this moment.
+                except ValueError:  # The sender has acquired the file in this moment.
                     return None
                 return segment
         return None
@@ -378,7 +379,7 @@ class Spool:
             )
 
     def status(self) -> SpoolStatus:
-        """The numbers now. Reads the directory."""
+        """The counters now. Reads the directory."""
         entries = [entry for entry in self._directory.entries() if entry.bytes]
         begun = min((entry.begun for entry in entries), default=None)
         return replace(
@@ -397,7 +398,7 @@ class Spool:
             self._note_failure(error)
 
     def after_fork(self) -> None:
-        """In a forked child: all files are the parent's."""
+        """Release all files in a forked child: they belong to the parent."""
         self._spilled.forget_parents()
         if self._journal is not None:
             self._journal.forget_parents()

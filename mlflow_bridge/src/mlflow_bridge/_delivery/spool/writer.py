@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Appends lines to files of the spool, one file after the other."""
+"""The writer of the spool: appends lines to one file after the other."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mlflow_bridge._spans.otlp_json.encoder import first_line
 
 _SYNC_SPANS: Final = 512
 _LINE_BYTES: Final = 1_048_576
-"""So that a line is neither held in memory as a whole by the hundreds of spans with images in them,
-nor too long for the one who reads it."""
+"""Limit of a line in memory: the writer and the reader hold a whole line, and hundreds of spans may
+contain images."""
 _FEW_SPANS: Final = 32
 
 SpanKey = tuple[int, int]
@@ -31,11 +31,11 @@ def key_of(span: ReadableSpan) -> SpanKey:
 
 
 class SegmentWriter:
-    """The files that this process writes: one that grows, and full ones.
+    """The files that this process writes: one growing file, and full files.
 
     The lock is reentrant, since a span may end inside a garbage collection or a signal handler that
-    interrupted this very code in the same thread. What such a span needs is written to a file of
-    its own, so that it meets nothing half done.
+    interrupted this code in the same thread. Such a span is written to a separate file, because the
+    current file may be in the middle of a change.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class SegmentWriter:
         self.full: deque[Segment] = deque()
 
     def write(self, spans: Sequence[ReadableSpan]) -> Segment:
-        """Append these spans as one line, however long it gets; see `write_first`.
+        """Append these spans as one line of any length; see `write_first`.
 
         Returns:
-            The file that has them now.
+            The file that contains the spans now.
         """
         return self._write(*first_line(spans))
 
@@ -70,11 +70,11 @@ class SegmentWriter:
         """Append the first of these spans as one line of about a MiB at most.
 
         Returns:
-            How many they are: one at least.
+            The number of these spans: at least one.
 
         Raises:
-            OSError: They could not be written; then nothing of them was.
-            ValueError, RecursionError: One of them cannot be, or they are too large.
+            OSError: The spans could not be written; no part of the line was.
+            ValueError, RecursionError: A span can never be written, or the line is too large.
         """
         line, count = first_line(spans, self._line_bytes)
         try:
@@ -82,7 +82,7 @@ class SegmentWriter:
         except OSError:
             if count <= _FEW_SPANS:
                 raise
-            # On a disk that is nearly full there may be room for some of them.
+            # A disk that is nearly full may have room for some of the spans.
             return self.write_first(spans[: count // 4])
         return count
 
@@ -112,7 +112,7 @@ class SegmentWriter:
         return segment
 
     def _is_full(self, segment: Segment, more: int) -> bool:
-        # What is written to a file that somebody has removed, nobody finds after this process.
+        # No later process would find spans that are written to a removed file.
         if segment.torn or segment.is_removed:
             return True
         return 0 < segment.size > self._segment_bytes - more
@@ -131,7 +131,7 @@ class SegmentWriter:
         self._current = None
 
     def seal(self) -> None:
-        """End the file that grows, if there is anything in it."""
+        """End the growing file, unless it is empty."""
         with self.lock:
             if self._current is not None and self._current.size and not self.busy:
                 self._seal(self._current)
@@ -143,7 +143,7 @@ class SegmentWriter:
         return [*self.full, *([self._current] if self._current is not None else [])]
 
     def close(self) -> None:
-        """Give all files up; empty ones are removed. May be used again."""
+        """Release all files, and remove empty files. The writer may be used again."""
         with self.lock:
             segments = self.segments()
             if self._sync and self._unsynced and self._current is not None:
@@ -160,7 +160,7 @@ class SegmentWriter:
                 segment.delete()
 
     def forget_parents(self) -> None:
-        """In a forked child: all files are the parent's."""
+        """Release all files in a forked child: they belong to the parent."""
         for segment in self.segments():
             segment.close()
         self.full = deque()
@@ -171,10 +171,10 @@ class SegmentWriter:
 
 
 class Journal:
-    """The spans of this process that wait in memory, on disk as well.
+    """The copies on disk of the spans of this process that wait in memory.
 
-    A file is removed when the last of its spans is settled, or emptied if it still grows. So what
-    a killed process leaves may hold spans that MLflow has; storing them again does no harm.
+    A file is removed when the last of its spans is settled, or emptied if it still grows. So the
+    files of a killed process may contain spans that MLflow has; storing them again does no harm.
     """
 
     def __init__(self, writer: SegmentWriter) -> None:
@@ -185,8 +185,8 @@ class Journal:
         """Keep a span that is about to be queued.
 
         Raises:
-            OSError: It could not be written.
-            ValueError, RecursionError: It cannot be.
+            OSError: The span could not be written.
+            ValueError, RecursionError: The span can never be written.
         """
         with self._writer.lock:
             segment = self._writer.write((span,))
@@ -211,7 +211,7 @@ class Journal:
         writer = self._writer
         interrupted, writer.busy = writer.busy, True
         try:
-            # Looked at again, for a span may have ended since.
+            # Checked again, because a span may have ended since.
             if segment.outstanding:
                 return
             if writer.is_current(segment):
@@ -226,11 +226,11 @@ class Journal:
         return key_of(span) in self._files
 
     def close(self) -> None:
-        """Leave what is not settled to the next process."""
+        """Leave spans that are not settled to the next process."""
         self._writer.close()
         self._files = {}
 
     def forget_parents(self) -> None:
-        """In a forked child: all of it is the parent's."""
+        """Release all files in a forked child: they belong to the parent."""
         self._writer.forget_parents()
         self._files = {}

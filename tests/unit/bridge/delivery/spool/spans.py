@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Ended spans for tests of the spool, and what is looked at in them."""
+"""Ended spans for tests of the spool, and helpers that compare them."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _context(context: SpanContext | None) -> Any:
 def _scope(scope: InstrumentationScope | None) -> Any:
     if scope is None:
         return None
-    # OTLP cannot tell an empty text from none.
+    # OTLP cannot tell an empty text from a missing text.
     return (
         scope.name,
         scope.version or None,

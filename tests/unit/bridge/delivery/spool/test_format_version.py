@@ -24,7 +24,7 @@ BEFORE_VERSIONS = Path(__file__).parent / "files" / "before_versions.jsonl"
 NAME_BEFORE = "01764513000000000000-4711-0a1b2c3d.jsonl"
 
 
-def test_a_new_file_says_its_version_in_its_name(tmp_path: Path) -> None:
+def test_a_new_file_has_its_version_in_its_name(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.accept((span_with(),))
     spool.close()
@@ -33,7 +33,7 @@ def test_a_new_file_says_its_version_in_its_name(tmp_path: Path) -> None:
     assert format_version_of(file) == FORMAT_VERSION
 
 
-def test_a_file_of_before_the_versions_is_delivered(tmp_path: Path) -> None:
+def test_a_file_from_before_the_versions_is_delivered(tmp_path: Path) -> None:
     shutil.copy(BEFORE_VERSIONS, tmp_path / NAME_BEFORE)
     delivery = FakeDelivery()
     processor = DeliveryProcessor(delivery, spool=Spool(tmp_path))
@@ -44,7 +44,7 @@ def test_a_file_of_before_the_versions_is_delivered(tmp_path: Path) -> None:
     assert files_in(tmp_path) == []
 
 
-def test_what_is_in_a_file_of_before_the_versions() -> None:
+def test_a_file_from_before_the_versions_is_read_with_all_fields() -> None:
     lines = BEFORE_VERSIONS.read_bytes().splitlines()
     [span] = [span for line in lines for span in spans_in(line) if span.name == "whole"]
     expected = span_with({"text": "x", "n": 1.5, "list": (1, 2), "flag": True}, name="whole")
@@ -54,7 +54,7 @@ def test_what_is_in_a_file_of_before_the_versions() -> None:
     assert (span.start_time, span.end_time) == (expected.start_time, expected.end_time)
 
 
-def test_a_file_of_a_later_release_is_left_to_it(
+def test_a_file_of_a_later_release_is_left_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     later = tmp_path / f"01764513000000000000-4711-0a1b2c3d.v{FORMAT_VERSION + 1}.jsonl"
@@ -70,7 +70,7 @@ def test_a_file_of_a_later_release_is_left_to_it(
     assert str(later) in line
 
 
-def test_the_command_says_whose_such_a_file_is(tmp_path: Path) -> None:
+def test_the_command_reports_a_file_of_a_later_release(tmp_path: Path) -> None:
     later = tmp_path / f"01764513000000000000-4711-0a1b2c3d.v{FORMAT_VERSION + 1}.jsonl"
     later.write_bytes(b"not known yet\n")
     with FakeTrackingServer().http as server:

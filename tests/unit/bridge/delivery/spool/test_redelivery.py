@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The processor with a spool: what is spilled when, and how it comes to be delivered."""
+"""The processor with a spool: when spans are spilled, and how they are delivered later."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DOWN = Retry("connection refused")
 
 
 class SwitchedDelivery(FakeDelivery):
-    """Is away for as long as it is ``down``."""
+    """A destination that is unavailable for as long as it is ``down``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ def test_an_outage_is_spilled_and_delivered_when_it_is_over(
     )
     with caplog.at_level(logging.WARNING), closing(processor) as tracer:
         end(tracer, *numbered(50))
-        # Not stored, but on disk.
+        # These spans are not stored, but on disk.
         assert processor.force_flush(PATIENCE * 1000)
         assert (processor.status().spilled, processor.status().queued) == (50, 0)
         assert delivery.names == []
@@ -116,11 +116,11 @@ def test_an_outage_is_spilled_and_delivered_when_it_is_over(
         wait_until(lambda: processor.status().missing == 0)
         wait_until(lambda: processor.status().spool_bytes == 0)
     assert files_in(tmp_path) == []
-    assert f"is kept in {tmp_path}" in caplog.text
+    assert f"are kept in {tmp_path}" in caplog.text
 
 
 @pytest.mark.parametrize("write_ahead", [False, True])
-def test_what_is_left_at_shutdown_is_delivered_by_the_next_process(
+def test_spans_left_at_shutdown_are_delivered_by_the_next_process(
     tmp_path: Path, write_ahead: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     down = SwitchedDelivery()
@@ -173,7 +173,7 @@ def test_many_threads(tmp_path: Path, write_ahead: bool) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        # Not for none to be missing: before any was spilled, none is.
+        # Not for `missing` to be 0: it also is 0 before the first span is spilled.
         wait_until(lambda: (now := processor.status()).stored + now.recovered == 1600)
         assert processor.force_flush()
         status = processor.status()
@@ -298,14 +298,14 @@ def test_a_redelivery_that_is_refused_is_counted_and_the_rest_delivered(tmp_path
     assert (status.redelivered, status.spool_dropped) == (1, 3)
 
 
-def test_an_exporter_that_takes_nothing_does_not_cost_what_is_in_the_spool(tmp_path: Path) -> None:
+def test_an_exporter_that_takes_nothing_loses_no_span_of_the_spool(tmp_path: Path) -> None:
     left_by_a_dead_process(tmp_path, "a")
     delivery = FakeDelivery(*[Rejected("bad settings", spans_to_blame=False)] * 10_000)
     processor = processor_for(delivery, tmp_path, backoff=Backoff(longest=PATIENCE * 10))
     with closing(processor):
         processor.warm_up()
         wait_until(lambda: delivery.attempts > 0)
-        # Another process may have better ones.
+        # Another process may have better settings.
         after = FakeDelivery()
         with closing(other := processor_for(after, tmp_path)):
             other.warm_up()
@@ -325,7 +325,7 @@ def test_an_exporter_that_raises_does_not_stop_the_redelivery(tmp_path: Path) ->
     assert processor.status().spool_dropped == 2
 
 
-def test_live_spans_do_not_wait_for_the_spool_nor_the_spool_for_ever_for_them(
+def test_live_spans_do_not_wait_for_the_spool_and_delay_it_for_a_bounded_time(
     tmp_path: Path,
 ) -> None:
     left_by_a_dead_process(tmp_path, *numbered(200))
@@ -344,7 +344,7 @@ def test_live_spans_do_not_wait_for_the_spool_nor_the_spool_for_ever_for_them(
         assert first < 10
 
 
-def test_a_program_that_is_never_idle_delivers_what_others_left(
+def test_a_program_that_is_never_idle_delivers_the_spans_of_dead_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mlflow_bridge._delivery.spool.redelivery._SCAN_SECONDS", 0.1)
@@ -360,7 +360,7 @@ def test_a_program_that_is_never_idle_delivers_what_others_left(
 
 
 @pytest.mark.parametrize("write_ahead", [False, True])
-def test_what_is_settled_leaves_nothing_behind(tmp_path: Path, write_ahead: bool) -> None:
+def test_settled_spans_leave_no_file_behind(tmp_path: Path, write_ahead: bool) -> None:
     delivery = FakeDelivery(DOWN, Rejected("poison"))
     # Nothing is due before it is full, so that the refused batch is one of four.
     processor = processor_for(
@@ -378,13 +378,13 @@ def test_what_is_settled_leaves_nothing_behind(tmp_path: Path, write_ahead: bool
     assert files_in(tmp_path) == []
 
 
-def test_write_ahead_forgets_the_spans_of_traces_that_are_not_wanted(tmp_path: Path) -> None:
+def test_write_ahead_forgets_the_spans_of_filtered_traces(tmp_path: Path) -> None:
     delivery = FakeDelivery()
     processor = processor_for(delivery, tmp_path, write_ahead=True, traces="genai")
     with closing(processor) as tracer:
         root = tracer.start_span("GET /health")
         tracer.start_span("query", set_span_in_context(root)).end()
-        # What is held is on disk as well.
+        # The held spans are on disk as well.
         assert processor.status().spool_bytes > 0
         root.end()
         assert processor.force_flush(60_000)

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The spool alone: what it keeps, gives out again and drops, and who owns which file."""
+"""The spool alone: the spans that it keeps, gives out and drops, and the owners of its files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.unit.bridge.delivery.spool.spans import (
 )
 
 
-def test_nothing_is_made_before_there_is_a_span(tmp_path: Path) -> None:
+def test_no_file_is_made_before_the_first_span(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool", write_ahead=True)
     assert spool.acquire() is None
     assert spool.status().bytes == 0
@@ -36,7 +36,7 @@ def test_nothing_is_made_before_there_is_a_span(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_gives_out_in_order_what_it_took_and_removes_it(tmp_path: Path) -> None:
+def test_spans_are_given_out_in_order_and_removed(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool", segment_bytes=2000)
     spans = spans_named(*"abcdefgh")
     for span in spans:
@@ -48,7 +48,7 @@ def test_gives_out_in_order_what_it_took_and_removes_it(tmp_path: Path) -> None:
     assert not spool.has_own_backlog
 
 
-def test_only_the_user_may_read_it(tmp_path: Path) -> None:
+def test_only_the_user_may_read_the_spool(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     spool.accept((span_with(),))
     (file,) = files_in(tmp_path)
@@ -110,7 +110,7 @@ def test_spans_of_dead_processes_are_dropped_first_and_counted(tmp_path: Path) -
     assert drained(spool)[0] == "new"
 
 
-def test_a_limit_that_nothing_can_make_room_for_refuses(
+def test_a_full_spool_without_a_file_to_drop_refuses(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     living = Spool(tmp_path)
@@ -124,7 +124,7 @@ def test_a_limit_that_nothing_can_make_room_for_refuses(
     assert drained(living) == ["predict"]
 
 
-def test_too_old_spans_are_dropped_and_counted(tmp_path: Path) -> None:
+def test_expired_spans_are_dropped_and_counted(tmp_path: Path) -> None:
     dead = Spool(tmp_path)
     dead.accept(spans_named("a", "b"))
     dead.close()
@@ -147,7 +147,7 @@ def test_empty_and_unfinished_files_are_removed(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["young.new"]
 
 
-def test_age_of_the_oldest(tmp_path: Path) -> None:
+def test_the_age_of_the_oldest_file_is_reported(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     assert spool.status().oldest_seconds == 0
     name = f"{time.time_ns() - 10**12:020d}-1-a.jsonl"
@@ -156,7 +156,7 @@ def test_age_of_the_oldest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write_ahead", [False, True])
-def test_a_directory_that_cannot_be_used_is_one_warning(
+def test_a_directory_that_cannot_be_used_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, write_ahead: bool
 ) -> None:
     (tmp_path / "file").touch()
@@ -190,7 +190,7 @@ def test_a_full_disk_leaves_no_half_line(
         full.setattr("mlflow_bridge._delivery.spool.segment.os.write", short_write)
         full.setattr("mlflow_bridge._delivery.spool.spool.time.monotonic", lambda: clock[0])
         assert not spool.accept(spans_named("during"))
-        # Not asked again at once.
+        # The disk is not tried again at once.
         full.setattr("mlflow_bridge._delivery.spool.segment.os.write", write)
         assert not spool.accept(spans_named("during"))
         clock[0] += 2
@@ -198,7 +198,7 @@ def test_a_full_disk_leaves_no_half_line(
     assert drained(spool) == ["before", "after"]
 
 
-def test_nothing_is_added_to_a_file_that_could_not_be_mended(
+def test_no_line_is_added_to_a_file_that_stays_torn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = Spool(tmp_path)
@@ -248,7 +248,7 @@ def test_a_span_that_can_never_be_kept_costs_no_other_and_is_named(
 
 
 @pytest.mark.parametrize("kept", ["spilled", "written ahead", "given back"])
-def test_a_directory_that_is_removed_under_us_loses_nothing(tmp_path: Path, kept: str) -> None:
+def test_a_removed_directory_loses_no_span(tmp_path: Path, kept: str) -> None:
     spool = Spool(tmp_path / "spool", write_ahead=True)
     first, second = spans_named("first", "second")
     for span in (first, second):
@@ -266,7 +266,7 @@ def test_a_directory_that_is_removed_under_us_loses_nothing(tmp_path: Path, kept
     assert spool.status().dropped == 0
 
 
-def test_what_is_removed_is_still_delivered(tmp_path: Path) -> None:
+def test_a_removed_file_is_still_delivered(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     assert spool.accept(spans_named("first"))
     shutil.rmtree(tmp_path / "spool")
@@ -274,7 +274,7 @@ def test_what_is_removed_is_still_delivered(tmp_path: Path) -> None:
     assert drained(spool) == ["first", "second"]
 
 
-def test_what_is_removed_and_cannot_be_restored_is_counted(tmp_path: Path) -> None:
+def test_a_removed_file_that_cannot_be_restored_is_counted(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     assert spool.accept(spans_named("a", "b"))
     shutil.rmtree(tmp_path / "spool")
@@ -283,7 +283,7 @@ def test_what_is_removed_and_cannot_be_restored_is_counted(tmp_path: Path) -> No
     assert (spool.status().dropped, spool.status().dropped_own) == (2, 2)
 
 
-def test_write_ahead_removes_what_is_settled(tmp_path: Path) -> None:
+def test_write_ahead_removes_settled_spans(tmp_path: Path) -> None:
     spool = Spool(tmp_path, write_ahead=True)
     spans = spans_named("a", "b", "c")
     for span in spans:
@@ -309,7 +309,7 @@ def test_write_ahead_removes_full_files_one_by_one(tmp_path: Path) -> None:
     assert drained(Spool(tmp_path)) == ["b", "c"]
 
 
-def test_what_write_ahead_has_is_kept_without_being_written_again(tmp_path: Path) -> None:
+def test_spans_of_write_ahead_are_kept_without_being_written_again(tmp_path: Path) -> None:
     spool = Spool(tmp_path, write_ahead=True)
     spans = spans_named("a", "b", "c")
     spool.write_ahead(spans[0])
@@ -321,7 +321,7 @@ def test_what_write_ahead_has_is_kept_without_being_written_again(tmp_path: Path
     assert sorted(drained(Spool(tmp_path))) == ["a", "b", "c"]
 
 
-def test_keeps_what_there_is_time_for(tmp_path: Path) -> None:
+def test_spans_are_kept_while_there_is_time(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     assert spool.keep(spans_named("a"), until=time.monotonic() - 1) == 0
     assert spool.keep(spans_named("a"), until=time.monotonic() + 60) == 1
@@ -353,7 +353,7 @@ def test_a_span_that_ends_inside_of_a_write_is_kept_as_well(
 
 
 @pytest.mark.parametrize("write_ahead", [False, True])
-def test_fsync_per_batch(
+def test_each_batch_is_flushed_to_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_ahead: bool
 ) -> None:
     synced: list[int] = []

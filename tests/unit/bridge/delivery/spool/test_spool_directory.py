@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where a spool is: one directory for each destination, none where it is turned off."""
+"""The directory of a spool: one for each destination, and no directory if it is turned off."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Many spans at once: in how many lines the spool writes them, and what a full disk takes."""
+"""Many spans at once: the number of their lines in the spool, and writes to a full disk."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_many_small_spans_are_few_lines(tmp_path: Path) -> None:
     assert drained(spool) == names_of(spans)
 
 
-def test_of_what_a_full_disk_took_a_part_of_nothing_is_kept_twice(
+def test_spans_that_a_full_disk_took_in_part_are_kept_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = Spool(tmp_path, segment_bytes=5_000)
