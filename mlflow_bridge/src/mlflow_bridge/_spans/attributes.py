@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Attributes as OpenTelemetry's SDK hands them out, in a form that is quick to read."""
+"""Attributes of OpenTelemetry's SDK in a form that is fast to read."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 def as_dict(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A copy; the SDK's mappings are written in Python, and each look into them takes a while."""
+    """Copy the attributes to a dict: lookups in the SDK's own mapping types are slow."""
     if attributes is None:
         return {}
     mapping: Any = attributes
     try:
-        # Theirs is a dict, and made in one go.
+        # The SDK's mapping has a dict inside, which copy() copies in one step.
         return mapping.copy()
     except AttributeError:
         return dict(attributes)

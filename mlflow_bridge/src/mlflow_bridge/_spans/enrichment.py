@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is known at a span's start, on the caller's thread, and nowhere later."""
+"""Values that are known only at a span's start, on the caller's thread."""
 
 from __future__ import annotations
 
@@ -26,33 +26,32 @@ _logger = logging.getLogger(__name__)
 
 
 class Enrichment:
-    """Writes MLflow's active run, session, user and tags on the first span of a trace here.
+    """Enrichment of each local root with MLflow's active run, session, user and tags.
 
-    That is a span without a parent in this process: a root, the child of a remote span, or of one
-    that is not delivered, which `note_absent_parent` has written down before. Values
-    come from `mlflow_bridge.trace_context` and, where it is silent, from the baggage entries
-    ``session.id``, ``user.id`` and ``gen_ai.conversation.id``. An attribute that the span was
-    started with is left alone. Session, user and conversation of a ``trace_context`` inside of a
-    running trace go on the spans directly below it: MLflow takes them from any span. Where a root
-    names an experiment, all spans below it name the same one: MLflow puts a trace where its first
-    spans belong, and the root is stored last.
+    A local root has no parent, a remote parent, or an absent parent, which `note_absent_parent` has
+    marked before. Values come from `mlflow_bridge.trace_context`, and otherwise from the baggage
+    entries ``session.id``, ``user.id`` and ``gen_ai.conversation.id``. An attribute that the span
+    was started with is left alone. Session, user and conversation of a ``trace_context`` inside of
+    a running trace go on the spans directly below it: MLflow takes them from any span. If a root
+    names an experiment, all spans below it name the same experiment: MLflow puts a trace into the
+    experiment of its first stored spans, and the root is stored last.
 
     ``mlflow`` is asked for its run only if the program has imported it.
     """
 
     def __init__(self) -> None:
-        # Looking at every parent is left out where no root has ever named an experiment.
+        # Saves the look at every parent until a root has named an experiment.
         self._has_placed = False
 
     def enrich(self, span: Span, context: Context | None) -> bool:
-        """Write down what is known, on the thread that starts the span. Never raises.
+        """Set the known attributes, on the thread that starts the span. Never raises.
 
         Args:
             span: A span that is being started.
-            context: The context that came with it.
+            context: The context that `SpanProcessor.on_start` got.
 
         Returns:
-            Whether it is the first span of its trace here.
+            Whether the span is a local root.
         """
         parent = span.parent
         if parent is None or parent.is_remote or has_absent_parent(span):
@@ -109,7 +108,7 @@ def _set_missing(span: Span, attributes: dict[str, str]) -> None:
 
 
 def _active_run_id() -> str | None:
-    """Id of the run that is active in this thread, as ``mlflow.active_run`` knows it."""
+    """Id of the run that is active in this thread, as ``mlflow.active_run`` returns it."""
     mlflow = sys.modules.get("mlflow")
     # Another thread may be in the middle of importing mlflow: the function is missing then.
     active_run = getattr(mlflow, "active_run", None)

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which spans are the first of their trace here: a trace in MLflow without a root never ends."""
+"""Local roots, and absent parents: without a root, a trace in MLflow never ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from opentelemetry.trace import format_span_id, get_current_span
 from mlflow_bridge._spans.names import ABSENT_PARENT, TRACE_ID
 from mlflow_bridge._spans.open_spans import OpenSpans
 
-_noted = False  # whether any has been written in this process
+_noted = False  # whether a span of this process has the attribute
 
 
 def is_local_root(span: ReadableSpan) -> bool:
@@ -21,17 +21,17 @@ def is_local_root(span: ReadableSpan) -> bool:
 
 
 def has_absent_parent(span: ReadableSpan) -> bool:
-    """Whether `note_absent_parent` has just been called for a span with that result."""
+    """Whether `note_absent_parent` has marked the span. Fast if it never marked a span."""
     return _noted and ABSENT_PARENT in (span.attributes or {})
 
 
 def note_absent_parent(span: Span, context: Context | None, open_spans: OpenSpans) -> None:
-    """Write down that the parent of a span that starts will never be delivered, if that is so.
+    """Mark a span that starts if its parent is absent, that is, will never be delivered.
 
     Args:
         span: A sampled span, as `SpanProcessor.on_start` gets it.
-        context: The context that came with it.
-        open_spans: Those that have started here before it and not ended.
+        context: The context that `SpanProcessor.on_start` got.
+        open_spans: The spans of this process that started before and have not ended.
     """
     global _noted  # noqa: PLW0603
     parent = span.parent
@@ -40,7 +40,7 @@ def note_absent_parent(span: Span, context: Context | None, open_spans: OpenSpan
     if parent.trace_flags.sampled:
         absent = not _is_of_here(span, context)
     else:
-        # A sampler may also leave out a span in the middle of a trace, which has its root then.
+        # A sampler may drop a span inside a trace; the trace still has its root.
         absent = not open_spans.has(span.get_span_context().trace_id)
     if absent:
         _noted = True
@@ -50,8 +50,9 @@ def note_absent_parent(span: Span, context: Context | None, open_spans: OpenSpan
 def _is_of_here(span: Span, context: Context | None) -> bool:
     """Whether the parent, which is not known to be open, is of the same tracer provider.
 
-    It may have ended, or started before there was a processor of ours. Each provider has a resource
-    of its own, and that is all that a span tells of it; other implementations have none at all.
+    The parent may have ended, or started before there was a processor of ours. A span shows nothing
+    of its provider except the Resource, so providers are compared by that. Spans that are not of
+    the SDK have no Resource.
     """
     parent = get_current_span(context)
     if not isinstance(parent, ReadableSpan):

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Names of the attributes that MLflow reads from a span, and of the bridge's own.
+"""Names of the attributes that MLflow reads from a span, and of the bridge's attributes.
 
 MLflow defines its names in ``mlflow.tracing.constant``, which is not imported here: delivery to a
 tracking server needs no MLflow in this process.
@@ -35,6 +35,6 @@ MODEL: Final = "mlflow.llm.model"
 PROVIDER: Final = "mlflow.llm.provider"
 
 ABSENT_PARENT: Final = "mlflow_bridge.absent_parent.span_id"
-"""On a span whose parent is of this process, but is never delivered: the span id of the parent."""
+"""Span id of an absent parent: a parent of this process that is never delivered."""
 DOCTOR_TAG: Final = "mlflow_bridge.doctor"
-"""Tag of the traces with which the doctor tries the destination."""
+"""Tag of the traces with which the doctor tests the destination."""

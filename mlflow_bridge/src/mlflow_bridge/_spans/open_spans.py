@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The spans that have started here and not ended, so that none is missing when the process ends."""
+"""The open spans of a process, so that no span is missing when the process ends."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from opentelemetry.instrumentation.dspy.semconv import DSPY_UNFINISHED
 _logger = logging.getLogger(__name__)
 
 UNFINISHED: Final = "the process ended before this span did"
-"""Description of the status of a span that was ended for the program."""
+"""Status description of a span that the bridge has ended, because the program has not."""
 
 _HELD: Final = 4096
 _DEMOTED_AT_ONCE: Final = 1024
 
 
 class OpenSpans:
-    """Knows the sampled spans of one process from their start to their end.
+    """The sampled spans of one process, from their start to their end.
 
     ``started`` and ``ended`` are called by any thread of the program for every span; each of them
     is one operation on a dictionary and takes no lock. The newest 4096 open spans are held, so that
-    also those are ended that nobody else refers to; of older ones there is a weak reference only.
-    So a program that forgets to end its spans costs a bounded amount of memory.
+    spans without other references are ended, too. Older spans have only a weak reference. So a
+    program that forgets to end its spans costs a bounded amount of memory.
 
     Attributes:
-        held: The newest ones by their ids. Whoever looks at every span may look here first, and
-            take out what has ended.
+        held: The newest open spans by their ids. A caller that handles every span may look here
+            first, and take out spans that have ended.
     """
 
     def __init__(self) -> None:
@@ -60,8 +60,8 @@ class OpenSpans:
             self._known.pop(span_id, None)
 
     def _demote(self) -> None:
-        """Hold the oldest spans no longer."""
-        # One thread at it is enough, be it one that a garbage collection interrupted here.
+        """Keep only weak references to the oldest spans."""
+        # One thread suffices. Non-blocking, since a garbage collection may re-enter here.
         if not self._demoting.acquire(blocking=False):
             return
         try:
@@ -69,7 +69,7 @@ class OpenSpans:
                 span = self.held.get(span_id)
                 if span is not None:
                     self._known[span_id] = span
-                    # In this order: a span that ends meanwhile stays in neither.
+                    # In this order, so that a span that ends meanwhile stays in neither mapping.
                     if self.held.pop(span_id, None) is None:
                         self._known.pop(span_id, None)
         finally:
@@ -87,23 +87,23 @@ class OpenSpans:
         return any(span.get_span_context().trace_id == trace_id for span in self._all())
 
     def move_to(self, other: OpenSpans) -> None:
-        """Have another registry know these spans, and not this one."""
+        """Move the open spans to another registry."""
         for span in self._all():
             self.ended(span.get_span_context().span_id)
-            # One that has ended in the meantime is not looked for again.
+            # No call would ever remove a span there that has ended in the meantime.
             if span.is_recording():
                 other.started(span.get_span_context().span_id, span)
 
     def finish(self) -> int:
         """End every sampled span, the youngest first, so that children end before their parents.
 
-        Each of them gets the attribute ``dspy.unfinished``, and the status ERROR unless it has one:
-        what it stands for has not come to its end, and a trace that MLflow shows as OK would say
-        that it has. It is ended as the program would have done it, so every span processor of its
-        tracer provider gets it.
+        Each span gets the attribute ``dspy.unfinished``, and the status ERROR unless it has a
+        status: its operation has not completed, and MLflow would otherwise show the trace as OK.
+        The span is ended as the program would have ended it, so every span processor of its tracer
+        provider gets it.
 
         Returns:
-            How many were ended.
+            The number of spans that were ended.
         """
         finished = 0
         for span in reversed(self._all()):
@@ -111,7 +111,7 @@ class OpenSpans:
                 try:
                     _finish(span)
                     finished += 1
-                except Exception:  # Of another span processor, for instance.
+                except Exception:  # Raised by another span processor, for instance.
                     _logger.warning("The open span %s could not be ended", span.name, exc_info=True)
         return finished
 

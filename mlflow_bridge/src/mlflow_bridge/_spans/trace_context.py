@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the program knows about a trace and no span can tell: session, user, tags."""
+"""Values of a trace that only the program knows: session, user, tags."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class TraceContext:
     run_id: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     entered_in: int = 0
-    """Id of the span that was current on entry; 0 if there was none."""
+    """Id of the span that was current on entry; 0 if no span was current."""
 
     def identity(self) -> dict[str, str]:
-        """Session, user and conversation, as far as they are known, by their attributes."""
+        """The values of session, user and conversation that are known, by their attributes."""
         found = zip(_IDENTITY, (self.session_id, self.user_id, self.conversation_id), strict=True)
         return {key: value for key, value in found if value is not None}
 
@@ -52,25 +52,25 @@ def trace_context(
     experiment_id: str | None = None,
     run_id: str | None = None,
 ) -> Generator[None, None, None]:
-    """Say to which session, user and tags the traces belong that start in this block.
+    """Set session, user, tags, experiment and run of the traces that start in this block.
 
-    The values travel in the OpenTelemetry context, so they reach whatever threads and tasks the
-    trace itself reaches. Blocks may be nested; what an inner one leaves out is taken from the outer
-    one. In a block that is entered inside a running trace, session, user and conversation go on
+    The values travel in the OpenTelemetry context, so they reach the same threads and tasks as the
+    trace itself. Blocks may be nested: values that an inner block leaves out come from the outer
+    block. In a block that is entered inside a running trace, session, user and conversation go on
     the spans directly below and so still reach the trace; name, tags, experiment and run can only
     be given before the trace's first span starts.
 
     Args:
         session_id: Groups traces into a session, at most 250 characters (``session.id``).
-        user_id: Who used the program (``user.id``).
+        user_id: The user of the program (``user.id``).
         conversation_id: ``gen_ai.conversation.id`` of the GenAI conventions.
-        name: Name of the trace in MLflow, instead of that of the program.
+        name: Name of the trace in MLflow, instead of the program's name.
         tags: Tags of the trace in MLflow. Values that are not strings become strings.
-        experiment_id: The experiment that the traces go to, by its id, instead of the configured
-            one. It must exist. MLflow keeps a trace in the experiment of its first spans, so all
-            spans of the trace say it.
-        run_id: The run that the traces are linked to, instead of MLflow's active one. It does not
-            choose the experiment.
+        experiment_id: Id of the experiment that the traces go to, instead of the configured
+            experiment. It must exist. MLflow keeps a trace in the experiment of its first spans, so
+            all spans of the trace carry the id.
+        run_id: Id of the run that the traces are linked to, instead of MLflow's active run. The run
+            does not choose the experiment.
 
     Example:
         >>> with trace_context(session_id="chat-7", tags={"channel": "web"}):
@@ -94,8 +94,8 @@ def trace_context(
     try:
         yield
     finally:
-        # A generator may be closed in another context than it was started in. There is nothing to
-        # restore then, and detaching would log an error.
+        # A generator may be closed in another context than the context of its start. Then there is
+        # nothing to restore, and detaching would log an error.
         if get_current() is entered:
             detach(token)
 
@@ -107,7 +107,7 @@ def current_trace_context(context: Context | None = None) -> TraceContext | None
 
 
 def identity_in(context: Context | None) -> dict[str, str]:
-    """Session, user and conversation by `trace_context` and, where that is silent, by baggage."""
+    """Session, user and conversation from `trace_context`; missing values from baggage."""
     entries = baggage.get_all(context)
     known = {key: str(entries[key]) for key in _IDENTITY if entries.get(key) is not None}
     values = current_trace_context(context)

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked of a tracer provider."""
+"""Properties of a tracer provider: whether it takes processors, and how it makes ids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlflow_bridge._process.rng import rng
 class AcceptsProcessors(Protocol):
     """A tracer provider that span processors can be added to, such as the SDK's.
 
-    Told by the method and not by the class: wrappers around an SDK provider have it, too.
+    Recognised by the method, not by the class: wrappers around an SDK provider have it, too.
     """
 
     def add_span_processor(self, span_processor: SpanProcessor) -> None: ...
@@ -27,14 +27,14 @@ def accepts_processors(provider: object) -> TypeGuard[AcceptsProcessors]:
 
 
 class SystemRandomIdGenerator(RandomIdGenerator):
-    """Random ids from a generator of their own. Thread-safe, also after a fork.
+    """A generator of ids that do not depend on the program's seed. Thread-safe, also after a fork.
 
-    ``OTEL_PYTHON_ID_GENERATOR=system_random`` names it where the bridge does not put it in place.
+    ``OTEL_PYTHON_ID_GENERATOR=system_random`` selects it if the bridge does not install it.
     """
 
     def generate_span_id(self) -> int:
         """A span id of 64 random bits."""
-        return rng.getrandbits(64) or 1  # 0 is none
+        return rng.getrandbits(64) or 1  # 0 is not a valid id
 
     def generate_trace_id(self) -> int:
         """A trace id of 128 random bits."""
@@ -42,14 +42,14 @@ class SystemRandomIdGenerator(RandomIdGenerator):
 
 
 def has_ids_by_the_seed(provider: object) -> bool:
-    """Whether a tracer provider has OpenTelemetry's own generator of ids."""
+    """Whether a tracer provider has OpenTelemetry's own id generator, which the seed affects."""
     # Not isinstance: a subclass is a choice of the program.
     return type(getattr(provider, "id_generator", None)) is RandomIdGenerator
 
 
 def use_system_random_ids(provider: object) -> None:
-    """Have a tracer provider make such ids, unless it has a generator of the program's choice."""
+    """Use `SystemRandomIdGenerator`, unless the program has chosen an id generator."""
     if has_ids_by_the_seed(provider):
         generator: Any = getattr(provider, "id_generator", None)
-        # The very object, since the tracers that were handed out already have it, too.
+        # The same object is changed, because existing tracers refer to it, too.
         generator.__class__ = SystemRandomIdGenerator

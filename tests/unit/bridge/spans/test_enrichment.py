@@ -27,7 +27,7 @@ class Recorder:
     def __init__(self) -> None:
         self._exporter = InMemorySpanExporter()
         provider = TracerProvider(shutdown_on_exit=False)
-        # After the exporter on purpose: the order must not matter.
+        # After the exporter, since the order must not matter.
         provider.add_span_processor(SimpleSpanProcessor(self._exporter))
         provider.add_span_processor(MLflowBatchSpanProcessor(FakeDelivery()))
         self.tracer: Tracer = provider.get_tracer("test")
@@ -48,7 +48,7 @@ def record_two(tracer: Tracer) -> None:
         pass
 
 
-def test_without_anything_known_nothing_is_set(recorder: Recorder) -> None:
+def test_no_attribute_is_set_without_known_values(recorder: Recorder) -> None:
     record_two(recorder.tracer)
     assert recorder.attributes() == {"root": {}, "child": {}}
 
@@ -117,7 +117,7 @@ def test_the_child_of_a_remote_span_is_a_root_here(recorder: Recorder) -> None:
     assert recorder.attributes() == {"explicit": {}, "current": {"session.id": "s"}}
 
 
-def test_baggage_fills_what_the_program_left_open(recorder: Recorder) -> None:
+def test_baggage_fills_the_values_that_the_program_left_out(recorder: Recorder) -> None:
     carried = baggage.set_baggage("session.id", "from afar")
     carried = baggage.set_baggage("user.id", "u", carried)
     carried = baggage.set_baggage("gen_ai.conversation.id", "c", carried)
@@ -152,7 +152,7 @@ def test_the_active_run_goes_on_the_root(
 
 
 @pytest.mark.parametrize("module", [fake_mlflow(None), SimpleNamespace(), None])
-def test_no_run(
+def test_no_run_is_set_without_an_active_run(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch, module: SimpleNamespace | None
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", module)  # type: ignore[arg-type]
@@ -160,7 +160,7 @@ def test_no_run(
     assert recorder.attributes()["root"] == {}
 
 
-def test_a_failing_lookup_is_no_business_of_the_program(
+def test_a_failing_lookup_does_not_reach_the_program(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken() -> None:
@@ -171,7 +171,7 @@ def test_a_failing_lookup_is_no_business_of_the_program(
     assert set(recorder.attributes()) == {"root", "child"}
 
 
-def test_all_spans_of_a_trace_say_where_it_belongs(recorder: Recorder) -> None:
+def test_all_spans_of_a_trace_name_its_experiment(recorder: Recorder) -> None:
     with trace_context(experiment_id="7", run_id="r"):
         record_two(recorder.tracer)
     assert recorder.attributes() == {
@@ -195,7 +195,7 @@ def test_a_trace_stays_in_the_experiment_that_it_began_in(recorder: Recorder) ->
     assert places == {"root": "7", "child": "7", "grandchild": "7", "other": "8"}
 
 
-def test_an_experiment_that_a_root_names_by_itself_holds_for_its_children(
+def test_an_experiment_that_a_root_sets_itself_holds_for_its_children(
     recorder: Recorder,
 ) -> None:
     with recorder.tracer.start_as_current_span("root", attributes={"mlflow.experimentId": "7"}):

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Spans whose parent will never be delivered are roots; all others keep their place."""
+"""Spans with an absent parent are roots; all other spans keep their parent."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Here:
         return self.provider.get_tracer("here")
 
     def roots(self) -> set[str]:
-        """The spans that MLflow takes for roots."""
+        """Names of the spans that MLflow takes for roots."""
         assert self.processor.force_flush()
         mapper = SpanMapper(1024)
         return {name for name, span in self._kept.spans.items() if mapper.map(span).is_root}
@@ -75,7 +75,7 @@ def context_of(number: int, *, sampled: bool = True) -> SpanContext:
     return SpanContext(7, number, is_remote=False, trace_flags=TraceFlags(int(sampled)))
 
 
-def test_a_parent_of_another_provider(here: Here) -> None:
+def test_a_span_with_a_parent_of_another_provider_is_a_root(here: Here) -> None:
     elsewhere = TracerProvider(shutdown_on_exit=False).get_tracer("elsewhere")
     foreign = elsewhere.start_span("foreign")
     with trace_context(session_id="s"):
@@ -89,8 +89,8 @@ def test_a_parent_of_another_provider(here: Here) -> None:
     assert ABSENT_PARENT not in here.attributes("second")
 
 
-def test_a_parent_of_another_implementation(here: Here) -> None:
-    """All that is known of it is its context, as of a tracer of Datadog's."""
+def test_a_span_with_a_parent_of_another_implementation_is_a_root(here: Here) -> None:
+    """A parent of which only the context is known, for example of a tracer of Datadog."""
     first = here.tracer.start_span("first", under(NonRecordingSpan(context_of(5))))
     here.tracer.start_span("second", under(first)).end()
     first.end()
@@ -106,7 +106,7 @@ class WithoutHealth(Sampler):
         return "WithoutHealth"
 
 
-def test_a_root_that_the_sampler_dropped() -> None:
+def test_the_child_of_a_root_that_the_sampler_dropped_is_a_root() -> None:
     here = Here(WithoutHealth())
     with here.tracer.start_as_current_span("health"):
         here.tracer.start_span("step").end()
@@ -114,7 +114,7 @@ def test_a_root_that_the_sampler_dropped() -> None:
     here.processor.close()
 
 
-def test_a_span_in_the_middle_that_the_sampler_dropped() -> None:
+def test_the_child_of_an_inner_span_that_the_sampler_dropped_is_no_root() -> None:
     here = Here(WithoutHealth())
     root = here.tracer.start_span("root")
     dropped = here.tracer.start_span("health", under(root))
@@ -132,14 +132,14 @@ def test_a_local_parent_is_known_by_its_context(here: Here) -> None:
     assert here.roots() == {"root"}
 
 
-def test_a_parent_that_has_ended(here: Here) -> None:
+def test_the_child_of_a_parent_that_has_ended_is_no_root(here: Here) -> None:
     root = here.tracer.start_span("root")
     root.end()
     here.tracer.start_span("late", under(root)).end()
     assert here.roots() == {"root"}
 
 
-def test_a_parent_that_started_before_there_was_a_processor(here: Here) -> None:
+def test_the_child_of_a_parent_from_before_the_processor_is_no_root(here: Here) -> None:
     provider = TracerProvider(shutdown_on_exit=False)
     with provider.get_tracer("here").start_as_current_span("root"):
         provider.add_span_processor(here.processor)
@@ -147,7 +147,7 @@ def test_a_parent_that_started_before_there_was_a_processor(here: Here) -> None:
     assert here.roots() == {"root"}
 
 
-def test_a_parent_that_mlflow_stores_itself(here: Here) -> None:
+def test_the_child_of_a_parent_that_mlflow_stores_is_no_root(here: Here) -> None:
     elsewhere = TracerProvider(shutdown_on_exit=False).get_tracer("mlflow")
     marked = {"mlflow.traceRequestId": '"tr-1"'}
     with elsewhere.start_as_current_span("mlflow's", attributes=marked):

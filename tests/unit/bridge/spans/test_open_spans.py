@@ -17,7 +17,7 @@ from mlflow_bridge._spans.open_spans import UNFINISHED, OpenSpans
 
 
 class Watcher(SpanProcessor):
-    """Feeds a registry, and keeps what ended."""
+    """A processor that feeds a registry, and keeps the ended spans."""
 
     def __init__(self) -> None:
         self.open = OpenSpans()
@@ -77,7 +77,7 @@ def test_a_status_that_the_program_has_set_stays(
     )
 
 
-def test_spans_of_other_threads_and_of_abandoned_generators(
+def test_spans_of_other_threads_and_of_abandoned_generators_are_ended(
     watcher: Watcher, tracer: Tracer
 ) -> None:
     def steps():
@@ -90,9 +90,9 @@ def test_spans_of_other_threads_and_of_abandoned_generators(
     thread = threading.Thread(target=lambda: tracer.start_span("thread"))
     thread.start()
     thread.join()
-    tracer.start_span("nobody has it")
+    tracer.start_span("without a reference")
     assert watcher.open.finish() == 3
-    assert {span.name for span in watcher.ended} == {"generator", "thread", "nobody has it"}
+    assert {span.name for span in watcher.ended} == {"generator", "thread", "without a reference"}
 
 
 class RecordOnly(Sampler):
@@ -123,7 +123,7 @@ def test_spans_that_are_never_ended_cost_a_bounded_amount_of_memory(
     gc.collect()
     assert forgotten() is None
     assert len(watcher.open) <= 101
-    # What the program still has is not forgotten.
+    # A span that the program still refers to is not forgotten.
     assert old.get_span_context().trace_id in watcher.open.trace_ids()
     old.end()
     assert old.get_span_context().trace_id not in watcher.open.trace_ids()
@@ -149,7 +149,7 @@ def test_many_threads(watcher: Watcher, tracer: Tracer, monkeypatch: pytest.Monk
     assert len(watcher.ended) == 8_000
 
 
-def test_a_processor_that_raises_does_not_keep_the_others_from_being_ended(
+def test_a_processor_that_raises_does_not_keep_other_spans_from_being_ended(
     watcher: Watcher, tracer: Tracer, caplog: pytest.LogCaptureFixture
 ) -> None:
     def end(span: ReadableSpan) -> None:

@@ -84,12 +84,12 @@ def with_other_ids(message: Any, change: Any) -> Any:
 
 
 def without_trace_flags(key: str, value: Any) -> Any:
-    """The official encoder leaves the lower eight bits out."""
+    """Leave out the lower eight bits, which the official encoder does not write."""
     return value & ~0xFF if key == "flags" else value
 
 
 @pytest.mark.parametrize("spans", [[span_with(ORDINARY)] * 2, [span_that_dropped()]])
-def test_a_line_is_what_the_official_encoder_writes(spans: list[ReadableSpan]) -> None:
+def test_a_line_equals_the_official_encoding(spans: list[ReadableSpan]) -> None:
     official = MessageToDict(encode_spans(spans), use_integers_for_enums=True)
     hexadecimal = with_other_ids(official, lambda text: base64.b64decode(text).hex())
     assert with_other_ids(json.loads(line_of(spans)), str) == hexadecimal
@@ -137,7 +137,7 @@ def test_lists_become_tuples_and_objects_text() -> None:
     assert back.attributes == {"list": (1, (2,)), "object": "1j", "3": "key"}
 
 
-def test_an_object_without_text_does_not_cost_the_span() -> None:
+def test_an_object_whose_str_raises_does_not_cost_the_span() -> None:
     class Unprintable:
         def __str__(self) -> str:
             raise RuntimeError("never")
@@ -152,7 +152,7 @@ class OddlyNamed:
         return "odd"
 
 
-def test_what_the_sdk_does_not_check_is_repaired_and_costs_no_other_span() -> None:
+def test_fields_that_the_sdk_does_not_check_are_repaired_and_cost_no_other_span() -> None:
     odd: Any = OddlyNamed()
     number: Any = 1.7e18
     text: Any = "yesterday"
@@ -189,7 +189,7 @@ def test_a_line_of_a_bounded_size_has_the_first_spans(large: bool) -> None:
     assert first_line(spans) == (line_of(spans), 10)
 
 
-def test_the_same_names_with_other_types_of_values() -> None:
+def test_the_same_names_may_have_values_of_other_types() -> None:
     values = ["1", 1, True, 1.0, None, (1,), b"1", {"a": 1}, math.inf, 2**63, "\udfff", "1"]
     for value in values:
         (back,) = spans_in(line_of([span_with({"50 % of": "%b", "x": value})]))
@@ -199,14 +199,14 @@ def test_the_same_names_with_other_types_of_values() -> None:
         assert type(found["x"]) is type(expected)
 
 
-def test_names_that_are_equal_and_written_differently() -> None:
+def test_equal_names_of_different_types_are_written_differently() -> None:
     for key in (1, True, 1.0):
         names: Any = {key: "x"}
         (back,) = spans_in(line_of([span_with(names)]))
         assert back.attributes == {str(key): "x"}
 
 
-def test_more_kinds_of_spans_than_are_remembered() -> None:
+def test_more_kinds_of_spans_than_are_cached_come_back() -> None:
     for number in range(600):
         attributes = {f"name {number}": number, "other": "text"}
         resource, scope = Resource({"number": number}), InstrumentationScope(str(number))
@@ -221,7 +221,7 @@ def test_more_kinds_of_spans_than_are_remembered() -> None:
         assert back.attributes == attributes
         assert back.resource.attributes == {"number": number}
         assert (back.instrumentation_scope or scope).name == str(number)
-        # So that the next ones may get their ids.
+        # So that the next objects may get the same ids.
         del span, resource, scope
 
 

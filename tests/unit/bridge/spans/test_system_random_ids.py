@@ -21,7 +21,7 @@ def ids_of_a_span(provider: TracerProvider) -> tuple[int, int]:
     return context.trace_id, context.span_id
 
 
-def test_the_same_seed_makes_other_ids() -> None:
+def test_the_same_seed_makes_different_ids() -> None:
     provider = TracerProvider(id_generator=SystemRandomIdGenerator(), shutdown_on_exit=False)
     seen: list[tuple[int, int]] = []
     for _ in range(3):
@@ -31,7 +31,7 @@ def test_the_same_seed_makes_other_ids() -> None:
     assert len({span_id for _, span_id in seen}) == 3
 
 
-def test_the_program_draws_what_it_would_draw_without_spans() -> None:
+def test_spans_do_not_change_the_random_numbers_of_the_program() -> None:
     provider = TracerProvider(id_generator=SystemRandomIdGenerator(), shutdown_on_exit=False)
     random.seed(42)
     alone = [random.random() for _ in range(3)]
@@ -43,7 +43,7 @@ def test_the_program_draws_what_it_would_draw_without_spans() -> None:
     assert drawn == alone
 
 
-def test_ids_are_of_full_length_and_said_to_be_random() -> None:
+def test_ids_are_of_full_length_and_flagged_as_random() -> None:
     generator = SystemRandomIdGenerator()
     trace_ids = [generator.generate_trace_id() for _ in range(200)]
     span_ids = [generator.generate_span_id() for _ in range(200)]
@@ -69,7 +69,7 @@ def test_a_forked_child_has_other_ids_than_its_parent() -> None:
     assert in_child != generator.generate_trace_id()
 
 
-def test_a_provider_with_the_usual_generator_makes_them_from_now_on() -> None:
+def test_a_provider_with_the_usual_generator_gets_the_other_generator() -> None:
     provider = TracerProvider(shutdown_on_exit=False)
     early = provider.get_tracer("made before")
     random.seed(42)
@@ -94,6 +94,6 @@ def test_a_generator_of_the_programs_choice_stays() -> None:
     use_system_random_ids(object())
 
 
-def test_opentelemetry_finds_it_by_name() -> None:
+def test_opentelemetry_finds_the_generator_by_name() -> None:
     [found] = entry_points(group="opentelemetry_id_generator", name="system_random")
     assert found.load() is SystemRandomIdGenerator

@@ -26,13 +26,13 @@ def test_values_hold_inside_of_the_block_only() -> None:
     assert current_trace_context() is None
 
 
-def test_values_are_taken_away_when_the_block_fails() -> None:
+def test_values_are_removed_when_the_block_fails() -> None:
     with pytest.raises(ValueError), trace_context(session_id="s"):
         raise ValueError
     assert current_trace_context() is None
 
 
-def test_works_as_a_decorator() -> None:
+def test_the_block_works_as_a_decorator() -> None:
     decorated = trace_context(session_id="s")(current_session)
     assert (decorated(), decorated(), current_session()) == ("s", "s", None)
 
@@ -46,7 +46,7 @@ async def test_tasks_do_not_see_each_other() -> None:
     assert await asyncio.gather(*map(one, "abc")) == ["a", "b", "c"]
 
 
-def test_flows_into_threads_with_the_context() -> None:
+def test_values_reach_threads_with_the_context() -> None:
     with trace_context(session_id="s"), ThreadPoolExecutor(1) as executor:
         copied = contextvars.copy_context()
         assert executor.submit(copied.run, current_session).result() == "s"

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Lines of an OTLP file as ended spans, which an exporter takes like those of this process."""
+"""Decoding of OTLP lines into ended spans, which an exporter takes like any other spans."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _Json = dict[str, Any]
 class SpooledSpan(ReadableSpan):
     """An ended span that was read from a file.
 
-    The SDK counts what a span dropped where it drops it; here the counts were read as well.
+    The SDK counts dropped items when it drops them; here the counts come from the file.
     """
 
     def __init__(self, dropped: tuple[int, int, int], **fields: Any) -> None:
@@ -70,7 +70,7 @@ def spans_in(line: bytes) -> list[ReadableSpan]:
     """The spans in one line.
 
     Raises:
-        ValueError: The line is not OTLP JSON of traces, a torn one for instance.
+        ValueError: The line is not OTLP JSON of traces, for instance because it is torn.
     """
     try:
         return list(_spans(_parsed(line)))
@@ -81,7 +81,7 @@ def spans_in(line: bytes) -> list[ReadableSpan]:
 def _parsed(line: bytes) -> _Json:
     try:
         data: Any = orjson.loads(line)
-    except ValueError:  # Escapes of lone surrogates are no JSON to it.
+    except ValueError:  # orjson rejects escapes of lone surrogates.
         data = json.loads(line)
     return cast("_Json", data)
 
@@ -148,7 +148,7 @@ def _parent(found: _Json, context: SpanContext) -> SpanContext | None:
         trace_id=context.trace_id,
         span_id=int(found["parentSpanId"], 16),
         is_remote=_is_remote(found),
-        # Not in OTLP; with the usual samplers they are the same.
+        # OTLP has no flags of the parent; with the usual samplers they are equal.
         trace_flags=context.trace_flags,
         trace_state=context.trace_state,
     )
@@ -189,7 +189,7 @@ def _value(found: Mapping[str, Any]) -> Any:
         if kind == "intValue":
             return int(value)
         if kind == "doubleValue":
-            return float(value)  # Also of "NaN" and "Infinity".
+            return float(value)  # Also reads "NaN" and "Infinity".
         if kind == "bytesValue":
             return base64.b64decode(value)
         if kind == "arrayValue":

@@ -1,18 +1,18 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Ended spans as lines of an OTLP file, and back.
+"""Encoding of ended spans as lines of an OTLP file.
 
 One line is one ``TracesData`` message in the OTLP JSON encoding, as the file exporter's
-specification (opentelemetry.io/docs/specs/otel/protocol/file-exporter) asks for: ids are hex text,
-64-bit integers are text, enumerations are numbers. Other than OpenTelemetry's encoder, which goes
-through protobuf, this one is quick enough to run where a span ends, it drops no attribute, and it
-writes the trace flags down.
+specification (opentelemetry.io/docs/specs/otel/protocol/file-exporter) requires: ids are hex text,
+64-bit integers are text, enumerations are numbers. OpenTelemetry's encoder goes through protobuf.
+This encoder is fast enough for the thread that ends a span, it drops no attribute, and it writes
+the trace flags.
 
-What OTLP cannot hold changes its form: an integer beyond 64 bits becomes text, a list becomes a
-tuple, an object of another type its ``str``, and an empty text as version or schema of a scope
-is no text. Lone surrogates stay, as JSON escapes. OpenTelemetry's SDK checks neither names nor
-times, so a program may have given a span any object for them; one such span must not cost the
-others in its line.
+Values that OTLP cannot hold change their form. An integer beyond 64 bits becomes text, a list
+becomes a tuple, an object of another type becomes its ``str``. An empty version or schema of a
+scope is omitted. Lone surrogates stay, as JSON escapes. OpenTelemetry's SDK checks neither names
+nor times, so a program may pass any object for them. Such a span must not cost the other spans of
+its line.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from opentelemetry.trace.span import SpanContext
 from mlflow_bridge._spans.otlp_json.values import attributes_json, text_json
 
 SPAN_MARK: Final = b'"startTimeUnixNano":'
-"""Stands once in a line for every span in it; inside of text its quotes would be escaped."""
+"""Occurs once in a line for every span; inside of text its quotes would be escaped."""
 
 HAS_IS_REMOTE: Final = 0x100
 IS_REMOTE: Final = 0x200
-# Other than in opentelemetry.trace.SpanKind, 0 stands for "unspecified" in OTLP.
+# Unlike in opentelemetry.trace.SpanKind, 0 means "unspecified" in OTLP.
 _KINDS: Final = {kind: kind.value + 1 for kind in SpanKind}
 _INTERNAL: Final = _KINDS[SpanKind.INTERNAL]
 _NO_STATUS: Final = b',"status":{}'
@@ -51,7 +51,7 @@ _Envelope = tuple[bytes, bytes]
 
 
 def line_of(spans: Sequence[ReadableSpan]) -> bytes:
-    """All of these spans in one line, with its line end.
+    """Encode all of these spans as one line, with its line end.
 
     Raises:
         ValueError: A span has no ids.
@@ -61,11 +61,11 @@ def line_of(spans: Sequence[ReadableSpan]) -> bytes:
 
 
 def first_line(spans: Sequence[ReadableSpan], max_bytes: float = math.inf) -> tuple[bytes, int]:
-    """The first of these spans in one line, and how many they are: one at least.
+    """Encode the first of these spans as one line. Returns the line and the number of its spans.
 
     Args:
-        spans: Which.
-        max_bytes: A line that is as long gets no further span.
+        spans: The spans, at least one; the first is always in the line.
+        max_bytes: A line that has reached this length gets no further span.
 
     Raises:
         ValueError: A span has no ids.
@@ -89,7 +89,7 @@ def first_line(spans: Sequence[ReadableSpan], max_bytes: float = math.inf) -> tu
 
 
 def _joined(groups: Mapping[_Envelope, list[bytes]]) -> bytes:
-    # In one go, since what is copied twice is the memory of all spans twice.
+    # A single join: a further copy would take the memory of all spans once more.
     parts, comma = [b'{"resourceSpans":['], b""
     for (before, after), texts in groups.items():
         parts += (comma, before)
@@ -104,13 +104,13 @@ _envelopes: dict[tuple[int, int], tuple[_Envelope, Resource, InstrumentationScop
 
 
 def _envelope(resource: Resource, scope: InstrumentationScope | None) -> _Envelope:
-    """What stands before and after the spans of this resource and scope."""
+    """The text before and after the spans of this resource and scope."""
     key = (id(resource), id(scope))
     known = _envelopes.get(key)
     if known is None:
         if len(_envelopes) >= _MAX_ENVELOPES:
             _envelopes.clear()
-        # Together with the two, so that no other objects get their ids.
+        # Refers to both objects, so that no other objects get their ids.
         known = _envelopes[key] = (_new_envelope(resource, scope), resource, scope)
     return known[0]
 
@@ -128,7 +128,7 @@ def _new_envelope(resource: Resource, scope: InstrumentationScope | None) -> _En
 
 
 def _object(fields: bytes) -> bytes:
-    """Fields that each begin with a comma, as an object."""
+    """Make an object of fields that each begin with a comma."""
     return b"{" + fields[1:] + b"}"
 
 
@@ -155,13 +155,13 @@ def _span(span: ReadableSpan) -> bytes:
     try:
         text = orjson.dumps(name) if type(name) is str else text_json(name)
         return _SPAN % (*ids, text, kind, span.start_time, span.end_time, *fields, flags)
-    except (TypeError, ValueError, OverflowError):  # Of names and times that are none.
+    except (TypeError, ValueError, OverflowError):  # The name is no string, or a time is no int.
         times = (_nanoseconds(span.start_time), _nanoseconds(span.end_time))
         return _SPAN % (*ids, text_json(name), kind, *times, *fields, flags)
 
 
 def _rest(span: ReadableSpan, context: SpanContext, parent: SpanContext | None) -> bytes:
-    """What few spans have, but for a parent; it is left out where there is none of it."""
+    """The status, and the optional fields that are not empty: mostly only the parent id."""
     status = span.status
     plain = status.status_code is StatusCode.UNSET and not status.description
     found = _NO_STATUS if plain else _status(status)
@@ -222,7 +222,7 @@ def _dropped(what: bytes, count: int) -> bytes:
 def _nanoseconds(value: Any) -> int:
     if type(value) is int and -_INT64 <= value < _INT64:
         return value
-    # A float, from time.time() * 1e9, is a common mistake; NaN and text have no better time.
+    # A float, from time.time() * 1e9, is a common mistake. NaN and non-numeric text become 0.
     try:
         return int(str(int(value or 0)))
     except (TypeError, ValueError, OverflowError):

@@ -1,10 +1,10 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Attributes and their values in the OTLP JSON encoding.
+"""Encoding of attributes and their values in OTLP JSON.
 
-This is most of the work of writing a span down. Spans of one kind have the same attributes, with
-values of the same types; so what is the same is put together once for each such shape, and only the
-values are filled in.
+It is most of the work of encoding a span. Spans of one kind have the same attributes, with values
+of the same types. So the constant text is built once for each such shape, and only the values are
+filled in.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _INT64: Final = 2**63
 _MAX_SHAPES: Final = 256
 
 _Writer = Callable[[Any], bytes]
-# The text with a place for each value, and what writes them.
+# The text with a place for each value, and the writer of each value.
 _Shape = tuple[bytes, tuple[_Writer, ...]]
 
 
 def attributes_json(attributes: Mapping[str, Any] | None) -> bytes:
-    """The field of an object that has other fields, with a comma; nothing if there are none.
+    """The field ``attributes`` of an object, after a comma; empty if there are no attributes.
 
     Raises:
         RecursionError: A value is nested too deep.
@@ -41,7 +41,7 @@ def attributes_json(attributes: Mapping[str, Any] | None) -> bytes:
     shape = _shapes.get(key)
     if shape is None:
         shape = _shape_of(found)
-        # Other names could be equal, and yet have another text.
+        # Names of other types may be equal and still have different text.
         if all(type(name) is str for name in found):
             _remember(key, shape)
     return _filled(shape, values)
@@ -78,7 +78,7 @@ def _filled(shape: _Shape, values: Any) -> bytes:
 
 
 def as_json(data: Any) -> bytes:
-    """As text in JSON; lone surrogates, which no UTF-8 can hold, as escapes."""
+    """Encode data as JSON text; lone surrogates, which UTF-8 cannot hold, become escapes."""
     try:
         return orjson.dumps(data)
     except TypeError:
@@ -86,7 +86,7 @@ def as_json(data: Any) -> bytes:
 
 
 def text_json(value: Any) -> bytes:
-    """As a text in JSON, whatever it is."""
+    """Encode a value of any type as a JSON string."""
     return as_json(value if type(value) is str else _text_of(value))
 
 
@@ -104,7 +104,7 @@ def _float_json(value: float) -> bytes:
     return orjson.dumps(value if math.isfinite(value) else _unreal(value))
 
 
-# By the exact type; subclasses bring methods of their own.
+# By the exact type: a subclass may override methods.
 _PLACES: Final[dict[type, tuple[bytes, _Writer, bytes]]] = {
     str: (b'{"stringValue":', orjson.dumps, b"}"),
     bool: (b'{"boolValue":', orjson.dumps, b"}"),
@@ -127,7 +127,7 @@ def _value(value: Any) -> dict[str, Any]:
         return {}
     if isinstance(value, (bytes, bytearray)):
         return {"bytesValue": base64.b64encode(value).decode("ascii")}
-    # The type first, for asking an abstract class takes far longer.
+    # The type first: a check against an abstract class takes far longer.
     if type(value) is not tuple and isinstance(value, Mapping):
         items = _key_values(cast("Mapping[Any, Any]", value))
         return {"kvlistValue": {"values": items} if items else {}}
@@ -143,16 +143,16 @@ def _key_values(found: Mapping[Any, Any]) -> list[dict[str, Any]]:
 
 def _text_of(value: Any) -> str:
     if isinstance(value, str):
-        # A subclass could bring methods of its own.
+        # A subclass may override __str__.
         return value if type(value) is str else str.__str__(value)
     try:
         return str(value)
-    except Exception:  # Of an object of the program, which must not cost the span.
+    except Exception:  # Raised by an object of the program, which must not cost the span.
         return object.__repr__(value)
 
 
 def _big(value: int) -> dict[str, Any]:
-    # In hex where Python refuses to write so many decimal digits.
+    # Python limits the number of decimal digits; hex has no limit.
     try:
         return {"stringValue": str(value)}
     except ValueError:
