@@ -1,10 +1,10 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps a fork out of the moments in which the child could not go on.
+"""A guard that delays a fork while another thread may hold a lock that the child needs.
 
-A fork copies locks as they are. One that another thread holds at that moment, in MLflow, in
-SQLAlchemy, in SQLite or in the import system, is never given back in the child, where that thread
-does not exist.
+A fork copies locks as they are. A lock that another thread holds at that moment (in MLflow,
+SQLAlchemy, SQLite or the import system) is never released in the child, where that thread does not
+exist.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from typing import Final
 
 _LONGEST_WAIT_SECONDS: Final = 10.0
-"""More than a write takes, or the making of a store; a database that hangs may take longer."""
+"""Longer than a write or the creation of a store; a database that hangs may take longer."""
 
 
 class ForkGuard:
-    """A fork waits for the threads that are inside, for at most 10 seconds. Thread-safe."""
+    """A guard that makes a fork wait for threads inside, for at most 10 seconds. Thread-safe."""
 
     def __init__(self, longest_wait: float = _LONGEST_WAIT_SECONDS) -> None:
         self._longest_wait = longest_wait
@@ -34,7 +34,7 @@ class ForkGuard:
         self._inside: list[int] = []
 
     def watch(self) -> None:
-        """Guard this process from now on: the interpreter calls the three methods below."""
+        """Guard this process from now on: the interpreter calls the methods below at each fork."""
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(
                 before=self.before, after_in_parent=self.in_parent, after_in_child=self.in_child
@@ -47,7 +47,7 @@ class ForkGuard:
 
     @contextmanager
     def inside(self) -> Generator[None, None, None]:
-        """Do something in the block that no fork may come between."""
+        """Delay forks by other threads until the block has ended."""
         me = threading.get_ident()
         with self._changed:
             # A thread that is inside already must not wait for the fork that waits for it.
@@ -57,7 +57,7 @@ class ForkGuard:
         try:
             yield
         finally:
-            # Not in a child that was forked by the very thread that is inside.
+            # Not in a child that this thread forked in the block: in_child() has made a new list.
             if changed is self._changed:
                 with changed:
                     self._inside.remove(me)

@@ -1,10 +1,10 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a forked child has to renew: one registry for the whole bridge.
+"""A registry of functions that renew locks, threads and files in a forked child.
 
 A fork copies locks, threads and open files as they are. A lock that another thread holds at that
 moment is never released in the child, where that thread does not exist. So each module registers a
-function that makes such things anew, and the child calls all of them before the program goes on.
+function that makes such objects again. The child calls all functions before the program goes on.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from weakref import WeakMethod
 _logger: Final = logging.getLogger(__name__)
 
 _Callback = Callable[[], object]
-# In the order of registration, as os.register_at_fork has it. By number, so that a callback can be
-# taken out while a garbage collection registers nothing and breaks nothing.
+# In the order of registration, like os.register_at_fork. By number, so that a garbage collection
+# can remove a callback at any moment with one operation.
 _callbacks: Final[dict[int, Callable[[], _Callback | None]]] = {}
 _numbers: Final = count()
 

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""How a processor hears of a fork and of the end of its process.
+"""Calls to a processor when its process forks or ends.
 
 Nothing here keeps the processor alive.
 """
@@ -15,7 +15,8 @@ from weakref import WeakMethod
 from mlflow_bridge._process.forks import call_in_child
 
 _MULTIPROCESSING_EXIT_PRIORITY = 10
-"""Above 0, so that it runs at all, and before the pools and managers of the program (up to 0)."""
+"""Not below 0, so that the finalizer runs before multiprocessing ends the child's own children;
+above 0, so that it runs before the program's managers."""
 
 
 def watch_process(
@@ -28,7 +29,7 @@ def watch_process(
     """Call methods of a processor when its process forks or ends.
 
     Args:
-        processor: Whose methods they are.
+        processor: The owner of the methods.
         after_fork: Called in a forked child, in its only thread, before the program goes on.
         before_exit: Called when the interpreter exits normally; the program's spans may still end
             after it.
@@ -59,9 +60,9 @@ def _watch_multiprocessing(processor: object, before_child_exit: Callable[[], No
     def set_finalizer(_processor: object = None) -> None:
         util.Finalize(None, before_child_exit, exitpriority=_MULTIPROCESSING_EXIT_PRIORITY)
 
-    # A child forgets all finalizers when it starts, with every start method, and then runs what is
-    # registered here: so the finalizer has to be set up in the child.
-    # billiard, from which Celery forks, runs what is registered with multiprocessing.
+    # With every start method, a child first forgets all finalizers, and then runs the functions
+    # that are registered here: so the finalizer has to be set up in the child.
+    # billiard, with which Celery forks, runs the functions registered with multiprocessing.
     util.register_after_fork(processor, set_finalizer)
     if parent_process() is not None:
         set_finalizer()
@@ -70,9 +71,9 @@ def _watch_multiprocessing(processor: object, before_child_exit: Callable[[], No
 def may_be_killed_at_any_time() -> bool:
     """Whether this is a daemonic child of multiprocessing or billiard.
 
-    Such are the workers of a ``multiprocessing.Pool``, which are killed where the pool ends as a
-    context manager, and those of Celery, which leave by ``os._exit``. A spawned child knows it
-    only after it has imported the program.
+    Examples are the workers of a ``multiprocessing.Pool``, which are killed at the end of the
+    pool's ``with`` block, and workers of Celery, which exit by ``os._exit``. A spawned child knows
+    that it is daemonic only after it has imported the program.
     """
     for name in ("multiprocessing", "billiard"):
         # None while another thread imports the package.

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Log lines that cannot flood a log."""
+"""A logger that cannot flood a log with warnings."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class _Key:
 
 
 class RateLimitedLogger:
-    """Warnings, at most one with each key in ``interval`` seconds. Called from any thread.
+    """A logger of at most one warning with each key in ``interval`` seconds. Thread-safe.
 
-    The lock is reentrant because a warning may be raised by a span that ends in a garbage
-    collection, in the thread that holds it.
+    The lock is reentrant: a span may end in a garbage collection, and log a warning, in the thread
+    that holds the lock.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class RateLimitedLogger:
         call_in_child(self._renew_lock)
 
     def _renew_lock(self) -> None:
-        """In a forked child: the thread that held the lock is the parent's."""
+        """Replace the lock in a forked child, where the thread that held it does not exist."""
         self._lock = threading.RLock()
 
     def warning(self, key: str, message: str, *args: object) -> None:

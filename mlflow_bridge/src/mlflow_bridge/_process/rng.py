@@ -1,9 +1,10 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Random numbers of the bridge's own.
+"""Random numbers that do not depend on the program's seed.
 
-What the functions of the ``random`` module draw, they take from the program: one that seeds it
-would draw something else wherever telemetry has drawn before, and telemetry would repeat itself.
+The functions of the ``random`` module share one generator with the program. If telemetry used it, a
+program that sets a seed would draw other numbers than without telemetry. Telemetry would also
+repeat its own numbers in each run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,6 @@ from typing import Final
 from mlflow_bridge._process.forks import call_in_child
 
 rng: Final = random.Random()
-"""Seeded by the system, and anew in a forked child. Thread-safe."""
+"""Seeded by the system, and again in a forked child. Thread-safe."""
 
 call_in_child(rng.seed)

@@ -20,7 +20,7 @@ PATIENCE = 60.0
 
 
 class Busy(threading.Thread):
-    """Is inside of a guard until it is told to leave."""
+    """A thread that is inside of a guard until ``leave`` is set."""
 
     def __init__(self, guard: ForkGuard) -> None:
         super().__init__(daemon=True)
@@ -46,7 +46,7 @@ def busy(guard: ForkGuard) -> Iterator[Busy]:
         thread.join(PATIENCE)
 
 
-def test_a_fork_waits_until_nobody_is_inside() -> None:
+def test_a_fork_waits_until_no_thread_is_inside() -> None:
     guard = ForkGuard(longest_wait=PATIENCE)
     with busy(guard) as thread:
         forking = threading.Thread(target=guard.before, daemon=True)
@@ -58,7 +58,7 @@ def test_a_fork_waits_until_nobody_is_inside() -> None:
     assert not guard.stranded
 
 
-def test_nobody_enters_while_a_fork_is_under_way() -> None:
+def test_no_thread_enters_while_a_fork_is_under_way() -> None:
     guard = ForkGuard()
     guard.before()
     late = Busy(guard)
@@ -68,19 +68,19 @@ def test_nobody_enters_while_a_fork_is_under_way() -> None:
     late.leave.set()
 
 
-def test_a_child_that_could_not_be_waited_for_knows_it() -> None:
+def test_a_child_knows_that_its_fork_did_not_wait_long_enough() -> None:
     guard = ForkGuard(longest_wait=0.01)
     with busy(guard):
         guard.before()
         guard.in_child()
     assert guard.stranded
-    # It may still fork, and its children are no better off.
+    # The child may still fork, and its children are stranded, too.
     guard.before()
     guard.in_child()
     assert guard.stranded
 
 
-def test_the_parent_goes_on_after_waiting_in_vain() -> None:
+def test_the_parent_goes_on_after_a_wait_that_timed_out() -> None:
     guard = ForkGuard(longest_wait=0.01)
     with busy(guard):
         guard.before()
@@ -90,7 +90,7 @@ def test_the_parent_goes_on_after_waiting_in_vain() -> None:
         pass
 
 
-def test_who_is_inside_may_fork_and_enter_again() -> None:
+def test_a_thread_inside_may_fork_and_enter_again() -> None:
     guard = ForkGuard(longest_wait=PATIENCE)
     with guard.inside():
         guard.before()

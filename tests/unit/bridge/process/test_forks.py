@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a forked child calls, with the registry that `os.register_at_fork` calls in its place."""
+"""The callbacks of a forked child; the tests call the registry instead of forking."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_callbacks_are_called_in_the_order_of_registration() -> None:
     assert parts
 
 
-def test_an_object_that_is_gone_is_not_called_and_leaves_nothing_behind() -> None:
+def test_a_collected_object_is_not_called_and_leaves_no_registration() -> None:
     renewed: list[str] = []
     kept = Part("kept", renewed)
     Part("gone", renewed)

@@ -27,7 +27,7 @@ def test_a_child_that_is_forked_while_another_thread_warns_goes_on() -> None:
     assert held.wait(60)
     child = os.fork()
     if child == 0:
-        signal.alarm(10)  # it would wait for ever
+        signal.alarm(10)  # otherwise a deadlock would last for ever
         try:
             notices.warning("kind", "message")
             os._exit(0)
