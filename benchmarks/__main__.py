@@ -1,8 +1,9 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m benchmarks``: what instrumentation and delivery cost on this machine.
+"""``python -m benchmarks`` measures the cost of instrumentation and delivery on this machine.
 
-Prints tables, keeps the figures as JSON, and on demand fills docs/performance.md with both.
+It prints tables and keeps the figures as JSON. With ``--write-docs`` it writes the tables and
+charts to docs/performance.md.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="some minutes: fewer rounds, less exact"
+        "--quick", action="store_true", help="a few minutes: fewer rounds, less exact"
     )
     parser.add_argument(
         "--only",
@@ -74,7 +75,7 @@ def _options() -> argparse.Namespace:
         help="measure this part and keep the other figures; may be repeated",
     )
     parser.add_argument(
-        "--report", action="store_true", help="measure nothing: show the figures that are there"
+        "--report", action="store_true", help="measure nothing: show the saved figures"
     )
     parser.add_argument("--json", type=Path, default=RESULTS, help="default: %(default)s")
     parser.add_argument(

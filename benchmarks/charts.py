@@ -35,7 +35,7 @@ _SITUATION_COLOURS = {"steady": "#d9480f", "full": "#5b6778", "down": "#1c7ed6"}
 
 
 def draw(results: Mapping[str, Any], directory: Path) -> list[Path]:
-    """Draw what there are figures for; the files that were written."""
+    """Draw the charts for which there are figures. Returns the files."""
     written: list[Path] = []
     with matplotlib.rc_context(_SETTINGS):
         for name, (section, paint) in _CHARTS.items():

@@ -1,8 +1,8 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Counts the steps of programs without and with instrumentation, and of the floor; see `steps`.
+"""Steps of programs without and with instrumentation, and of the floor; see `steps`.
 
-Runs in a process of its own, since it is the one measurement that needs the interpreter's hooks.
+Runs in a separate process, since only this measurement needs the interpreter's hooks.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from opentelemetry.instrumentation.dspy import DSPyInstrumentor
 
 
 def counted(names: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    """For each program: ``alone``, ``added``, ``floor``, ``spans``; without content the same.
+    """Count for each program ``alone``, ``added``, ``floor`` and ``spans``, also without content.
 
-    ``sampled_out`` is what is added where the root is not sampled.
+    ``sampled_out`` is the number of steps that are added if the root is not sampled.
     """
     found: dict[str, dict[str, float]] = {}
     for name in names:
@@ -35,7 +35,7 @@ def counted(names: tuple[str, ...]) -> dict[str, dict[str, float]]:
             **figures,
             "no_content_added": bare["added"],
             "no_content_floor": bare["floor"],
-            # Counted anew: in some releases of DSPy a call costs more, the more came before.
+            # Counted again: in some releases of DSPy, the cost of a call grows with earlier calls.
             "sampled_out": _sampled_out(chosen) - _steps_of(chosen),
         }
     return found

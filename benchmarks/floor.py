@@ -17,18 +17,18 @@ _JSON_STARTS = ("{", "[", '"')
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that it takes to make a span like another one."""
+    """The data that is needed to make a span like a given span."""
 
     name: str
     kind: SpanKind
     plain: dict[str, Any]
-    """Attributes as they are."""
+    """Attributes that are set unchanged."""
     content: dict[str, Any]
-    """Values of attributes whose JSON text has to be made again each time."""
+    """Values of attributes whose JSON text has to be made for each span."""
 
 
 def recipe(span: ReadableSpan) -> Recipe:
-    """How to make a span like this one."""
+    """Return the recipe of a span like this span."""
     plain: dict[str, Any] = {}
     content: dict[str, Any] = {}
     for name, value in (span.attributes or {}).items():
@@ -41,7 +41,7 @@ def recipe(span: ReadableSpan) -> Recipe:
 
 
 def _decoded(value: Any) -> Any:
-    """What a JSON text says; None for what is no JSON text of an object, an array or a string."""
+    """Decode a JSON text; None if it is not the text of an object, an array or a string."""
     if not isinstance(value, str) or not value.startswith(_JSON_STARTS):
         return None
     try:
@@ -51,7 +51,7 @@ def _decoded(value: Any) -> Any:
 
 
 def replay(recipes: Sequence[Recipe], tracer: Tracer) -> Callable[[], None]:
-    """A function that makes one span by each recipe: start, set attributes, end."""
+    """Return a function that makes one span by each recipe: start, set attributes, end."""
     steps = [(each.name, each.kind, each.plain, each.content) for each in recipes]
 
     def make_spans() -> None:

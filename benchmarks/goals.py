@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is to be reached, held against what was measured."""
+"""Goals, compared with the measured figures."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from benchmarks.tables import Table, micro, percent, times
 
 _GROWTH_MARGIN = 1.25
-"""How much more the last point of a series may cost than the first: the noise of a busy machine."""
+"""Largest ratio of the last to the first point of a series: allows for a busy machine's noise."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure, and the most that it may be."""
+    """A figure and its limit."""
 
     what: str
     measured: float
@@ -28,7 +28,7 @@ class Goal:
         return self.measured <= self.limit
 
     def row(self) -> list[str]:
-        """For a table."""
+        """The row of the goal in the table."""
         return [
             self.what,
             self.shown(self.measured),
@@ -48,7 +48,7 @@ def goals(results: Mapping[str, Any]) -> list[Goal]:
 
 
 def goals_table(results: Mapping[str, Any]) -> Table:
-    """All of them, reached or not."""
+    """The table of all goals, reached or not."""
     rows = [goal.row() for goal in goals(results)]
     header = ["goal", "measured", "at most", "reached"]
     return Table("goals", "Goals and what this run measured", header, rows)

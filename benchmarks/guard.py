@@ -1,9 +1,9 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m benchmarks.guard``: fails if instrumentation became more expensive.
+"""``python -m benchmarks.guard`` fails if instrumentation became more expensive.
 
-It compares counts of what the interpreter executes, which repeat exactly, with the floor's. No
-clock is read, so that a busy machine cannot make it fail, or pass.
+It counts the steps that the interpreter executes, which repeat exactly, and compares them with the
+floor's steps. It reads no clock, so that a busy machine cannot change the result.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ LIMITS: Final[Mapping[str, float]] = dict.fromkeys(_COMPARED, 2.1)
 """Steps added to a call, as a multiple of the floor's steps."""
 
 NO_CONTENT_LIMITS: Final[Mapping[str, float]] = dict.fromkeys(_COMPARED, 1.9)
-"""The same without content."""
+"""Steps added to a call without content, as a multiple of the floor's steps."""
 
 SAMPLED_OUT_LIMIT: Final = 95.0
 """Steps added to one operation below a root that is not sampled."""
 
 
 PROCESSOR_LIMIT: Final = 3.6
-"""Steps that the processor adds to a span, as a multiple of OpenTelemetry's batch processor's."""
+"""Steps that the processor adds to a span, as a multiple of OpenTelemetry's processor's."""
 
 _SAMPLED_OUT: Final = "sampled out, steps for each operation"
 _PROCESSOR: Final = "span processor, beside OpenTelemetry's"
 
 
 def measured() -> dict[str, float]:
-    """The counts' ratios, by what they are the ratio of."""
+    """Count the steps. Returns `ratios`."""
     counts = apart("benchmarks.counted:counted", PROGRAMS)
     return ratios(counts, apart("benchmarks.delivery.steps:processor_steps"))
 
@@ -45,7 +45,7 @@ def measured() -> dict[str, float]:
 def ratios(
     counts: Mapping[str, Mapping[str, float]], processors: Mapping[str, float]
 ) -> dict[str, float]:
-    """What is held against the limits."""
+    """The figures that have a limit, by their names."""
     found: dict[str, float] = {}
     for name in LIMITS:
         figures = counts[name]
@@ -69,7 +69,7 @@ def limits() -> dict[str, float]:
 
 
 def exceeded(found: Mapping[str, float]) -> list[str]:
-    """What is over its limit, in words."""
+    """Messages about the figures that exceed their limits."""
     return [
         f"{name}: {found[name]:.2f} is over the limit of {limit:g}"
         for name, limit in limits().items()

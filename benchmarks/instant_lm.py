@@ -19,7 +19,7 @@ INPUT_TOKENS, OUTPUT_TOKENS = 120, 30
 
 
 def instant_lm(answers: Sequence[Mapping[str, Any]], delay: float = 0.0) -> Any:
-    """An LM that gives these answers in turn, over and over, to each thread on its own.
+    """Make an LM that gives these answers in turn, again and again, to each thread separately.
 
     Args:
         answers: The output fields of each call of a program.

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The ways to instrument that are compared, each installed in a process of its own."""
+"""The ways to instrument that are compared, each installed in a separate process."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from benchmarks.null_exporter import NullExporter, null_provider
 
 @dataclass
 class Installed:
-    """An instrumentation at work."""
+    """An installed instrumentation."""
 
     flush: Callable[[], Any]
-    """Returns when nothing waits any more."""
+    """Returns when no span waits any more."""
     span_count: Callable[[], int]
-    """How many spans have been exported."""
+    """Returns the number of exported spans."""
     exporter: NullExporter | None = None
 
     def spans_of(self, run: Callable[[], Any]) -> Sequence[ReadableSpan]:
-        """The spans of one call; empty where they go elsewhere."""
+        """Return the spans of one call; empty if they go to another exporter."""
         if self.exporter is None:
             return ()
         self.flush()
@@ -43,7 +43,7 @@ class Installed:
 
 @dataclass(frozen=True)
 class Way:
-    """One of the ways."""
+    """One way to instrument."""
 
     label: str
     install: Callable[[], Installed]
@@ -52,7 +52,7 @@ class Way:
 
     @property
     def installed_version(self) -> str | None:
-        """The version of what it needs; None where that is missing."""
+        """The version of the distribution in ``needs``; None if it is not installed."""
         if not self.needs:
             return ""
         try:
@@ -108,7 +108,7 @@ def _into_nothing(sampler: Sampler | None) -> tuple[Installed, Any]:
 
 
 def _mlflow_autolog() -> Installed:
-    """MLflow's own, into a new SQLite store: it has no null exporter."""
+    """Install MLflow's instrumentation with a new SQLite store: it has no null exporter."""
     import mlflow
 
     file = Path(tempfile.mkdtemp(prefix="bench-")) / "mlflow.db"
@@ -138,5 +138,5 @@ WAYS: dict[str, Way] = {
 
 
 def available(names: Sequence[str]) -> list[str]:
-    """Those of these ways that can be installed here."""
+    """Select the ways that can be installed here."""
     return [name for name in names if WAYS[name].installed_version is not None]

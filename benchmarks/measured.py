@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What runs in a measured process: programs, their time, and spans made by hand."""
+"""The code of a measured process: programs, their time, and spans made by hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.null_exporter import null_provider
 from benchmarks.programs import Program, program
 
 _SETTLING_CALLS = 3
-"""Untimed, at the start of each sample: another process had the processor, and its caches."""
+"""Untimed calls at the start of each sample: another process has used the CPU and its caches."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,15 @@ class Sample:
     """Times of one call, in microseconds."""
 
     thread: float
-    """CPU of the threads that called."""
+    """CPU of the calling threads."""
     process: float
-    """CPU of the whole process until everything was exported."""
+    """CPU of the whole process until all spans were exported."""
     wall: float
-    """Of all threads together, divided by the number of calls of one."""
+    """Wall time of all threads together, divided by the number of calls of one thread."""
 
 
 class MeasuredPrograms:
-    """Runs programs under one way of instrumentation.
+    """Programs under one way of instrumentation.
 
     Args:
         way: A key of `WAYS`.
@@ -50,11 +50,11 @@ class MeasuredPrograms:
         self._makers: dict[Any, Callable[[], None]] = {}
 
     def sample(self, name: str, calls: int, threads: int = 1, by_hand: Any = None) -> Sample:
-        """Time so many calls, shared between so many threads.
+        """Time this number of calls, divided between the threads.
 
-        With the key of recipes that were learnt, their spans are made by hand after each call: a
-        loop that makes nothing but spans has the processor's caches to itself, which no
-        instrumentation has.
+        ``by_hand`` is the key of learnt recipes: their spans are made by hand after each call. A
+        loop that makes only spans would have the CPU's caches to itself, unlike any
+        instrumentation.
         """
         chosen, make = self._program(name), self._makers.get(by_hand)
         gc.collect()
@@ -73,12 +73,12 @@ class MeasuredPrograms:
         return Sample(used / count / 1000, process / count / 1000, wall / each / 1000)
 
     def warm_up(self, name: str, calls: int = 10) -> None:
-        """Run a program without looking."""
+        """Run a program without measuring."""
         self._program(name).calls(calls)
         self._installed.flush()
 
     def span_count(self, name: str) -> int:
-        """How many spans one call makes."""
+        """Count the spans of one call."""
         chosen = self._program(name)
         chosen.calls(1)
         self._installed.flush()
@@ -88,7 +88,7 @@ class MeasuredPrograms:
         return self._installed.span_count() - before
 
     def recipes(self, name: str) -> list[Recipe]:
-        """How to make the spans of one call; empty where they cannot be seen."""
+        """Return the recipes for the spans of one call; empty if they go to another exporter."""
         chosen = self._program(name)
         chosen.calls(2)
         return [recipe(span) for span in self._installed.spans_of(lambda: chosen.calls(1))]
@@ -104,7 +104,7 @@ class MeasuredPrograms:
 
 
 class MeasuredFloor:
-    """Makes spans by hand. DSPy is imported, since a garbage collection visits it too."""
+    """Spans made by hand. DSPy is imported, because a garbage collection visits it, too."""
 
     def __init__(self) -> None:
         self._provider, _ = null_provider()
@@ -115,7 +115,7 @@ class MeasuredFloor:
         self._makers[key] = replay(recipes, self._provider.get_tracer("floor"))
 
     def sample(self, key: Any, calls: int, threads: int = 1) -> Sample:
-        """Time so many calls' worth of spans."""
+        """Time the spans of this number of calls."""
         make = self._makers[key]
         each = max(calls // threads, 1)
         gc.collect()
@@ -142,7 +142,7 @@ def _thread_time(run: Callable[[], Any]) -> int:
 
 
 def _in_threads(run: Callable[[], Any], count: int) -> int:
-    """CPU time of so many threads together, in nanoseconds."""
+    """Run in this number of threads. Returns their CPU time together, in nanoseconds."""
     used: list[int] = []
     barrier = threading.Barrier(count)
 

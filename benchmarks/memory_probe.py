@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What outlives a call, in a process of its own."""
+"""Memory that outlives a call, measured in a separate process."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _WARM_UP_CALLS = 50
 
 
 class MemoryProbe(MeasuredPrograms):
-    """Looks with tracemalloc at what calls leave behind."""
+    """A probe that measures with tracemalloc the memory that calls leave behind."""
 
     def left_behind(self, name: str, calls: int) -> dict[str, int]:
-        """Bytes and blocks that so many calls leave, whoever allocated them.
+        """Count the bytes and blocks that calls leave behind, in allocations of all code.
 
-        To be compared with what the program alone leaves, its history for one. Who allocated a
-        block does not tell whose it is: the interpreter has lists of freed ones, from which DSPy's
-        objects get what was ours.
+        Compare them with the memory that the program alone leaves, such as its history. The code
+        that allocated a block need not own it: the interpreter has lists of freed blocks, from
+        which DSPy's objects get blocks that were ours.
         """
         self.warm_up(name, _WARM_UP_CALLS)
         tracemalloc.start()
         try:
-            # The first calls under tracemalloc fill what is kept once.
+            # The first calls under tracemalloc fill caches.
             self.warm_up(name, calls)
             before = self._snapshot()
             self.warm_up(name, calls)

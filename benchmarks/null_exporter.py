@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where measured spans end: nowhere, but counted."""
+"""An exporter that only counts the measured spans."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.sampling import Sampler
 
 
 class NullExporter(SpanExporter):
-    """Counts spans; keeps them while ``kept`` is a list."""
+    """An exporter that counts spans, and keeps them while ``kept`` is a list."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -26,10 +26,10 @@ class NullExporter(SpanExporter):
 
 
 def null_provider(sampler: Sampler | None = None) -> tuple[TracerProvider, NullExporter]:
-    """A provider with a `NullExporter` behind OpenTelemetry's own batch processor.
+    """Make a provider with a `NullExporter` behind OpenTelemetry's own batch processor.
 
-    The queue is long enough for a whole round: what the processor drops costs nothing, and would
-    make an instrumentation look cheap.
+    The queue is long enough for a whole round: spans that the processor drops cost nothing, and
+    would make an instrumentation look cheap.
     """
     exporter = NullExporter()
     provider = TracerProvider(sampler=sampler)

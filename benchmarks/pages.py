@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Fills the marked regions of a page, and leaves every other line alone."""
+"""Fill the marked regions of a page, and leave every other line unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _REGION = re.compile(
 
 
 def fill(page: str, regions: Mapping[str, str]) -> str:
-    """The page with new text in these regions.
+    """Return the page with new text in these regions.
 
     A region begins with ``<!-- begin name -->`` and ends with ``<!-- end name -->``, each on a
     line of its own. Regions that are not given stay as they are.

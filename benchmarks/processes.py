@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Processes of their own for what is measured, so that no instrumentation meets another one."""
+"""Separate processes for measurements, so that no instrumentation meets another."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ QUIET = {
 
 
 class RemoteError(RuntimeError):
-    """What a measured process raised, with its traceback."""
+    """An exception of a measured process, with its traceback."""
 
 
 class Worker:
-    """An object that lives in a fresh interpreter and does one thing at a time, when told to.
+    """An object in a new interpreter that runs one method at a time.
 
     Args:
         path: ``module:Class`` of the object.
-        arguments: What it is made from.
+        arguments: Arguments of the class.
         environment: Variables that are set before its module is imported.
     """
 
@@ -57,7 +57,7 @@ class Worker:
         return self._process.pid
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """The result of a method of the object.
+        """Call a method of the object, and return its result.
 
         Raises:
             RemoteError: The method raised.
@@ -98,14 +98,14 @@ class Worker:
 def apart(
     path: str, *arguments: Any, environment: Mapping[str, str] | None = None, **options: Any
 ) -> Any:
-    """The result of ``module:function``, called in a process of its own."""
+    """Call ``module:function`` in a separate process, and return its result."""
     caller = "benchmarks.processes:Caller"
     with Worker(caller, path, arguments, options, environment=environment) as worker:
         return worker.call("result")
 
 
 class Caller:
-    """Calls one function, later."""
+    """A function call that is made later."""
 
     def __init__(self, path: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         self._function, self._arguments, self._options = _find(path), arguments, options
@@ -131,7 +131,7 @@ def _serve(
 
 
 def _reply(pipe: Connection, function: Callable[[], Any], *, keep: bool = False) -> list[Any]:
-    """Send the result, or with ``keep`` return it; empty if there is none."""
+    """Call the function; send the result, or keep it. Returns [result], or [] if it raised."""
     try:
         result = function()
     except Exception:

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where the CPU time of an instrumented program goes, part by part."""
+"""The CPU time of an instrumented program, part by part."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _CALLS = 200
 
 
 class ProfiledPrograms(MeasuredPrograms):
-    """Takes apart what a call costs."""
+    """Programs whose cost of a call is divided into parts."""
 
     def parts(self, name: str, seconds: float) -> dict[str, float]:
-        """Microseconds of each part in one call, by a sampling profile of so much CPU time."""
+        """Measure the microseconds of each part in a call, by a profile of this CPU time."""
         self.warm_up(name, 20)
         each = self.sample(name, _CALLS).thread
         chosen = self._program(name)

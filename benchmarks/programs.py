@@ -21,14 +21,14 @@ REASONED = {"reasoning": "The context says so.", **ANSWER}
 
 @dataclass(frozen=True)
 class Program:
-    """A call to measure, and the language model that it is made with."""
+    """A call to measure, and its language model."""
 
     name: str
     run: Callable[[], Any]
     lm: Any
 
     def calls(self, count: int, after: Callable[[], Any] | None = None) -> None:
-        """Run the program so many times in this thread, and something after each."""
+        """Run the program this many times in this thread, each time followed by ``after``."""
         with dspy.context(lm=self.lm):
             for _ in range(count):
                 self.run()
@@ -48,7 +48,7 @@ class _RAG(dspy.Module):
 
 
 class _Level(dspy.Module):
-    """A module around another one, or around nothing."""
+    """A module that calls an inner module, if it has one."""
 
     def __init__(self, inner: dspy.Module | None) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ _NAMED: dict[str, Callable[[], tuple[Callable[[], Any], list[Mapping[str, Any]]]
 
 
 def program(name: str, delay: float = 0.0) -> Program:
-    """A program by its name; ``nested 4`` is four modules inside one another, without an LM.
+    """Make a program by its name; ``nested 4`` is four nested modules, without an LM.
 
     Args:
         name: ``Predict``; ``RAG``, three modules and two LM calls; ``ReAct``, with one tool call;

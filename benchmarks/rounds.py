@@ -1,9 +1,9 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a series of interleaved rounds says. Pure functions over samples.
+"""Statistics of a series of interleaved rounds, as pure functions over samples.
 
 Rounds are interleaved, and figures compared within a round, so that a slow moment of the machine
-meets everything that is compared.
+affects all compared figures.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ T = TypeVar("T")
 
 
 def added(alone: Sequence[float], together: Sequence[float]) -> float:
-    """The median over rounds of what comes on top, in the unit of the samples."""
+    """The median over rounds of the added cost, in the unit of the samples."""
     return statistics.median(b - a for a, b in zip(alone, together, strict=True))
 
 
 def ratio(alone: Sequence[float], together: Sequence[float], floor: Sequence[float]) -> float:
-    """The median over rounds of what comes on top, as a multiple of the floor of that round."""
+    """The median over rounds of the added cost, as a multiple of the floor of that round."""
     pairs = zip(alone, together, floor, strict=True)
     return statistics.median((b - a) / max(unit, 1e-9) for a, b, unit in pairs)
 
 
 def quartiles(samples: Sequence[float]) -> tuple[float, float]:
-    """The first and the third quartile; twice the sample where there is one only."""
+    """The first and the third quartile; twice the sample if there is only one."""
     if len(samples) < 2:
         return samples[0], samples[0]
     first, _, third = statistics.quantiles(samples, n=4, method="inclusive")
@@ -35,12 +35,12 @@ def quartiles(samples: Sequence[float]) -> tuple[float, float]:
 
 
 def in_turns(things: Sequence[T], rounds: int) -> Iterator[tuple[int, Sequence[T]]]:
-    """The number of each round, and the things in an order that moves on by one each round."""
+    """Yield the number of each round and the things, rotated by one place each round."""
     for number in range(rounds):
         start = number % len(things)
         yield number, [*things[start:], *things[:start]]
 
 
 def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """How much y grows with x, by least squares."""
+    """The slope of y over x, by least squares."""
     return statistics.linear_regression(xs, ys).slope

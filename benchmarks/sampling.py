@@ -1,9 +1,9 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where CPU time goes, by looking at the stack every so often.
+"""A sampling profiler of CPU time.
 
-A profiler that is told of each call makes calls look dear; this one costs next to nothing. What C
-code uses up counts for the Python function that called it.
+A profiler that is called at each call makes calls look expensive; a sampling profiler costs next to
+nothing. CPU time of C code counts for the Python function that called it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from types import FrameType
 from typing import Any
 
 _INTERVAL = 0.001
-"""Seconds of CPU between two looks."""
+"""Seconds of CPU between two samples."""
 
 Group = tuple[str, str]
 """A name, and a part of the path of the files that belong to it."""
 
 
 def profile(run: Callable[[], Any], seconds: float, groups: Sequence[Group]) -> dict[str, float]:
-    """Run over and over for about so much CPU time; the share of each group.
+    """Run repeatedly for about this CPU time. Returns the share of each group.
 
-    Main thread only. A stack belongs to the group of its innermost frame that is in any; of groups
-    that match one file the first one counts. ``other`` is what belongs to none.
+    Main thread only. A stack belongs to the group of its innermost frame that is in a group. If
+    several groups match a file, the first group counts. Stacks without a group count as ``other``.
     """
     seen: Counter[str] = Counter()
 

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""How much of everything is done: enough for figures, or enough to see that it works."""
+"""The size of a run: enough for exact figures, or enough to see that it works."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes of a run."""
+    """Numbers of rounds, calls, traces and spans in a run."""
 
     rounds: int = 11
-    """Of the programs' CPU time."""
+    """Rounds of the programs' CPU time."""
     growth_rounds: int = 7
     startup_rounds: int = 20
     caller_rounds: int = 11
     latency_rounds: int = 4
     latency_calls: int = 8
-    """Of each thread in a round."""
+    """Calls of each thread in a round."""
     compared_traces: int = 100
-    """Traces stored by every path to MLflow: so few that MLflow's own queue takes them all."""
+    """Traces that every path stores: few enough for MLflow's own queue to take all of them."""
     delivery_rounds: int = 2
     burst_traces: int = 2_000
     memory_spans: int = 1_000_000
     earlier_calls: tuple[int, ...] = (0, 100, 1_000, 10_000)
     profile_seconds: float = 8.0
     counted_calls: int = 20
-    """Under valgrind."""
+    """Calls under valgrind."""
 
 
 FULL = Scale()

@@ -1,9 +1,9 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""How much Python code runs: bytecode instructions and calls of C functions, counted exactly.
+"""Exact counts of bytecode instructions and of calls of C functions.
 
-Both are the same each time on any machine, however busy, for a given Python and given releases of
-OpenTelemetry and DSPy. What C code does inside of one call is not seen.
+For a given Python and given releases of OpenTelemetry and DSPy, both counts are the same on any
+machine, however busy. Work inside of a C call is not counted.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from types import FrameType
 from typing import Any
 
 _WARM_UP = 12
-"""Calls until caches are filled and the interpreter has adapted its code."""
+"""Calls before the count: they fill caches, and the interpreter adapts its code."""
 
 
 def count_steps(run: Callable[[], Any], calls: int = 2) -> float:
-    """Bytecode instructions and C calls of one call of a function, in this thread.
+    """Count the bytecode instructions and C calls of one call of a function, in this thread.
 
-    The smallest of several calls: now and then, one does somebody else's work, such as a
-    garbage collection's callbacks.
+    Returns the smallest count of several calls: a call may include other work, such as the
+    callbacks of a garbage collection.
     """
     for _ in range(_WARM_UP):
         run()
@@ -49,7 +49,7 @@ def _instructions(run: Callable[[], Any]) -> int:
 
     here = inspect.currentframe()
     assert here is not None
-    # Python 3.12 looks for a frame that wants these events when tracing begins, and not later.
+    # Python 3.12 checks only when tracing begins whether a frame wants these events.
     here.f_trace_opcodes = True
     before = sys.gettrace()
     sys.settrace(trace)

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A table, as it is printed and as it stands in a page."""
+"""A table, as text for a terminal and as Markdown for a page."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Table:
     """Rows of text under a heading.
 
     Attributes:
-        region: Which region of docs/performance.md it fills.
-        title: What it shows.
+        region: The region of docs/performance.md that the table fills.
+        title: The heading.
         header: One text for each column.
-        rows: As many texts each.
-        note: A sentence below it.
+        rows: The same number of texts for each row.
+        note: A sentence below the table.
     """
 
     region: str
@@ -28,11 +28,11 @@ class Table:
     rows: Sequence[Sequence[str]]
     note: str = ""
     files: Sequence[str] = field(default=())
-    """Charts that belong to it, as file names beside the page."""
+    """Charts of the table, as file names in the directory of the page."""
 
 
 def as_text(table: Table) -> str:
-    """With aligned columns, for a terminal."""
+    """Format a table with aligned columns, for a terminal."""
     lines = [list(table.header), *(list(row) for row in table.rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(table.header))]
     body = [
@@ -48,7 +48,7 @@ def as_text(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """For a page; numbers to the right."""
+    """Format a table for a page, with numbers aligned to the right."""
     head = "| " + " | ".join(table.header) + " |"
     rule = "|---|" + "---:|" * (len(table.header) - 1)
     rows = ["| " + " | ".join(row) + " |" for row in table.rows]
@@ -61,7 +61,7 @@ def as_markdown(table: Table) -> str:
 
 
 def micro(value: float) -> str:
-    """Microseconds, with as many digits as mean something."""
+    """Format microseconds with the significant digits."""
     return f"{value:,.1f}" if abs(value) < 10 else f"{value:,.0f}"
 
 
@@ -71,5 +71,5 @@ def times(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """A share, as a percentage with two decimals."""
+    """Format a share as a percentage with two decimals."""
     return f"{value * 100:.2f} %"

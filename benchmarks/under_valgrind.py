@@ -1,10 +1,10 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs below ``valgrind --tool=callgrind`` and counts instructions phase by phase.
+"""Calls under ``valgrind --tool=callgrind``, which counts instructions phase by phase.
 
-``python -m benchmarks.under_valgrind CALLS`` starts with counting switched off, since importing
-dspy would take minutes otherwise; ``callgrind_control`` switches it on, and has each phase written
-to a file of its own.
+``python -m benchmarks.under_valgrind CALLS`` starts with counting switched off, because importing
+dspy would take minutes otherwise. ``callgrind_control`` switches counting on, and writes each phase
+to a separate file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PHASES = (
     "nested alone",
     "nested sampled out",
 )
-"""In the order in which the files are written."""
+"""Names of the phases, in the order in which their files are written."""
 
 NESTED = 11
 _WARM_UP = 25

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the thread that ends a span pays for its way to MLflow."""
+"""The cost of delivery on the thread that ends a span."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KINDS = ("no processor", "OpenTelemetry's", "ours")
 
 
 class NullDelivery:
-    """An exporter as our batch processor takes it, which stores nothing and is always there."""
+    """An exporter for our batch processor that stores nothing and is always available."""
 
     destination_description = "nowhere"
 
@@ -45,9 +45,9 @@ class NullDelivery:
 
 
 def caller_cost(count: int) -> dict[str, float]:
-    """Microseconds of the calling thread's CPU that each span adds, for each kind of processor.
+    """Measure the caller's CPU for each span in microseconds, for each kind of processor.
 
-    The median over interleaved rounds, on traces of six spans.
+    Returns the median over interleaved rounds, on traces of six spans.
     """
     logging.disable(logging.CRITICAL)
     providers = {kind: _provider(kind) for kind in _KINDS}

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What runs in a measured process: one path to MLflow, with its defaults."""
+"""The code of a measured process: one path to MLflow, with its defaults."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Delivered:
     """A burst of traces."""
 
     wall: float
-    """Seconds from the first span's start until the path says that all is stored."""
+    """Seconds from the first span's start until the path reports that all spans are stored."""
     cpu: float
     """Seconds of CPU of this process meanwhile."""
     caller: float
@@ -38,7 +38,7 @@ class Delivered:
 
 
 class MeasuredPath:
-    """Makes traces as fast as it can, and waits until they are stored.
+    """One path that makes traces as fast as it can, and waits until they are stored.
 
     Args:
         path: ``bridge``, ``mlflow`` (MLflow's API and exporter), ``mlflow-otel`` (OpenTelemetry's
@@ -61,7 +61,7 @@ class MeasuredPath:
         self.deliver(2)
 
     def deliver(self, traces: int) -> Delivered:
-        """A burst of so many traces."""
+        """Make a burst of this number of traces."""
         gc.collect()
         cpu, caller, start = time.process_time(), time.thread_time(), time.perf_counter()
         for _ in range(traces):

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What spans on their way cost in memory."""
+"""The memory of spans that wait for delivery."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _ATTRIBUTES = {
 _SPOOL_BYTES = 64 * 1024 * 1024
 _POINTS = 40
 _HIGH, _LOW = 8_000, 2_000
-"""Queued spans at which a steady producer waits, and goes on."""
+"""Numbers of queued spans at which a steady producer waits, and at which it goes on."""
 
 
 def bytes_per_span(count: int = 15_000) -> dict[str, float]:
-    """Bytes that each queued span takes: resident, and by tracemalloc.
+    """Measure the bytes of each queued span: resident, and by tracemalloc.
 
-    Each has six attributes and 920 characters of content of its own, which is in the figure.
+    Each span has six attributes and its own 920 characters of content, which the figure includes.
     """
     return {"resident": _resident_bytes(count), "tracemalloc": _traced_bytes(3_000)}
 
@@ -95,15 +95,15 @@ def _stuck(count: int) -> tuple[TracerProvider, threading.Event]:
 
 
 def size_over_time(uri: str, spans: int, *, steady: bool) -> dict[str, Any]:
-    """Resident size while so many spans go to a server.
+    """Measure the resident size while this number of spans goes to a server.
 
     Args:
-        uri: Of the server.
-        spans: How many, each a trace of its own.
+        uri: The URI of the server.
+        spans: Number of spans, each in its own trace.
         steady: Whether to make spans no faster than they are delivered.
 
     Returns:
-        ``points`` as spans made and MiB, and what the processor counted.
+        ``points`` as spans made and MiB, and the counters of the processor.
     """
     logging.disable(logging.CRITICAL)
     provider, batch = _to_server(uri)

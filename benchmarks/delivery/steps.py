@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a batch processor executes on the thread of the program, counted; see `benchmarks.steps`."""
+"""Steps of a batch processor on the thread of the program; see `benchmarks.steps`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _QUEUE = 100_000  # so that no batch is full meanwhile
 
 
 def processor_steps() -> dict[str, float]:
-    """Steps that each span adds, its start and its end together: ours, and OpenTelemetry's own."""
+    """Count the steps that start and end of a span add: of our processor and OpenTelemetry's."""
     bare = _steps(None)
     return {
         "ours": (_steps(_our_processor()) - bare) / (_CHILDREN + 1),
@@ -54,7 +54,7 @@ def _steps(processor: SpanProcessor | None) -> float:
     provider = TracerProvider(shutdown_on_exit=False)
     if processor is not None:
         provider.add_span_processor(processor)
-    # Of the scope by which the filter knows that a trace is wanted.
+    # The filter passes traces of this scope.
     return count_steps(_trace(provider.get_tracer("opentelemetry.instrumentation.dspy")))
 
 

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""MLflow's SQLite file, looked at and written to without MLflow."""
+"""Reads and writes of MLflow's SQLite file without MLflow."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from benchmarks.delivery.traces import SPANS
 
 _TRACES_IN_A_WRITE = 512 // SPANS
 _SETTLED_SECONDS = 8.0
-"""MLflow's exporter writes at least every five seconds while it has something."""
+"""Longer than the five seconds after which MLflow's exporter writes waiting spans at the latest."""
 
 
 def complete_traces(file: Path) -> int:
-    """How many traces have all of their spans."""
+    """Count the traces that have all of their spans."""
     query = (
         "select count(*) from (select s.trace_id from spans s"
         " join trace_info t on t.request_id = s.trace_id"
@@ -30,7 +30,7 @@ def complete_traces(file: Path) -> int:
 
 
 def settled_traces(file: Path, expected: int, *, patience: float = 300.0) -> int:
-    """How many traces are complete once all are, or once no more come for some seconds."""
+    """Wait until all traces are complete, or no more become so. Returns the number complete."""
     deadline = time.monotonic() + patience
     count, since = complete_traces(file), time.monotonic()
     while count < expected and time.monotonic() < deadline:
@@ -46,7 +46,7 @@ def settled_traces(file: Path, expected: int, *, patience: float = 300.0) -> int
 def raw_inserts(file: Path, target: Path) -> dict[str, float]:
     """Write the rows of all traces in one file into a new one with the same tables.
 
-    As many traces in a transaction as the bridge writes at once; reading is not timed.
+    A transaction has as many traces as the bridge writes at once; reading is not timed.
 
     Returns:
         ``traces``, and ``wall`` and ``cpu`` in seconds.
@@ -69,7 +69,7 @@ def raw_inserts(file: Path, target: Path) -> dict[str, float]:
 
 
 def _copy_schema(source: sqlite3.Connection, sink: sqlite3.Connection) -> dict[str, str | None]:
-    """Each table, and which of its columns names a trace."""
+    """Copy the tables. Returns each table with its column that names a trace, or None."""
     found: dict[str, str | None] = {}
     query = (
         "select type, name, sql from sqlite_master where sql is not null and"
@@ -106,7 +106,7 @@ def _rows_of(
 ) -> list[tuple[str, list[Any]]]:
     found: list[tuple[str, list[Any]]] = []
     marks = ",".join("?" * len(ids))
-    # Parents before what refers to them.
+    # Parents before the rows that refer to them.
     for name in sorted(tables, key=lambda table: (table != "trace_info", table != "spans", table)):
         columns = _written_columns(source, name)
         query = f'select {_selected(columns)} from "{name}" where "{tables[name]}" in ({marks})'
@@ -118,7 +118,7 @@ def _rows_of(
 
 
 def _written_columns(source: sqlite3.Connection, table: str) -> list[str]:
-    """Columns that are written and not computed."""
+    """Names of the columns that are written, not computed."""
     info = source.execute(f'pragma table_xinfo("{table}")').fetchall()
     return [row[1] for row in info if row[6] == 0]
 

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A tracking server that says yes to everything and keeps nothing, in a process of its own."""
+"""A tracking server in a separate process that accepts every request and stores nothing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _EXPERIMENT = {"experiment": {"experiment_id": "1", "name": "any", "lifecycle_st
 
 
 class StubServer:
-    """Runs until its process ends.
+    """A server that runs until its process ends.
 
     Args:
-        seconds: How long it takes for each batch of spans.
+        seconds: Delay of the answer to each batch of spans.
     """
 
     def __init__(self, seconds: float = 0.0) -> None:

@@ -60,7 +60,7 @@ _TOOL = {
 
 
 def trace_maker(tracer: Tracer) -> Callable[[], None]:
-    """A function that makes one trace with OpenTelemetry."""
+    """Return a function that makes one trace with OpenTelemetry."""
     start = tracer.start_as_current_span
 
     def make() -> None:
@@ -79,7 +79,7 @@ def trace_maker(tracer: Tracer) -> Callable[[], None]:
 
 
 def mlflow_trace_maker() -> Callable[[], None]:
-    """A function that makes the same trace with MLflow's own API."""
+    """Return a function that makes the same trace with MLflow's own API."""
     import mlflow
 
     def span(name: str, kind: str, inputs: Any, outputs: Any) -> Any:
@@ -102,7 +102,7 @@ def mlflow_trace_maker() -> Callable[[], None]:
 
 
 class _Filled:
-    """A span of MLflow's with inputs at its start and outputs at its end."""
+    """A span of MLflow with inputs at its start and outputs at its end."""
 
     def __init__(self, manager: Any, inputs: Any, outputs: Any) -> None:
         self._manager, self._inputs, self._outputs = manager, inputs, outputs

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where the CPU of storing goes: the same delivery, on the main thread, with a profiler."""
+"""A CPU profile of storing: the same delivery, on the main thread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.delivery.traces import trace_maker
 from benchmarks.sampling import Group, profile
 
 _TRACES = 85
-"""In one write: 510 spans, about what the batch processor hands over."""
+"""Traces in one write: 510 spans, about one batch of the processor."""
 
 _GROUPS: tuple[Group, ...] = (
     ("the bridge: mapping and encoding", "/mlflow_bridge/"),
@@ -31,7 +31,7 @@ _GROUPS: tuple[Group, ...] = (
 
 
 def where_it_goes(seconds: float) -> dict[str, float]:
-    """The share of each group in the CPU time of delivering to SQLite in this process."""
+    """Measure the share of each group in the CPU time of a delivery to SQLite in this process."""
     from mlflow_bridge import MLflowSpanExporter
 
     logging.disable(logging.CRITICAL)

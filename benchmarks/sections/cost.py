@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What each instrumentation adds to each program, beside the floor."""
+"""The CPU time that each instrumentation adds to each program, compared with the floor."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _IN_PLACE = ("ours", "ours-no-content")
 PROGRAMS = ("Predict", "RAG", "ReAct", "100 kB")
 _CALLS = {"Predict": 120, "RAG": 48, "ReAct": 12, "100 kB": 75}
 _MLFLOW_SHARE = 8
-"""MLflow's exporter takes so long that it gets a share of the calls."""
+"""Divisor of the number of calls with MLflow's exporter, which takes long."""
 
 
 def run(scale: Scale) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _figures(
 
 
 def tables(data: Mapping[str, Any]) -> list[Table]:
-    """One table of all programs, and one of ours."""
+    """A table of all instrumentations, and a table of ours."""
     return [_compared(data), _ours(data)]
 
 
@@ -135,7 +135,7 @@ def _compared(data: Mapping[str, Any]) -> Table:
         "CPU time added to one call",
         header,
         rows,
-        "CPU of the calling thread, content recorded. The ratio is to the floor of the very spans "
+        "CPU of the calling thread, content recorded. The ratio is to the floor of the same spans "
         "that each instrumentation makes. MLflow's has no null exporter: it writes to SQLite, and "
         "the CPU of the whole process is given too.",
         ("performance-cost.svg", "performance-ratio.svg"),

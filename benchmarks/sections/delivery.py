@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The way to MLflow: time to stored, CPU, losses; beside MLflow's own and beside raw inserts."""
+"""Delivery to MLflow: time to stored, CPU, losses; compared with MLflow's and raw inserts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SERVER_PATHS = ("bridge", "mlflow", "otlp")
 
 
 def run(scale: Scale) -> dict[str, Any]:
-    """Every path into SQLite and onto a server, then raw inserts, the caller, and a profile."""
+    """Measure every path into SQLite and to a server, raw inserts, the caller, and a profile."""
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         return {
@@ -108,7 +108,7 @@ def _medians(samples: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _group_cpu(group: int) -> float:
-    """CPU seconds of all processes of a group, and of those that they have waited for."""
+    """CPU seconds of all processes of a group, and of the child processes they waited for."""
     ticks = 0
     for directory in Path("/proc").iterdir():
         if directory.name.isdigit():
@@ -119,13 +119,13 @@ def _group_cpu(group: int) -> float:
 def _ticks(stat: Path, group: int) -> int:
     try:
         fields = stat.read_text().rpartition(")")[2].split()
-    except OSError:  # it has ended meanwhile
+    except OSError:  # the process has ended meanwhile
         return 0
     return sum(map(int, fields[11:15])) if int(fields[2]) == group else 0
 
 
 def tables(data: Mapping[str, Any]) -> list[Table]:
-    """Paths, the caller's share, and where the rest goes."""
+    """Tables of the paths, of the caller's share, and of the remaining CPU time."""
     return [
         _paths_table("sqlite", "Into SQLite, in the program's process", data),
         _paths_table("server", "Into an MLflow server on this machine", data),

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the cost of a span grows: with depth, with what was called before, with threads."""
+"""Growth of the cost of a span: with depth, with earlier calls, with threads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KINDS = ("none", "ours", "floor")
 
 
 def run(scale: Scale) -> dict[str, Any]:
-    """Per-span cost and its ratio to the floor at each depth, history and number of threads."""
+    """Measure the cost of a span and its ratio to the floor at each point of each series."""
     with ExitStack() as stack:
         workers = {
             "none": stack.enter_context(Worker("benchmarks.measured:MeasuredPrograms", "none")),
@@ -49,7 +49,7 @@ def run(scale: Scale) -> dict[str, Any]:
 
 
 def _histories(workers: Mapping[str, Worker], scale: Scale) -> dict[str, Any]:
-    """Of RAG, whose modules keep a history. Last, since calls cannot be taken back."""
+    """Measure RAG, whose modules keep a history. Last, since calls cannot be undone."""
     spans = len(workers["ours"].call("recipes", "RAG"))
     found: dict[str, Any] = {}
     done = 0
@@ -65,7 +65,7 @@ def _histories(workers: Mapping[str, Worker], scale: Scale) -> dict[str, Any]:
 def _series(
     workers: Mapping[str, Worker], points: Sequence[tuple[str, int, int, int]], count: int
 ) -> list[dict[str, float]]:
-    """Interleaved rounds over all points; each is program, calls, threads and number of spans."""
+    """Run interleaved rounds over all points: program, calls, threads and number of spans."""
     taken: dict[tuple[int, str], list[float]] = {}
     for _, order in rounds.in_turns(list(range(len(points))), count):
         for index in order:
@@ -83,7 +83,7 @@ def _series(
 
 
 def tables(data: Mapping[str, Any]) -> list[Table]:
-    """One row for each point."""
+    """A table with one row for each point."""
     rows = [
         [f"{value} {what}", micro(point["added_us_per_span"]), times(point["ratio"])]
         for what, points in data.items()

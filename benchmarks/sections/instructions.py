@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Machine instructions of the two hottest paths, by valgrind where it is installed."""
+"""Machine instructions of the two hottest paths, by valgrind if it is installed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PHASE = re.compile(r"^desc: Trigger: dump (.+)$", re.MULTILINE)
 
 
 def run(scale: Scale) -> dict[str, Any]:
-    """Instructions of one call in each phase; empty without valgrind."""
+    """Count the instructions of one call in each phase; empty without valgrind."""
     if shutil.which("valgrind") is None or shutil.which("callgrind_control") is None:
         return {}
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
@@ -37,7 +37,7 @@ def run(scale: Scale) -> dict[str, Any]:
 
 
 def phase_total(text: str) -> tuple[str, int] | None:
-    """The phase of a file of callgrind's and its instructions; None for the one at the end."""
+    """The phase of a callgrind file and its instructions; None for the file at the end."""
     phase, total = _PHASE.search(text), _TOTALS.search(text)
     return (phase[1].strip(), int(total[1])) if phase and total else None
 
@@ -54,7 +54,7 @@ def _run_valgrind(directory: Path, calls: int) -> None:
 
 
 def tables(data: Mapping[str, Any]) -> list[Table]:
-    """Instructions, and their ratio to the floor's."""
+    """A table of the instructions, and of their ratio to the floor's."""
     if not data:
         return [Table("instructions", "Instructions: valgrind is not installed", ["", ""], [])]
     added = data["Predict with content"] - data["Predict alone"]

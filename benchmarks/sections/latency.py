@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a program notices whose LM takes its time."""
+"""Wall time of a program with an LM that has a latency."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.tables import Table, percent
 NAME = "latency"
 _PROGRAM = "RAG"
 _SITUATIONS = ((200, 1), (200, 16), (20, 16))
-"""Milliseconds that each LM call takes, and threads that call."""
+"""Milliseconds of each LM call, and the number of calling threads."""
 _CALLS_IN_ONE_THREAD = 2
 _WAYS = ("none", "ours", "ours-tenth", "openinference", "genai-dspy")
 _BY_HAND = "by hand"
@@ -26,12 +26,12 @@ _LABELS = {_BY_HAND: "our spans, made by hand after each call"}
 
 
 def run(scale: Scale) -> dict[str, Any]:
-    """Interleaved rounds of a program in each situation."""
+    """Run interleaved rounds of a program in each situation."""
     return {f"{delay} ms, {threads}": _in(delay, threads, scale) for delay, threads in _SITUATIONS}
 
 
 def _in(delay: int, threads: int, scale: Scale) -> dict[str, Any]:
-    # The less a round takes otherwise, the more calls, so that it takes long enough to tell.
+    # Short calls are repeated more often, so that a round takes long enough to be measured.
     calls = threads * scale.latency_calls * (4 if delay < 100 else 1)
     if threads == 1:
         calls *= _CALLS_IN_ONE_THREAD
@@ -76,7 +76,7 @@ def _figures(
 
 
 def tables(data: Mapping[str, Any]) -> list[Table]:
-    """Wall time beside the program alone."""
+    """A table of the wall times, compared with the program alone."""
     rows = []
     for situation, ways in data.items():
         alone = ways["none"]["call_ms"] * 1000

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Memory: of a queued span, and of a process through which a great many spans go."""
+"""Memory of a queued span, and of a process through which a million spans go."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LABELS = {
 
 
 def run(scale: Scale) -> dict[str, Any]:
-    """A queued span, then each situation in a process of its own."""
+    """Measure a queued span, then each situation in a separate process."""
     found: dict[str, Any] = {
         "per_span": apart("benchmarks.delivery.queue_memory:bytes_per_span"),
         "spans": scale.memory_spans,
@@ -42,7 +42,7 @@ def _situation(name: str, spans: int) -> dict[str, Any]:
 
 
 def tables(data: Mapping[str, Any]) -> list[Table]:
-    """The sizes at a quarter, at half and at the end."""
+    """A table of the sizes at a quarter, at half and at the end."""
     rows = []
     for name, label in LABELS.items():
         figures = data[name]

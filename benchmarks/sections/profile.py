@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where each microsecond of an instrumented Predict goes, and where it went before."""
+"""The CPU time of an instrumented Predict by parts, now and before."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from benchmarks.tables import Table, micro
 
 NAME = "profile"
 _BEFORE = Path(__file__).parents[1] / "profile_before.json"
-"""The figures of an earlier run of this section, to be compared with."""
+"""The figures of an earlier run of this section, for comparison."""
 
 _PROGRAMS = ("Predict", "RAG")
 
 
 def run(scale: Scale) -> dict[str, Any]:
-    """Microseconds of CPU of each part for one call, with content."""
+    """Measure the CPU of each part for one call in microseconds, with content."""
     found: dict[str, Any] = {}
     with Worker("benchmarks.profiled:ProfiledPrograms", "ours") as worker:
         for name in _PROGRAMS:
@@ -30,7 +30,7 @@ def run(scale: Scale) -> dict[str, Any]:
 
 
 def tables(data: Mapping[str, Any]) -> list[Table]:
-    """Each part now and before."""
+    """A table of each part, now and before."""
     before = json.loads(_BEFORE.read_text("utf-8")) if _BEFORE.exists() else {}
     return [_table(name, data[name], before.get(name, {})) for name in data]
 

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What being installed costs a program under opentelemetry-instrument that never imports dspy."""
+"""The start-up cost for a program under opentelemetry-instrument that never imports dspy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PROGRAM = (
 
 
 def run(scale: Scale) -> dict[str, Any]:
-    """Interleaved starts with and without the two distributions; the peers are in neither."""
+    """Time interleaved starts with and without the two distributions; always without the peers."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         pythons = {
             "without": _environment(Path(directory) / "without", hidden=(*_OURS, *_PEERS)),
@@ -62,9 +62,9 @@ def _summary(samples: list[tuple[float, float, float]]) -> dict[str, Any]:
 
 
 def _environment(directory: Path, *, hidden: tuple[str, ...]) -> Path:
-    """The Python of an environment with links to all that is installed here but these.
+    """Make an environment with links to all installed packages but these. Returns its Python.
 
-    What makes a distribution known, and with it its entry points, is its dist-info directory.
+    A distribution and its entry points are found by its dist-info directory.
     """
     venv.create(directory, with_pip=False, symlinks=True)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -81,7 +81,7 @@ def _installed() -> Iterator[Path]:
 
 
 def _start(python: Path) -> tuple[float, float, float]:
-    """Wall and CPU time in milliseconds, and the largest resident size in MiB."""
+    """Start it. Returns wall and CPU time in milliseconds, and the largest resident size in MiB."""
     command = [str(python), "-c", _LAUNCHER, str(python), "-c", _PROGRAM]
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "PYTHON"))}
     settings = {f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")}

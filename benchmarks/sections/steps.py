@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The counts that the guard looks at, beside CPU time."""
+"""The counts of steps that the guard checks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _PROCESSORS = "processors"
 
 
 def run(scale: Scale) -> dict[str, Any]:
-    """Bytecode instructions and C calls of programs and processors; whatever the scale."""
+    """Count bytecode instructions and C calls of programs and processors, at every scale."""
     counts = apart("benchmarks.counted:counted", PROGRAMS)
     return {**counts, _PROCESSORS: apart("benchmarks.delivery.steps:processor_steps")}
 
 
 def tables(data: Mapping[str, Any]) -> list[Table]:
-    """Ratios and limits."""
+    """A table of ratios and limits."""
     found = ratios(data, data[_PROCESSORS])
     rows = [
         [name, times(value), times(limits()[name])]

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What an operation costs below a root that is not sampled, and what it leaves behind."""
+"""The cost of an operation below a root that is not sampled, and the memory it leaves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TRACED_CALLS = 300
 
 
 def run(scale: Scale) -> dict[str, Any]:
-    """Interleaved rounds without instrumentation and with every root sampled out."""
+    """Run interleaved rounds without instrumentation and with every root sampled out."""
     nested = [f"nested {depth}" for depth in _DEPTHS]
     calls = {name: _NESTED_CALLS for name in nested} | _PROGRAMS
     with ExitStack() as stack:
@@ -60,7 +60,7 @@ def _below_root(name: str, added: Mapping[str, float]) -> dict[str, float]:
 
 
 def _left_behind(name: str) -> dict[str, int]:
-    """What calls leave that the same calls do not leave without instrumentation."""
+    """Measure the memory that calls leave in addition to calls without instrumentation."""
     found: list[dict[str, int]] = []
     for way in ("none", "ours-sampled-out"):
         with Worker("benchmarks.memory_probe:MemoryProbe", way) as probe:
@@ -70,7 +70,7 @@ def _left_behind(name: str) -> dict[str, int]:
 
 
 def tables(data: Mapping[str, Any]) -> list[Table]:
-    """Times, and bytes that outlive the calls."""
+    """A table of the times, and of the bytes that outlive the calls."""
     rows = [
         ["the root alone", "1", micro(data["root_us"]), "-"],
         ["a module below it", "1", "-", micro(data["nested_module_us"])],
