@@ -1,19 +1,18 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Delivers OpenTelemetry traces, above all those of DSPy programs, to MLflow.
+"""Delivery of OpenTelemetry traces, in particular traces of DSPy programs, to MLflow.
 
-One call in a program of your own::
+Call it once in a program::
 
     import mlflow_bridge
 
     mlflow_bridge.autolog()
 
-or nothing at all in a program that is started by ``opentelemetry-instrument`` with
-``OTEL_TRACES_EXPORTER=mlflow``. Where traces go is read from ``MLFLOW_TRACKING_URI`` and
-``MLFLOW_EXPERIMENT_NAME``.
+A program that is started by ``opentelemetry-instrument`` with ``OTEL_TRACES_EXPORTER=mlflow`` needs
+no call. ``MLFLOW_TRACKING_URI`` and ``MLFLOW_EXPERIMENT_NAME`` set the destination.
 
-Importing this package imports neither MLflow nor DSPy nor the OpenTelemetry SDK: what needs them
-is loaded at its first use.
+Importing this package imports neither MLflow nor DSPy nor the OpenTelemetry SDK. Names that need
+them are loaded at first use.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-# Not lazy, because a function has the name of its module: were the module imported later, the
-# import system would put it in the function's place.
+# Not lazy: `autolog` and `doctor` are functions with the names of their modules. If such a module
+# was imported later, the import system would replace the function with the module.
 from mlflow_bridge._setup.autolog import AutologClient, autolog, disable_autolog, get_autolog_client
 from mlflow_bridge._setup.doctor import Check, DoctorReport, doctor
 from mlflow_bridge.version import __version__

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m mlflow_bridge``: the command ``mlflow-bridge``, where scripts are not on the path."""
+"""The command ``mlflow-bridge`` as ``python -m mlflow_bridge``, if scripts are not on the path."""
 
 import sys
 

@@ -2,22 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The environment variables that most programs set; `MLflowDSPyConfig` lists all of them.
 
-They keep the names under which MLflow knows them. ``opentelemetry-instrument`` makes command line
-options of names with the prefix ``OTEL_`` only.
+They have MLflow's names. They are no command line options of ``opentelemetry-instrument``, which
+has options only for names with the prefix ``OTEL_``.
 """
 
 MLFLOW_TRACKING_URI = "MLFLOW_TRACKING_URI"
 """
-Where traces go: a SQL store such as sqlite:///mlflow.db, or a server such as
+Destination of traces: a SQL store such as sqlite:///mlflow.db, or a tracking server such as
 http://127.0.0.1:5000. Default: sqlite:///mlflow.db.
 """
 
 MLFLOW_EXPERIMENT_NAME = "MLFLOW_EXPERIMENT_NAME"
 """
-The experiment by name; it is created if absent. Default: "Default".
+Name of the experiment, created if absent. Default: "Default".
 """
 
 MLFLOW_EXPERIMENT_ID = "MLFLOW_EXPERIMENT_ID"
 """
-The experiment by id, instead of a name.
+Id of the experiment, a number. The experiment must exist; the id takes precedence over a name.
 """

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m mlflow_bridge.spool``: the command `mlflow-bridge spool`."""
+"""The command ``mlflow-bridge spool`` as ``python -m mlflow_bridge.spool``."""
 
 import sys
 

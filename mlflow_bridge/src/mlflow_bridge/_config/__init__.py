@@ -1,3 +1,3 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The settings: one class, the places their values come from, and errors that name a setting."""
+"""The settings: one class, the sources of their values, and errors that name a setting."""

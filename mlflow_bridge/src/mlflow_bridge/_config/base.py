@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Settings from arguments, then the environment, then defaults, with errors that name them."""
+"""Base class of settings: values from arguments, then the environment, then defaults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ConfigurationError(ValueError):
     """A setting has a value that cannot be used; the message names the setting.
 
     Attributes:
-        fields: The names of the settings that it is about, as far as they are known.
+        fields: Names of the affected settings, as a tuple of str; empty if they are not known.
     """
 
     def __init__(self, message: str, *, fields: Iterable[str] = ()) -> None:
@@ -29,7 +29,7 @@ class ConfigurationError(ValueError):
 
 
 class ConflictingSettings(ValueError):
-    """Raised by a validator: values that are accepted, but not together."""
+    """A validator's error: each value is valid, but not together with another value."""
 
     def __init__(self, message: str, *, fields: Iterable[str]) -> None:
         super().__init__(message)
@@ -37,7 +37,7 @@ class ConflictingSettings(ValueError):
 
 
 class EnvironmentSettings(BaseSettings):
-    """Base of the classes of settings; immutable.
+    """Base class of immutable settings.
 
     Raises:
         ConfigurationError: A value is not accepted. The message names the environment variable,
@@ -53,11 +53,11 @@ class EnvironmentSettings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    if not TYPE_CHECKING:  # type checkers shall see the fields as arguments
+    if not TYPE_CHECKING:  # so that type checkers see the fields as arguments
 
         def __init__(self, **values):
-            # Under the name that the environment has for a setting: in older pydantic-settings, an
-            # argument by the name of the field does not replace the variable, but collides with it.
+            # Pass each value under the name of its variable. In older pydantic-settings, an
+            # argument with the name of the field does not replace the variable: the two collide.
             model = type(self)
             aliases = {name: variable_of(model, name) for name in _aliased_fields(model)}
             try:
@@ -78,7 +78,7 @@ def values_by_name(text: str) -> dict[str, str]:
     """The pairs in ``name=value,name2=value2``.
 
     Raises:
-        ValueError: It is not of this form.
+        ValueError: The text does not have this form.
     """
     pairs: dict[str, str] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
@@ -117,7 +117,7 @@ def _fields_of(model: type[EnvironmentSettings], detail: ErrorDetails) -> tuple[
 
 
 def _field_at(model: type[EnvironmentSettings], given: int | str) -> str | None:
-    """The field of this name, or whose environment variable has it."""
+    """The field with this name or this environment variable; None if there is no such field."""
     names = model.model_fields
     return next((name for name in names if given in (name, variable_of(model, name))), None)
 
@@ -130,7 +130,7 @@ def _suggestion(model: type[EnvironmentSettings], given: str) -> str:
 def _described_problem(
     model: type[EnvironmentSettings], location: tuple[int | str, ...], kind: str, message: str
 ) -> str:
-    # Pydantic puts this in front of what a validator said.
+    # Pydantic puts this prefix before the message of a validator.
     message = message.removeprefix("Value error, ")
     if not location:
         return message

@@ -1,9 +1,9 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The settings that hold where the environment has a value that cannot be used.
+"""Settings that can always be used, although the environment may have wrong values.
 
-A wrong argument is an error of the code that passes it, and raises. A wrong variable must not stop
-a program: one warning names it, and the safer choice holds.
+A wrong argument is an error of the calling code, and raises. A wrong variable must not stop a
+program: one warning names the variable, and a safer value is used instead.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _DESTINATION_FIELDS: Final = frozenset(
         "headers",
     }
 )
-"""Settings without a default that would do: spans must not go to another place than was meant."""
+"""Settings without a safe default, because spans must not go to another destination than meant."""
 
 _NO_CONTENT: Final[Mapping[str, Any]] = {"capture_content": ContentMode.NO_CONTENT}
 _LESS_CONTENT: Final[Mapping[str, Mapping[str, Any]]] = {
     "capture_content": _NO_CONTENT,
-    # What was to be redacted is not recorded at all.
+    # Without its redaction function, content is not recorded at all.
     "redact": {"redact": None, **_NO_CONTENT},
     **{name: {name: False} for name in INSTRUMENT_ARGUMENTS if name.startswith("log_")},
 }
@@ -54,7 +54,7 @@ class ResolvedConfig:
 
     Attributes:
         config: The settings.
-        obstacle: Why nothing can be sent with them; None if something can.
+        obstacle: Why no span can be sent with these settings; None if spans can be sent.
     """
 
     config: MLflowDSPyConfig
@@ -62,7 +62,7 @@ class ResolvedConfig:
 
 
 def resolve_config(arguments: Mapping[str, Any]) -> ResolvedConfig:
-    """The settings from arguments and the environment, whatever is in the latter.
+    """The settings from arguments and the environment, with safer values for wrong variables.
 
     Raises:
         ConfigurationError: The value of an argument is not accepted.
@@ -86,7 +86,7 @@ def resolve_config(arguments: Mapping[str, Any]) -> ResolvedConfig:
 
 
 def report_once(message: str, *, level: int = logging.WARNING) -> None:
-    """Log what is wrong, once in this process, whatever number of parts finds it."""
+    """Log a message once in this process, however many components report it."""
     if message not in _reported:
         _reported.add(message)
         _logger.log(level, "%s", message)

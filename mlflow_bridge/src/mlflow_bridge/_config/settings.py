@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The settings of the bridge: from arguments, then the environment, then defaults.
 
-Where MLflow has a variable for something, that variable is read, so that a program which already
-talks to MLflow needs no second configuration. What only the bridge knows has the prefix
-``MLFLOW_DSPY_``.
+If MLflow has a variable for a setting, that variable is read, so that a program which already uses
+MLflow needs no second configuration. Settings of the bridge alone have the prefix ``MLFLOW_DSPY_``.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ SAMPLING_FIELDS: Final = (
     "sampling_evaluations",
     "sampling_summary_rate",
 )
-"""The settings that a `DSPySampler` carries out."""
+"""The settings that a `DSPySampler` implements."""
 
 PROCESSOR_FIELDS: Final = (
     "flush_on_sigterm",
@@ -71,7 +70,7 @@ PROCESSOR_FIELDS: Final = (
     "spool_fsync",
     "write_ahead",
 )
-"""The settings that an `MLflowBatchSpanProcessor` carries out, and no exporter alone."""
+"""The settings that an `MLflowBatchSpanProcessor` implements, and an exporter alone does not."""
 
 INSTRUMENT_ARGUMENTS: Final = {
     "capture_content": "capture_content",
@@ -82,7 +81,7 @@ INSTRUMENT_ARGUMENTS: Final = {
     "max_content_length": "max_content_length",
     "redact": "redact",
 }
-"""The settings that the instrumentation carries out, each with its argument there."""
+"""The settings that the instrumentation implements, each with its ``instrument()`` argument."""
 
 
 def _mlflow(variable: str, default: Any, description: str, **constraints: Any) -> Any:
@@ -96,10 +95,10 @@ def _mlflow(variable: str, default: Any, description: str, **constraints: Any) -
 
 
 class MLflowDSPyConfig(EnvironmentSettings):
-    """Where spans go and how; immutable.
+    """Immutable settings: destination, delivery, spool, sampling and content of spans.
 
-    Every field can be given as an argument or by an environment variable; the argument goes first.
-    ``docs/configuration.md`` lists the variables.
+    Every field can be given as an argument or by an environment variable; the argument takes
+    precedence. ``docs/configuration.md`` lists the variables, units and limits.
 
     Raises:
         ConfigurationError: A value is not accepted. The message names the environment variable,
@@ -347,11 +346,11 @@ class MLflowDSPyConfig(EnvironmentSettings):
         "instead of a value. In the environment: its import path, package.module:function.",
     )
 
-    if not TYPE_CHECKING:  # type checkers shall see the fields as arguments
+    if not TYPE_CHECKING:  # so that type checkers see the fields as arguments
 
         def __init__(self, **values):
             if "experiment_name" in values and "experiment_id" not in values:
-                # An explicit name must not lose against an id from the environment.
+                # An id takes precedence over a name, but an argument over the environment.
                 values["experiment_id"] = None
             super().__init__(**values)
 
@@ -371,7 +370,7 @@ class MLflowDSPyConfig(EnvironmentSettings):
     @field_validator("experiment_id", mode="before")
     @classmethod
     def _parse_experiment_id(cls, value: Any) -> Any:
-        # In YAML, an id without quotation marks is an integer.
+        # YAML reads an id without quotation marks as an integer.
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @field_validator("capture_content", mode="before")
@@ -401,7 +400,7 @@ class MLflowDSPyConfig(EnvironmentSettings):
     @field_validator("tracking_password")
     @classmethod
     def _check_password(cls, password: SecretStr | None) -> SecretStr | None:
-        # A secret that was written to a file often has the end of a line with it.
+        # A secret that is read from a file often ends with a line break.
         return None if password is None else SecretStr(password.get_secret_value().rstrip("\r\n"))
 
     @field_validator("tracking_username")
@@ -438,7 +437,7 @@ class MLflowDSPyConfig(EnvironmentSettings):
         return self
 
     def replace(self, **overrides: Any) -> MLflowDSPyConfig:
-        """These settings with others in place of some.
+        """A copy of these settings with other values for some fields.
 
         Args:
             **overrides: Settings by name.
@@ -452,10 +451,10 @@ class MLflowDSPyConfig(EnvironmentSettings):
         return MLflowDSPyConfig(**{**given, **overrides})
 
     def instrument_arguments(self) -> dict[str, Any]:
-        """The arguments of ``DSPyInstrumentor().instrument()`` by which these settings act there.
+        """The arguments of ``DSPyInstrumentor().instrument()`` that apply these settings.
 
-        Content is recorded on spans unless a setting or the environment says otherwise: a trace in
-        MLflow without inputs and outputs is of little use.
+        Content is recorded on spans by default, since a trace in MLflow is of little use without
+        inputs and outputs. A setting or environment variable can change this.
 
         Example:
             >>> DSPyInstrumentor().instrument(**config.instrument_arguments())  # doctest: +SKIP
@@ -468,19 +467,19 @@ class MLflowDSPyConfig(EnvironmentSettings):
 
     @property
     def effective_experiment_name(self) -> str | None:
-        """The experiment's name, or ``None`` when it is chosen by id."""
+        """Name of the experiment; ``None`` if the experiment is chosen by id."""
         if self.experiment_id is not None:
             return None
         return self.experiment_name or DEFAULT_EXPERIMENT_NAME
 
     @property
     def is_server(self) -> bool:
-        """Whether spans go to a tracking server and not into a SQL store."""
+        """Whether spans go to a tracking server, not to a SQL store."""
         return self.tracking_uri.startswith(("http://", "https://"))
 
     @property
     def destination_description(self) -> str:
-        """Where spans go, for people; without credentials."""
+        """Human-readable destination, without credentials."""
         if self.experiment_id is not None:
             return f"{described_uri(self.tracking_uri)}, experiment id {self.experiment_id}"
         name = self.effective_experiment_name

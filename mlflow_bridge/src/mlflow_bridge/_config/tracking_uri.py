@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which tracking URIs are supported, and how they are shown."""
+"""Validation and display of tracking URIs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _REFUSED: Final = {
 
 
 class InvalidTrackingURI(ValueError):
-    """The URI names no destination that can take traces."""
+    """The URI does not name a destination that can store traces."""
 
 
 def checked_tracking_uri(uri: str) -> str:
-    """The URI in its final form: a relative SQLite path made absolute, no slash at the end.
+    """The URI in its final form: with an absolute SQLite path, and without a slash at the end.
 
     Raises:
-        InvalidTrackingURI: The message says why, and shows no credentials.
+        InvalidTrackingURI: The URI is not supported. The message has the reason, no credentials.
     """
     uri = uri.strip()
     scheme = uri.partition(":")[0].lower() if ":" in uri else ""
@@ -54,14 +54,14 @@ def sqlite_path(uri: str) -> str | None:
 
 
 def described_uri(uri: str) -> str:
-    """The URI without what may be secret: user, password and query."""
+    """The URI without user, password and query, which may be secret."""
     try:
         parts = urlsplit(uri)
     except ValueError:
         return "an unreadable URI"
     host = parts.netloc.rpartition("@")[2]
     shown = urlunsplit((parts.scheme, host, parts.path, "", ""))
-    # urlunsplit() drops the empty authority, on which the number of slashes depends.
+    # urlunsplit() drops the empty authority, and with it some slashes.
     return re.sub(r"^(sqlite[^:]*):/+", r"\1:////", shown) if not host else shown
 
 
@@ -84,6 +84,6 @@ def _checked_sqlite(uri: str) -> str:
     if not separator or path in ("", ":memory:"):
         raise InvalidTrackingURI(
             "a SQLite store needs a file (sqlite:///relative.db or sqlite:////absolute.db); "
-            "one in memory is gone before anybody can look at it"
+            "a store in memory ends with the process"
         )
     return f"{head}:///{os.path.abspath(path)}{query_mark}{query}"

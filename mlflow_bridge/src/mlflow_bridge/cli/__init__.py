@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``mlflow-bridge``, in other words ``python -m mlflow_bridge``."""
+"""The command ``mlflow-bridge``, also ``python -m mlflow_bridge``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 _HELP: Final = {
-    "doctor": "check what stands between a program with these settings and MLflow",
-    "spool": "see which spans wait on disk, and deliver them",
+    "doctor": "check whether a program with these settings can deliver traces to MLflow",
+    "spool": "list the spans that wait on disk, and deliver them",
 }
 
 
@@ -19,10 +19,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: Its name and its arguments; by default those of the process.
+        arguments: Name of the command and its arguments. Default: the arguments of the process.
 
     Returns:
-        The exit code: 0 for success, 1 if something is wrong or missing, 2 for wrong usage.
+        The exit code: 0 for success; 1 if a check failed, or spans are left or lost; 2 for wrong
+        usage.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="mlflow-bridge", description="Operate mlflow-bridge.")
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
-    # Either one imports much that the other does not need.
+    # Imported here, because each command imports much that the other command does not need.
     if name == "doctor":
         from mlflow_bridge.cli.doctor import main as doctor
 

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""``mlflow-bridge doctor``: print the report; exit code 1 if a check failed."""
+"""The command ``mlflow-bridge doctor``: print the report; exit code 1 if a check failed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mlflow_bridge._setup.doctor import doctor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit code."""
+    """Run the command and return its exit code: 0, or 1 if a check failed."""
     parser = argparse.ArgumentParser(
         prog="mlflow-bridge doctor",
-        description="Check what stands between a program with these settings and MLflow.",
+        description="Check whether a program with these settings can deliver traces to MLflow.",
     )
     parser.add_argument("--tracking-uri", help="instead of MLFLOW_TRACKING_URI")
     parser.add_argument("--experiment-name", help="instead of MLFLOW_EXPERIMENT_NAME")
     parser.add_argument(
-        "--offline", action="store_true", help="do not open the store, or meet the server"
+        "--offline", action="store_true", help="do not connect to the store or server"
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.ERROR)

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""``mlflow-bridge spool``: see what is in the spools of this user, and deliver it."""
+"""List the spools of this user, and deliver their spans to MLflow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ _WRONG_USE: Final = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit code: 0 if nothing is left or lost, 1 if so, 2 if misused."""
+    """Run the command and return its exit code.
+
+    Returns:
+        0 if no spans are left or lost, 1 if some are, 2 for wrong usage or an error.
+    """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
@@ -35,16 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mlflow-bridge spool", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    shown = commands.add_parser("list", help="show every spool, and for which destination it is")
-    shown.add_argument("directory", nargs="?", type=Path, help="where the spools are")
+    shown = commands.add_parser("list", help="show every spool and its destination")
+    shown.add_argument("directory", nargs="?", type=Path, help="directory of the spools")
     shown.set_defaults(run=_list)
     delivered = commands.add_parser(
-        "deliver", help="deliver one spool to the destination that the environment names"
+        "deliver", help="deliver one spool to the destination set in the environment"
     )
-    delivered.add_argument("directory", nargs="?", type=Path, help="default: the destination's own")
+    delivered.add_argument("directory", nargs="?", type=Path, help="default: the destination's")
     delivered.add_argument("--tracking-uri", help="instead of MLFLOW_TRACKING_URI")
     delivered.add_argument("--experiment-name", help="instead of MLFLOW_EXPERIMENT_NAME")
-    delivered.add_argument("--timeout", type=float, metavar="SECONDS", help="end after this time")
+    delivered.add_argument("--timeout", type=float, metavar="SECONDS", help="stop after this time")
     delivered.set_defaults(run=_deliver)
     return parser
 
@@ -73,9 +77,9 @@ def _deliver(options: argparse.Namespace) -> int:
     }
     config = MLflowDSPyConfig(**given)
     done = deliver_spool(options.directory, config=config, timeout_seconds=options.timeout)
-    print(f"{done.stored} spans of {done.directory} are in {config.destination_description} now.")
+    print(f"{done.stored} spans of {done.directory} are now in {config.destination_description}.")
     if done.lost:
         print(f"{done.lost} spans are lost.")
     if done.left_files:
-        print(f"{done.left_files} files, {done.left_bytes} bytes, are left: {done.reason}.")
+        print(f"{done.left_files} files ({done.left_bytes} bytes) are left: {done.reason}.")
     return _ALL_IN_MLFLOW if done.complete else _SOMETHING_MISSING

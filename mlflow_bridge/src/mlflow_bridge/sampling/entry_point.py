@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The sampler by settings alone: ``OTEL_TRACES_SAMPLER=dspy``, and for `mlflow_bridge.autolog`."""
+"""Samplers from settings, for ``OTEL_TRACES_SAMPLER=dspy`` and for `mlflow_bridge.autolog`."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from mlflow_bridge.sampling.sampler import DSPySampler
 _logger = logging.getLogger(__name__)
 
 NAME: Final = "dspy"
-"""Of the sampler, for ``OTEL_TRACES_SAMPLER``."""
+"""Name of the sampler in ``OTEL_TRACES_SAMPLER``."""
 
 
 def dspy_sampler(argument: float | str | None = None) -> Sampler:
-    """The sampler by the environment's settings. Never raises.
+    """Create the sampler from the settings in the environment. Never raises.
 
-    The entry points ``opentelemetry_traces_sampler`` and ``opentelemetry_sampler``: what is raised
-    there is logged as a failure of the SDK's, and another sampler takes the place. With a setting
-    that cannot be used, one warning says so, and its default holds: every trace is recorded.
+    The entry points ``opentelemetry_traces_sampler`` and ``opentelemetry_sampler`` name this
+    function. If an entry point raises, the SDK reports a failure of the SDK and uses another
+    sampler. So a setting that cannot be used causes one warning and has its default: every trace
+    is recorded.
 
     Args:
-        argument: ``OTEL_TRACES_SAMPLER_ARG``: the rate, instead of the one in the settings.
+        argument: The value of ``OTEL_TRACES_SAMPLER_ARG``: a rate that replaces ``sampling_rate``.
     """
     given = {} if argument is None or argument == "" else {"sampling_rate": argument}
     try:
@@ -43,10 +44,10 @@ def dspy_sampler(argument: float | str | None = None) -> Sampler:
 
 
 def sampler_of_new_provider(config: MLflowDSPyConfig) -> Sampler | None:
-    """The sampler for a tracer provider that is about to be made.
+    """The sampler for a new tracer provider; None if the SDK is to choose the sampler.
 
-    None leaves it to the SDK, which reads ``OTEL_TRACES_SAMPLER``, but does not know it by that
-    name.
+    The SDK's constructor reads ``OTEL_TRACES_SAMPLER``, but knows only the SDK's own samplers, not
+    the name ``dspy``.
     """
     named = os.environ.get(OTEL_TRACES_SAMPLER, "").strip().lower()
     if named == NAME:
@@ -55,9 +56,9 @@ def sampler_of_new_provider(config: MLflowDSPyConfig) -> Sampler | None:
 
 
 def _with_argument(config: MLflowDSPyConfig) -> Sampler:
-    """The sampler with these settings, and the rate in ``OTEL_TRACES_SAMPLER_ARG``.
+    """The sampler with these settings and the rate in ``OTEL_TRACES_SAMPLER_ARG``.
 
-    A rate that code gives goes before that one.
+    A rate that code gives takes precedence over the variable.
     """
     argument = os.environ.get(OTEL_TRACES_SAMPLER_ARG)
     rate = "sampling_rate"
@@ -77,14 +78,14 @@ def _warn_about_argument(argument: object, error: ConfigurationError) -> None:
 
 
 def warn_of_unused_settings(provider: object, config: MLflowDSPyConfig) -> None:
-    """Say it where a tracer provider has another sampler than the settings are meant for."""
+    """Log a warning if the sampler of a tracer provider ignores sampling settings."""
     unused = unused_settings(provider, config)
     if unused is not None:
         report_once(unused)
 
 
 def unused_settings(provider: object, config: MLflowDSPyConfig) -> str | None:
-    """The warning about sampling settings that a tracer provider does not use; None if it does."""
+    """The warning about sampling settings that a tracer provider ignores; None if it uses them."""
     sampler = getattr(provider, "sampler", None)
     if not isinstance(sampler, Sampler):
         return None
@@ -105,7 +106,7 @@ def unused_settings(provider: object, config: MLflowDSPyConfig) -> str | None:
 def _is_used(name: str, sampler: Sampler, config: MLflowDSPyConfig) -> bool:
     if isinstance(sampler, DSPySampler):
         return getattr(sampler.config, name) == getattr(config, name)
-    # Inside of another sampler its settings cannot be seen.
+    # If another sampler wraps a DSPySampler, the settings of the latter cannot be read.
     return DSPySampler.__name__ in sampler.get_description()
 
 

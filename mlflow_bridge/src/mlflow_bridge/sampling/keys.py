@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a trace is chosen by, as a number: the same in every process, spread evenly."""
+"""Sampling keys as numbers that are equal in every process and spread evenly."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _DIGEST_BYTES: Final = 8
 
 
 def is_in_share(number: int, share: float) -> bool:
-    """Whether a number of 64 bits is among that share of all numbers.
+    """Whether a 64-bit number belongs to this share, 0 to 1, of all numbers.
 
-    It is then also among every larger share. The ids of traces are compared as the SDK's own
-    sampler does it, so that both choose the same.
+    The number then belongs to every larger share, too. Trace ids are compared as by the SDK's
+    ratio sampler, so that both samplers choose the same traces.
     """
     return (number & TraceIdRatioBased.TRACE_ID_LIMIT) < TraceIdRatioBased.get_bound_for_rate(share)
 
 
 def number_of(key: Any) -> int:
-    """A number of 64 bits for a key, told by its text."""
+    """A 64-bit number for a key; keys with the same text have the same number."""
     text = str(key).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=_DIGEST_BYTES).digest(), "big")
 
@@ -45,7 +45,7 @@ def number_of(key: Any) -> int:
 def key_in(
     kind: Key, context: Context | None, call: DSPyCall | None, attributes: Mapping[str, Any]
 ) -> str | None:
-    """The key of this kind that a trace has which begins here; None where it has none."""
+    """The key of this kind for a trace that begins here; None if the trace has no such key."""
     name = _IDENTITY.get(kind)
     if name is not None:
         given = attributes.get(name)
@@ -62,10 +62,13 @@ def _inputs_of(call: DSPyCall) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A record as a mapping, a set in an order; anything else by its type alone."""
+    """A value in types that JSON has: records as dict, sets as a sorted list.
+
+    Other values are represented by the name of their type, since their text may differ by process.
+    """
     if isinstance(value, (set, frozenset)):
         return sorted(map(repr, cast("Iterable[object]", value)))
-    items = getattr(value, "items", None)  # dspy.Example is no Mapping
+    items = getattr(value, "items", None)  # not isinstance: dspy.Example is not a Mapping
     if callable(items):
         found: Any = items()
         return dict(found)

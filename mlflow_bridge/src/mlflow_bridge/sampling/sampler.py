@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A head sampler for traces of DSPy programs, and of anything else."""
+"""A head sampler for traces of DSPy programs and other traces."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ _NOTHING: Final[Mapping[str, Any]] = {}
 
 
 class DSPySampler(Sampler):
-    """Records a share of traces, each of them whole, and of optimizers as much as is wanted.
+    """Head sampler that records a share of traces, each with all of its spans.
 
-    The choice is made for the first span of a trace, before anything is serialised: by its program,
-    session or arguments. Below it, also in other processes, the parent's choice holds, except for
-    what the settings leave out of optimizers and evaluations. The runs of these are recorded
-    whatever the share.
+    The first span of a trace decides, by its program, session or arguments, before values are
+    serialised. Spans below it follow their parent's decision, also in other processes.
 
-    It decides for all exporters of its tracer provider. Of what is not recorded there are metrics
-    all the same.
+    Each run of an optimizer or evaluation is recorded at any share, unless a setting excludes it.
+    Settings can also exclude spans below such a run.
+
+    The decision holds for all exporters of the tracer provider. Metrics also count calls that are
+    not recorded.
 
     Args:
-        config: The settings; of them, those that begin with ``sampling_``. Default: those of the
-            environment; what is wrong there is in the log.
-        rate_of: Asked for each trace that begins with a DSPy call, with that call, live: it is
-            to be read, never changed. Returns the share of calls like it that is recorded, 0 to 1;
-            None leaves it to the settings.
-        key_of: Asked likewise, instead of ``sampling_key``. Traces for which it returns the same
-            key, told by its text, are recorded together or not at all.
+        config: The settings, of which those with the prefix ``sampling_`` are used. Default: the
+            environment; a wrong value there is logged, not raised.
+        rate_of: A function of the DSPy call that begins a trace; it must not change the call.
+            It returns the share of such calls to record, 0 to 1, or None to use the settings.
+        key_of: A function of the same call that replaces ``sampling_key``. Traces whose keys have
+            the same text are recorded together or not at all.
 
     Raises:
-        ConfigurationError: ``config`` is of another type.
+        ConfigurationError: ``config`` is not an `MLflowDSPyConfig`.
 
     Example:
         >>> def rate_of(call):
@@ -87,7 +87,7 @@ class DSPySampler(Sampler):
         links: Sequence[Link] | None = None,
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
-        """Whether the span is recorded. Never raises: what cannot be decided is recorded."""
+        """Decide whether a span is recorded. Never raises; after an error the span is recorded."""
         parent = get_current_span(parent_context).get_span_context()
         known = attributes or _NOTHING
         if parent.is_valid and not parent.trace_flags.sampled:
@@ -96,13 +96,13 @@ class DSPySampler(Sampler):
             records = self._decided(parent, parent_context, trace_id, known)
         return SamplingResult(
             Decision.RECORD_AND_SAMPLE if records else Decision.DROP,
-            # The SDK starts the span with these alone.
+            # The SDK takes the attributes of the span from this result, not from the caller.
             attributes if records else None,
             parent.trace_state if parent.is_valid else trace_state,
         )
 
     def get_description(self) -> str:
-        """The settings that are not the default ones."""
+        """A description with the sampling settings that differ from their defaults."""
         fields = type(self._config).model_fields
         shown = [
             f"{name.removeprefix('sampling_')}={value}"
@@ -119,7 +119,7 @@ class DSPySampler(Sampler):
         attributes: Mapping[str, Any],
     ) -> bool:
         try:
-            # With a span of another library, the call is the one around it.
+            # For a span of another library, current_dspy_call() is the call around that span.
             call = current_dspy_call(context) if DSPY_OPERATION in attributes else None
             if call is not None and not self._volume.records(call):
                 return False
@@ -163,7 +163,7 @@ class DSPySampler(Sampler):
             return trace_id
 
     def _warn(self, what: str, error: Exception) -> None:
-        # The message of an error may well repeat the arguments of a call.
+        # Without the message of the error, which may repeat the arguments of a call.
         self._log.warning(
-            what, "Sampling: %s raised %s; it is left out.", what, type(error).__name__
+            what, "Sampling: %s raised %s and is ignored.", what, type(error).__name__
         )

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""How much is recorded of optimizers and evaluations, which call a program a thousand times."""
+"""Sampling inside of optimizers and evaluations, which call a program thousands of times."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RUNS: Final = (Operations.COMPILE, Operations.EVALUATE)
 
 
 class VolumePolicy:
-    """Whether a call inside of a sampled trace is recorded. Thread-safe."""
+    """Decides which calls inside of a sampled trace are recorded. Thread-safe."""
 
     def __init__(self, config: MLflowDSPyConfig) -> None:
         self._optimizers: Volume = config.sampling_optimizers
@@ -24,9 +24,9 @@ class VolumePolicy:
         self._is_full = self._optimizers == self._evaluations == "full"
 
     def records(self, call: DSPyCall) -> bool:
-        """Whether the span that is being started for the call is recorded.
+        """Whether to record the span that is being started for the call.
 
-        Below one that is not, nothing is asked any more.
+        This is not called below a span that is not recorded.
         """
         if self._is_full:
             return True
@@ -35,7 +35,7 @@ class VolumePolicy:
         parent = call.parent
         if parent is None or not _is_frame(parent) or self._volume_around(parent) == "full":
             return True
-        # What a frame calls is chosen whole: what is inside of it has another parent.
+        # Only a direct call of a frame is sampled. Calls inside it have another parent, and follow.
         return _is_frame(call) or rng.random() < self._share
 
     def _volume_around(self, call: DSPyCall) -> Volume:
@@ -48,12 +48,12 @@ class VolumePolicy:
 
 
 def is_run(call: DSPyCall) -> bool:
-    """Whether the call is the run of an optimizer or an evaluation."""
+    """Whether the call is a run of an optimizer or an evaluation."""
     return call.operation_name in _RUNS
 
 
 def _is_frame(call: DSPyCall) -> bool:
-    """Whether a summary has this call itself: a run, and what divides its work among threads."""
+    """Whether a summary always includes this call: a run, or a parallel call that divides it."""
     enclosing: DSPyCall | None = call
     while enclosing is not None and enclosing.operation_name == Operations.PARALLEL:
         enclosing = enclosing.parent
