@@ -1,3 +1,3 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Puts the parts together: one pipeline, whichever way a program comes by."""
+"""Set-up of one pipeline for every way to use the bridge: autolog, zero-code and by hand."""

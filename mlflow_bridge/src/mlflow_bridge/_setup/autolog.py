@@ -1,8 +1,8 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""One call for programs that are not started by ``opentelemetry-instrument``.
+"""`autolog`, for programs that are not started by ``opentelemetry-instrument``.
 
-Nothing but the standard library is imported before the first call.
+Only the standard library is imported before the first call.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _logger = logging.getLogger(__name__)
 
 
 class AutologClient:
-    """The delivery to MLflow that `mlflow_bridge._setup.autolog` has set up in this process.
+    """Handle of the delivery to MLflow that `mlflow_bridge.autolog` has set up in this process.
 
-    A context manager, which calls `close` at the end of the outermost block. There is one client at
-    a time, and ``autolog()`` alone makes it; a further call returns the same one. Methods may be
-    called by any thread.
+    Only ``autolog()`` makes a client. There is one client at a time: a further call returns the
+    same client. As a context manager it calls `close` at the end of the outermost block. Methods
+    may be called by any thread.
 
     Example:
         >>> with mlflow_bridge.autolog(experiment_name="rag"):  # doctest: +SKIP
@@ -52,7 +52,7 @@ class AutologClient:
         return self._config_in_use()
 
     def status(self) -> tuple[DeliveryStatus, ...]:
-        """What became of the spans that went to MLflow, as `mlflow_bridge.status` says it."""
+        """Delivery status of each destination; the same as `mlflow_bridge.status`."""
         from mlflow_bridge._delivery.registry import status
 
         return status()
@@ -61,10 +61,10 @@ class AutologClient:
         """Wait until the spans that ended before this call are stored, or in the spool.
 
         Args:
-            timeout_seconds: The longest to wait.
+            timeout_seconds: Longest wait in seconds.
 
         Returns:
-            True only if every span that was on its way is stored now, or on disk.
+            True only if each of these spans is now stored in MLflow or on disk.
         """
         from mlflow_bridge._delivery.registry import registered_processors
 
@@ -76,7 +76,7 @@ class AutologClient:
         return complete
 
     def close(self) -> None:
-        """Do what `mlflow_bridge.disable_autolog` does, if this is the current client still."""
+        """Call `mlflow_bridge.disable_autolog`, unless this client is no longer the current one."""
         if get_autolog_client() is self:
             disable_autolog()
 
@@ -91,22 +91,22 @@ class AutologClient:
         traceback: TracebackType | None,
     ) -> None:
         self._entered -= 1
-        # Blocks may be nested, in functions that call one another: they all have this client.
+        # Functions that call one another may nest blocks, all of them with this client.
         if not self._entered:
             self.close()
 
 
 @dataclass
 class _Session:
-    """What `autolog` has set up in this process. Guarded by ``lock``."""
+    """State of `autolog` in this process. Guarded by ``lock``."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     client: AutologClient | None = None
     provider: AcceptsProcessors | None = None
     switch: SwitchableSpanProcessor | None = None
-    """Added to ``provider`` once, and never taken away again, since a provider offers no way to."""
+    """Added to ``provider`` once and never removed, since a provider cannot remove a processor."""
     processor: MLflowBatchSpanProcessor | None = None
-    """What is behind the switch."""
+    """Target of the switch."""
     config: MLflowDSPyConfig | None = None
     """The settings of the delivery; None while nothing is sent."""
     asked_for: MLflowDSPyConfig | None = None
@@ -119,7 +119,7 @@ _session = _Session()
 
 
 def _renew_lock() -> None:
-    """In a forked child: the thread that held the lock, maybe for seconds, is the parent's."""
+    """Replace the lock in a forked child, where the thread that held it does not exist."""
     _session.lock = threading.RLock()
 
 
@@ -129,29 +129,29 @@ call_in_child(_renew_lock)
 def autolog(config: MLflowDSPyConfig | None = None, /, **overrides: Any) -> AutologClient:
     """Trace every DSPy program of this process to MLflow. Idempotent and thread-safe.
 
-    Joins the global tracer provider, or sets one if there is none, and instruments DSPy unless it
-    is instrumented already. Inputs and outputs are recorded unless ``capture_content`` or
-    ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` says otherwise.
+    Adds a span processor to the global tracer provider, which is created if it does not exist.
+    Instruments DSPy unless it is instrumented already. Inputs and outputs are recorded unless
+    ``capture_content`` or ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` excludes them.
 
-    A second call with the same settings does nothing; with others it moves on to the new
-    destination, after what was meant for the old one has been delivered there, for which it takes
-    at most ``exit_timeout_seconds``. Where ``opentelemetry-instrument`` sends traces to the very
-    same destination already, there is no second delivery: the one that is there gets the settings
-    of this call.
+    A second call with the same settings does nothing. A call with other settings sends further
+    spans to the new destination, and delivers waiting spans to the old one for at most
+    ``exit_timeout_seconds``. If ``opentelemetry-instrument`` already sends traces to the same
+    destination, that delivery gets the settings of this call, and no second delivery is created.
 
     Args:
         config: The settings. Default: the environment, then defaults.
-        **overrides: Settings by name that go before those of ``config``, such as
+        **overrides: Settings by name that take precedence over ``config``, such as
             ``tracking_uri="http://127.0.0.1:5000"``.
 
     Returns:
-        The client of this process, also from `get_autolog_client`.
+        The client of this process, also available from `get_autolog_client`.
 
     Raises:
-        ConfigurationError: An argument is not accepted. What is wrong in the environment raises
-            nothing: one warning names it, and the safer choice holds. If spans have no place to go,
-            or MLflow is not installed where it is needed, they are refused and counted, and an
-            earlier destination stays. DSPy is instrumented all the same.
+        ConfigurationError: An argument is not accepted. A wrong environment variable does not
+            raise: one warning names it, and a safer value is used. If the destination is unusable,
+            or needs MLflow and MLflow is not installed, a warning says so and an earlier
+            destination stays in use. Without an earlier destination, spans are refused and counted.
+            DSPy is instrumented in any case.
 
     Example:
         >>> client = mlflow_bridge.autolog(experiment_name="rag")  # doctest: +SKIP
@@ -184,16 +184,17 @@ def _config_in_use() -> MLflowDSPyConfig:
 
 
 def get_autolog_client() -> AutologClient | None:
-    """What `autolog` returned last in this process; None before, and after `disable_autolog`."""
+    """The client of `autolog` in this process; None before it and after `disable_autolog`."""
     return _session.client
 
 
 def disable_autolog() -> None:
-    """Undo `autolog`: instrument DSPy no longer, deliver what waits, and send nothing more.
+    """Undo `autolog`: uninstrument DSPy, deliver waiting spans, and send no further spans.
 
-    Delivery takes at most ``exit_timeout_seconds``. A tracer provider that `autolog` set stays
-    set, since OpenTelemetry lets no one replace it; `autolog` may be called again. What
-    ``opentelemetry-instrument`` or the program itself set up stays as it is.
+    Delivery takes at most ``exit_timeout_seconds``. A tracer provider that `autolog` created stays
+    the global one, since OpenTelemetry does not allow replacing it. The instrumentation and
+    delivery of ``opentelemetry-instrument`` or of the program itself stay unchanged. `autolog` may
+    be called again.
     """
     from mlflow_bridge._mlflow_tracing.joining import leave_mlflow_tracing
 
@@ -215,7 +216,7 @@ def _resolved(config: MLflowDSPyConfig | None, overrides: dict[str, Any]) -> Res
         return resolve_config(overrides)
     if not isinstance(config, MLflowDSPyConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError(
-            # Not the value: an address may have a password in it.
+            # Without the value, since a URI may contain a password.
             f"the first argument of autolog() is a {type(config).__name__}; accepted: an "
             "MLflowDSPyConfig. "
             "Settings are given by name: autolog(tracking_uri=..., experiment_name=...)"
@@ -251,7 +252,7 @@ def _send_to_mlflow(resolved: ResolvedConfig) -> None:
 
 
 def _move_on(processor: MLflowBatchSpanProcessor | None) -> None:
-    """Have spans delivered by this processor from now on, or by none of ours."""
+    """Deliver further spans by this processor; if it is None, stop the delivery of `autolog`."""
     before, _session.processor = _session.processor, processor
     if processor is not None:
         _switch_in_provider(processor.config).switch(processor)
@@ -265,7 +266,7 @@ def _made_processor(exporter: Any) -> MLflowBatchSpanProcessor:
     from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor
 
     processor = MLflowBatchSpanProcessor(exporter)
-    # The program has said that it will be traced, so there is no need to wait for its first span.
+    # The program has asked for tracing, so the destination is opened before its first span.
     processor.warm_up()
     return processor
 
@@ -326,7 +327,7 @@ def _uninstrument_dspy() -> None:
 
 
 def _warn_about(error: Exception, config: MLflowDSPyConfig) -> None:
-    """Say why nothing is sent with these settings; count the spans that go nowhere by it."""
+    """Log why spans are not sent with these settings, and count the spans that are not sent."""
     from mlflow_bridge._config.settings import ConfigurationError
 
     stays = _session.config
@@ -340,14 +341,14 @@ def _warn_about(error: Exception, config: MLflowDSPyConfig) -> None:
 
 
 def _refuse(config: MLflowDSPyConfig, reason: str) -> None:
-    """Count spans in the place of a delivery that cannot be set up."""
+    """Refuse and count spans, since the delivery cannot be set up."""
     from mlflow_bridge._setup.unconfigured import UnconfiguredDelivery
 
     before = _session.processor
-    if before is not None:  # It refuses them, too.
+    if before is not None:  # It refuses spans already.
         return
     try:
         _session.processor = _made_processor(UnconfiguredDelivery(config, reason))
         _switch_in_provider(config).switch(_session.processor)
     except Exception:
-        _logger.debug("Spans that go nowhere are not counted", exc_info=True)
+        _logger.debug("Refused spans cannot be counted", exc_info=True)

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""How the settings that the instrumentation carries out get there."""
+"""Transfer of settings from the bridge to the instrumentation of DSPy."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from opentelemetry.instrumentation.dspy import (
 
 
 def set_instrument_defaults(configs: Iterable[MLflowDSPyConfig]) -> str:
-    """Have the next ``instrument()`` use these settings where its caller says nothing.
+    """Set the defaults of the next ``instrument()`` call to these settings.
 
-    Where there are several, a setting that is given goes before one that is not.
+    If configurations differ, an explicitly given setting takes precedence over a default.
 
     Returns:
-        The name of the content mode that holds then.
+        The name of the resulting content mode.
     """
     arguments: dict[str, Any] = {}
     for config in configs:
@@ -40,9 +40,9 @@ def _given(config: MLflowDSPyConfig) -> list[str]:
 
 
 def instrument_again(config: MLflowDSPyConfig) -> None:
-    """Have DSPy instrumented with the settings that are given here, and what else it has now.
+    """Instrument DSPy again with the explicitly given settings; other settings stay as they are.
 
-    For what ``opentelemetry-instrument`` has instrumented, with the defaults of the bridge.
+    For DSPy that ``opentelemetry-instrument`` has instrumented with the defaults of the bridge.
     """
     instrumentor = DSPyInstrumentor()
     used = instrumentor.settings
@@ -61,7 +61,7 @@ def instrument_again(config: MLflowDSPyConfig) -> None:
 
 
 def warn_of_unused_instrument_settings(config: MLflowDSPyConfig) -> None:
-    """Name the settings with which the program, which instrumented DSPy itself, did not do so."""
+    """Log a warning about settings that a program did not use when it instrumented DSPy itself."""
     unused = [name for name in other_instrument_settings(config) if name in _given(config)]
     if unused:
         report_once(
@@ -71,7 +71,7 @@ def warn_of_unused_instrument_settings(config: MLflowDSPyConfig) -> None:
 
 
 def other_instrument_settings(config: MLflowDSPyConfig) -> list[str]:
-    """The settings with other values in the instrumentation; empty if DSPy is not instrumented."""
+    """Names of settings that differ in the instrumentation; empty if DSPy is not instrumented."""
     used = DSPyInstrumentor().settings
     if used is None:
         return []

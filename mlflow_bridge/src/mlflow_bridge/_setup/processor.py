@@ -1,9 +1,9 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The pipeline from a span's start to MLflow as one span processor, made by the settings alone.
+"""The pipeline from a span's start to MLflow as one span processor, built from the settings.
 
-This is the one place that builds it: `autolog`, ``opentelemetry-instrument``, a declarative file
-and a program that sets OpenTelemetry up by hand all use this class.
+`autolog`, ``opentelemetry-instrument``, a declarative file and a program that sets OpenTelemetry up
+by hand all use this class, so that every setting has the same effect.
 """
 
 from __future__ import annotations
@@ -31,27 +31,26 @@ if TYPE_CHECKING:
 
 
 class MLflowBatchSpanProcessor(DeliveryProcessor):
-    """Takes spans to MLflow, and carries out every setting that is about it.
+    """Span processor that delivers spans to MLflow and implements all settings of the delivery.
 
-    It writes session, user, tags and run on the first span of a trace, leaves out traces without a
-    DSPy or GenAI span, queues spans, keeps on disk what MLflow cannot take, and delivers the rest
-    in order. It may be added before or after other span processors.
+    It writes session, user, tags and run on the first span of a trace. It filters traces without a
+    DSPy or GenAI span, queues spans, delivers them in order, and keeps spans on disk while MLflow
+    cannot take them. It may be added before or after other span processors.
 
-    A processor is not told its tracer provider. When the first trace begins whose provider is the
-    global one, the processor has it make ids that ``random.seed()`` does not repeat, joins MLflow's
-    own tracing to it, and warns if sampling settings have no effect there. A provider that is not
-    the global one, and the first trace of any, need ``id_generator=SystemRandomIdGenerator()`` and
-    ``sampler=DSPySampler()`` as arguments of the provider.
+    OpenTelemetry does not tell a processor its tracer provider. At the first trace of the global
+    provider, the processor makes that provider generate ids that ``random.seed()`` does not repeat,
+    and joins MLflow's own tracing to it. It warns if the provider ignores sampling settings.
+    A provider that is not global, and the first trace of any provider, need the provider arguments
+    ``id_generator=SystemRandomIdGenerator()`` and ``sampler=DSPySampler()``.
 
     Args:
-        config_or_exporter: The settings; or an `MLflowSpanExporter`, which brings its settings with
-            it; or another `SpanDelivery`. Default: the settings of the environment.
-        meter_provider: Where the metrics of the processor go; the global one if None.
+        config_or_exporter: The settings; or an `MLflowSpanExporter`, whose settings are used; or
+            another `SpanDelivery`. Default: the settings of the environment.
+        meter_provider: Meter provider for the metrics of the processor; None for the global one.
 
     Raises:
-        ConfigurationError: MLflow is needed for the settings that are given, and is not installed;
-            or the first argument is of another type. What is wrong in the environment raises
-            nothing, and is in the log.
+        ConfigurationError: The given settings need MLflow, which is not installed; or the first
+            argument has another type. A wrong environment variable is logged, not raised.
 
     Example:
         >>> provider = TracerProvider(
@@ -94,25 +93,24 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
         return self._config
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Remember the span, and write down what is known of its trace. Never raises."""
+        """Register an open span, and enrich the first span of its trace. Never raises."""
         super().on_start(span, parent_context)
         if self._enrichment.enrich(span, parent_context) and self not in _joined:
             self._join(span)
 
     def retire(self, successor: MLflowBatchSpanProcessor | None = None) -> None:
-        """Deliver what waits, for a bounded time, and stop, while the program goes on.
+        """Deliver waiting spans for at most ``exit_timeout_seconds``, and stop.
 
-        For a program that replaces its processor. Spans that are open now are not ended.
+        For a running program that replaces its processor. Open spans are not ended.
 
         Args:
-            successor: Will get the ends of open spans. It is told of them, in case they never end,
-                and gets those spans of whose traces it is not known yet whether they are for
-                MLflow.
+            successor: The processor that gets open spans when they end. It takes over the register
+                of open spans, and the held spans of traces that are not yet known to be for MLflow.
         """
         if successor is not None:
             successor._take_over(self)
         self.close(end_open_spans=False)
-        if successor is not None:  # once more: it has decided on further traces since
+        if successor is not None:  # again: this processor has decided on further traces since
             successor._follow(self)
         leave_sigterm(self)
         keep_reporting(self)
@@ -123,7 +121,7 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
         warn_of_unused_instrument_settings(self._config)
 
     def _join(self, span: Span) -> None:
-        """Prepare the tracer provider that this span is of, if that is the global one."""
+        """Prepare the tracer provider of this span, if it is the global provider."""
         try:
             provider = global_provider_of(span)
             if provider is None:
@@ -138,7 +136,7 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
 
 _joined: WeakSet[MLflowBatchSpanProcessor] = WeakSet()
 _late: WeakSet[MLflowBatchSpanProcessor] = WeakSet()
-"""Those whose provider had made an id that a seed repeats before it was prepared."""
+"""Processors whose provider made an id that a seed repeats, before the provider was prepared."""
 
 
 def join_provider(processor: MLflowBatchSpanProcessor, provider: object) -> None:
@@ -148,7 +146,7 @@ def join_provider(processor: MLflowBatchSpanProcessor, provider: object) -> None
 
 
 def is_joined(processor: MLflowBatchSpanProcessor) -> bool:
-    """Whether the tracer provider of a processor is known, and was prepared."""
+    """Whether the tracer provider of a processor is known and prepared."""
     return processor in _joined
 
 
@@ -158,8 +156,12 @@ def was_late(processor: MLflowBatchSpanProcessor) -> bool:
 
 
 def _exporter_from(given: Any) -> SpanDelivery:
-    """The exporter of a processor that is made with this first argument."""
-    # Here: its import of MLflow's dialect is for processes that deliver.
+    """The exporter for this first argument of a processor.
+
+    Raises:
+        ConfigurationError: The argument has a type that is not accepted.
+    """
+    # Imported here, since only processes that deliver need the mapping to MLflow.
     from mlflow_bridge._export.exporter import MLflowSpanExporter, claim
 
     if given is None or isinstance(given, MLflowDSPyConfig):

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Finds or makes the tracer provider, and prepares it for the delivery to MLflow."""
+"""The tracer provider: find or create it, and prepare it for the delivery to MLflow."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ _logger = logging.getLogger(__name__)
 
 
 def prepare_provider(provider: object, config: MLflowDSPyConfig) -> bool:
-    """Do what the delivery to MLflow needs of a tracer provider. May be repeated.
+    """Prepare a tracer provider for the delivery to MLflow. May be repeated.
 
-    It makes ids that ``random.seed()`` does not repeat, unless it has a generator of the program's
-    choice. MLflow's own tracing uses it, too, if it is the global one. Sampling settings that have
-    no effect with it are named by a warning.
+    The provider then makes ids that ``random.seed()`` does not repeat, unless the program chose
+    another generator. MLflow's own tracing uses the provider, too, if it is the global one. A
+    warning names sampling settings that the provider ignores.
 
     Args:
-        provider: Has a processor of ours, before those that are added here.
+        provider: Must already have the bridge's processor, which has to come before processors
+            that are added here.
         config: The settings of that processor.
 
     Returns:
-        False if MLflow's own tracing could not be joined now, and may be later.
+        False if MLflow's own tracing could not be joined now, but a later call may succeed.
     """
     use_system_random_ids(provider)
     warn_of_unused_settings(provider, config)
@@ -43,33 +44,33 @@ def prepare_provider(provider: object, config: MLflowDSPyConfig) -> bool:
 
 
 def global_provider_of(span: Span) -> object | None:
-    """The global tracer provider, if it has the resource of this span; else None.
+    """The global tracer provider if it has the resource of this span; else None.
 
-    A span shows nothing of its provider but the resource.
+    The resource is all that a span shows of its provider.
     """
     provider: object = trace.get_tracer_provider()
     return provider if getattr(provider, "resource", None) is span.resource else None
 
 
 def joined_or_new_provider(config: MLflowDSPyConfig) -> AcceptsProcessors:
-    """The global tracer provider, which is made and set if there is none.
+    """The global tracer provider, created and set if there is none.
 
-    Where the global one takes no processors, it is left to the program that set it: the returned
-    provider is a new one beside it, and a warning says so.
+    If the global provider does not accept processors, it stays as the program set it. The returned
+    provider is then a separate one, and a warning says so.
 
     Args:
-        config: Has the settings of the sampler of a new provider.
+        config: Settings of the sampler for a new provider.
     """
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        # The first to set one wins; another thread may do so at the same moment.
+        # If another thread sets a provider at the same time, the first one stays.
         trace.set_tracer_provider(_new_provider(config))
     current = trace.get_tracer_provider()
     if accepts_processors(current):
         return current
     _logger.warning(
         "The global tracer provider (%s) is not OpenTelemetry's SDK and takes no span processors. "
-        "DSPy is traced to MLflow by a tracer provider of its own; spans of other libraries do not "
-        "get there, and are not parents of DSPy's.",
+        "DSPy is traced to MLflow by a separate tracer provider; spans of other libraries do not "
+        "go to MLflow and are not parents of DSPy spans.",
         type(cast("object", current)).__qualname__,
     )
     return _new_provider(config)

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""SIGTERM: deliver first, then do what would have been done."""
+"""Delivery at SIGTERM, before the signal has its previous effect."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from mlflow_bridge._delivery.registry import deliveries_before_exit, registered_
 _logger = logging.getLogger(__name__)
 
 _GRACE_SECONDS: Final = 1.0
-"""How much longer than the processors' own bound the handler waits for them."""
+"""Additional time that the handler waits, beyond the time limit of the processors."""
 
 _Previous = Callable[[int, FrameType | None], Any] | int | None
 
 
 class TerminationHandler:
-    """Delivers within the time that an exit may take, and passes the signal on.
+    """Signal handler that delivers within ``exit_timeout_seconds`` and passes the signal on.
 
-    What was there before is called afterwards: a function with the same arguments, or the default
-    action, by which the process ends as killed by SIGTERM. Where the program handles the signal
-    itself, or ignores it, it goes on: then spans that are open stay so.
+    Afterwards the previous handler is called: a function with the same arguments, or the default
+    action, which ends the process as killed by SIGTERM. If the program handles or ignores the
+    signal, it continues, and open spans stay open.
 
-    A process that is about to exit delivers already, in bounded time, and Python starts no further
-    thread for it. There the signal ends nothing; a second one has the default action.
+    If the interpreter is already exiting, delivery is under way and no thread can be started. The
+    signal is then ignored once; a second signal gets the default action.
 
-    Delivery runs in threads of its own, which are waited for: the signal may have interrupted code
-    that holds a lock which delivery needs.
+    Delivery runs in separate threads, since the signal may have interrupted code that holds a lock
+    of the delivery. The handler waits for these threads.
 
     Args:
-        previous: What ``signal.signal`` returned.
-        exit_timeout_seconds: The longest to wait.
+        previous: The result of ``signal.getsignal`` before this handler was set.
+        exit_timeout_seconds: Longest time for the delivery.
     """
 
     def __init__(self, previous: _Previous, exit_timeout_seconds: float) -> None:
         self.previous = previous
         self.exit_timeout_seconds = exit_timeout_seconds
         self.owners: WeakSet[object] = WeakSet()
-        """The processors that want it."""
+        """The processors that need this handler."""
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         ends = self.previous in (signal.SIG_DFL, None)
@@ -62,7 +62,7 @@ class TerminationHandler:
                 os.kill(os.getpid(), number)
 
     def _deliver(self, ends: bool) -> None:
-        """Have every processor deliver at the same time, and wait for them."""
+        """Deliver by all processors at the same time, and wait for them."""
         millis = self.exit_timeout_seconds * 1000
         flushes = [partial(processor.force_flush, millis) for processor in registered_processors()]
         threads = [
@@ -77,24 +77,26 @@ class TerminationHandler:
 def _started(thread: threading.Thread) -> bool:
     try:
         thread.start()
-    except RuntimeError:  # The machine has no thread left; the signal is passed on all the same.
-        _logger.warning("SIGTERM could not deliver what waits", exc_info=True)
+    except RuntimeError:  # The machine has no thread left. The signal is still passed on.
+        _logger.warning(
+            "SIGTERM could not deliver waiting spans: no thread can be started", exc_info=True
+        )
         return False
     return True
 
 
 def handle_sigterm(owner: object, exit_timeout_seconds: float) -> bool:
-    """Put a `TerminationHandler` before whatever handles SIGTERM now. May be repeated.
+    """Put a `TerminationHandler` before the current handler of SIGTERM. May be repeated.
 
-    Python lets only the main thread of the main interpreter set a handler. From another thread
-    nothing is done, and a warning says so.
+    Python allows only the main thread of the main interpreter to set a handler. In another thread
+    this function only logs a warning.
 
     Args:
-        owner: Wants it. The handler stays for as long as an owner is left.
-        exit_timeout_seconds: The longest that delivery may delay the end.
+        owner: The object that needs the handler, which stays set until its last owner is gone.
+        exit_timeout_seconds: Longest delay of the process's end by delivery.
 
     Returns:
-        Whether a handler is there.
+        Whether a `TerminationHandler` is set.
     """
     current = signal.getsignal(signal.SIGTERM)
     if isinstance(current, TerminationHandler):
@@ -107,15 +109,15 @@ def handle_sigterm(owner: object, exit_timeout_seconds: float) -> bool:
         signal.signal(signal.SIGTERM, handler)
     except ValueError:
         _logger.warning(
-            "SIGTERM will not deliver what waits: a handler can be set in the main thread only "
-            "(setting: flush_on_sigterm). Set the delivery to MLflow up there."
+            "SIGTERM will not deliver waiting spans: a handler can be set in the main thread only "
+            "(setting: flush_on_sigterm). Set up the delivery to MLflow in that thread."
         )
         return False
     return True
 
 
 def leave_sigterm(owner: object) -> None:
-    """Undo `handle_sigterm` for this owner, unless another handler has been set since."""
+    """Undo `handle_sigterm` for this owner, unless the program has set another handler since."""
     current = signal.getsignal(signal.SIGTERM)
     if not isinstance(current, TerminationHandler):
         return
@@ -125,4 +127,4 @@ def leave_sigterm(owner: object) -> None:
     try:
         signal.signal(signal.SIGTERM, current.previous or signal.SIG_DFL)
     except ValueError:
-        _logger.debug("The handler for SIGTERM stays: this is not the main thread")
+        _logger.debug("The handler of SIGTERM stays set, since this is not the main thread")

@@ -9,11 +9,11 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 
 class SwitchableSpanProcessor(SpanProcessor):
-    """Passes everything on to one processor, or to none.
+    """Span processor that passes all calls on to a target, if it has one.
 
-    A tracer provider can be given processors, but none can be taken away again: what has to be
-    removable stands behind a switch. ``switch`` is called under the owner's lock; the others by any
-    thread, and each of them sees one target from beginning to end.
+    A tracer provider cannot remove a processor, so a removable processor is the target of a switch.
+    ``switch`` is called under the owner's lock. The other methods may be called by any thread, and
+    each call has the same target from beginning to end.
     """
 
     def __init__(self) -> None:
@@ -24,10 +24,10 @@ class SwitchableSpanProcessor(SpanProcessor):
         return self._target
 
     def switch(self, target: SpanProcessor | None) -> SpanProcessor | None:
-        """Pass spans on to this processor from now on.
+        """Pass further spans on to this target; to no processor if it is None.
 
         Returns:
-            The processor that got them until now; it is the caller's to shut down.
+            The previous target, which the caller has to shut down.
         """
         before, self._target = self._target, target
         return before

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Stands in for an exporter that the settings do not allow to make."""
+"""Replacement for an exporter that cannot be made with the given settings."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mlflow_bridge._export.contract import Rejected
 
 
 class UnconfiguredDelivery:
-    """Refuses every span, so that what is missing is counted.
+    """Refuses every span, so that missing spans are counted.
 
     Args:
         config: The settings of the processor around it.
-        reason: Why there is nowhere to send spans.
+        reason: Why spans cannot be sent.
     """
 
     destination_description = "MLflow (bad settings)"
@@ -27,7 +27,7 @@ class UnconfiguredDelivery:
         self.obstacle = reason
 
     def warm_up(self) -> Rejected:
-        """Say why nothing can be sent."""
+        """Return the rejection with its reason."""
         return self.deliver(())
 
     def deliver(self, spans: Sequence[ReadableSpan]) -> Rejected:
@@ -35,4 +35,4 @@ class UnconfiguredDelivery:
         return Rejected(self.obstacle, divisible=False, spans_to_blame=False)
 
     def close(self) -> None:
-        """There is nothing to free."""
+        """Do nothing: there is nothing to free."""

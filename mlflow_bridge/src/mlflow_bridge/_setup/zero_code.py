@@ -1,15 +1,15 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What ``opentelemetry-instrument`` calls at the start of a program.
+"""The hook that ``opentelemetry-instrument`` calls at the start of a program.
 
-It knows exporters by name, but puts each of them behind the SDK's own batch processor, which drops
-spans when its queue is full or an export fails; and a declarative file cannot name another one. So
-the hook here, which runs once the tracer provider stands, gives every MLflow exporter a processor
-of ours, and has the exporter ignore what still comes through the other. Should the hook not run,
+``opentelemetry-instrument`` puts each exporter behind the SDK's batch processor, which drops spans
+if its queue is full or an export fails. A declarative file cannot name another processor either.
+So the hook, which runs after the tracer provider is set up, adds the bridge's processor for every
+MLflow exporter. The exporter then ignores spans from the SDK's processor. If the hook does not run,
 the exporter works as it was set up.
 
-The hook runs in every process under ``opentelemetry-instrument``: this module imports nothing heavy
-before it has found such an exporter.
+The hook runs in every process under ``opentelemetry-instrument``, so this module imports no large
+package before it has found such an exporter.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _EXPORTER_MODULE: Final = "mlflow_bridge._export.exporter"
 
 
 class AdoptedDelivery:
-    """A processor of ours in the place of the one that the SDK has put around an exporter."""
+    """The bridge's processor in place of the processor that the SDK has put around an exporter."""
 
     def __init__(self, exporter: MLflowSpanExporter, provider: AcceptsProcessors) -> None:
         from mlflow_bridge._export.exporter import adopt
@@ -41,11 +41,11 @@ class AdoptedDelivery:
         self._switch = SwitchableSpanProcessor()
         self._processor = MLflowBatchSpanProcessor(exporter)
         self._switch.switch(self._processor)
-        # Making a new store takes seconds; a short program has none to spare after its first span.
+        # Creating a new store takes seconds. A short program may end soon after its first span.
         self._processor.warm_up()
         provider.add_span_processor(self._switch)
-        # After the processor is in place: the other way round a span that ends now would be lost,
-        # while one that is stored twice is still one span in MLflow.
+        # After the processor is added: in the other order, a span that ends in between would be
+        # lost. A span that is sent twice is stored once.
         adopt(exporter)
 
     @property
@@ -55,17 +55,17 @@ class AdoptedDelivery:
 
     @property
     def is_usable(self) -> bool:
-        """Whether spans have a place to go."""
+        """Whether spans can be delivered with these settings."""
         return self._exporter.obstacle is None
 
     def join(self) -> None:
-        """Prepare the tracer provider, behind all processors that spans must reach before."""
+        """Prepare the tracer provider, after the processors of all exporters have been added."""
         from mlflow_bridge._setup.processor import join_provider
 
         join_provider(self._processor, self._provider)
 
     def reconfigure(self, config: MLflowDSPyConfig) -> None:
-        """Deliver by other settings from now on, if they are others."""
+        """Deliver further spans by these settings; do nothing if they are unchanged."""
         from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor
 
         if config == self.config:
@@ -81,9 +81,10 @@ _adopted: list[AdoptedDelivery] = []
 
 
 def adopt_exporters() -> None:
-    """Entry point ``opentelemetry_pre_instrument``: put our processors around our exporters.
+    """Put the bridge's processors around its exporters. Never raises.
 
-    Never raises: an exception here would keep every instrumentation from being loaded.
+    This is the entry point ``opentelemetry_pre_instrument``. If it raised, no instrumentation would
+    be loaded.
     """
     if _EXPORTER_MODULE not in sys.modules:
         return
@@ -98,12 +99,12 @@ def adopt_exporters() -> None:
 
 
 def adopted_deliveries() -> tuple[AdoptedDelivery, ...]:
-    """What a hook has set up in this process, where spans have a place to go."""
+    """The deliveries with usable settings that the hook has set up in this process."""
     return tuple(delivery for delivery in _adopted if delivery.is_usable)
 
 
 def adopted_delivery(config: MLflowDSPyConfig) -> AdoptedDelivery | None:
-    """What a hook has set up in this process for the same destination, if anything."""
+    """The delivery to the same destination that the hook has set up; None if there is none."""
     wanted = _destination(config)
     found = (one for one in adopted_deliveries() if _destination(one.config) == wanted)
     return next(found, None)

@@ -1,8 +1,8 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What stands between this program and its traces in MLflow: one check for each thing.
+"""Diagnostics: checks whether traces of this program reach MLflow, and what prevents it.
 
-Nothing but the standard library is imported before the first call.
+Only the standard library is imported before the first call.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _WORST_FIRST: Final[tuple[State, ...]] = ("fail", "warn", "ok")
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
-        name: What: settings, versions, instrumentation, sampling, provider, spool, destination,
-            experiment, round trip, delivery.
-        state: ``ok``; ``warn`` where traces arrive, but not as they might; ``fail`` where not.
-        detail: What was found, and what to do about it; without secrets.
+        name: Subject of the check: settings, versions, instrumentation, sampling, provider, spool,
+            destination, experiment, round trip, delivery.
+        state: ``ok``; ``warn`` if tracing works only in part; ``fail`` if no trace arrives.
+        detail: The finding and the next step; without secrets.
     """
 
     name: str
@@ -36,13 +36,13 @@ class Check:
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """All checks, in the order in which they were made. ``str()`` of it is a table."""
+    """All checks in the order in which they were made; ``str(report)`` is a table."""
 
     checks: tuple[Check, ...]
 
     @property
     def state(self) -> State:
-        """The worst of them."""
+        """The worst state of all checks; ``ok`` if there are none."""
         found = {check.state for check in self.checks}
         for state in _WORST_FIRST:
             if state in found:
@@ -65,16 +65,19 @@ def doctor(
 ) -> DoctorReport:
     """Check settings, versions, patch points, MLflow, experiment and spool. Never raises.
 
-    Sends one trace named ``mlflow_bridge doctor``, reads it back, and deletes it; it has the tag
-    ``mlflow_bridge.doctor``, by which it is found should the deletion not be allowed. An experiment
-    that is absent is created, as it would be by the first trace. Takes as long as MLflow takes to
-    answer, at most some multiple of ``request_timeout_seconds``.
+    Sends one trace named ``mlflow_bridge doctor``, reads it back, and deletes it. If the deletion
+    is not allowed, the trace can be found by its tag ``mlflow_bridge.doctor``. An absent experiment
+    is created, as by the first trace of a program. The duration depends on MLflow's responses, and
+    is at most a few times ``request_timeout_seconds``.
 
     Args:
         tracking_uri: Overrides MLFLOW_TRACKING_URI.
         experiment_name: Overrides MLFLOW_EXPERIMENT_NAME and MLFLOW_EXPERIMENT_ID.
-        config: All settings; wins over the other arguments.
-        send: Whether to send a trace, and to open the store or meet the server at all.
+        config: All settings; takes precedence over the other arguments.
+        send: Whether to connect to the store or server and send a trace.
+
+    Returns:
+        The report of all checks; its ``state`` is the worst of their states.
 
     Example:
         >>> print(mlflow_bridge.doctor())  # doctest: +SKIP

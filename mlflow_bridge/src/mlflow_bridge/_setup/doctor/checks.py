@@ -42,7 +42,7 @@ def examine(
     *,
     send: bool,
 ) -> Iterator[Check]:
-    """Make all checks that make sense with these settings."""
+    """Make all checks that these settings allow."""
     try:
         config = config or _settings(tracking_uri, experiment_name)
     except ConfigurationError as error:
@@ -66,7 +66,7 @@ def examine(
 def _guarded(name: str, check: Callable[[], Iterator[Check]]) -> Iterator[Check]:
     try:
         yield from check()
-    # A broken installation may raise anything, and the other checks are of use even so.
+    # A broken installation may raise any exception, and the other checks are still useful.
     except Exception as error:
         _logger.debug("The check %s failed", name, exc_info=True)
         yield Check(name, "fail", f"{type(error).__name__}: {error}")
@@ -85,7 +85,7 @@ def _settings_found(config: MLflowDSPyConfig) -> Check:
 
 
 def _unknown_settings() -> Iterator[Check]:
-    """Variables that look like settings of the bridge, and that nobody reads."""
+    """Check for misspelt variables, which have the bridge's prefix but are not settings."""
     known = {variable_of(MLflowDSPyConfig, name) for name in MLflowDSPyConfig.model_fields}
     for name in sorted(os.environ):
         if name.startswith(ENVIRONMENT_PREFIX) and name not in known:
@@ -105,7 +105,7 @@ def _versions(config: MLflowDSPyConfig | None) -> Iterator[Check]:
         yield Check(
             "versions",
             "warn",
-            "a program that imports mlflow and litellm without a network can hang for ever; "
+            "without a network, a program that imports mlflow and litellm can hang for ever; "
             f"{_PRICES}=True prevents it",
         )
 
@@ -151,20 +151,20 @@ def _instrumentation(config: MLflowDSPyConfig | None) -> Iterator[Check]:
 
 
 def _recorded(config: MLflowDSPyConfig) -> Iterator[Check]:
-    """Settings of the instrumentation that are others than those of the configuration."""
+    """Check whether the instrumentation has the settings of the configuration."""
     others = other_instrument_settings(config)
     if others:
         yield Check(
             "instrumentation",
             "warn",
-            f"{', '.join(others)}: others than in the configuration; instrument DSPy with "
+            f"{', '.join(others)}: different from the configuration; instrument DSPy with "
             "DSPyInstrumentor().instrument(**config.instrument_arguments())",
         )
 
 
 def _spool(config: MLflowDSPyConfig) -> Iterator[Check]:
     if not config.spool or not locks_are_supported():
-        yield Check("spool", "warn", "there is none: what MLflow cannot take now is in memory only")
+        yield Check("spool", "warn", "no spool: spans that MLflow cannot take stay in memory only")
         return
     path = directory_for(config)
     obstacle = _obstacle_to_writing(path)
@@ -181,13 +181,13 @@ def _spool(config: MLflowDSPyConfig) -> Iterator[Check]:
     yield Check(
         "spool",
         "warn",
-        f"{detail}; {left} files are of processes that have ended: the next program with this "
-        "destination delivers them, or mlflow-bridge spool deliver",
+        f"{detail}; {left} files are left by processes that have ended: the next program with this "
+        "destination delivers them, or the command mlflow-bridge spool deliver",
     )
 
 
 def _obstacle_to_writing(path: Path) -> str | None:
-    """Why nothing can be written there; the directory is not made for that."""
+    """The reason why a path cannot be written; None if it can. The directory is not created."""
     existing = path
     while not existing.exists():
         existing = existing.parent
@@ -208,7 +208,7 @@ def _is_left_behind(path: Path) -> bool:
 
 def _delivery() -> Iterator[Check]:
     for one in status():
-        counts = f"{one.destination}: {one.stored} spans stored, {one.queued} on their way"
+        counts = f"{one.destination}: {one.stored} spans stored, {one.queued} queued"
         if one.missing or one.spool_dropped:
             reason = f"; last error: {one.last_error}" if one.last_error else ""
             lost = f"{counts}, {one.missing} missing, of which {one.kept} are in the spool{reason}"

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether tracer providers that the program made have what the delivery to MLflow needs."""
+"""The check whether the program's own tracer providers meet the needs of the delivery."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ASKED: Final = (
 
 
 def check_provider() -> Iterator[Check]:
-    """Processors that do not know their tracer provider; ids that a seed repeats."""
+    """Check for processors without a known tracer provider, and for ids that a seed repeats."""
     ours = [it for it in registered_processors() if isinstance(it, MLflowBatchSpanProcessor)]
     if not ours:
         return
@@ -31,14 +31,14 @@ def check_provider() -> Iterator[Check]:
             "provider",
             "warn",
             f"{len(apart)} span processors have not seen a trace of the global tracer provider. If "
-            f"they are of another provider, make it with {_ASKED}",
+            f"they belong to another provider, make that provider with {_ASKED}",
         )
     if has_ids_by_the_seed(trace.get_tracer_provider()) or any(map(was_late, ours)):
         yield Check(
             "provider",
             "warn",
-            "a program that calls random.seed() gets the id of its first trace again in each run, "
-            f"and MLflow keeps one trace of all runs; make the provider with {_ASKED}",
+            "if a program calls random.seed(), its first trace has the same id in each run, and "
+            f"MLflow keeps one trace of all runs; make the provider with {_ASKED}",
         )
     elif not apart:
         yield Check("provider", "ok", "the tracer provider makes ids that a seed does not repeat")

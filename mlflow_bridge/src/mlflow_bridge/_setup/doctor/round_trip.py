@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A trace to MLflow and back."""
+"""The check that sends a trace to MLflow and reads it back."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _PAUSE_SECONDS: Final = 1.0
 
 
 def check_destination(config: MLflowDSPyConfig) -> Iterator[Check]:
-    """Meet MLflow, find the experiment, and send a trace and read it back.
+    """Connect to MLflow, look up the experiment, send a trace and read it back.
 
     Raises:
-        ConfigurationError: What the destination needs is not installed.
+        ConfigurationError: A package that the destination needs is not installed.
     """
     exporter = MLflowSpanExporter(config=config)
     try:
@@ -40,7 +40,7 @@ def check_destination(config: MLflowDSPyConfig) -> Iterator[Check]:
 
 
 def _checks(exporter: MLflowSpanExporter, config: MLflowDSPyConfig) -> Iterator[Check]:
-    obstacle = _patiently(exporter)
+    obstacle = _warm_up(exporter)
     if obstacle is not None:
         about = "experiment" if "experiment" in kind_of(obstacle.reason) else "destination"
         yield Check(about, "fail", obstacle.reason)
@@ -54,8 +54,8 @@ def _checks(exporter: MLflowSpanExporter, config: MLflowDSPyConfig) -> Iterator[
     yield from _read_back(config, f"tr-{format_trace_id(_context(span).trace_id)}")
 
 
-def _patiently(exporter: MLflowSpanExporter) -> Retry | Rejected | None:
-    """What is in the way, after a failure that may pass was given the time to."""
+def _warm_up(exporter: MLflowSpanExporter) -> Retry | Rejected | None:
+    """Open the destination, with further attempts after a `Retry`; None on success."""
     obstacle = exporter.warm_up()
     for _ in range(_ATTEMPTS - 1):
         if not isinstance(obstacle, Retry):
@@ -69,7 +69,7 @@ def _read_back(config: MLflowDSPyConfig, trace_id: str) -> Iterator[Check]:
     reader = _ServerReader(config) if config.is_server else _StoreReader(config)
     found = reader.find(trace_id)
     if found is None:
-        yield Check("round trip", "fail", f"trace {trace_id} was taken, but cannot be read back")
+        yield Check("round trip", "fail", f"trace {trace_id} was stored, but cannot be read back")
         return
     yield Check(
         "experiment", "ok", f"traces arrive in the experiment with id {found.experiment_id}"
@@ -93,7 +93,7 @@ class _Found:
 
 
 class _StoreReader:
-    """Reads by MLflow's client, which the destination needs as well."""
+    """Reads through MLflow's client, which a SQL store needs in any case."""
 
     def __init__(self, config: MLflowDSPyConfig) -> None:
         from mlflow import MlflowClient
@@ -113,7 +113,7 @@ class _StoreReader:
 
 
 class _ServerReader:
-    """Reads by MLflow's REST API, since MLflow need not be installed here."""
+    """Reads through MLflow's REST API, since MLflow need not be installed in this process."""
 
     def __init__(self, config: MLflowDSPyConfig) -> None:
         self._server = TrackingServer(config)

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which traces are recorded at all, as `mlflow_bridge.doctor` tells it."""
+"""The check which traces the sampler records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlflow_bridge._config.settings import MLflowDSPyConfig, environment_variabl
 from mlflow_bridge._setup.doctor import Check
 from mlflow_bridge.sampling.entry_point import sampler_of_new_provider, unused_settings
 
-# Of all ids the first one that is chosen by a ratio: it is left out by a ratio of 0 alone.
+# The id that a ratio sampler drops only at a ratio of 0.
 _FIRST_ID: Final = 0
 _SAMPLED_ELSEWHERE: Final = trace.set_span_in_context(
     trace.NonRecordingSpan(
@@ -28,10 +28,10 @@ _SAMPLED_ELSEWHERE: Final = trace.set_span_in_context(
 
 
 def check_sampling(config: MLflowDSPyConfig) -> Iterator[Check]:
-    """What samples here, or would; settings that have no effect."""
+    """Check the current sampler, or the sampler of a new provider, and unused sampling settings."""
     provider: object = trace.get_tracer_provider()
     if isinstance(provider, trace.ProxyTracerProvider):
-        # None there yet: the one that autolog() would make.
+        # There is no provider yet, so the check describes the provider that autolog() would make.
         provider = TracerProvider(sampler=sampler_of_new_provider(config), shutdown_on_exit=False)
     unused = unused_settings(provider, config)
     if unused is not None:

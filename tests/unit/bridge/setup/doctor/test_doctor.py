@@ -122,7 +122,7 @@ def test_looking_at_the_spool_leaves_it_as_it_is() -> None:
     spool.close()
     before = files_in(directory_for(config))
     [detail] = found(mlflow_bridge.doctor(config=config, send=False), "spool")["warn"]
-    assert "1 files are of processes that have ended" in detail
+    assert "1 files are left by processes that have ended" in detail
     assert files_in(directory_for(config)) == before
 
 

@@ -81,7 +81,7 @@ def test_a_provider_that_is_not_the_global_one_is_left_to_the_program(
         apart.get_tracer("test").start_span("span").end()
         assert type(apart.id_generator) is RandomIdGenerator
         [(state, detail), _] = found()
-        assert (state, "If they are of another provider" in detail) == ("warn", True)
+        assert (state, "If they belong to another provider" in detail) == ("warn", True)
 
 
 def test_ids_of_the_programs_choice_stay(
