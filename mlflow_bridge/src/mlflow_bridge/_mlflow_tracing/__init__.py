@@ -1,3 +1,3 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Traces that MLflow's own tracing shares with OpenTelemetry."""
+"""Joint traces of MLflow's own tracing and OpenTelemetry."""

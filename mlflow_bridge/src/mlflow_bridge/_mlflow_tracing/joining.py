@@ -1,13 +1,14 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""MLflow's own tracing and OpenTelemetry's in one: the same traces, delivered once, by the bridge.
+"""Joining MLflow's own tracing to OpenTelemetry: common traces, which the bridge delivers once.
 
-MLflow keeps the spans of ``@mlflow.trace``, ``mlflow.start_span`` and its autologging apart from
-OpenTelemetry's: a tracer provider, a context and a delivery of its own. Its documented setting
-``MLFLOW_USE_DEFAULT_TRACER_PROVIDER=false`` joins provider and context, but has MLflow deliver
-everything a second time. The processor of the module `spans` takes the place of MLflow's there.
+MLflow keeps the spans of ``@mlflow.trace``, ``mlflow.start_span`` and its autologging separate from
+OpenTelemetry's, with its own tracer provider, context and delivery. Its documented setting
+``MLFLOW_USE_DEFAULT_TRACER_PROVIDER=false`` joins provider and context, but MLflow then delivers
+every span a second time. The processor of the module `spans` replaces the delivering processor of
+MLflow.
 
-``mlflow`` is not imported here: what is to be done with it is done once the program imports it.
+``mlflow`` is not imported here. A hook joins its tracing when the program imports it.
 """
 
 from __future__ import annotations
@@ -30,24 +31,24 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 SEPARATE_PROVIDER: Final = "MLFLOW_USE_DEFAULT_TRACER_PROVIDER"
-"""MLflow's switch. "Default" is meant as MLflow's default, which is a provider of its own."""
+"""MLflow's switch. "Default" means MLflow's own tracer provider, not OpenTelemetry's global one."""
 
 _TRUE: Final = ("true", "1")
 
 
 class _Joint:
-    """What is joined in this process. Guarded by ``lock``."""
+    """State of joint tracing in this process. Guarded by ``lock``."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.provider: AcceptsProcessors | None = None
-        """The provider that MLflow is to use; None while MLflow goes its own way."""
+        """The provider that MLflow is to use; None while MLflow's tracing is separate."""
         self.processor: MLflowSpansProcessor | None = None
         self.processors_provider: AcceptsProcessors | None = None
         self.hooked = False
         self.is_switched = False
         self.waits = False
-        """Whether a span of MLflow's own was open at the latest attempt."""
+        """Whether a span of MLflow's own tracing was open at the last attempt."""
         self.has_set_variable = False
 
 
@@ -55,21 +56,21 @@ _joint = _Joint()
 
 
 def join_mlflow_tracing(provider: object) -> bool:
-    """Have MLflow make its spans with this provider, as part of the same traces. Never raises.
+    """Make MLflow create its spans with this provider, in the same traces. Never raises.
 
-    Nothing is changed where ``MLFLOW_USE_DEFAULT_TRACER_PROVIDER`` is true already, or while a span
-    of MLflow's own is open in this thread. May be called before or after the program imports
-    MLflow, and again.
+    Changes nothing if ``MLFLOW_USE_DEFAULT_TRACER_PROVIDER`` is already true, or while a span of
+    MLflow's own tracing is open in this thread. May be called before or after the program imports
+    MLflow, and may be repeated.
 
     Args:
-        provider: The one that the bridge delivers from. If it is not the global one, MLflow's
-            tracing is left as it is, since MLflow knows how to use no other.
+        provider: The provider whose spans the bridge delivers. If it is not the global one,
+            MLflow's tracing stays unchanged, since MLflow can use no other provider.
 
     Returns:
-        False if a later call may do it, because a span of MLflow's own is open now.
+        False if a span of MLflow's own tracing is open now, so that a later call may succeed.
     """
     with _joint.lock:
-        # False is what this function sets, in a parent process for instance.
+        # The value "false" is not checked: this function may have set it, also in a parent process.
         if os.environ.get(SEPARATE_PROVIDER, "").lower() in _TRUE:
             _logger.debug("MLflow's tracing is left as it is: %s is set.", SEPARATE_PROVIDER)
             return True
@@ -79,14 +80,14 @@ def join_mlflow_tracing(provider: object) -> bool:
         _joint.provider = provider
         if not _joint.hooked:
             _joint.hooked = True
-            register_post_import_hook(_join, "mlflow")  # which calls at once if it is imported
+            register_post_import_hook(_join, "mlflow")  # calls at once if mlflow is imported
         elif "mlflow" in sys.modules:
             _join(sys.modules["mlflow"])
         return not _joint.waits
 
 
 def leave_mlflow_tracing() -> None:
-    """Give MLflow's tracing back to MLflow, which will trace apart from others. Never raises."""
+    """Separate MLflow's own tracing from OpenTelemetry's again. Never raises."""
     with _joint.lock:
         _joint.provider = None
         if _joint.processor is not None:
@@ -101,17 +102,17 @@ def leave_mlflow_tracing() -> None:
 
 
 def _join(mlflow: Any) -> None:
-    """Called when the program has imported MLflow, by its thread."""
+    """Join MLflow's tracing; called by the program's thread when it has imported MLflow."""
     with _joint.lock:
         if _joint.provider is None or _joint.is_switched:
             return
         try:
             _switch(mlflow, _joint.provider)
-        # MLflow's processor is not part of its documented interface.
+        # MLflow's processor is not documented, so another version may fail in any way.
         except Exception:
             _logger.warning(
-                "Spans of MLflow's own tracing cannot be part of the traces of the bridge with "
-                "MLflow %s; MLflow stores them apart.",
+                "Spans of MLflow's own tracing cannot be part of the bridge's traces with MLflow "
+                "%s; MLflow stores them separately.",
                 getattr(mlflow, "__version__", "?"),
                 exc_info=_logger.isEnabledFor(logging.DEBUG),
             )
@@ -124,8 +125,8 @@ def _switch(mlflow: Any, provider: AcceptsProcessors) -> None:
     _joint.waits = mlflow.get_current_active_span() is not None
     if _joint.waits:
         report_once(
-            "MLflow's own tracing stays apart from the bridge's for now, because a span of it was "
-            "open when the delivery to MLflow was set up. Call autolog() at the start of the "
+            "MLflow's own tracing stays apart from the bridge's for now, because one of its spans "
+            "was open when the delivery to MLflow was set up. Call autolog() at the start of the "
             "program."
         )
         return
@@ -133,7 +134,7 @@ def _switch(mlflow: Any, provider: AcceptsProcessors) -> None:
     if _joint.processor is None or _joint.processors_provider is not provider:
         _joint.processor = MLflowSpansProcessor(provider)
         _joint.processors_provider = provider
-        # Before MLflow looks for a processor of its kind, and would add its own.
+        # Added before MLflow searches for a processor of its class; otherwise MLflow adds its own.
         provider.add_span_processor(_joint.processor)
     _joint.processor.active = True
     _joint.is_switched = True

@@ -1,14 +1,14 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps MLflow from taking the program's tracer provider away while both share it.
+"""Protection of the global tracer provider from MLflow while both share it.
 
-With ``MLFLOW_USE_DEFAULT_TRACER_PROVIDER=false`` MLflow regards OpenTelemetry's global provider as
-its own: ``mlflow.set_experiment()`` forgets it, and ``mlflow.tracing.disable()``, as well as saving
-or loading a model, puts one in its place that makes no spans. From then on nothing in the program
-would be traced. Here such steps have effect on the spans that MLflow makes, and on no others.
+With ``MLFLOW_USE_DEFAULT_TRACER_PROVIDER=false`` MLflow treats OpenTelemetry's global provider as
+its own. ``mlflow.set_experiment()`` resets it. ``mlflow.tracing.disable()``, and saving or loading
+a model, replace it by a provider that makes no spans, so that the whole program would no longer be
+traced. This module limits the effect of these calls to spans that MLflow makes.
 
-What is replaced is no documented interface, but the same from MLflow 3.15 to 3.17; this is the only
-file that replaces it.
+The replaced names are not documented, but are the same from MLflow 3.15 to 3.17. No other file
+replaces them.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def _is_apart() -> bool:
 
 
 class _SharedProvider(_Wrapper):
-    """MLflow's way to its tracer provider. Where that is shared, the global one is only read."""
+    """MLflow's access to its tracer provider. A shared, global provider is only read."""
 
     _instead: trace.TracerProvider | None = None
-    """What makes MLflow's spans in place of the global provider: one that makes none, or None."""
+    """The provider for MLflow's spans instead of the global one, such as a no-op provider."""
 
     def get(self) -> Any:
         if _is_apart():
@@ -55,25 +55,25 @@ class _SharedProvider(_Wrapper):
     def _swap_raw(self, tracer_provider: Any) -> Any:
         if _is_apart():
             return _Wrapper._swap_raw(self, tracer_provider)
-        # The first and the last call of a pair: what MLflow puts back is what it was given.
+        # MLflow calls this in pairs: the second call restores the value that the first returned.
         replaced, self._instead = self._instead, tracer_provider
         return replaced
 
 
 def _initialize_shared(disabled: bool = False) -> None:
-    """What MLflow calls before its first span, and to switch its tracing off or on."""
+    """Replacement of the function by which MLflow prepares tracing and switches it off or on."""
     if _is_apart():
         _initialize(disabled=disabled)
     else:
-        # The processor is there already, and MLflow's store need not be opened on this thread.
+        # MLflow's function would add a processor and open the store on this thread.
         _wrapper.set(trace.NoOpTracerProvider() if disabled else None)
 
 
 def share_provider() -> None:
-    """Have MLflow read the global provider, and never replace it. May be repeated.
+    """Make MLflow read the global provider without replacing it. May be repeated.
 
     Raises:
-        AttributeError: This MLflow does not have what is to be replaced.
+        AttributeError: This version of MLflow does not have the names to replace.
     """
     for name in _REPLACED:
         getattr(_Wrapper, name)

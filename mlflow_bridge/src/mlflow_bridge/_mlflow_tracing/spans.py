@@ -1,12 +1,12 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Lets MLflow's functions find the spans that are open, and leaves storing them to the bridge.
+"""The span processor with which MLflow's functions find open spans, without a second delivery.
 
-``mlflow.start_span``, ``mlflow.update_current_trace`` and the like look a span up in a register, in
-which MLflow's span processor enters it. That processor stores traces as well. The one here is of
-the same class, by which MLflow knows that it need not add its own, and stores nothing: the spans
-reach MLflow by the bridge's processor, like all others. Class and register are no documented
-interface, but have been the same from MLflow 3.15 to 3.17; no other file uses them.
+``mlflow.start_span``, ``mlflow.update_current_trace`` and similar functions look a span up in a
+register, where MLflow's span processor enters it. That processor also stores traces. The processor
+here has the same class, so that MLflow does not add its own, but stores no spans: the bridge's
+processor delivers them. Class and register are not documented, but are the same from MLflow 3.15 to
+3.17. No other file uses them.
 """
 
 from __future__ import annotations
@@ -49,35 +49,35 @@ _METADATA: Final = {
     TRACE_USER: USER_ID,
     SOURCE_RUN: SOURCE_RUN,
 }
-"""Where MLflow reads from a span what its functions write to a trace."""
+"""Trace metadata of MLflow's functions, and the span attribute from which MLflow reads each."""
 
 
 class MLflowSpansProcessor(MlflowV3SpanProcessor):
-    """Enters every span in MLflow's register while it is open.
+    """Span processor that keeps every open span in MLflow's register.
 
-    Tags, session and user that ``mlflow.update_current_trace`` gives a trace are written on the
-    first span of the trace in this process, from where MLflow will read them.
+    ``mlflow.update_current_trace`` sets tags, session and user of a trace. The processor writes
+    them on the first span of the trace in this process, from which MLflow reads them.
 
     Called by any thread; never raises into the program. The lock guards the open traces.
 
     Args:
-        provider: Its ``force_flush`` is what ``mlflow.flush_trace_async_logging`` amounts to.
+        provider: The tracer provider that ``mlflow.flush_trace_async_logging`` flushes.
     """
 
     def __init__(self, provider: Any) -> None:
         self._bridge = _NoExport(provider)
         super().__init__(self._bridge, export_metrics=False)
         self.active = False
-        """Whether MLflow makes its spans with the provider of this processor."""
+        """Whether MLflow uses the provider of this processor."""
         self._open: dict[int, _OpenTrace] = {}
         self._lock = threading.Lock()
         self._log = RateLimitedLogger(_logger)
         call_in_child(self._renew_in_child)
 
     def _renew_in_child(self) -> None:
-        """In a forked child: the threads that held the locks are the parent's."""
+        """Replace the locks in a forked child, where the threads that held them do not exist."""
         self._lock = threading.Lock()
-        # Every span takes the register's lock now, which MLflow would leave locked for ever.
+        # MLflow does not replace its lock after a fork, and here every span needs that lock.
         register = InMemoryTraceManager.get_instance()
         if hasattr(register, "_lock"):
             setattr(register, "_lock", threading.RLock())  # noqa: B010
@@ -88,7 +88,7 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
         try:
             self._enter(span)
         except Exception:
-            # MLflow's functions find no span then, as without tracing.
+            # MLflow's functions then find no span, as without tracing.
             _logger.debug("A span could not be entered in MLflow's register", exc_info=True)
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -124,19 +124,19 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
         if span.parent is None:
             _note_last_trace(trace.trace_id)
         if trace.evaluation is not None and trace.is_root(context.span_id):
-            self._have_ready(trace, trace.evaluation)
+            self._store_for_evaluation(trace, trace.evaluation)
 
-    def _have_ready(self, trace: _OpenTrace, evaluation: str) -> None:
-        """Have ``mlflow.genai.evaluate`` find the trace, which it reads now, to have it scored.
+    def _store_for_evaluation(self, trace: _OpenTrace, evaluation: str) -> None:
+        """Store the trace at once, since ``mlflow.genai.evaluate`` reads it now to score it.
 
-        MLflow's own processor stores the traces of an evaluation on the thread of the program, too.
+        MLflow's own processor also stores the traces of an evaluation on the program's thread.
         """
         known = getattr(fluent, "_EVAL_REQUEST_ID_TO_TRACE_ID", None)
         if known is None:
             self._log.warning(
                 "evaluation",
-                "mlflow.genai.evaluate() cannot find the traces of what it evaluates: MLflow %s "
-                "keeps them in another way. They are stored all the same.",
+                "mlflow.genai.evaluate() cannot find the traces of the evaluated program with "
+                "MLflow %s, which looks them up in another way. The traces are stored.",
                 VERSION,
             )
             return
@@ -147,14 +147,14 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
         root = trace.root
         tags = _WrittenThrough(lambda key, value: _write_tag(root, key, value))
         metadata = _WrittenThrough(lambda key, value: _write_metadata(root, key, value))
-        # What mlflow.tracing.context() and the program's active run say about the trace.
+        # Tags and metadata of mlflow.tracing.context() and of the program's active run.
         tags.update(self._get_basic_trace_tags(root))
         trace.evaluation = tags.get(TraceTagKey.EVAL_REQUEST_ID)
         known = self._get_basic_trace_metadata()
         metadata.update({key: known[key] for key in _METADATA if key in known})
         info = TraceInfo(
             trace_id=trace.trace_id,
-            # Of no effect: the bridge decides, and does not ask the store on this thread.
+            # This location has no effect: the bridge chooses the experiment in its own thread.
             trace_location=TraceLocation.from_experiment_id("0"),
             request_time=(root.start_time or 0) // 1_000_000,
             state=TraceState.IN_PROGRESS,
@@ -175,18 +175,18 @@ class _OpenTrace:
         self.root = root
         self.trace_id = f"tr-{format_trace_id(root.get_span_context().trace_id)}"
         self.encoded_id = json.dumps(self.trace_id)
-        # Weak: a span that nobody ever ends must not stay for ever.
+        # Weak references, so that a span that is never ended does not stay in memory.
         self.spans: WeakValueDictionary[int, Span] = WeakValueDictionary()
         self.live = _LiveSpans(self)
         self.evaluation: str | None = None
-        """The id by which an evaluation of MLflow's will look the trace up, if it is of one."""
+        """The id by which ``mlflow.genai.evaluate`` looks the trace up; None without evaluation."""
 
     def is_root(self, span_id: int) -> bool:
         return self.root.get_span_context().span_id == span_id
 
 
 class _LiveSpans(dict[str, Any]):
-    """MLflow's objects for open spans by span id, made when MLflow asks for one."""
+    """MLflow's objects for open spans by span id, each made at its first look-up."""
 
     def __init__(self, trace: _OpenTrace) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class _LiveSpans(dict[str, Any]):
 
 
 class _WrittenThrough(dict[str, Any]):
-    """A dictionary that says what is put into it."""
+    """A dictionary that passes each new item on to a function."""
 
     def __init__(self, write: Callable[[str, Any], None]) -> None:
         super().__init__()
@@ -221,37 +221,37 @@ class _WrittenThrough(dict[str, Any]):
 
 def _write_tag(root: Span, key: str, value: Any) -> None:
     attribute = TRACE_TAG_PREFIX + key
-    # The name of the trace is not that of the first MLflow span in it.
+    # Without the name: MLflow names a trace after its first span, but the bridge sets the name.
     if attribute != TRACE_NAME and root.is_recording():
         root.set_attribute(attribute, str(value))
 
 
 def _write_metadata(root: Span, key: str, value: Any) -> None:
-    # MLflow takes no other metadata from a span; as a tag it can be seen and searched for.
+    # MLflow reads no other metadata from a span. As a tag, a value can be seen and searched for.
     attribute = _METADATA.get(key, TRACE_TAG_PREFIX + key)
     if root.is_recording():
         root.set_attribute(attribute, str(value))
 
 
 def _note_last_trace(trace_id: str) -> None:
-    """Have ``mlflow.get_last_active_trace_id`` know the trace."""
+    """Make ``mlflow.get_last_active_trace_id`` return this trace."""
     note = getattr(fluent, "_set_last_active_trace_id", None)
     if note is not None:
         note(trace_id)
 
 
 class _NoExport(SpanExporter):
-    """What MLflow takes for the exporter of this processor."""
+    """Exporter that MLflow's processor class requires, and that stores no spans."""
 
     def __init__(self, provider: Any) -> None:
         self._provider = provider
-        # MLflow flushes an exporter by its queue of this name, if it has one.
+        # MLflow flushes an exporter through an attribute of this name.
         self._async_queue = self
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Nothing: the bridge's own processor gets the same spans."""
+        """Do nothing, since the bridge's own processor gets the same spans."""
         return SpanExportResult.SUCCESS
 
     def flush(self, terminate: bool = False) -> None:
-        """Deliver what waits: ``mlflow.flush_trace_async_logging`` ends up here, too."""
+        """Deliver waiting spans; ``mlflow.flush_trace_async_logging`` also calls this."""
         self._provider.force_flush()
