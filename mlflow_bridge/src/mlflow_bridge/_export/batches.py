@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which spans go into one write."""
+"""Grouping of spans into batches, one for each write."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 from mlflow_bridge._export.mapping.span import MappedSpan
 
 MAX_TRACES_LINKED_TO_A_RUN: Final = 100
-"""In one request, as MLflow allows; of more, it links none."""
+"""MLflow's limit for one request. A request with more traces links no trace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,9 @@ class Batch:
     """Spans for one write.
 
     Attributes:
-        spans: At least one.
-        experiment_id: The experiment that they name themselves; ``None`` for the configured one.
-        run_id: The run to link those traces to whose root is among them.
+        spans: The spans, at least one.
+        experiment_id: The experiment that the spans name; ``None`` for the configured experiment.
+        run_id: The run to which traces are linked if their root is in this batch; or ``None``.
     """
 
     spans: Sequence[MappedSpan]
@@ -30,7 +30,7 @@ class Batch:
     run_id: str | None = None
 
     def halves(self) -> tuple[Batch, Batch]:
-        """The batch in two parts."""
+        """The batch in two parts of nearly equal number of spans."""
         middle = len(self.spans) // 2
         first, second = self.spans[:middle], self.spans[middle:]
         return (
@@ -42,7 +42,7 @@ class Batch:
 def batches_of(spans: Sequence[MappedSpan], max_bytes: int) -> list[Batch]:
     """Group spans by experiment and run, in order, into batches of about ``max_bytes``.
 
-    The spans of a trace belong together: what one of them names holds for those that name nothing.
+    Spans of a trace share experiment and run: a span without its own takes those of another span.
     """
     experiments: dict[int, str] = {}
     runs: dict[int, str] = {}

@@ -1,8 +1,8 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""One attempt at storing batches: a refused batch is bisected until the bad span stands alone.
+"""One attempt at storing batches: a refused batch is bisected until the bad span is isolated.
 
-A server whose database is out of order refuses good spans with the same words as bad spans. So a
+A server with a broken database may refuse good spans with the same response as bad spans. So a
 span is given up only if the destination has just accepted another span: a span of the same attempt,
 or a probe, which is a span that the destination stored before. Sending the probe again changes
 nothing in MLflow.
@@ -18,7 +18,7 @@ from typing import Final
 from mlflow_bridge._export.batches import Batch
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
 
-# A probe is sent again now and then, so it should be cheap.
+# A probe may be sent many times, so it has to be small.
 _MAX_PROBE_BYTES: Final = 16_384
 # If this many spans are refused one by one and none is accepted, the spans are not the reason.
 _ENOUGH_SUSPECTS: Final = 8
@@ -27,7 +27,7 @@ _ATTEMPTS_TO_CONFIRM: Final = 3
 
 
 class DestinationHistory:
-    """What earlier attempts have shown about a destination. Used by one thread at a time."""
+    """Results of earlier attempts at one destination. Used by one thread at a time."""
 
     def __init__(self) -> None:
         self.probe: Batch | None = None
@@ -70,7 +70,7 @@ class Settled:
 
 @dataclass(slots=True)
 class AttemptResult:
-    """What one attempt has achieved.
+    """Result of one attempt.
 
     Attributes:
         settled: Batches that need no further attempt, in the order in which they were settled.
@@ -139,7 +139,7 @@ class Attempt:
         return Rejected(outcome.reason) if self._accepts_spans else outcome
 
     def _send_probe(self) -> Retry | None:
-        """Find out whether the destination accepts spans at all; the reason if it does not."""
+        """Test with a probe whether the destination accepts spans; the reason if it does not."""
         probe = self._history.probe
         if probe is None:
             return None

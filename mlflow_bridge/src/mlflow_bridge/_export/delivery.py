@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""One attempt at storing ended spans: mapped, grouped, sent, and what is refused divided."""
+"""One attempt at storing ended spans: map, group and send them, and divide refused batches."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 _CLOSED: Final = Rejected("the exporter is shut down", divisible=False, spans_to_blame=False)
 _INTERRUPTED: Final = Retry("the exporter is being shut down")
-# What a mistake of ours or MLflow's over the value of one span looks like.
+# Exceptions of the bridge or MLflow for which the value of a span is the likely reason.
 _ABOUT_VALUES: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
-# Below these sizes nothing is divided or cut any further.
+# Batches and values of these sizes are not divided or cut further.
 _MIN_BATCH_BYTES: Final = 65_536
 _MIN_ATTRIBUTE_BYTES: Final = 1024
 
@@ -37,14 +37,14 @@ _SpanKey = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class ExporterStats:
-    """What an exporter has done so far.
+    """Counters of an exporter since its construction.
 
     Attributes:
-        sent: Spans stored in MLflow.
-        rejected: Spans that MLflow refused for good.
-        abandoned: Spans given up because MLflow could not take them in time.
-        retried: Attempts that MLflow could not take.
-        last_error: Reason of the last failure of any kind; empty if there was none.
+        sent: Number of spans stored in MLflow.
+        rejected: Number of spans that MLflow rejected.
+        abandoned: Number of spans given up because MLflow could not take them in time.
+        retried: Number of attempts that ended with a `Retry`.
+        last_error: Reason of the last failure of any kind; empty if there was no failure.
     """
 
     sent: int = 0
@@ -57,13 +57,13 @@ class ExporterStats:
 class Delivery:
     """Stores spans in one destination. Thread-safe: attempts are made one after the other.
 
-    The lock guards the destination and the progress of the current attempt; the statistics have
-    one of their own, so that they can be read while a destination hangs.
+    One lock guards the destination and the progress of the current attempt. Another lock guards the
+    statistics, so that they can be read while a destination hangs.
 
     Args:
-        destination: Where the spans go; from now on this delivery's alone.
-        max_attribute_bytes: Longest attribute value.
-        max_batch_bytes: About how much goes into one write.
+        destination: The destination, which only this delivery may use from now on.
+        max_attribute_bytes: Longest attribute value in bytes.
+        max_batch_bytes: Approximate size of the attributes in one write.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Delivery:
         self._history = DestinationHistory()
         self._log = RateLimitedLogger(logger)
         self._stats = ExporterStats()
-        # Spans of the last attempt that were settled before it met a Retry, and whether stored.
+        # Spans that the last attempt settled before a Retry, and whether each of them is stored.
         self._settled: dict[_SpanKey, bool] = {}
         self.closing = threading.Event()
         self._renew_locks()
@@ -87,7 +87,7 @@ class Delivery:
         self._stats_lock = threading.Lock()
 
     def _renew_in_child(self) -> None:
-        """In a forked child: the threads that held the locks are the parent's."""
+        """Replace the locks in a forked child, where the threads that held them do not exist."""
         self._renew_locks()
         self._settled = {}
         closing = threading.Event()
@@ -97,21 +97,21 @@ class Delivery:
 
     @property
     def stats(self) -> ExporterStats:
-        """The numbers so far."""
+        """The counters so far."""
         with self._stats_lock:
             return self._stats
 
     def count(self, *, abandoned: int = 0, error: str = "") -> None:
-        """Note spans that the caller gave up."""
+        """Count spans that the caller gave up."""
         self._add(abandoned=abandoned, error=error)
 
     def warm_up(self) -> Retry | Rejected | None:
-        """Open the destination now; what is in the way, if anything."""
+        """Open the destination now; return the failure, or None on success."""
         with self._lock, suppress_instrumentation():
             return self._destination.warm_up()
 
     def attempt(self, spans: Sequence[ReadableSpan]) -> Outcome:
-        """Try once to store these spans. See `MLflowSpanExporter.deliver`."""
+        """Make one attempt at storing these spans; see `MLflowSpanExporter.deliver`."""
         with self._lock, suppress_instrumentation():
             if self.closing.is_set():
                 return self._refuse_all(spans)
@@ -121,10 +121,13 @@ class Delivery:
                 self._forget_settled_of_others(spans)
 
     def close(self, seconds: float) -> bool:
-        """Make no further attempt, and free the destination unless it hangs for longer than this.
+        """Make no further attempt, and free the destination when the current attempt has ended.
+
+        Args:
+            seconds: Longest wait for the current attempt.
 
         Returns:
-            Whether no attempt is running any more.
+            Whether the attempt has ended.
         """
         self.closing.set()
         if not self._lock.acquire(timeout=max(seconds, 0.0)):
@@ -151,11 +154,11 @@ class Delivery:
         return result.retry
 
     def _count_settled(self, result: AttemptResult) -> list[tuple[str, Rejected]]:
-        """Count the spans that an attempt has settled; what is to be reported of them."""
+        """Count the spans that an attempt has settled; return the refusals to report."""
         refusals: list[tuple[str, Rejected]] = []
         for settled in result.settled:
             sources, outcome = [span.source for span in settled.batch.spans], settled.outcome
-            # MLflow does not say which spans it left out; the numbers are right all the same.
+            # MLflow does not report which spans it refused. The numbers are still right.
             stored = outcome.spans if isinstance(outcome, Sent) else 0
             refused = sources[stored:]
             self._settle(sources[:stored], stored=True)
@@ -167,7 +170,7 @@ class Delivery:
         return refusals
 
     def _smaller(self, batch: Batch) -> Batch | None:
-        """A batch of one span whose values are cut, for a server that takes no larger requests."""
+        """The batch of one span with shorter values, for a server that limits the request size."""
         [span] = batch.spans
         limit = min(self._max_attribute_bytes, span.size)
         while (limit := limit // 4) >= _MIN_ATTRIBUTE_BYTES:
@@ -227,7 +230,7 @@ class Delivery:
             return Sent(stored, rejected, reason)
         if not refusals:  # All of them were refused in the attempt before.
             return Rejected(self.stats.last_error)
-        # The caller, who sees that nothing was stored, reports it.
+        # The caller reports this outcome, so it is not reported here.
         names, outcome = refusals[-1]
         return replace(outcome, reason=f"{outcome.reason} ({names})")
 
@@ -245,7 +248,7 @@ class Delivery:
         return [span for span in spans if _key(span) not in self._settled]
 
     def _forget_settled_of_others(self, spans: Sequence[ReadableSpan]) -> None:
-        # The same span may be delivered again one day, after a redelivery for instance.
+        # The same span may be delivered again later, for example after a redelivery.
         if self._settled:
             keys = {_key(span) for span in spans}
             self._settled = {key: stored for key, stored in self._settled.items() if key in keys}
@@ -286,7 +289,7 @@ def _refusal(outcome: Sent | Rejected, *, divisible: bool) -> Rejected:
 
 def _key(span: ReadableSpan) -> _SpanKey:
     context = span.context
-    # A span without a context is refused; until then, it has to be told from others.
+    # A span without a context is refused later. Until then it needs a key, too.
     return (0, id(span)) if context is None else (context.trace_id, context.span_id)
 
 

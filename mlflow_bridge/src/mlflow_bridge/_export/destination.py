@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the delivery needs of a destination."""
+"""The interface of a destination, and the choice of one by the settings."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from mlflow_bridge._export.contract import Outcome, Rejected, Retry
 
 
 class Destination(Protocol):
-    """Takes batches of spans, one at a time, from one thread at a time.
+    """A store or server that takes batches of spans, used by one thread at a time.
 
-    Nothing but ``warm_up`` and ``send`` touches disk or network.
+    Only ``warm_up`` and ``send`` access disk or network.
     """
 
     def warm_up(self) -> Retry | Rejected | None:
-        """Do now what the first ``send`` would do first, and say what is in its way, if anything.
+        """Open the store or connect to the server, and look up or create the experiment.
 
-        Opens the store or meets the server, and looks up the experiment, creating it if absent.
+        The first ``send`` would otherwise do this.
+
+        Returns:
+            The failure; None on success.
         """
         ...
 
     def send(self, batch: Batch) -> Outcome:
-        """Make one attempt at storing the batch in one write. Raises only on a mistake of ours."""
+        """Make one attempt at storing the batch in one write. Raises only on a bug."""
         ...
 
     def close(self) -> None:
@@ -34,13 +37,13 @@ class Destination(Protocol):
 
 
 class UnusableDestination:
-    """Stands in for a destination that the settings do not allow to make."""
+    """Replacement for a destination that cannot be made with the given settings."""
 
     def __init__(self, reason: str) -> None:
         self._outcome = Rejected(reason, divisible=False, spans_to_blame=False)
 
     def warm_up(self) -> Rejected:
-        """Say why nothing can be sent."""
+        """Return the rejection with its reason."""
         return self._outcome
 
     def send(self, batch: Batch) -> Rejected:
@@ -48,19 +51,19 @@ class UnusableDestination:
         return self._outcome
 
     def close(self) -> None:
-        """There is nothing to free."""
+        """Do nothing: there is nothing to free."""
 
 
 __all__ = ["Destination", "UnusableDestination", "make_destination"]
 
 
 def make_destination(config: MLflowDSPyConfig) -> Destination:
-    """The destination that the configuration names. Neither disk nor network is touched.
+    """Create the destination that the configuration names, without access to disk or network.
 
     Raises:
-        ConfigurationError: What the destination needs is not installed.
+        ConfigurationError: A package that the destination needs is not installed.
     """
-    # Either one imports much that the other does not need.
+    # Imported here, because each destination imports much that the other does not need.
     if config.is_server:
         from mlflow_bridge._export.server.destination import ServerDestination
 

@@ -1,9 +1,9 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which experiment spans go to, and whether they still may.
+"""Look-up of experiments before spans are written to them.
 
-MLflow takes spans for a deleted experiment without a word, and nobody ever sees them. So each
-experiment is looked up before it is written to, and again from time to time.
+MLflow accepts spans for a deleted experiment without an error, but never shows them. So each
+experiment is looked up before the first write, and again every 60 seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mlflow_bridge._export.contract import Rejected, Retry
 
 _SETTINGS: Final = "MLFLOW_EXPERIMENT_NAME, MLFLOW_EXPERIMENT_ID"
 _VALID_SECONDS: Final = 60.0
-# A program with an experiment for each of its users must not fill the memory.
+# Limits the memory of a program that has an experiment for each of its users.
 _MAX_KNOWN: Final = 1024
 
 
@@ -32,28 +32,28 @@ class Experiment:
 
 
 Found = Experiment | Retry | None
-"""``None`` if there is no such experiment; `Retry` if that cannot be told."""
+"""``None`` if there is no such experiment; `Retry` if the look-up failed."""
 
 
 class ExperimentDirectory(Protocol):
-    """How a destination finds experiments. Nothing is raised."""
+    """Interface by which a destination looks experiments up. Its methods do not raise."""
 
     def by_id(self, experiment_id: str) -> Found: ...
 
     def by_name(self, name: str) -> Found: ...
 
     def create(self, name: str) -> Found:
-        """Create it, unless another process was faster, and return it."""
+        """Create the experiment, unless another process has just created it, and return it."""
         ...
 
 
 class Experiments:
-    """Tells the ids of experiments that may be written to. Used by one thread at a time.
+    """Cache of the ids of experiments that can be written to. Used by one thread at a time.
 
     Args:
-        config: Names the experiment for spans that name none.
-        directory: Where experiments are looked up.
-        clock: Gives seconds.
+        config: The settings, with the experiment for spans that do not name an experiment.
+        directory: The experiments of the destination.
+        clock: A monotonic clock in seconds.
     """
 
     def __init__(
@@ -65,18 +65,19 @@ class Experiments:
         self._config = config
         self._directory = directory
         self._clock = clock
-        # Under the id that spans name, or None for the configured one: id, and until when.
+        # By the id that spans name, or None for the configured experiment: id and expiry time.
         self._known: dict[str | None, tuple[str, float]] = {}
 
     def resolve(self, named: str | None) -> str | Retry | Rejected:
         """The id of the experiment for a batch.
 
         Args:
-            named: The id that the spans name themselves; ``None`` for the configured experiment.
+            named: The id that the spans name; ``None`` for the configured experiment.
 
         Returns:
-            The id, `Rejected` for spans that name an experiment which cannot be written to, or
-            `Retry` where the configured one cannot, which somebody may put right.
+            The id; `Rejected` if the spans name an experiment that cannot be written to; `Retry`
+            if the look-up failed, or the configured experiment cannot be written to, which a user
+            can fix.
         """
         known = self._known.get(named)
         if known is not None and self._clock() < known[1]:
@@ -93,12 +94,12 @@ class Experiments:
             return Retry(self._what_is_wrong(found), lasting=True)
         kind = "is deleted" if found else "does not exist"
         return Rejected(
-            f"the experiment that the spans name {kind} (mlflow.experimentId): id {named[:40]}",
+            f"the experiment named by the spans {kind} (mlflow.experimentId): id {named[:40]}",
             divisible=False,
         )
 
     def forget(self) -> None:
-        """Look everything up again: what is known has turned out to be wrong."""
+        """Clear the cache, since a write has shown that an id in it may be wrong."""
         self._known.clear()
 
     def _configured(self) -> Found:

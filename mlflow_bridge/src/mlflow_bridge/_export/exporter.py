@@ -33,7 +33,7 @@ from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 60.0
-"""How long an export is tried again if no processor keeps its spans until MLflow takes them."""
+"""Time limit for the attempts of an export, if no processor keeps its spans for later."""
 
 _EXIT_CHECK_SECONDS: Final = 0.2
 
@@ -43,38 +43,37 @@ _PROCESSOR_NEEDED: Final = (
     "MLflowBatchSpanProcessor(exporter)"
 )
 _SAMPLER_NEEDED: Final = (
-    "an exporter gets what was sampled: use TracerProvider(sampler=DSPySampler(config))"
+    "an exporter gets sampled spans only: use TracerProvider(sampler=DSPySampler(config))"
 )
 _INSTRUMENTOR_NEEDED: Final = (
-    "an exporter gets what was recorded: use "
+    "an exporter cannot change recorded content: use "
     "DSPyInstrumentor().instrument(**config.instrument_arguments())"
 )
 
 
 class MLflowSpanExporter(SpanExporter):
-    """Stores ended spans in MLflow: in a SQL store in this process, or on a tracking server.
+    """Exporter of ended spans to MLflow: to a SQL store in this process, or to a tracking server.
 
-    An `MLflowBatchSpanProcessor` around it carries out all of its settings, and keeps what cannot
-    be delivered now. Under a stock ``BatchSpanProcessor`` it is a complete exporter, which tries
-    again for up to a minute; settings that it cannot carry out there are named in the log.
-    Every method may be called from any thread.
+    An `MLflowBatchSpanProcessor` around the exporter implements all settings, and keeps spans that
+    cannot be delivered now. Behind a stock ``BatchSpanProcessor`` the exporter is complete, too: it
+    repeats an attempt for up to a minute. The log names settings that have no effect there. Every
+    method may be called from any thread.
 
-    Neither disk nor network is touched before the first span is delivered. For a SQL store,
+    There is no access to disk or network before the first span is delivered. For a SQL store,
     ``mlflow`` is imported at construction.
 
     Args:
         tracking_uri: Overrides MLFLOW_TRACKING_URI (default ``sqlite:///mlflow.db``).
         experiment_name: Overrides MLFLOW_EXPERIMENT_NAME and MLFLOW_EXPERIMENT_ID.
-        experiment: The same as ``experiment_name``, as declarative configuration files call it.
+        experiment: Alias of ``experiment_name`` for declarative configuration files.
         config: All settings; excludes the other arguments.
-        **settings: Any other setting of `MLflowDSPyConfig` by its name, so that a declarative
-            configuration file can say it.
+        **settings: Other settings of `MLflowDSPyConfig` by name, for declarative configuration
+            files.
 
     Raises:
-        ConfigurationError: An argument cannot be used. What is wrong in the environment raises
-            nothing, for zero-code instrumentation would lose every other signal by it: one line in
-            the log names the setting. Where it says to where spans go, all of them are refused and
-            counted.
+        ConfigurationError: An argument cannot be used. A wrong environment variable does not
+            raise, since zero-code instrumentation would then lose all signals: a log line names
+            it. If a variable of the destination is wrong, all spans are refused and counted.
     """
 
     def __init__(
@@ -95,23 +94,22 @@ class MLflowSpanExporter(SpanExporter):
             raise ConfigurationError(f"config excludes {', '.join(sorted(given))}", fields=given)
         resolved = ResolvedConfig(config) if config is not None else resolve_config(given)
         self._config = resolved.config
-        self._set_up(resolved.obstacle, insistent=config is not None or bool(given))
+        self._set_up(resolved.obstacle, may_raise=config is not None or bool(given))
         _live_exporters.add(self)
 
-    def _set_up(self, obstacle: str | None, *, insistent: bool) -> None:
-        """Make what delivers.
+    def _set_up(self, obstacle: str | None, *, may_raise: bool) -> None:
+        """Create the delivery to the destination.
 
         Args:
-            obstacle: Why nothing can be sent, if that is known.
-            insistent: Whether code has asked for this destination, so that it is told by an
-                exception what the destination needs.
+            obstacle: Why spans cannot be sent; None if no reason is known yet.
+            may_raise: Whether to raise if the destination cannot be made, since code has chosen it.
         """
         if obstacle is None:
             try:
                 destination = make_destination(self._config)
-            # Not only ConfigurationError: an installed MLflow may break in any way while imported.
+            # Any exception: the import of an installed MLflow may fail in any way.
             except Exception as error:
-                if insistent:
+                if may_raise:
                     raise
                 obstacle = str(error) if isinstance(error, ConfigurationError) else repr(error)
             else:
@@ -128,7 +126,7 @@ class MLflowSpanExporter(SpanExporter):
             max_attribute_bytes=self._config.max_attribute_bytes,
             max_batch_bytes=self._config.max_batch_bytes,
         )
-        self._has_told_of_unheeded = False
+        self._has_reported_unused = False
         self._log = RateLimitedLogger(logger)
         self._backoff = Backoff()
 
@@ -139,53 +137,53 @@ class MLflowSpanExporter(SpanExporter):
 
     @property
     def destination_description(self) -> str:
-        """Where spans go, in words for a log line; without credentials."""
+        """Human-readable destination for log lines, without credentials."""
         return self._description
 
     @property
     def obstacle(self) -> str | None:
-        """Why this exporter can deliver nothing: what is wrong with the settings; else None."""
+        """Error in the settings that prevents any delivery; None if there is no such error."""
         return self._obstacle
 
     def stats(self) -> ExporterStats:
-        """What has been delivered so far, and what not."""
+        """Counters of stored, rejected and abandoned spans so far."""
         return self._delivery.stats
 
     def warm_up(self) -> Retry | Rejected | None:
-        """Open the store or meet the server now, and look up or create the experiment.
+        """Open the store or connect to the server, and look up or create the experiment.
 
         Returns:
-            What is in the way, if anything. The first delivery would meet the same.
+            The failure, which the first delivery would also have; None on success.
         """
         return self._delivery.warm_up()
 
     def deliver(self, spans: Sequence[ReadableSpan]) -> Outcome:
-        """Make one attempt at storing these spans, each group for one experiment in one write.
+        """Make one attempt at storing these spans, with one write for each experiment and run.
 
-        What MLflow refuses is divided until the span that it refuses stands alone; that one is
-        counted, and reported once per kind with its name. After a `Retry` the same spans can be
-        given again: those that are settled by then are not sent twice.
+        A refused batch is divided until the refused span is isolated. That span is counted and
+        logged by name, once for each kind of failure. After a `Retry` the caller can pass the same
+        spans again; spans that are already settled are not sent twice.
 
         Returns:
-            `Sent` when all are settled and some are stored, `Rejected` when all are refused, or
-            `Retry` when some could not be settled now.
+            `Sent` if all spans are settled and some are stored; `Rejected` if all are refused;
+            `Retry` if some spans cannot be settled now.
         """
         return self._delivery.attempt(spans)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Store these spans, trying again for up to a minute.
+        """Store these spans, with repeated attempts for up to a minute. Never raises.
 
-        The time is shortened to ``exit_timeout_seconds`` when the interpreter exits, and to none by
-        ``shutdown``. Never raises.
+        The time limit is ``exit_timeout_seconds`` once the interpreter exits; ``shutdown`` ends the
+        attempts at once.
 
         Returns:
-            FAILURE if spans were given up or none of them was accepted.
+            FAILURE if spans were given up or all spans were refused; else SUCCESS.
         """
         owed = self._owed(spans)
         if not owed:
             return SpanExportResult.SUCCESS
-        if not self._has_told_of_unheeded:
-            self._tell_of_unheeded()
+        if not self._has_reported_unused:
+            self._report_unused_settings()
         try:
             return self._export(owed)
         except Exception:
@@ -193,16 +191,23 @@ class MLflowSpanExporter(SpanExporter):
             return SpanExportResult.FAILURE
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Nothing waits in the exporter: True at once."""
+        """Return True at once, since no span waits in the exporter."""
         return True
 
     def shutdown(self, timeout_millis: float = 30_000) -> None:
-        """End the delivery as ``close`` does, unless the exporter is adopted. May be repeated."""
+        """Close the exporter as ``close`` does, unless it is adopted. May be repeated.
+
+        Args:
+            timeout_millis: Longest wait for the current attempt, in milliseconds.
+        """
         if self not in _adopted_at_ns:
             self.close(timeout_millis)
 
     def close(self, timeout_millis: float = 5_000) -> bool:
-        """Try nothing again, refuse what comes from now on, and free connections. May be repeated.
+        """Make no further attempts, refuse further spans, and free connections. May be repeated.
+
+        Args:
+            timeout_millis: Longest wait for the current attempt, in milliseconds.
 
         Returns:
             False if an attempt was still running after ``timeout_millis``.
@@ -210,14 +215,14 @@ class MLflowSpanExporter(SpanExporter):
         return self._delivery.close(timeout_millis / 1000)
 
     def _owed(self, spans: Sequence[ReadableSpan]) -> Sequence[ReadableSpan]:
-        """Those spans that nobody else delivers."""
+        """The spans that this exporter has to store: after an adoption, only older spans."""
         adopted_at = _adopted_at_ns.get(self)
         if adopted_at is None:
             return spans
         return [span for span in spans if span.end_time is None or span.end_time <= adopted_at]
 
     def _export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        patience = _Patience(RETRY_SECONDS, self._config.exit_timeout_seconds)
+        limit = _TimeLimit(RETRY_SECONDS, self._config.exit_timeout_seconds)
         for attempt in count(1):
             outcome = self.deliver(spans)
             if isinstance(outcome, Rejected):
@@ -231,21 +236,21 @@ class MLflowSpanExporter(SpanExporter):
                 return SpanExportResult.FAILURE
             if not isinstance(outcome, Retry):
                 return SpanExportResult.SUCCESS
-            if outcome.lasting:  # There is nowhere to keep the spans for as long.
+            if outcome.lasting:  # An exporter alone cannot keep spans until a user fixes this.
                 return self._abandon(spans, outcome.reason)
             delay = self._backoff.delay(attempt, outcome.after)
-            if not patience.wait(delay, self._delivery.closing):
+            if not limit.wait(delay, self._delivery.closing):
                 return self._abandon(spans, outcome.reason)
             self._report_outage(attempt, outcome.reason)
         raise AssertionError("unreachable")
 
-    def _tell_of_unheeded(self) -> None:
-        """Name the settings that need more than an exporter behind a processor of another kind."""
-        self._has_told_of_unheeded = True
+    def _report_unused_settings(self) -> None:
+        """Log the settings that an exporter behind another processor cannot implement."""
+        self._has_reported_unused = True
         if self in _claimed:
             return
         given = self._config.model_fields_set
-        # What the environment says to all parts is said by the part that it is for.
+        # The sampler and the instrumentation read variables themselves, but not these arguments.
         by_code = {name for name in given if not os.environ.get(environment_variable(name))}
         homes = (
             (given & set(PROCESSOR_FIELDS), _PROCESSOR_NEEDED),
@@ -257,11 +262,11 @@ class MLflowSpanExporter(SpanExporter):
                 logger.warning("%s: no effect; %s.", ", ".join(sorted(names)), needed)
 
     def _report_outage(self, attempt: int, reason: str) -> None:
-        # One failure may be a hiccup.
+        # A single failure may be short and is not logged.
         if attempt > 1:
             self._log.warning(
                 kind_of(reason),
-                "%s does not accept spans: %s. It is tried again for up to %g s.",
+                "%s does not accept spans: %s. Further attempts are made for up to %g s.",
                 self._description,
                 reason,
                 RETRY_SECONDS,
@@ -279,8 +284,8 @@ class MLflowSpanExporter(SpanExporter):
         return SpanExportResult.FAILURE
 
 
-class _Patience:
-    """How long one export may go on; less once the interpreter exits. Times are in seconds."""
+class _TimeLimit:
+    """Time limit of one export, shorter once the interpreter exits. Times are in seconds."""
 
     def __init__(
         self,
@@ -297,7 +302,7 @@ class _Patience:
         self._noticed_exit = False
 
     def wait(self, seconds: float, interrupted: threading.Event) -> bool:
-        """Wait. False, sooner, if the time for the export does not suffice or it is interrupted."""
+        """Wait; return False, early, if the time limit does not allow it or on an interruption."""
         until = self._clock() + seconds
         while True:
             self._notice_exit()
@@ -316,8 +321,8 @@ class _Patience:
 
 
 def _interpreter_exits() -> bool:
-    # Python marks the main thread as ended before it calls the functions registered with atexit,
-    # from where a TracerProvider shuts its processors down.
+    # Python marks the main thread as ended before it calls atexit functions, in which a
+    # TracerProvider shuts its processors down.
     return not threading.main_thread().is_alive()
 
 
@@ -326,13 +331,13 @@ _adopted_at_ns: WeakKeyDictionary[MLflowSpanExporter, int] = WeakKeyDictionary()
 
 
 def claim(delivery: object) -> None:
-    """Note that an `MLflowBatchSpanProcessor` delivers by an exporter from now on."""
+    """Register that an `MLflowBatchSpanProcessor` delivers by an exporter from now on."""
     if not isinstance(delivery, MLflowSpanExporter):
         return
     if delivery in _claimed:
         logger.warning(
-            "An MLflowSpanExporter has two processors: the first one that is shut down ends it for "
-            "both. Make an exporter for each, or give the processors a configuration."
+            "An MLflowSpanExporter has two processors: when one processor is shut down, the other "
+            "cannot deliver. Make an exporter for each, or give the processors a configuration."
         )
     _claimed.add(delivery)
 
@@ -343,17 +348,18 @@ def is_claimed(exporter: MLflowSpanExporter) -> bool:
 
 
 def adopt(exporter: MLflowSpanExporter) -> None:
-    """Have ``export`` acknowledge spans without sending them, and ``shutdown`` do nothing.
+    """Let ``export`` acknowledge spans without sending them, and let ``shutdown`` do nothing.
 
-    For the owner of a processor that gets the same spans and calls ``deliver`` and ``close``, while
-    the stock processor around the exporter cannot be taken away. Add that processor first: spans
-    that ended before this call are still sent by ``export``, and sending one twice does no harm.
+    The caller has a processor that gets the same spans and calls ``deliver`` and ``close``, while
+    the stock processor around the exporter cannot be removed. The caller has to add that processor
+    first. ``export`` still sends spans that ended before this call; a span that is sent twice is
+    stored once.
     """
     _adopted_at_ns.setdefault(exporter, time.time_ns())
 
 
 def live_exporters() -> list[MLflowSpanExporter]:
-    """Every exporter in this process that is still referenced, in no particular order."""
+    """All exporters in this process that are still referenced, in no particular order."""
     return list(_live_exporters)
 
 

@@ -1,3 +1,3 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A span in MLflow's form: type, inputs and outputs, chats, tokens and cost."""
+"""Mapping of spans to MLflow's attributes: type, inputs, outputs, messages, tokens and cost."""

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A span's inputs and outputs, and how MLflow is to show them."""
+"""Mapping of a span's inputs and outputs to the attributes that MLflow's UI shows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _INPUT_MIME_TYPE: Final = "input.mime_type"
 _OUTPUT_VALUE: Final = "output.value"
 _OUTPUT_MIME_TYPE: Final = "output.mime_type"
 
-# Attributes that hold JSON by definition, the most particular first.
+# Attributes that hold JSON by definition, the most specific first.
 _JSON_INPUTS: Final = (
     semconv.DSPY_MODULE_INPUT,
     semconv.DSPY_ADAPTER_INPUT,
@@ -53,14 +53,14 @@ _REQUEST_PARAMETERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ContentFields:
-    """MLflow's attributes for a span's content, and the attributes that they stand for."""
+    """MLflow's attributes for a span's content, and the attributes that they replace."""
 
     fields: dict[str, Storable]
     consumed: frozenset[str]
 
 
 def content_fields(source: Mapping[str, Any], limit: int) -> ContentFields:
-    """Inputs, outputs and tools of the span with these attributes; none where none is recorded."""
+    """Inputs, outputs and tools of the span with these attributes; empty without content."""
     draft = _Draft(source, limit)
     if INPUTS not in source and OUTPUTS not in source:
         draft.add_values()
@@ -71,7 +71,7 @@ def content_fields(source: Mapping[str, Any], limit: int) -> ContentFields:
 
 
 class _Draft:
-    """Collects the fields of one span and what they were made from."""
+    """The fields of one span so far, and the attributes that they were made from."""
 
     def __init__(self, source: Mapping[str, Any], limit: int) -> None:
         self._source = source
@@ -109,7 +109,7 @@ class _Draft:
             self.fields[MESSAGE_FORMAT] = chat.message_format
 
     def add_summary(self) -> None:
-        """For what has no values; the attributes stay, since searches are made by them."""
+        """Add figures if there are no values; the attributes stay, so that searches find them."""
         summary = summary_of(self._source)
         for field, figures in ((INPUTS, summary.inputs), (OUTPUTS, summary.outputs)):
             if figures is not None and field not in self.fields:
@@ -162,7 +162,7 @@ def _content(value: Any, *, is_json: bool, limit: int) -> Storable | None:
     if value.lstrip()[:1] in ("{", "["):
         return storable(value, limit)
     document = parsed_json(value) if is_json else value
-    # A text stays a text, even one that looks like JSON.
+    # A text stays a text, even if it looks like JSON.
     return json_text(document, limit) if isinstance(document, str) else storable(document, limit)
 
 

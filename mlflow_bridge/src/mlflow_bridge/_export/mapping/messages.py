@@ -1,11 +1,11 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Chat messages of the GenAI conventions, in the shapes that MLflow's UI renders.
+"""Conversion of chat messages of the GenAI conventions to the formats that MLflow's UI renders.
 
-In: ``[{"role", "parts": [{"type": "text", "content"}, ...], "finish_reason"?}]`` (OpenTelemetry
-GenAI conventions, ``gen_ai.input.messages``). Out: OpenAI's chat shapes, or for plain answers of a
-DSPy program a list of texts, which the UI reads with ``mlflow.message.format`` = ``dspy``: there
-DSPy's ``[[ ## field ## ]]`` marks become headings, but tool calls are not shown.
+Input: ``[{"role", "parts": [{"type": "text", "content"}, ...], "finish_reason"?}]`` (OpenTelemetry
+GenAI conventions, ``gen_ai.input.messages``). Output: OpenAI's chat format. Plain answers of a DSPy
+program become a list of texts with ``mlflow.message.format`` = ``dspy``. In this format the UI
+shows DSPy's ``[[ ## field ## ]]`` marks as headings, but shows no tool calls.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Chat:
-    """One LM call as MLflow shows it.
+    """Inputs and outputs of one LM call in MLflow's format.
 
     Attributes:
         inputs: The span's inputs, ``{"messages": [...], ...}``, or ``None`` if unknown.
         outputs: The span's outputs, or ``None`` if unknown.
-        message_format: How the UI is to read both.
+        message_format: The format of both, by which the UI reads them.
     """
 
     inputs: dict[str, Any] | None
@@ -44,10 +44,10 @@ def chat_of(
     parameters: Mapping[str, Any] | None = None,
     is_dspy: bool,
 ) -> Chat:
-    """Convert the parsed message attributes of one LM span; ``None`` stands for "not recorded"."""
+    """Convert the parsed message attributes of one LM span; ``None`` means "not recorded"."""
     asked = [*_system_messages(system_instructions), *_messages(inputs)]
     answered = _messages(outputs)
-    # In its DSPy format, the UI leaves the tool calls of input messages out.
+    # In the format ``dspy``, the UI does not show the tool calls of input messages.
     as_dspy = is_dspy and not any(_mentions_tools(message) for message in asked)
     request: dict[str, Any] = {"messages": asked, **(parameters or {})}
     return Chat(
@@ -58,7 +58,7 @@ def chat_of(
 
 
 def openai_tools(definitions: Any) -> list[dict[str, Any]]:
-    """Tool definitions in OpenAI's nested shape; what names no function is left out."""
+    """Tool definitions in OpenAI's nested format, without definitions that name no function."""
     tools: list[dict[str, Any]] = []
     for definition in _dicts(definitions):
         function = definition.get("function")
@@ -114,7 +114,7 @@ def _messages(value: Any) -> list[_Message]:
         if "parts" in message:
             converted.extend(_from_parts(message))
         elif "role" in message:
-            # Already OpenAI's shape, as some instrumentations write it.
+            # Some instrumentations already write OpenAI's format.
             converted.append({"content": None, **message})
     return converted
 
@@ -146,7 +146,7 @@ def _message(role: str, parts: list[dict[str, Any]], source: Mapping[str, Any]) 
 
 def _content(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
     if all(_type(part) == "text" for part in parts):
-        # As one text: the UI looks for DSPy's field marks in texts only.
+        # Joined into one text, since the UI finds DSPy's field marks in texts only.
         return "\n".join(str(part.get("content", "")) for part in parts)
     return [_content_part(part) for part in parts]
 
@@ -159,7 +159,7 @@ def _content_part(part: dict[str, Any]) -> dict[str, Any]:
         return {"type": "image_url", "image_url": {"url": _image_url(part)}}
     if kind in ("image_url", "input_audio"):
         return part
-    # One part of a type that the UI does not know would keep it from showing the conversation.
+    # The UI does not show a conversation at all if it does not know the type of a part.
     return {"type": "text", "text": json.dumps(part, ensure_ascii=False, default=str)}
 
 
@@ -185,7 +185,7 @@ def _tool_call(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool_response(part: Mapping[str, Any]) -> _Message:
-    # "result" is the name that earlier versions of the conventions had for it.
+    # Earlier versions of the conventions have the name "result".
     response = part.get("response", part.get("result"))
     text = response if isinstance(response, str) else json.dumps(response, ensure_ascii=False)
     return {"role": "tool", "tool_call_id": str(part.get("id") or ""), "content": text}

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a model call used and cost, as MLflow adds it up."""
+"""Token usage, cost, model and provider of a model call in the form that MLflow adds up."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _COMPLETION_TOKENS: Final = "gen_ai.usage.completion_tokens"
 _CACHE_WRITE_TOKENS: Final = "gen_ai.usage.cache_write.input_tokens"
 _SYSTEM: Final = "gen_ai.system"
 
-# MLflow prices a call by model and provider, the latter by litellm's name for it, which is also
-# what MLflow's own instrumentations write.
+# MLflow looks up a price by model and provider, with litellm's name of the provider. MLflow's own
+# instrumentations also write that name.
 _PRICED_AS: Final = {
     "aws.bedrock": "bedrock",
     "azure.ai.inference": "azure_ai",
@@ -40,7 +40,7 @@ _PRICED_AS: Final = {
     "x_ai": "xai",
 }
 
-# litellm's names of servers that one runs oneself.
+# litellm's names of self-hosted servers.
 _SELF_HOSTED: Final = frozenset(
     {
         "hosted_vllm",
@@ -69,8 +69,8 @@ _USAGE_PREFIX: Final = "gen_ai.usage."
 def model_call_fields(source: Mapping[str, Any], limit: int) -> dict[str, Storable]:
     """Usage, cost, model and provider of the span with these attributes.
 
-    An answer from a cache used and cost nothing. MLflow works out a cost itself where a model and
-    a usage stand without one.
+    A cache hit has no usage and no cost. MLflow computes a cost itself for a span with model and
+    usage but without cost.
     """
     fields = _model(source)
     if is_cache_hit(source):
@@ -80,7 +80,7 @@ def model_call_fields(source: Mapping[str, Any], limit: int) -> dict[str, Storab
         fields[TOKEN_USAGE] = json_text(_with_inner(usage, source), limit)
     cost = _cost(source, usage or {})
     if cost is None and usage is not None and _is_free_of_charge(fields):
-        cost = {}  # unknown to MLflow's UI, and no reason to work one out
+        cost = {}  # The UI shows no cost for this value, and MLflow does not compute a cost.
     if cost is not None:
         fields[COST] = json_text(cost, limit)
     return fields
@@ -92,7 +92,7 @@ def is_cache_hit(source: Mapping[str, Any]) -> bool:
 
 
 def is_spent_attribute(key: str) -> bool:
-    """Whether the attribute tells a usage or cost, which a span answered from a cache has not."""
+    """Whether the attribute is about usage or cost, which a cache hit does not have."""
     return key.startswith(_USAGE_PREFIX) or key in (TOKEN_USAGE, COST, semconv.DSPY_LM_COST_TOTAL)
 
 
@@ -116,9 +116,9 @@ def _usage(source: Mapping[str, Any]) -> dict[str, int] | None:
 
 
 def _with_inner(usage: dict[str, int], source: Mapping[str, Any]) -> dict[str, int]:
-    """The usage with that of the calls made inside this one.
+    """The usage of this call plus the usage of calls made inside of it.
 
-    MLflow takes the usage of a span for the sum of what is below it, and adds up no further there.
+    MLflow takes the usage of a span as the total of the spans below it, and does not add those.
     """
     total = dict(usage)
     for name, key in _INNER.items():
@@ -134,20 +134,20 @@ def _count(source: Mapping[str, Any], *keys: str) -> int | None:
         value = source.get(key)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
-        # Not more than a browser can count. Also false for NaN.
+        # Within the integers of JavaScript, for the UI. This is also false for NaN.
         if 0 <= value < _MAX_COUNT:
             return int(value)
     return None
 
 
 def _cost(source: Mapping[str, Any], usage: Mapping[str, int]) -> dict[str, float] | None:
-    """The known total. MLflow's UI shows no cost unless all three parts stand there.
+    """The known total cost in US dollars, with the parts without which MLflow's UI shows no cost.
 
-    How a total divides is only known where one side used nothing; otherwise both parts are 0,
-    which is also what MLflow makes of them in the sum for the trace.
+    The division of a total into input and output is known only if one side used no tokens. In
+    other cases both parts are 0, as in MLflow's own sum for the trace.
     """
     own = _dollars(source, semconv.DSPY_LM_COST_TOTAL)
-    # Here, too, MLflow stops adding up; see `_with_inner`.
+    # MLflow takes this cost as the total of the spans below; see `_with_inner`.
     inner = _dollars(source, semconv.DSPY_LM_INNER_COST_TOTAL)
     if own is None and inner is None:
         return None
@@ -168,13 +168,14 @@ def _dollars(source: Mapping[str, Any], key: str) -> float | None:
 
 
 def _is_free_of_charge(fields: Mapping[str, Storable]) -> bool:
-    """Whether the model runs on a machine of one's own, and has no price there.
+    """Whether the model is self-hosted and has no price.
 
-    Where MLflow knows no price at a provider, it takes that of any other for a model of the name.
+    If MLflow knows no price for the provider, it takes the price that another provider has for a
+    model with the same name.
     """
     if fields.get(PROVIDER) not in _SELF_HOSTED or MODEL not in fields:
         return False
-    # The program may have told LiteLLM a price of its own. Asked only where it is imported anyway.
+    # The program may have registered a price in litellm, which is not imported just for this.
     prices: Any = getattr(sys.modules.get("litellm"), "model_cost", {})
     return f"{fields[PROVIDER]}/{fields[MODEL]}" not in prices
 
@@ -190,7 +191,7 @@ def _model(source: Mapping[str, Any]) -> dict[str, Storable]:
     model = _name(source, semconv.GEN_AI_RESPONSE_MODEL, semconv.GEN_AI_REQUEST_MODEL)
     fields: dict[str, Storable] = {}
     if model:
-        # litellm's way of naming the provider; price lists know the model alone.
+        # litellm puts the provider before the model, but price lists have the model alone.
         fields[MODEL] = model.removeprefix(f"{named}/").removeprefix(f"{provider}/")
     if provider:
         fields[PROVIDER] = provider

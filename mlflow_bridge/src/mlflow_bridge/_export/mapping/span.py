@@ -1,11 +1,11 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""An ended OpenTelemetry span -> the same span in MLflow's dialect.
+"""Mapping of an ended OpenTelemetry span to the same span in MLflow's dialect.
 
-What MLflow shows lies in ``mlflow.*`` attributes. They are filled from the attributes of our DSPy
-instrumentation and of any other that follows the GenAI or OpenInference conventions; content that
-has become MLflow's inputs and outputs is not kept a second time. Both destinations take the
-result: a `JsonText` is stored as it is, other values are JSON-encoded once.
+MLflow shows ``mlflow.*`` attributes. They are filled from the attributes of the DSPy
+instrumentation, and of other instrumentations that follow the GenAI or OpenInference conventions.
+Content that has become MLflow's inputs and outputs is not stored a second time. Both destinations
+take the result: a `JsonText` is stored as it is, and other values are JSON-encoded once.
 """
 
 from __future__ import annotations
@@ -38,37 +38,37 @@ from mlflow_bridge._spans.names import (
 )
 from opentelemetry.instrumentation.dspy import semconv
 
-# MLflow has no place for these; the names are those of OTel's mapping to other formats.
+# MLflow has no fields for these; the names are those of OpenTelemetry's mapping to other formats.
 _SPAN_KIND: Final = "otel.span.kind"
 _SCOPE_NAME: Final = "otel.scope.name"
 _SCOPE_VERSION: Final = "otel.scope.version"
 _REMOTE_PARENT: Final = "otel.remote_parent.span_id"
 
 _IDENTITY: Final = frozenset({semconv.SESSION_ID, semconv.USER_ID, semconv.GEN_AI_CONVERSATION_ID})
-# What every MLflow store takes (mlflow.tracing.constant): a longer session id or trace name fails
-# the batch that it is in.
+# The limit of every MLflow store (mlflow.tracing.constant): a longer session id or trace name makes
+# the whole batch fail.
 _MAX_IDENTITY_CHARACTERS: Final = 250
 _NO_TYPES: Final = (None, "", "UNKNOWN")
 _MAX_TAG_CHARACTERS: Final = 4096
 _MAX_NAME_BYTES: Final = 4096
 
-# Every attribute of the resource becomes a tag of every trace, each a write of its own.
+# Resource attributes that do not become tags: each tag of each trace costs one write.
 _UNTAGGED_RESOURCE: Final = ("telemetry.", "process.", "os.", "service.instance.id")
-# What the SDK calls a service that nobody has named.
+# The SDK's name for a service without a configured name.
 _UNNAMED_SERVICE: Final = "unknown_service"
 
 
 @dataclass(frozen=True, slots=True)
 class MappedSpan:
-    """A span in MLflow's dialect and where it belongs.
+    """A span in MLflow's dialect with its experiment and run.
 
     Attributes:
         span: The span to store.
-        source: The span that it was made from.
+        source: The original span.
         trace_id: The OpenTelemetry trace id.
-        experiment_id: The experiment that the span itself names, if any.
-        run_id: The run that the span's trace belongs to, if the span names one.
-        size: About how many bytes the span takes.
+        experiment_id: The experiment that the span names; ``None`` if it names no experiment.
+        run_id: The run that the span names for its trace; ``None`` if it names no run.
+        size: Approximate size of the attributes in bytes.
     """
 
     span: ReadableSpan
@@ -80,7 +80,7 @@ class MappedSpan:
 
     @property
     def is_root(self) -> bool:
-        """Whether MLflow will take this span for the root of its trace."""
+        """Whether this span is the root of its trace in MLflow."""
         return self.span.parent is None
 
 
@@ -93,10 +93,10 @@ class SpanMapper:
         self._resource: tuple[Resource, Resource] | None = None
 
     def map(self, span: ReadableSpan) -> MappedSpan:
-        """The span in MLflow's dialect. The span itself is not changed.
+        """Map a span to MLflow's dialect, without a change to the span itself.
 
         Raises:
-            ValueError: It is no span of a trace, but was made without a context.
+            ValueError: The span was made without a context and belongs to no trace.
         """
         trace_id = context_of(span).trace_id
         source = as_dict(span.attributes)
@@ -104,7 +104,7 @@ class SpanMapper:
         mapped = ReadableSpan(
             name=_name(span.name) or "unnamed",
             context=span.context,
-            # A trace whose root never comes would stay "in progress" for ever.
+            # Without a root, a trace would stay "in progress" for ever.
             parent=None if is_local_root(span) else span.parent,
             resource=self._tagging_resource(span.resource),
             attributes=attributes,
@@ -116,15 +116,15 @@ class SpanMapper:
             instrumentation_scope=span.instrumentation_scope,
             status=self._status(span.status),
             start_time=_nanoseconds(span.start_time),
-            # A span without an end counts as one that still runs.
+            # MLflow treats a span without an end as still running.
             end_time=_nanoseconds(span.start_time if span.end_time is None else span.end_time),
         )
         return MappedSpan(
             span=mapped,
             source=span,
             trace_id=trace_id,
-            experiment_id=_place_of(source.get(EXPERIMENT_ID)),
-            run_id=_place_of(source.get(SOURCE_RUN)),
+            experiment_id=_mlflow_id(source.get(EXPERIMENT_ID)),
+            run_id=_mlflow_id(source.get(SOURCE_RUN)),
             size=_size(attributes) + sum(_size(event.attributes or {}) for event in mapped.events),
         )
 
@@ -138,13 +138,13 @@ class SpanMapper:
         }
         if is_local_root(span):
             fields[TRACE_NAME] = _trace_name(span, source)
-        # MLflow writes both on its own spans; the first one follows from the span's context.
+        # MLflow writes these two on its own spans. The trace id follows from the span's context.
         left_out = content.consumed | {TRACE_ID}
         if parsed_json(source.get(SPAN_TYPE)) in _NO_TYPES:
             left_out |= {SPAN_TYPE}
         if is_cache_hit(source):
             left_out |= {key for key in source if is_spent_attribute(key)}
-        # What the program says in MLflow's own words stands.
+        # Attributes that the program sets with MLflow's names take precedence.
         kept = {key: value for key, value in source.items() if key not in left_out}
         return self._storable_items({**fields, **kept})
 
@@ -185,7 +185,11 @@ class SpanMapper:
 
 
 def context_of(span: ReadableSpan) -> SpanContext:
-    """The span's context, which every span that was started has."""
+    """The span's context, which every span has that a tracer has started.
+
+    Raises:
+        ValueError: The span was made without a context.
+    """
     context = span.context
     if context is None:
         raise ValueError(f"span {span.name!r} has no context")
@@ -219,19 +223,19 @@ def _trace_name(span: ReadableSpan, source: Mapping[str, Any]) -> str:
     return _name(span.name)
 
 
-def _place_of(value: Any) -> str | None:
-    """An id of MLflow's, from plain text or from JSON as MLflow's own spans have it."""
+def _mlflow_id(value: Any) -> str | None:
+    """An id of MLflow, from plain text or from JSON, which MLflow's own spans have."""
     return _text_of(parsed_json(value), _MAX_IDENTITY_CHARACTERS)
 
 
 def _name(value: Any) -> str:
-    """A name as text: the SDK takes any object for one."""
+    """A name as text, since the SDK accepts any object as a name."""
     text = value if isinstance(value, str) else _text_of(value) or ""
     return clean_text(text, _MAX_NAME_BYTES)
 
 
 def _nanoseconds(value: Any) -> int | None:
-    """A time as an integer: a float, from ``time.time() * 1e9``, is a common mistake."""
+    """A time in integer nanoseconds; a float, from ``time.time() * 1e9``, is a common mistake."""
     try:
         return None if value is None else int(value)
     except (TypeError, ValueError, OverflowError):
@@ -239,7 +243,7 @@ def _nanoseconds(value: Any) -> int | None:
 
 
 def _text_of(value: Any, characters: int = _MAX_TAG_CHARACTERS) -> str | None:
-    """The value as plain text of bounded length; ``None`` if there is nothing in it."""
+    """The value as plain text of limited length; ``None`` if the text is empty."""
     kept = storable(value, 4 * _MAX_TAG_CHARACTERS)
     return None if kept is None else str.__str__(str(kept))[:characters] or None
 

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which of MLflow's span types a span is. The type decides icon, filters and dashboards."""
+"""Mapping of operations to MLflow's span types, which decide icon, filters and dashboards."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from opentelemetry.instrumentation.dspy.semconv import DSPY_OPERATION, GEN_AI_OP
 UNKNOWN: Final = "UNKNOWN"
 _OPENINFERENCE_KIND: Final = "openinference.span.kind"
 
-# By dspy.operation. What stands under an operation of the GenAI conventions as well (agents, chat)
-# is decided there: those are the finer ones.
+# By dspy.operation. For modules and LM calls, a type by GenAI operation takes precedence, because
+# it distinguishes more (agents, chat).
 _BY_DSPY_OPERATION: Final = {
     "module": "CHAIN",
     "predict": "LLM",
@@ -70,11 +70,11 @@ _BY_OPENINFERENCE_KIND: Final = {
 
 
 def span_type(attributes: Mapping[str, Any]) -> str:
-    """The type of the span with these attributes; UNKNOWN for one that is not about GenAI."""
+    """The type of the span with these attributes; UNKNOWN if the span is not about GenAI."""
     operation = attributes.get(DSPY_OPERATION)
     genai = _BY_GENAI_OPERATION.get(str(attributes.get(GEN_AI_OPERATION_NAME)))
     if operation is not None:
-        # A lone Predict is a workflow, too, but an LLM step all the same.
+        # Not for "predict": a Predict outside of a module is a workflow, but is shown as an LLM.
         if genai is not None and operation in ("module", "lm"):
             return genai
         return _BY_DSPY_OPERATION.get(str(operation), UNKNOWN)

@@ -1,11 +1,11 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Makes attribute values storable: one bad value would have MLflow refuse the whole batch.
+"""Conversion of attribute values to a storable form; one bad value makes MLflow refuse a batch.
 
 MLflow parses every attribute that looks like JSON, in the process that stores it and in the
-browser. What breaks one of them is repaired here: lone surrogates and NUL (no database takes
-them), NaN and infinities (no JSON in the browser), integers and nesting beyond what Python's own
-parser takes, and sizes without bound. Everything here is pure and never raises.
+browser. This module repairs values that break a parser or database: lone surrogates and NUL
+(refused by databases), NaN and infinities (not JSON in the browser), integers and nesting beyond
+the limits of Python's parser, and values of unlimited size. All functions are pure and never raise.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from typing import Any, Final, cast
 _INT64: Final = 2**63
 _MAX_DIGITS: Final = 18  # always fewer than 64 bits
 _MAX_BITS: Final = 4096
-# MLflow's server answers in protobuf, which takes 100 levels and spends three on each of ours.
+# MLflow's server responds in protobuf, which allows 100 levels and needs three for each JSON level.
 _MAX_DEPTH: Final = 24
 _NOTE_BYTES: Final = 64
 _CUT: Final = "[... {} more characters]"
 _TOO_DEEP: Final = "[nested too deep]"
 
-# Escapes hide what may not be stored, and keep text from being found; any reader would undo them.
+# Escapes hide characters that cannot be stored, and prevent searches from finding text.
 _ESCAPE_IN_JSON: Final = re.compile(r"\\u|NaN|Infinity")
 
 Scalar = str | bool | int | float
 Storable = Scalar | list[Scalar]
-"""What an attribute may be after this module: text, a number, or a list of them."""
+"""Types of attribute values that this module returns: text, a number, or a list of both."""
 
 
 class JsonText(str):
-    """Text that is a JSON document, to be stored as it is and not as a JSON string."""
+    """Text that is a JSON document and is stored unchanged, not encoded as a JSON string."""
 
     __slots__ = ()
 
 
 def clean_text(text: str, limit: int) -> str:
-    """Valid UTF-8 without NUL, of at most ``limit`` bytes; a note says how much was cut."""
+    """Valid UTF-8 without NUL, at most ``limit`` bytes long; a note states how much was cut."""
     if len(text) <= limit and text.isascii() and "\x00" not in text:
-        return text  # nearly all are
+        return text  # The common case needs no copy.
     if "\x00" in text:
         text = text.replace("\x00", "\ufffd")
     try:
@@ -53,12 +53,12 @@ def clean_text(text: str, limit: int) -> str:
 
 
 def storable(value: Any, limit: int) -> Storable | None:
-    """Any attribute value in a form that every MLflow store takes; ``None`` if there is none.
+    """An attribute value in a form that every MLflow store accepts; ``None`` for ``None``.
 
-    Text that is a JSON document stays one (`JsonText`), as both of MLflow's ways in treat it so.
+    Text that is a JSON document becomes `JsonText`, since MLflow's store and server both parse it.
     """
     if isinstance(value, str):
-        # A subclass, such as an enumeration, could bring methods of its own.
+        # A subclass, such as an enumeration, may override methods of str.
         exact = value if type(value) in (str, JsonText) else str.__str__(value)
         return _storable_text(exact, limit)
     if isinstance(value, (bool, int, float)):
@@ -75,12 +75,12 @@ def storable(value: Any, limit: int) -> Storable | None:
 
 
 def json_text(value: Any, limit: int) -> JsonText:
-    """The value as a JSON document of at most ``limit`` bytes, from plain or odd Python values."""
+    """Any Python value as a JSON document of at most ``limit`` bytes."""
     plain = _plain(value, _MAX_DEPTH)
     text = _dumps(plain)
     if not _longer_than(text, limit):
         return JsonText(text)
-    # Long strings first, then long lists: the shape of a value is the last thing to go.
+    # Shorten long strings and lists step by step, to keep the structure as long as possible.
     strings, items = limit // 2, limit // 4
     while strings > _NOTE_BYTES:
         text = _dumps(_pruned(plain, strings, items))
@@ -91,7 +91,7 @@ def json_text(value: Any, limit: int) -> JsonText:
 
 
 def parsed_json(value: Any) -> Any:
-    """The document in a JSON text; the value itself if it is none."""
+    """The document in a JSON text; the value itself if it is not JSON."""
     if not isinstance(value, str):
         return value
     try:
@@ -113,9 +113,9 @@ def _storable_text(text: str, limit: int) -> Storable:
     except json.JSONDecodeError:
         return clean_text(text, limit)
     except RecursionError:
-        # MLflow's own parser would stumble over it; with this in front, it is no JSON to it.
+        # MLflow's own parser would fail, too. With this prefix, MLflow does not parse the text.
         return clean_text(f"{_TOO_DEEP} {text}", limit)
-    except ValueError:  # an integer of more digits than Python converts
+    except ValueError:  # an integer with more digits than Python converts
         return json_text(_parsed_leniently(text), limit)
     too_deep = text.count("[") + text.count("{") > _MAX_DEPTH and _is_deeper(document, _MAX_DEPTH)
     if too_deep or _longer_than(text, limit) or _ESCAPE_IN_JSON.search(text):
@@ -134,7 +134,7 @@ def _is_deeper(document: Any, levels: int) -> bool:
 
 
 def _parsed_leniently(text: str) -> Any:
-    """JSON whose integers Python refuses to convert; the text itself if that is not all."""
+    """The document in a JSON text with long integers as text; the text itself if it is invalid."""
     try:
         return json.loads(text, parse_int=_int_or_digits)
     except (ValueError, RecursionError):
@@ -149,13 +149,13 @@ def _number(value: bool | int | float) -> Scalar:
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
-        # int(): enumerations and numpy's integers must not bring their own text along.
+        # int(), since subclasses, such as enumerations, may have another text.
         return int(value) if -_INT64 <= value < _INT64 else _digits(value)
     return float(value) if math.isfinite(value) else _non_finite(value)
 
 
 def _digits(value: int) -> str:
-    # Longer ones are slow to convert, and from 4,300 digits on Python refuses to.
+    # Longer integers are slow to convert, and Python refuses more than 4,300 digits.
     bits = value.bit_length()
     return str(value) if bits < _MAX_BITS else f"[integer of {bits} bits]"
 
@@ -184,7 +184,7 @@ def _storable_list(values: Sequence[Any], limit: int) -> Storable:
 
 
 def _plain(value: Any, depth: int) -> Any:
-    """The value in the types that JSON knows, all of them storable."""
+    """The value in storable types that JSON has."""
     if isinstance(value, str):
         return clean_text(value, len(value) * 4)
     if value is None or isinstance(value, (bool, int, float)):
@@ -239,12 +239,12 @@ def _shortened(text: str, limit: int) -> str:
     budget = max(limit - _NOTE_BYTES, 0)
     kept = text.encode()[:budget].decode("utf-8", "ignore")
     note = _CUT.format(len(text) - len(kept))
-    # A limit without room for the note: the text is more use than the note.
+    # With a small limit, the text is more useful than the note.
     return kept + note if limit > 2 * _NOTE_BYTES else text.encode()[:limit].decode(errors="ignore")
 
 
 def _without_lone_surrogates(text: str) -> str:
-    # By way of UTF-16, in which two halves of one character find together again.
+    # Through UTF-16, where the two halves of a surrogate pair become one character again.
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
@@ -258,5 +258,5 @@ def _longer_than(text: str, limit: int) -> bool:
 
 
 def _dumps(plain: Any) -> str:
-    # MLflow's searches look for the characters that a user types, so none of them is escaped.
+    # Without escapes, since MLflow's searches compare characters as the user types them.
     return json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

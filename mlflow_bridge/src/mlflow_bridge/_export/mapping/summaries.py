@@ -1,9 +1,9 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What evaluations and optimizers show as their inputs and outputs.
+"""Summaries as inputs and outputs of evaluations and optimizers.
 
-Their spans carry figures and no values. Without these summaries, MLflow's list of traces would have
-nothing but a duration for them.
+Spans of evaluations and optimizers have figures but no values. Without these summaries, MLflow's
+list of traces would show only their duration.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from opentelemetry.instrumentation.dspy import semconv
 
 
 class Summary(NamedTuple):
-    """Figures under the names that a reader knows; ``None`` where the span has none."""
+    """Figures under short names; ``None`` if the span has no such figures."""
 
     inputs: dict[str, Any] | None
     outputs: dict[str, Any] | None

@@ -1,10 +1,10 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""One request to an MLflow tracking server, and what its answer means.
+"""Requests to an MLflow tracking server, and the meaning of its answers.
 
-`requests` because it is what MLflow's own client is made of: proxies, CA bundles and MLflow's
-``request_auth_provider`` plugins work as they do there. It is told neither to retry nor to follow
-redirects; both would hide what happened.
+The client uses `requests`, as MLflow's own client does, so that proxies, CA bundles and MLflow's
+``request_auth_provider`` plugins work in the same way. Retries and redirects of `requests` are
+switched off, since both would hide the actual answer.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _MAX_BODY_BYTES: Final = 1_048_576
 _SUCCESS: Final = range(200, 300)
 _REDIRECT: Final = range(300, 400)
 _SERVER_ERROR: Final = range(500, 600)
-# 408 and 425 say "not now" like 429 (RFC 9110, RFC 8470). A 501 says "never", as MLflow does for
+# 408 and 425 mean "not now" like 429 (RFC 9110, RFC 8470). 501 means "never": MLflow sends it for
 # stores that cannot hold traces.
 _PASSING_STATUSES: Final = frozenset({408, 425, 429})
 _LASTING_STATUSES: Final = frozenset({501, 505})
-# About the request's content: a part of it may be taken. 422 is MLflow's answer to a bad span.
+# Errors of the content, so the server may take a part of it. MLflow answers a bad span with 422.
 _DIVISIBLE_STATUSES: Final = frozenset({400, 413, 422})
 _FORBIDDEN: Final = 403
 _TOO_LARGE: Final = 413
@@ -56,13 +56,13 @@ _UNEXPLAINED: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete answer that is neither a redirect nor a failure that passes.
+    """A complete answer that is neither a redirect nor a temporary failure.
 
     Attributes:
         status: HTTP status.
         content_type: Media type without parameters, in lower case.
         body: The whole body.
-        json: The body as a JSON object; empty if it is none.
+        json: The body as a JSON object; empty if the body is not a JSON object.
     """
 
     status: int
@@ -72,16 +72,16 @@ class Answer:
 
     @property
     def ok(self) -> bool:
-        """Whether the status is one of success."""
+        """Whether the status means success."""
         return self.status in _SUCCESS
 
     @property
     def error_code(self) -> str:
-        """MLflow's name for what went wrong, such as RESOURCE_DOES_NOT_EXIST."""
+        """MLflow's error code, such as RESOURCE_DOES_NOT_EXIST; empty without an error code."""
         return str(self.json.get("error_code", ""))
 
     def as_failure(self) -> Retry | Rejected:
-        """What an answer that is not ``ok`` means."""
+        """The outcome for an answer that is not ``ok``."""
         said = self.json.get("message") or self.json.get("detail") or ""
         detail = f"HTTP {self.status} {said}".strip()[:_MAX_DETAIL]
         if self.status in _DIVISIBLE_STATUSES:
@@ -89,7 +89,7 @@ class Answer:
                 f"the tracking server refused the request: {detail}",
                 too_large=self.status == _TOO_LARGE,
             )
-        # What is left is for somebody to put right: the spans are good, and are kept for then.
+        # A user has to fix the other failures. The spans are valid, and are kept until then.
         if self.status in (401, 403, 407):
             kind = f"the tracking server refused the credentials ({_CREDENTIALS})"
         elif self.status in (404, 405) and not self.error_code:
@@ -98,7 +98,7 @@ class Answer:
             kind = f"the tracking server cannot store traces ({_SETTING})"
         else:
             kind = f"the tracking server refused the request ({_SETTING})"
-        # A firewall that dislikes the content of a span says 403 as well.
+        # A firewall that blocks the content of a span answers with 403, too.
         return Retry(f"{kind}: {detail}", lasting=True, about_spans=self.status == _FORBIDDEN)
 
 
@@ -111,7 +111,7 @@ class TrackingServer:
 
     def __init__(self, config: MLflowDSPyConfig) -> None:
         parts = urlsplit(config.tracking_uri)
-        # Credentials in the address would show up in the messages of every failure.
+        # The messages of all failures would show credentials in the address.
         host = parts.netloc.rpartition("@")[2]
         self._base = urlunsplit((parts.scheme, host, parts.path, "", "")).rstrip("/")
         self._timeout = config.request_timeout_seconds
@@ -142,7 +142,7 @@ class TrackingServer:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer | Retry:
-        """Make one request below the server's address and read the whole answer."""
+        """Make one request to a path of the server and read the whole answer."""
         try:
             with self._open_session().request(
                 method,
@@ -160,7 +160,7 @@ class TrackingServer:
                 return _understood(response, _body_of(response, self._timeout))
         except requests.exceptions.InvalidURL as error:
             return Retry(f"the request cannot be made ({_SETTING}): {_detail(error)}", lasting=True)
-        # What a header cannot hold. The message would repeat it, and it may be a secret.
+        # A header has an invalid value. The message would repeat the value, which may be a secret.
         except ValueError as error:
             return Retry(
                 f"the request cannot be made ({_SETTING}, {_CREDENTIALS}, MLFLOW_DSPY_HEADERS): "
@@ -177,7 +177,8 @@ class TrackingServer:
             return Retry(
                 f"the tracking server did not answer in time ({_SETTING}): {_detail(error)}"
             )
-        # OSError: files of certificates that cannot be read; the others derive from it.
+        # OSError is the base class of the exceptions of requests. An unreadable certificate raises
+        # it directly.
         except OSError as error:
             return Retry(f"cannot reach the tracking server ({_SETTING}): {_detail(error)}")
 
@@ -189,33 +190,33 @@ class TrackingServer:
 
     def _open_session(self) -> requests.Session:
         if self._process != os.getpid():
-            # Forked: the sockets are the parent's. Closing the copies here does it no harm.
+            # After a fork, the sockets belong to the parent. Closing the copies does not affect it.
             self.close()
             self._process = os.getpid()
         if self._session is None:
             self._session = requests.Session()
-            # A function of its own, even an empty one, keeps requests from taking other
-            # credentials from ~/.netrc.
+            # An auth object, even without headers, prevents requests from reading credentials in
+            # ~/.netrc.
             self._session.auth = self._auth
         return self._session
 
 
 def _body_of(response: requests.Response, seconds: float) -> bytes:
-    """The body, or its beginning if it is far longer than any answer of MLflow's.
+    """The body of a response, or its beginning if it is longer than any answer of MLflow.
 
     Raises:
-        requests.exceptions.RequestException: It does not come, or not within this time: requests'
-            own time-out is about each wait for a byte, and a server may send one now and then.
+        requests.exceptions.RequestException: The body did not arrive within this time. The time-out
+            of requests limits each wait for a byte, but a server may send single bytes for ever.
     """
     until = time.monotonic() + seconds
     body = bytearray()
-    # In small pieces, since each of them is waited for as a whole.
+    # In small pieces, since the iterator returns only complete pieces.
     for piece in response.iter_content(_PIECE_BYTES):
         body += piece
         if len(body) > _MAX_BODY_BYTES:
             break
         if time.monotonic() > until:
-            raise requests.exceptions.ReadTimeout("the answer comes too slowly")
+            raise requests.exceptions.ReadTimeout("the answer arrives too slowly")
     return bytes(body)
 
 
@@ -265,7 +266,7 @@ def _retry_after(header: str | None) -> float | None:
 
 
 class _Headers(AuthBase):
-    """Authenticates with fixed headers, or not at all."""
+    """Authentication with fixed headers; none without headers."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._headers = headers
@@ -288,12 +289,16 @@ def _auth(config: MLflowDSPyConfig, username: str | None, password: str | None) 
 
 
 def _basic(username: str, password: str) -> HTTPBasicAuth:
-    # As bytes: requests would encode text as Latin-1, which has not every character.
+    # As bytes, since requests would encode text as Latin-1, which does not have all characters.
     return HTTPBasicAuth(username.encode(), password.encode())
 
 
 def _plugin_auth(name: str) -> AuthBase:
-    """The authentication of an MLflow plugin (``RequestAuthProvider``), which imports MLflow."""
+    """The authentication of an MLflow plugin (``RequestAuthProvider``), which imports MLflow.
+
+    Raises:
+        ConfigurationError: The plugin failed or is not installed.
+    """
     for entry_point in entry_points(group=_AUTH_PLUGINS):
         try:
             provider: Any = entry_point.load()()
@@ -318,6 +323,6 @@ def _first_cause(error: BaseException) -> BaseException:
 
 
 def _detail(error: BaseException) -> str:
-    """The first cause: requests and urllib3 put two more around it that only repeat the address."""
+    """The first cause; requests and urllib3 wrap it in errors that only repeat the address."""
     cause = _first_cause(error)
     return f"{type(cause).__name__} {cause}"[:_MAX_DETAIL]

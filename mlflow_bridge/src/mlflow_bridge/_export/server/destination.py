@@ -1,10 +1,10 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""To an MLflow tracking server, as OTLP over HTTP. Needs nothing of MLflow in this process.
+"""Delivery to an MLflow tracking server as OTLP over HTTP, without MLflow in this process.
 
-Neither MLflow's own client nor OpenTelemetry's exporter sends: the first remembers a failed probe
-for ever and can block for minutes, the second gives up on a 500 and a timeout and takes a redirect
-for a success.
+MLflow's own client is not used because it remembers a failed probe for ever and can block for
+minutes. OpenTelemetry's exporter is not used because it gives up after a 500 or a time-out, and
+treats a redirect as success.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _UNDERSTOOD_TYPES: Final = frozenset(
     {_PROTOBUF, "application/json", "application/octet-stream", ""}
 )
 _MISSING: Final = "RESOURCE_DOES_NOT_EXIST"
-# A small request is one packet either way.
+# Compression does not save a packet for a smaller request.
 _MIN_COMPRESSED: Final = 1024
 
 
@@ -66,7 +66,7 @@ class ServerDestination:
         """Make one request with the batch."""
         answer = self._post(batch)
         if isinstance(answer, Answer) and answer.error_code == _MISSING:
-            # Its id is no longer what it was: the server may have a new database.
+            # The id of the experiment may have changed, for example with a new database.
             self._experiments.forget()
             answer = self._post(batch)
         if not isinstance(answer, Answer):
@@ -94,19 +94,19 @@ class ServerDestination:
         return self._server.request("POST", _TRACES_PATH, body=body, headers=headers)
 
     def _can_be_named(self, run_id: str) -> bool:
-        """Whether the run's id can be sent. If not, it is no run, which must not cost the trace."""
+        """Whether the run id is valid in a header. If not, the trace is stored without a run."""
         if is_header_value(run_id):
             return True
         self._log.warning(
             "run",
-            "Traces are stored, but cannot be linked to run %r: no run has such an id.",
+            "Traces are stored, but cannot be linked to run %r: this is not a valid run id.",
             run_id,
         )
         return False
 
 
 class ServerExperiments:
-    """Experiments by MLflow's REST API."""
+    """Experiment look-up through MLflow's REST API."""
 
     def __init__(self, server: TrackingServer) -> None:
         self._server = server
@@ -121,7 +121,7 @@ class ServerExperiments:
         answer = self._server.request("POST", f"{_EXPERIMENTS_PATH}/create", payload={"name": name})
         if isinstance(answer, Retry):
             return answer
-        # Also when another process was faster.
+        # The error code means that another process has created the experiment just before.
         if answer.ok or answer.error_code == "RESOURCE_ALREADY_EXISTS":
             return self.by_name(name)
         return _about_request(answer)
@@ -134,7 +134,7 @@ class ServerExperiments:
             return None if answer.error_code == _MISSING else _about_request(answer)
         found: Any = answer.json.get("experiment")
         if not isinstance(found, dict):
-            return _no_tracking_server("its answer is no experiment")
+            return _no_tracking_server("its answer is not an experiment")
         described = cast("dict[str, Any]", found)
         return Experiment(
             str(described.get("experiment_id", "")),
@@ -151,7 +151,7 @@ def _no_tracking_server(detail: str) -> Retry:
 
 
 def _about_request(answer: Answer) -> Retry:
-    """The failure of a request that carried no spans: no span is to blame."""
+    """The failure of a request without spans, so that spans cannot be the reason."""
     return Retry(answer.as_failure().reason, lasting=True)
 
 
@@ -159,7 +159,7 @@ def _outcome(answer: Answer, spans: int) -> Outcome:
     if not answer.ok:
         return _about_request(answer) if answer.error_code == _MISSING else answer.as_failure()
     if answer.content_type not in _UNDERSTOOD_TYPES:
-        # Such as the log-in page of a proxy.
+        # For example the log-in page of a proxy.
         return _no_tracking_server(f"it answered with {answer.content_type}")
     return _accepted(answer, spans)
 
@@ -168,22 +168,22 @@ def _accepted(answer: Answer, spans: int) -> Outcome:
     try:
         partial = _otlp_response(answer).partial_success
     except (DecodeError, ParseError, ValueError):
-        # A gateway may have given it, and the spans may have got nowhere.
+        # The answer may come from a gateway that has not stored the spans.
         return Retry("the tracking server's answer is damaged (MLFLOW_TRACKING_URI)")
     message = partial.error_message
     if partial.rejected_spans <= 0:
-        # OTLP: a message without a number is a warning.
+        # In OTLP, a message without rejected spans is a warning.
         return Sent(spans, reason=f"the tracking server warns: {message}" if message else "")
     rejected = min(partial.rejected_spans, spans)
-    # OTLP forbids to send a partly accepted request again.
-    return Sent(spans - rejected, rejected, f"the tracking server left spans out: {message}")
+    # OTLP does not allow a partly accepted request to be sent again.
+    return Sent(spans - rejected, rejected, f"the tracking server rejected spans: {message}")
 
 
 def _otlp_response(answer: Answer) -> ExportTraceServiceResponse:
-    """What the server says about a request that it took.
+    """The OTLP response in the answer to an accepted request.
 
     Raises:
-        DecodeError, ParseError, ValueError: It is not what OTLP knows for an answer.
+        DecodeError, ParseError, ValueError: The answer is not a valid OTLP response.
     """
     if answer.content_type == "application/json":
         return Parse(answer.body.strip() or b"{}", ExportTraceServiceResponse())

@@ -1,9 +1,9 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A new SQLite store that is either complete or not there.
+"""Creation of a new SQLite store, which becomes visible only when it is complete.
 
-MLflow creates its tables by dozens of migrations, which take seconds. A process that ends in the
-middle of them leaves a file that no MLflow can ever open again.
+MLflow creates its tables by dozens of migrations, which take seconds. If a process ends during the
+migrations, it leaves a file that MLflow can never open.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _ABANDONED_AFTER_SECONDS: Final = 600.0
 def create_if_absent(uri: str, tracing_client: Any) -> None:
     """Create the store's file with all its tables if it does not exist; else do nothing.
 
-    The tables are made in another file beside it, which gets its name when it is complete. Where
-    several processes do so at once, the first one to finish wins.
+    The tables are created in a temporary file in the same directory, which is renamed when it is
+    complete. If several processes create the store, the file of the first process to finish stays.
 
     Args:
-        uri: The store; only a SQLite file is created.
-        tracing_client: MLflow's ``TracingClient``, which creates the tables of the URI it is given.
+        uri: The URI of the store; only a SQLite file is created.
+        tracing_client: MLflow's class ``TracingClient``, whose construction creates the tables.
 
     Raises:
         OSError: The directory cannot be written.
@@ -40,37 +40,38 @@ def create_if_absent(uri: str, tracing_client: Any) -> None:
     _remove_abandoned(path)
     unfinished = f"{path}.{os.getpid()}.new"
     try:
-        with _not_waiting_for_the_disk(unfinished):
+        with _without_fsync(unfinished):
             store = tracing_client(f"sqlite:///{unfinished}").store
-        # A connection that stays open would write to the file under its other name.
+        # An open connection would still write to the file after it is renamed.
         store.engine.dispose()
         _sync(unfinished)
-        _give_name(unfinished, path)
+        _rename(unfinished, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(unfinished)
 
 
 @contextlib.contextmanager
-def _not_waiting_for_the_disk(path: str) -> Generator[None, None, None]:
-    """Have SQLite not wait, hundreds of times, for a disk to keep a file that nobody uses yet.
+def _without_fsync(path: str) -> Generator[None, None, None]:
+    """Turn fsync off for a SQLite file in this block.
 
-    A short program has no more than the time at its exit to make its first store.
+    The migrations would wait for the disk hundreds of times, for a file that is not in use yet. A
+    short program may have only the time at its exit to create its first store.
     """
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
-    def hurry(connection: Any, record: object) -> None:
+    def turn_fsync_off(connection: Any, record: object) -> None:
         if _file_of(connection) == os.path.realpath(path):
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("PRAGMA journal_mode = MEMORY")
 
-    # MLflow makes its engine and uses it at once: there is no time to listen to that one only.
-    event.listen(Engine, "connect", hurry)
+    # For all engines, because MLflow connects as soon as it has made its own engine.
+    event.listen(Engine, "connect", turn_fsync_off)
     try:
         yield
     finally:
-        event.remove(Engine, "connect", hurry)
+        event.remove(Engine, "connect", turn_fsync_off)
 
 
 def _file_of(connection: Any) -> str | None:
@@ -88,20 +89,20 @@ def _sync(path: str) -> None:
         os.close(descriptor)
 
 
-def _give_name(unfinished: str, path: str) -> None:
+def _rename(unfinished: str, path: str) -> None:
     try:
         os.link(unfinished, path)
     except FileExistsError:
-        return  # Another process was faster; its store is as good.
+        return  # Another process has created an equal store just before.
     except (OSError, NotImplementedError):
-        # A file system without hard links. Replacing is not safe against a second process, but an
-        # empty store is all that could be replaced within this moment.
+        # A file system without hard links. Replacing is not safe if a second process does the same,
+        # but in this short time it can only replace an empty store.
         if not os.path.exists(path):
             os.replace(unfinished, path)
 
 
 def _remove_abandoned(path: str) -> None:
-    """Remove what processes left behind that were killed while they created the store."""
+    """Remove temporary files of processes that were killed while they created the store."""
     for left in glob.glob(f"{glob.escape(path)}.*.new"):
         with contextlib.suppress(OSError):
             if time.time() - os.path.getmtime(left) > _ABANDONED_AFTER_SECONDS:

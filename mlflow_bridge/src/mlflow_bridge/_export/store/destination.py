@@ -1,10 +1,10 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Into MLflow's SQL store, in this process.
+"""Delivery to MLflow's SQL store in this process.
 
-``TracingClient`` is not documented, but its ``log_spans`` has
-been the same from MLflow 3.4 to 3.18, called with positional arguments; there is no other way to
-store the spans of many traces in one transaction.
+``TracingClient`` is not documented, but no other class stores the spans of many traces in one
+transaction. Its method ``log_spans``, called with positional arguments, is the same from MLflow 3.4
+to 3.18.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ logger = logging.getLogger(__name__)
 
 _PRICED_BY: Final = frozenset({TOKEN_USAGE, "llm.token_count.prompt", "llm.token_count.total"})
 _LITELLM_LOCAL: Final = "LITELLM_LOCAL_MODEL_COST_MAP"
-_OLDEST: Final = (3, 15)  # before, a batch that is sent again doubles its tokens and cost
-# As long as MLflow has SQLite wait for its own locks. Whoever takes longer may be stopped.
+_OLDEST: Final = (3, 15)  # In older versions, sending a batch again doubles its tokens and cost.
+# The same time limit that MLflow sets for SQLite's own locks. A process that holds the lock for
+# longer may be stopped.
 _LONGEST_WAIT_SECONDS: Final = 20.0
 _STRANDED: Final = Retry(
     "this process cannot use MLflow: it was forked while another thread was busy in it"
@@ -58,29 +59,29 @@ _INSTALL: Final = "pip install 'mlflow-bridge[mlflow]' (mlflow >= 3.15, < 4)"
 _Result = TypeVar("_Result")
 
 mlflow_guard: Final = ForkGuard()
-"""Around every call into MLflow."""
+"""Guard that encloses every call of MLflow."""
 
 mlflow_guard.watch()
 
 
 class StoreDestination:
-    """Writes spans into a SQL store. Used by one thread at a time, after construction.
+    """Writes spans to a SQL store. Used by one thread at a time, after construction.
 
     Args:
-        config: Names the store and the experiment.
+        config: The settings with store and experiment.
 
     Raises:
-        ConfigurationError: MLflow is not installed, or not in a version that can be used.
+        ConfigurationError: MLflow is not installed, or its version is not supported.
     """
 
     def __init__(self, config: MLflowDSPyConfig) -> None:
         self._config = config
-        # Here, on the caller's thread: an import on the worker's thread fails once the interpreter
-        # has begun to exit, and a short program sends its first span then.
+        # Imported on the caller's thread. An import on the sender's thread fails once the
+        # interpreter exits, which is when a short program sends its first span.
         self._mlflow = _import_mlflow()
         self._tracing: Any = None
         self._client: Any = None
-        # The file that is open, of a store in a file.
+        # The open file of a SQLite store.
         self._file: FileIdentity | None = None
         self._experiments = Experiments(config, _StoreExperiments(lambda: self._client))
         self._process = os.getpid()
@@ -96,10 +97,14 @@ class StoreDestination:
         return self._exclusively(lambda: self._send(batch))
 
     def _exclusively(self, work: Callable[[], _Result]) -> _Result:
-        """Do something while no other process of ours does, and no fork comes between."""
+        """Run a function without a fork, and without another process of the bridge at this store.
+
+        The wait for other processes is limited. After the limit, the function runs without the
+        lock.
+        """
         until = time.monotonic() + _LONGEST_WAIT_SECONDS
         while True:
-            # Waiting is done outside: a fork has no business with what other processes do.
+            # The wait is outside of the guard, so that a fork does not wait for other processes.
             with mlflow_guard.inside(), writer_lock(self._config.tracking_uri) as is_mine:
                 if is_mine or time.monotonic() >= until:
                     return work()
@@ -114,27 +119,27 @@ class StoreDestination:
             return experiment
         spans = [self._mlflow.entities.Span(_encoded(item.span)) for item in batch.spans]
         try:
-            with _quick_pricing() if _may_be_priced(batch) else nullcontext():
+            with _offline_pricing() if _may_be_priced(batch) else nullcontext():
                 self._tracing.log_spans(experiment, spans)
         except Exception as error:
-            self._experiments.forget()  # It may have been deleted: look it up again.
+            self._experiments.forget()  # The experiment may have been deleted: look it up again.
             return failure_of(error)
         failure = self._link(batch)
         return Sent(len(spans)) if failure is None else failure
 
     def close(self) -> None:
-        """Forget the store. MLflow keeps its connections for others in this process."""
+        """Forget the store. MLflow keeps its connections for other users in this process."""
         self._tracing = self._client = None
 
     def _open(self) -> Retry | Rejected | None:
         if mlflow_guard.stranded:
             return _STRANDED
-        self._leave_connections_to_parent()
+        self._renew_connections_after_fork()
         uri = self._config.tracking_uri
         if self._tracing is not None:
             if file_identity(uri) == self._file:
                 return None
-            self._leave_file()
+            self._forget_file()
         try:
             tracing_client = self._mlflow.tracing.client.TracingClient
             probe(uri)
@@ -147,16 +152,16 @@ class StoreDestination:
             return opening_failure_of(error)
         return None
 
-    def _leave_file(self) -> None:
-        """Give up a file that somebody has removed or replaced: what is open is not it any more."""
+    def _forget_file(self) -> None:
+        """Close the store after its file was removed or replaced, since the old file is open."""
         self._experiments.forget()
         engine = getattr(getattr(self._tracing, "store", None), "engine", None)
         if engine is not None:
             engine.dispose()
         self.close()
 
-    def _leave_connections_to_parent(self) -> None:
-        """After a fork, open connections anew: two processes cannot share one."""
+    def _renew_connections_after_fork(self) -> None:
+        """Open new connections after a fork, since two processes cannot share a connection."""
         if self._process == os.getpid():
             return
         self._process = os.getpid()
@@ -173,7 +178,7 @@ class StoreDestination:
         except Exception as error:
             failure = failure_of(error)
             if isinstance(failure, Retry):
-                return failure  # all of it again: what is stored already does no harm
+                return failure  # The whole batch is sent again; a span is stored once.
             self._log.warning(
                 f"run {batch.run_id}",
                 "Traces are stored, but could not be linked to run %s: %s",
@@ -184,7 +189,7 @@ class StoreDestination:
 
 
 class _StoreExperiments:
-    """Experiments by MLflow's client, which exists once the store is open."""
+    """Experiment look-up through MLflow's client, which exists once the store is open."""
 
     def __init__(self, client: Callable[[], Any]) -> None:
         self._client = client
@@ -199,7 +204,7 @@ class _StoreExperiments:
         try:
             self._client().create_experiment(name)
         except Exception as error:
-            # Else another process was faster.
+            # This code means that another process has created the experiment just before.
             if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
                 return request_failure_of(error)
         return self.by_name(name)
@@ -216,7 +221,7 @@ class _StoreExperiments:
 
 
 def _may_be_priced(batch: Batch) -> bool:
-    """Whether MLflow will work out the cost of a span of the batch."""
+    """Whether MLflow will compute the cost of a span in the batch."""
     return any(
         COST not in attributes and not _PRICED_BY.isdisjoint(attributes)
         for attributes in (item.span.attributes or {} for item in batch.spans)
@@ -224,11 +229,11 @@ def _may_be_priced(batch: Batch) -> bool:
 
 
 @contextmanager
-def _quick_pricing() -> Generator[None, None, None]:
-    """Keep litellm off the network if this write is what imports it.
+def _offline_pricing() -> Generator[None, None, None]:
+    """Prevent network access by litellm if MLflow imports it in this block.
 
-    MLflow imports it to price a call whose cost is not known. litellm then fetches its price list,
-    which takes long where there is no network, and can lock up with MLflow's import hooks.
+    MLflow imports litellm to price a call without a cost. litellm then downloads its price list.
+    Without a network this takes long, and can deadlock with MLflow's import hooks.
     """
     if "litellm" in sys.modules or _LITELLM_LOCAL in os.environ:
         yield
@@ -249,7 +254,7 @@ def _import_mlflow() -> Any:
         raise ConfigurationError(
             "MLFLOW_TRACKING_URI (argument tracking_uri) names a SQL store, which needs MLflow in "
             f"this environment, but it cannot be imported ({error}). Install it with {_INSTALL}, "
-            "or name a tracking server (http://... or https://...), which needs none"
+            "or name a tracking server (http://... or https://...), which works without it"
         ) from error
     numbers = re.match(r"(\d+)\.(\d+)", mlflow.__version__)
     version = tuple(int(number) for number in numbers.groups()) if numbers else _OLDEST
@@ -266,7 +271,7 @@ def _trace_id(span: ReadableSpan) -> str:
 
 
 def _encoded(span: ReadableSpan) -> ReadableSpan:
-    """The span with every attribute JSON-encoded exactly once, as the store keeps them."""
+    """The span with every attribute JSON-encoded exactly once, as the store requires."""
     attributes = {key: _json(value) for key, value in (span.attributes or {}).items()}
     attributes[TRACE_ID] = _json(_trace_id(span))
     return ReadableSpan(

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What an exception of the store means for the spans that it met."""
+"""Mapping of the store's exceptions to outcomes for the spans."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SETTING: Final = "MLFLOW_TRACKING_URI"
 _PASSING: Final = "the store cannot take spans now"
 _MAX_DETAIL: Final = 300
 
-# Error codes of MlflowException (mlflow.protos.databricks_pb2) that say "not now".
+# Error codes of MlflowException (mlflow.protos.databricks_pb2) that mean "not now".
 _PASSING_CODES: Final = frozenset(
     {
         "TEMPORARILY_UNAVAILABLE",
@@ -31,9 +31,9 @@ _PASSING_TYPES: Final = (OSError, MemoryError, RuntimeError)
 
 
 def failure_of(error: Exception) -> Retry | Rejected:
-    """The outcome of a write of spans that raised this."""
+    """The outcome of a write of spans that raised this error."""
     if _is_passing(error):
-        # Not every one of these is the machine's: some code raises RuntimeError over a value.
+        # These errors are not always about the machine: some code raises RuntimeError for a value.
         return Retry(f"{_PASSING} ({_SETTING}): {_detail(error)}", about_spans=_is_vague(error))
     if is_missing(error):
         return Retry(f"there is no such experiment or run: {_detail(error)}", lasting=True)
@@ -41,19 +41,19 @@ def failure_of(error: Exception) -> Retry | Rejected:
 
 
 def request_failure_of(error: Exception) -> Retry:
-    """The outcome of a request without spans that raised this."""
+    """The outcome of a request without spans that raised this error."""
     if _is_passing(error):
         return Retry(f"{_PASSING} ({_SETTING}): {_detail(error)}")
     return Retry(f"the store refused the request ({_SETTING}): {_detail(error)}", lasting=True)
 
 
 def is_missing(error: Exception) -> bool:
-    """Whether MLflow says that there is no such thing."""
+    """Whether MLflow reports that the experiment or run does not exist."""
     return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
 
 
 def opening_failure_of(error: Exception) -> Retry:
-    """The outcome of a write for which the store could not even be opened."""
+    """The outcome of an attempt to open the store that raised this error."""
     if isinstance(error, ImportError):
         return Retry(
             f"the driver of the database is not installed ({_SETTING}): {_detail(error)}",
@@ -61,7 +61,7 @@ def opening_failure_of(error: Exception) -> Retry:
         )
     if isinstance(error, StoreUnavailable):
         return Retry(f"the store cannot be written ({_SETTING}): {_detail(error)}", lasting=True)
-    # Whatever it is, it may be repaired while the program runs, by "mlflow db upgrade" even.
+    # A user may fix the reason while the program runs, for example with "mlflow db upgrade".
     return Retry(f"the store cannot be opened ({_SETTING}): {_detail(error)}")
 
 
@@ -72,7 +72,7 @@ def _is_vague(error: Exception) -> bool:
 
 
 def _is_passing(error: Exception) -> bool:
-    # RecursionError is a RuntimeError, but it is about a value.
+    # RecursionError is a RuntimeError, but its reason is a value.
     if any(isinstance(cause, RecursionError) for cause in _causes(error)):
         return False
     if getattr(error, "error_code", None) in _PASSING_CODES:
@@ -101,7 +101,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _detail(error: BaseException) -> str:
-    """The first line of the message: SQLAlchemy's further ones repeat statement and values."""
+    """The first line of the message; SQLAlchemy repeats statement and values in the others."""
     lines = str(error).strip().splitlines() or [""]
     if isinstance(error, StoreUnavailable):
         return lines[0]

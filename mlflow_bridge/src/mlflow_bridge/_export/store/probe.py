@@ -1,8 +1,8 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Can a SQL store be opened at all? Asked once before MLflow is. And is it still there?
+"""Checks of a SQL store before MLflow opens it, and of the identity of its file.
 
-MLflow itself tries for more than 100 seconds, and logs each attempt, before it says no.
+MLflow itself repeats a failed attempt for more than 100 seconds, and logs each attempt.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import os
 from mlflow_bridge._config.tracking_uri import sqlite_path
 
 FileIdentity = tuple[int, int]
-"""Device and number of a file, whatever its name."""
+"""Device number and inode number of a file."""
 
 
 class StoreUnavailable(Exception):
-    """The store cannot be opened now; the message is the reason."""
+    """The store cannot be opened now; the message has the reason."""
 
 
 def probe(uri: str) -> None:
-    """Connect once.
+    """Connect to the store once.
 
     Raises:
         StoreUnavailable: A SQLite file cannot be written.
@@ -31,18 +31,18 @@ def probe(uri: str) -> None:
     if path is not None:
         _check_file(path)
         if not os.path.exists(path):
-            return  # Connecting would leave an empty file behind, which looks like a store.
+            return  # A connection would create an empty file, which looks like a store.
     import sqlalchemy
     from sqlalchemy.pool import NullPool
 
     engine = sqlalchemy.create_engine(uri, poolclass=NullPool)
     with engine.connect() as connection:
-        # SQLite opens the file at the first statement only.
+        # SQLite opens the file only at the first statement.
         connection.execute(sqlalchemy.text("SELECT 1" if path is None else "PRAGMA schema_version"))
 
 
 def file_identity(uri: str) -> FileIdentity | None:
-    """Which file a SQLite URI names now; ``None`` if there is none, or for another database."""
+    """The identity of a SQLite URI's file; ``None`` without a file or for another database."""
     path = sqlite_path(uri)
     if path is None:
         return None
@@ -58,7 +58,7 @@ def _check_file(path: str) -> None:
     try:
         os.makedirs(directory, exist_ok=True)
     except OSError as error:
-        raise StoreUnavailable(f"the directory {directory} cannot be made ({error})") from error
+        raise StoreUnavailable(f"the directory {directory} cannot be created ({error})") from error
     # SQLite writes its journal next to the file.
     if not os.access(directory, os.W_OK | os.X_OK):
         raise StoreUnavailable(f"the directory {directory} is not writable")

@@ -1,9 +1,9 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""One writer at a time for a SQLite file, among the processes that deliver to it.
+"""Writer lock of a SQLite file for the processes that deliver to it.
 
-SQLite itself makes writers wait for each other, but not always: of two transactions that have read
-and now want to write, one gets "database is locked" at once, which MLflow logs as an error.
+SQLite's own lock does not suffice. If two transactions have read and then write, SQLite refuses one
+of them at once with "database is locked", which MLflow logs as an error.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ except ImportError:  # Windows
 
 @contextmanager
 def writer_lock(uri: str) -> Generator[bool, None, None]:
-    """Whether no other process is at its turn in the block; it is not waited for.
+    """Try to lock a SQLite file for this block, without waiting.
 
-    The lock (flock) is on the directory of the file. On the file itself it would, when given back,
-    take SQLite's own locks along. Where there is no such lock everybody has a turn at any time.
+    Yields True if this process has the lock, or if the system or database has no such lock; False
+    if another process has it. The lock (flock) is on the directory, since closing the SQLite file
+    itself would release SQLite's own locks.
     """
     path = sqlite_path(uri)
     descriptor = None if path is None or fcntl is None else _opened(os.path.dirname(path))
@@ -38,7 +39,7 @@ def writer_lock(uri: str) -> Generator[bool, None, None]:
     try:
         yield _locked(descriptor)
     finally:
-        # In a child that was forked in between, it is closed already, and may be another file.
+        # A child that was forked in this block has closed it, and may have reused its number.
         if descriptor in _open:
             _open.remove(descriptor)
             os.close(descriptor)
@@ -48,7 +49,7 @@ _open: Final[set[int]] = set()
 
 
 def _leave_to_parent() -> None:
-    """In a forked child: the two share one lock, which would last for as long as the child."""
+    """Close the parent's lock in a forked child, since the child would otherwise prolong it."""
     while _open:
         os.close(_open.pop())
 
@@ -59,7 +60,7 @@ call_in_child(_leave_to_parent)
 def _opened(directory: str) -> int | None:
     try:
         return os.open(directory, os.O_RDONLY)
-    except OSError:  # It is not made yet, for instance.
+    except OSError:  # The directory may not exist yet.
         return None
 
 

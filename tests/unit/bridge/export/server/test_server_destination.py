@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is sent to a tracking server, and what each of its answers means. Over real HTTP."""
+"""Requests to a tracking server, and the meaning of its answers; over real HTTP."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ def test_partial_success(server: FakeTrackingServer, as_json: bool) -> None:
             200, {"partialSuccess": {"rejectedSpans": "2", "errorMessage": "too old"}}
         )
     outcome = destination_at(server).send(batch_of(5))
-    assert outcome == Sent(3, 2, "the tracking server left spans out: too old")
+    assert outcome == Sent(3, 2, "the tracking server rejected spans: too old")
 
 
 def test_look_up_that_fails_is_tried_again(server: FakeTrackingServer) -> None:
