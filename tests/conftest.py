@@ -1,8 +1,8 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What must be so before any test module imports dspy, mlflow or the SDK.
+"""Environment that must be set before any test module imports dspy, mlflow or the SDK.
 
-The three read their environment at import, some of it only once in a process.
+The three packages read their environment at import, some variables only once in a process.
 """
 
 from __future__ import annotations

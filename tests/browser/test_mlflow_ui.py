@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a person sees of the demo's trace in MLflow's own pages, in a real browser."""
+"""MLflow's own pages show the demo's trace in a real browser."""
 
 from __future__ import annotations
 

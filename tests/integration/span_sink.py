@@ -68,7 +68,7 @@ def _spans(request: HttpRequest) -> list[tuple[bytes, bytes, str]]:
 def wait_for(condition: Callable[[], bool], what: str) -> None:
     until = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < until, f"waited in vain for {what}"
+        assert time.monotonic() < until, f"waited without success for {what}"
         time.sleep(0.02)
 
 

@@ -120,7 +120,7 @@ def test_forked_children_and_a_store(tmp_path: Path, store_uri: str) -> None:
 
 
 def test_children_that_are_forked_while_the_store_is_made(tmp_path: Path) -> None:
-    """What their parent's threads hold at that moment, nobody gives back in the children."""
+    """Locks that the parent's threads hold at that moment are not released in the children."""
     source = (
         AUTOLOG
         + """

@@ -162,7 +162,7 @@ def test_server_that_is_slower_than_the_patience_for_one_request(
 ) -> None:
     def slow(request: HttpRequest) -> HttpReply | None:
         if request.path == "/v1/traces" and len(server.trace_requests) == 1:
-            # It does its work all the same, as a server does that nobody waits for any more.
+            # It still does its work, like a server whose client has stopped waiting.
             server.http.closing.wait(3)
         return None
 

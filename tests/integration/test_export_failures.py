@@ -66,7 +66,7 @@ class Program:
         self.tracer = self._provider.get_tracer("program")
 
     def run(self, spans: int = SPANS, names: Callable[[int], str] = "span {}".format) -> set[str]:
-        """End so many spans; their names."""
+        """End that many spans and return their names."""
         for index in range(spans):
             self.tracer.start_span(names(index)).end()
         return {names(index) for index in range(spans)}

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A new SQLite store is complete or not there, whoever is killed while making it."""
+"""A new SQLite store is complete or not there, even if a process is killed while creating it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whole programs: without MLflow, at exit, and with nobody at the other end."""
+"""Whole programs: without MLflow, at exit, and without a server at the address."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class SpanWatch(SpanProcessor):
             while self._open and time.monotonic() < deadline:
                 self._changed.wait(1)
             left_open = sorted(span.name for span in self._open.values())
-            assert left_open == [], "spans that nobody ended"
+            assert left_open == [], "spans that were not ended"
             return list(self._ended)
 
 

@@ -126,8 +126,8 @@ class MLflowServer:
             return
         _signal_group(process.pid, signal.SIGTERM)
         _wait_for_end(process.pid, timeout=5)
-        # The workers may outlive the parent. It is reaped last: until then nobody else can get
-        # its process id, which is the id of the group.
+        # The workers may outlive the parent. It is reaped last: until then no other process can
+        # get its process id, which is the id of the group.
         _signal_group(process.pid, signal.SIGKILL)
         process.wait()
 
@@ -183,7 +183,7 @@ def _signal_group(group: int, number: signal.Signals) -> None:
 
 
 def _has_ended(pid: int) -> bool:
-    """Whether the child has ended; it stays a zombie, so that nobody else gets its id."""
+    """Whether the child has ended; it stays a zombie, so that no other process gets its id."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 

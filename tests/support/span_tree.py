@@ -18,7 +18,7 @@ SpanT = TypeVar("SpanT")
 
 @dataclass(frozen=True)
 class SpanNode:
-    """What a tree needs to know of a span, whoever made it. Times are in nanoseconds."""
+    """The fields of a span that a tree needs, from any source. Times are in nanoseconds."""
 
     trace_id: str
     span_id: str

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Stands in for the exporter's module where a test is about who gets spans, not about MLflow."""
+"""Replacement of the exporter's module, for tests of the route of spans without MLflow."""
 
 from __future__ import annotations
 

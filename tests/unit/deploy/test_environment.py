@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The environment variables of ``deploy/`` are ones that somebody reads."""
+"""A package or image reads each environment variable in ``deploy/``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A client without retries or smoothing, so that a test sees what really came."""
+"""An HTTP client without retries, so that a test sees the actual response."""
 
 from __future__ import annotations
 

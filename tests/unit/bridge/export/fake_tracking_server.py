@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""An MLflow tracking server as far as the bridge asks it anything; over real HTTP."""
+"""A fake MLflow tracking server with the endpoints that the bridge uses, over real HTTP."""
 
 from __future__ import annotations
 

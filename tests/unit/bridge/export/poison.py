@@ -29,7 +29,7 @@ POISON: Final[dict[str, dict[str, Any]]] = {
 
 
 def batch_with_poison(recorder: Recorder, spans: int = 512) -> list[ReadableSpan]:
-    """So many spans, root spans each; one for each kind of poison, the rest are good."""
+    """That many root spans: one for each kind of poison, the others valid."""
     batch = recorder.many(spans - len(POISON))
     for place, (kind, values) in enumerate(POISON.items()):
         batch.insert(place * 40, _poisoned(recorder.one(kind), values))

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""One attempt settles every span that it can, and says honestly what it could not."""
+"""One attempt settles every span that it can, and reports the others."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def test_adopted_exporter_acknowledges_without_sending(exporters: Exporters) -> 
     before = Recorder().many(2)
     adopt(exporter)
     after = Recorder().many(3)
-    # Spans from before the hand-over are nobody else's.
+    # No other processor delivers spans from before the adoption.
     assert exporter.export([*before, *after]) is SUCCESS
     assert exporters.destination.stored == names(before)
     exporter.shutdown()

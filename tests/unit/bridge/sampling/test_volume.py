@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""How much is recorded of optimizers and evaluations."""
+"""Sampling inside of optimizers and evaluations."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Messages of the GenAI conventions become what MLflow's UI can render."""
+"""Messages of the GenAI conventions are converted to formats that MLflow's UI renders."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever an attribute holds, MLflow gets something that it can store, search and show."""
+"""MLflow gets a value that it can store, search and show, whatever an attribute holds."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What MLflow shows of evaluations and optimizers, whose spans carry figures and no values."""
+"""Evaluations and optimizers, whose spans have figures but no values, show summaries."""
 
 from __future__ import annotations
 

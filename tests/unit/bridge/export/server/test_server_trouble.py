@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What no server should say and no setting should hold loses nothing, and is not shown."""
+"""Malformed answers and settings lose no span, and messages do not repeat them."""
 
 from __future__ import annotations
 

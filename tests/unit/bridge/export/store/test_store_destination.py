@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the SQL store's destination needs of MLflow, checked before anything is opened."""
+"""The SQL store's destination checks its needs of MLflow before it opens the store."""
 
 from __future__ import annotations
 

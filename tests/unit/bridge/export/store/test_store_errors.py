@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What passes is tried again; what lies in a value is not."""
+"""Temporary errors are retried; errors because of a value are not."""
 
 from __future__ import annotations
 

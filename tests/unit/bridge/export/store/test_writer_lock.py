@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Of those that write to one SQLite file, one is at its turn."""
+"""One process at a time writes to a SQLite file."""
 
 from __future__ import annotations
 
