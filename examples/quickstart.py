@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answer a question from a few documents, then let an agent check the answer with a tool.
 
-There is nothing about telemetry in this program. Run it under ``opentelemetry-instrument`` to see
-its trace, or with ``make demo``. Without ``--model`` the language model follows a script and
-needs no key; with one, for example ``--model openai/gpt-4o-mini``, it is the real one and its key
-is read from the environment as always.
+This program has no code for telemetry. To see its trace, run it under ``opentelemetry-instrument``
+or with ``make demo``. Without ``--model`` the language model follows a script and needs no key.
+With a real model, for example ``--model openai/gpt-4o-mini``, DSPy reads the key from the
+environment as usual.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DOCUMENTS = [
 
 
 class KeywordRetriever(dspy.Retrieve):
-    """Ranks documents by how many words they share with the query."""
+    """Ranks documents by the number of words that they share with the query."""
 
     def forward(self, query: str, k: int | None = None) -> dspy.Prediction:
         ranked = sorted(DOCUMENTS, key=lambda text: len(_words(query) & _words(text)), reverse=True)
@@ -41,7 +41,7 @@ def metres_to_feet(metres: float) -> float:
 
 
 class RAG(dspy.Module):
-    """Retrieve, draft an answer, have it checked."""
+    """Retrieve documents, draft an answer, and let an agent check it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ SCRIPT = [
 
 @contextmanager
 def language_model(model: str | None) -> Iterator[dspy.LM]:
-    """The model asked for, or the scripted one."""
+    """The model with this name; the scripted model if the name is None."""
     if model is not None:
         yield dspy.LM(model)
         return

@@ -23,17 +23,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Rule:
-    """What to say when ``when(system text, text of the last message)`` is true."""
+    """A reply for requests for which ``when(system text, text of the last message)`` is true."""
 
     when: Callable[[str, str], bool]
     reply: str
 
 
 class ScriptedLLM:
-    """Answers every chat request by the first rule that fits, from ``with`` to the end of it."""
+    """A server that answers each chat request by the first matching rule, in a ``with`` block."""
 
     def __init__(self, script: Sequence[Rule], *, latency: float = 0.03) -> None:
-        """``latency`` is the seconds that every answer takes."""
+        """``latency`` is the duration of every answer in seconds."""
         self._script = script
         self._latency = latency
         self._seen: set[str] = set()
@@ -86,7 +86,7 @@ class ScriptedLLM:
             return self._count
 
     def _cached_tokens(self, system: str) -> int:
-        """Providers charge less for a beginning that they have just seen: the system prompt."""
+        """The tokens of a system prompt seen before, for which providers charge less."""
         with self._lock:
             known = system in self._seen
             self._seen.add(system)
@@ -105,18 +105,18 @@ class ScriptedLLM:
                 self.wfile.write(json.dumps(body).encode())
 
             def log_message(self, format: str, *args: object) -> None:
-                """Keep the example's own output readable."""
+                """Log nothing, to keep the example's output readable."""
 
         return Handler
 
 
 def _text(content: Any) -> str:
-    """A message is a text, or a list of parts of which some are text."""
+    """The text of a message, whose content is a string or a list of parts."""
     if isinstance(content, str):
         return content
     return "\n".join(part.get("text", "") for part in content or ())
 
 
 def _tokens(text: str) -> int:
-    """English text has about four characters for each token."""
+    """Approximate number of tokens: English text has about four characters for each token."""
     return max(1, len(text) // 4) if text else 0

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Print the one trace of an MLflow store as a tree with durations, tokens and cost.
 
-Reads MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME, and nothing but MLflow's public API. Exits
-with 1 unless the experiment holds exactly one trace and its state is OK, so that ``make demo``
-fails when tracing does.
+Reads MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME, and uses only MLflow's public API. The exit
+code is 1 unless the experiment holds exactly one trace and its state is OK, so that ``make demo``
+fails if tracing fails.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _table(trace: Trace) -> Iterator[str]:
 
 
 def _line(row: Row, widths: Sequence[int]) -> str:
-    """Words are aligned on the left, figures on the right."""
+    """One line of the table, with words aligned on the left and figures on the right."""
     name, kind, *figures = zip(row.cells(), widths, strict=True)
     left = [text.ljust(width) for text, width in (name, kind)]
     right = [text.rjust(width) for text, width in figures]
@@ -115,7 +115,7 @@ def _row(span: Span, branch: str) -> Row:
 
 
 def _nanoseconds(span: Span) -> int:
-    """0 for a span that has not ended."""
+    """Duration of a span in nanoseconds; 0 if the span has not ended."""
     return (span.end_time_ns or span.start_time_ns) - span.start_time_ns
 
 

@@ -154,7 +154,7 @@ def python_prose(source: str, tree: ast.Module) -> str:
         row, column = token.start
         begin = starts[row - 1] + column
         if token.type == tokenize.COMMENT:
-            # What stands before it on its line is blank, so that two lines make one text.
+            # The indentation counts as prose, so that comments on two lines make one text.
             before = 0 if lines[row - 1][:column].strip() else column
             text = " " * before + token.string.replace("#", " ", 1)
             show(begin - before, begin + len(token.string), _without_inline_code(text))
@@ -169,7 +169,7 @@ def python_prose(source: str, tree: ast.Module) -> str:
 
 
 def _characters(line: str, size: int) -> int:
-    """How many characters the first bytes of a line are: `ast` counts in UTF-8."""
+    """The number of characters in the first bytes of a line, since `ast` counts UTF-8 bytes."""
     return len(line.encode()[:size].decode())
 
 
