@@ -23,11 +23,14 @@ PAGES: Final = (
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "benchmarks",
     "changelog.d",
     "deploy",
     "docs",
-    "mlflow_bridge/README.md",
-    "opentelemetry-instrumentation-dspy/README.rst",
+    "examples",
+    "mlflow_bridge",
+    "opentelemetry-instrumentation-dspy",
+    "tests",
     "tools",
 )
 SUFFIXES: Final = (".md", ".py", ".rst")
