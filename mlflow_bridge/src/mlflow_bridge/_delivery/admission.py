@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -24,6 +24,25 @@ _TOO_LATE: Final = "it ended after the shutdown of the tracer provider"
 _GIVE_WAY_SECONDS: Final = 0.04
 """The longest wait for room in the spill queue if the policy is not to wait for a slot: about the
 time of one write of the spill writer."""
+
+
+class Placing:
+    """A span for which a place is being looked for, and how far the search has come.
+
+    A signal handler may interrupt the search at any instruction. With this record it can be called
+    again, and goes on.
+    """
+
+    __slots__ = ("claim", "is_lost", "is_spilled", "once", "room", "slot", "span")
+
+    def __init__(self, span: ReadableSpan, claim: Iterator[ReadableSpan] | None = None) -> None:
+        self.span = span
+        self.claim = claim
+        """What `Slots.claim` gives for the span; None if no slot was free."""
+        self.once = iter((span,))
+        self.slot: list[object] = []
+        self.room: list[object] = []
+        self.is_spilled = self.is_lost = False
 
 
 class Admission:
@@ -50,7 +69,7 @@ class Admission:
 
     def __init__(
         self,
-        enqueue: Callable[[ReadableSpan], None],
+        enqueue: Callable[[Iterable[ReadableSpan]], None],
         *,
         slots: Slots,
         counters: Counters,
@@ -64,7 +83,6 @@ class Admission:
     ) -> None:
         self._enqueue = enqueue
         self._slots = slots
-        self._take_slot = slots.take
         self._counters = counters
         self._log = log
         self._destination = destination
@@ -74,29 +92,38 @@ class Admission:
         self._patience = block_seconds if self._blocks else min(block_seconds, _GIVE_WAY_SECONDS)
         self._sender = sender
 
-    def admit(self, span: ReadableSpan) -> None:
-        """Find a place for the span, or count it as lost."""
-        try:
-            self._take_slot()
-        except IndexError:
-            self._admit_without_slot(span)
+    def place(self, placing: Placing, *, may_wait: bool = True) -> None:
+        """Find a place for a span, or count it as lost; after an interruption, go on."""
+        if placing.is_lost:
             return
-        try:  # inlined from queue(): saves one call for each span
-            spool = self._spool
-            if spool is not None and spool.writes_ahead:
-                spool.write_ahead(span)
-            self._enqueue(span)
-        except BaseException:
-            self._slots.give_back(1)
-            raise
-
-    def _admit_without_slot(self, span: ReadableSpan) -> None:
-        patience = self._patience if self._may_wait() else 0.0
+        if placing.claim is not None and not placing.slot:
+            try:
+                placing.slot.extend(placing.claim)
+            except IndexError:
+                placing.claim = None
+            else:
+                if not placing.slot:  # The interrupted call has queued the span.
+                    return
+        patience = self._patience if may_wait and self._may_wait() else 0.0
         until = time.monotonic() + patience
-        if self._blocks and patience and self._slots.take_within(patience):
-            self.queue(span)
-        elif not self._spilled(span, until):
+        if self._has_slot(placing, patience):
+            self._queue_once(placing)
+        elif not self._spilled(placing, until):
+            placing.is_lost = True
             self.lose(self._reason)
+
+    def _has_slot(self, placing: Placing, patience: float) -> bool:
+        if placing.slot:
+            return True
+        if placing.room or placing.is_spilled or not self._blocks or not patience:
+            return False
+        return self._slots.take_within(patience, placing.slot)
+
+    def _queue_once(self, placing: Placing) -> None:
+        spool = self._spool
+        if spool is not None and not spool.has_written_ahead(placing.span):
+            spool.write_ahead(placing.span)
+        self._enqueue(placing.once)
 
     def _may_wait(self) -> bool:
         if self._sender.is_current_thread or _runs_event_loop():
@@ -140,24 +167,29 @@ class Admission:
         )
 
     def queue(self, span: ReadableSpan) -> None:
-        """Queue a span that has a slot."""
+        """Queue a span that has a slot, on a thread of the processor."""
         try:
             if self._spool is not None:
                 self._spool.write_ahead(span)
-            self._enqueue(span)
+            self._enqueue((span,))
         except BaseException:
             self._slots.give_back(1)
             raise
 
-    def _spilled(self, span: ReadableSpan, until: float) -> bool:
+    def _spilled(self, placing: Placing, until: float) -> bool:
+        if placing.is_spilled:
+            return True
         if self._spill is None or self._spool is None:
             return False
-        if self._spool.writes_ahead and self._spool.accept((span,)):
+        if not placing.room and self._spool.writes_ahead and self._spool.accept((placing.span,)):
+            placing.is_spilled = True
             self._counters.add(spilled=1)
             return True
         # If the disk refuses writes, keeping the span in memory is better than losing it.
         seconds = seconds_until(until)
-        return self._spill.put_within(span, seconds) if seconds else self._spill.put(span)
+        if seconds:
+            return self._spill.put_within(placing.once, placing.room, seconds)
+        return self._spill.put(placing.once, placing.room)
 
     @property
     def _reason(self) -> str:

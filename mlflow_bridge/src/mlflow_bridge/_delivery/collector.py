@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
@@ -88,10 +89,14 @@ class Collector:
         self._thread = threading.Thread(target=self._run, name="mlflow-bridge-filter", daemon=True)
         self._thread.start()
 
-    def add(self, span: ReadableSpan) -> None:
-        """Queue a span that has a slot."""
+    def add(self, spans: Iterable[ReadableSpan]) -> None:
+        """Queue spans that have a slot, or take it as `Slots.claim` does.
+
+        Raises:
+            IndexError: No slot is free.
+        """
         queue = self._queue
-        queue.append(span)
+        queue.extend(spans)
         if len(queue) >= self._notable_length:
             self._look()
 
@@ -190,10 +195,9 @@ class Collector:
                 self._end_filter()
 
     def _await_batch(self) -> None:
-        try:
+        with suppress(Empty):
             self._wake.get(timeout=self._delay)
-        except Empty:
-            return
+        # In any case: a signal handler may have interrupted _wake_up() before the put.
         self._woken = False
 
     def _pass_on_all(self) -> None:

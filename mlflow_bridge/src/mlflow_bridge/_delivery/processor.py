@@ -7,6 +7,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 from weakref import ref
 
@@ -14,22 +16,23 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import TraceFlags
 
-from mlflow_bridge._delivery.admission import Admission
+from mlflow_bridge._delivery.admission import Admission, Placing
 from mlflow_bridge._delivery.collector import Collector
 from mlflow_bridge._delivery.metrics import observe
 from mlflow_bridge._delivery.registry import register
 from mlflow_bridge._delivery.sender import Sender
 from mlflow_bridge._delivery.shutdown import ExitTime, exit_summary, seconds_until
-from mlflow_bridge._delivery.slots import Slots
+from mlflow_bridge._delivery.slots import SECOND, Slots
 from mlflow_bridge._delivery.spill import SpillWriter
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.status import Counters, DeliveryStatus
 from mlflow_bridge._delivery.trace_filter import TraceFilter
 from mlflow_bridge._export.contract import Backoff, SpanDelivery
+from mlflow_bridge._process.interruption import belongs_to_program, complete
 from mlflow_bridge._process.lifecycle import may_be_killed_at_any_time, watch_process
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge._spans.local_root import note_absent_parent
-from mlflow_bridge._spans.open_spans import OpenSpans
+from mlflow_bridge._spans.open_spans import OpenSpans, end_unfinished
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -57,11 +60,11 @@ class DeliveryProcessor(SpanProcessor):
     - Only the `Sender` talks to the exporter.
     - Spans that are still open at the end are ended, marked and delivered; see `OpenSpans`.
 
-    Threads: ``on_start`` and ``on_end`` are called by any thread of the program; they never raise
-    and never touch exporter or network. ``on_end`` writes to the disk only if every span is to be
-    in the spool before it is sent (``write_ahead``), and after the shutdown. ``force_flush``
-    and ``shutdown`` may be called from any thread and keep to their timeouts. The exporter's
-    ``deliver`` and ``close`` are called by the sender's thread only.
+    Threads: ``on_start`` and ``on_end`` are called by any thread of the program. They raise only
+    what a signal handler has raised, and never touch exporter or network. ``on_end`` writes to the
+    disk only if every span is to be in the spool before it is sent (``write_ahead``), and after the
+    shutdown. ``force_flush`` and ``shutdown`` may be called from any thread and keep to their
+    timeouts. The exporter's ``deliver`` and ``close`` are called by the sender's thread only.
 
     After a fork the child has an empty queue, its own threads and its own counters: every span is
     delivered by the process in which it ended.
@@ -205,7 +208,10 @@ class DeliveryProcessor(SpanProcessor):
         )
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Remember the span, and let the sender open the destination meanwhile. Never raises."""
+        """Register the span, and have the destination opened meanwhile.
+
+        Raises only what a signal handler has raised.
+        """
         try:
             context = span.get_span_context()
             if not context.trace_flags & _SAMPLED:
@@ -216,7 +222,10 @@ class DeliveryProcessor(SpanProcessor):
             open_spans.started(context.span_id, span)
             if not self._begun:
                 self._begin()
-        except Exception:
+        except BaseException as error:
+            if belongs_to_program(error):
+                complete(lambda: end_unfinished(span))
+                raise
             _logger.debug("The start of a span could not be recorded", exc_info=True)
 
     def _begin(self) -> None:
@@ -233,22 +242,61 @@ class DeliveryProcessor(SpanProcessor):
         self._sender.announce()
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Queue the span if it is sampled. Never raises."""
+        """Queue the span if it is sampled. Raises only what a signal handler has raised."""
+        claim = placing = None
         try:
             context = span.context
             if context is None:
                 return
-            # Only sampled spans are registered as open.
+            # An open span in the register is sampled.
             if self._open.held.pop(context.span_id, None) is None:
                 self._open.ended(context.span_id)
                 if not context.trace_flags & _SAMPLED:
                     return
             if self._closed:
                 self._admission.admit_late(span)
-            else:
-                self._admission.admit(span)
-        except Exception as error:
-            self._admission.lose(f"{type(error).__name__} at the end of the span")
+                return
+            claim = islice(map(SECOND, self._slots.takes, (span,)), 1)  # Slots.claim, inlined
+            if self._spool is not None and self._spool.writes_ahead:
+                placing = Placing(span, claim)
+                self._admission.place(placing)
+                return
+            try:
+                self._collector.add(claim)
+            except IndexError as error:
+                claim = None  # at once, for this claim cannot be tried again
+                if belongs_to_program(error):
+                    raise
+                placing = Placing(span)
+                self._admission.place(placing)
+        except BaseException as error:
+            if not belongs_to_program(error):
+                self._admission.lose(f"{type(error).__name__} at the end of the span")
+                return
+            self._finish_end(span, claim, placing)
+            raise
+
+    def _finish_end(
+        self,
+        span: ReadableSpan,
+        claim: Iterator[ReadableSpan] | None,
+        placing: Placing | None,
+    ) -> None:
+        """Do the rest of `on_end`, which a signal handler has interrupted."""
+        context = span.get_span_context()
+        if context is None or not context.trace_flags & _SAMPLED:
+            return
+        if placing is None:
+            placing = Placing(span, claim or self._slots.claim(span))
+        begun = placing
+        complete(lambda: self._go_on(begun, context.span_id))
+
+    def _go_on(self, placing: Placing, span_id: int) -> None:
+        self._open.ended(span_id)
+        if self._closed:
+            self._admission.admit_late(placing.span)
+        else:
+            self._admission.place(placing, may_wait=False)
 
     def _take_over(self, other: DeliveryProcessor) -> None:
         """Take over the open spans and traces of another processor, which is closed next."""
@@ -276,7 +324,13 @@ class DeliveryProcessor(SpanProcessor):
         seconds = _FLUSH_SECONDS if timeout_millis is None else timeout_millis / 1000
         return self._flush(time.monotonic() + seconds)
 
+    def _admit_missed(self) -> None:
+        """Admit ended spans of which a signal handler has kept `on_end` from hearing."""
+        for span in self._open.take_missed():
+            self.on_end(span)
+
     def _flush(self, deadline: float, *, ending: bool = False) -> bool:
+        self._admit_missed()
         lost_before = self._counters.lost_after_admission
         spilled = self._spill is None or self._spill.flush(seconds_until(deadline))
         passed_on = self._collector.flush(seconds_until(deadline))
@@ -311,6 +365,7 @@ class DeliveryProcessor(SpanProcessor):
             return False  # Another thread is closing the processor, and needs longer.
         try:
             if not self._closed:
+                self._admit_missed()
                 if end_open_spans:
                     self._open.finish()
                 self._closed = True

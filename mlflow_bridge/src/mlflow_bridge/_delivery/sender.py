@@ -67,7 +67,10 @@ class Sender:
             spool, delivery.deliver, batch_size=batch_size, backoff=backoff
         )
         # Guards the fields below, and is notified when any of them changes.
-        self._changed = threading.Condition()
+        # The lock is entered by itself: Condition.__enter__() is written in Python, and a signal
+        # handler that raises there would leave the lock held.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._queue: deque[ReadableSpan | FlushMark] = deque()
         self._in_flight: Sequence[ReadableSpan] = ()
         # Until when no attempt is made, after all was spilled; and whether the server asked for
@@ -100,13 +103,13 @@ class Sender:
         Creating MLflow's tables in a new store takes seconds. A program that ends soon after its
         first trace has no time left for that.
         """
-        with self._changed:
+        with self._lock:
             self._announced = True
             self._changed.notify_all()
 
     def put(self, spans: Sequence[ReadableSpan]) -> bool:
         """Queue spans that hold a slot each. Does not wait. False if the sender has given up."""
-        with self._changed:
+        with self._lock:
             if self._given_up:
                 return False
             self._queue.extend(spans)
@@ -130,7 +133,7 @@ class Sender:
         Returns:
             True if every one of those spans is stored, or in the spool.
         """
-        with self._changed:
+        with self._lock:
             if self._given_up or not self._thread.is_alive():
                 return self._closed_complete
             if self.is_current_thread:
@@ -151,12 +154,12 @@ class Sender:
             The spans that are not known to be stored, in order. They still hold their slots. If the
             destination hangs, the first batch may still arrive there later.
         """
-        with self._changed:
+        with self._lock:
             self._closing = self._ending = self._hurry = True
             self._changed.notify_all()
         if not self.is_current_thread:
             self._thread.join(max(seconds, 0.0))
-        with self._changed:
+        with self._lock:
             self._given_up = True
             left = self._waiting_spans()
             self._closed_complete = not left
@@ -190,7 +193,7 @@ class Sender:
 
     def _has_time_to_warm_up(self) -> bool:
         """Wait for something to do. True if spans are announced, but none is queued yet."""
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: self._announced or self._queue or self._closing)
             return not self._queue and not self._closing
 
@@ -203,7 +206,7 @@ class Sender:
 
     def _next_batch(self) -> Sequence[ReadableSpan] | None:
         """The next spans to send; empty if the spool is due; None if the thread is to end."""
-        with self._changed:
+        with self._lock:
             while not self._given_up:
                 self._reach_marks()
                 held_back = self._resume_at - time.monotonic() if self._queue else None
@@ -228,7 +231,7 @@ class Sender:
 
     def _deliver_next_of_spool(self) -> None:
         if self._redelivery is not None and self._redelivery.deliver_next():
-            with self._changed:
+            with self._lock:
                 self._failures = 0
                 self._resume_at = 0.0
 
@@ -293,7 +296,7 @@ class Sender:
         """Spill this batch and all waiting spans. Returns a batch that the spool did not take."""
         assert self._spool is not None
         while batch and self._spool.spill(batch):
-            with self._changed:
+            with self._lock:
                 if self._given_up:  # The caller of close() has these spans, too.
                     return ()
                 self._counters.settle(self._slots, len(batch), spilled=len(batch))
@@ -302,7 +305,7 @@ class Sender:
 
     def _hold_back(self, retry_after: float | None) -> None:
         """Make no attempt for a while; spans that are put meanwhile wait in memory."""
-        with self._changed:
+        with self._lock:
             self._resume_at = time.monotonic() + self._backoff.delay(self._failures, retry_after)
             self._resume_requested = retry_after is not None
             if self._redelivery is not None:
@@ -310,7 +313,7 @@ class Sender:
 
     def _pause(self, attempt: int, retry_after: float | None) -> bool:
         """Wait before the next attempt. False if the sender has given up."""
-        with self._changed:
+        with self._lock:
             # At exit the time is short, and the destination may recover at any moment.
             delay = self._backoff.delay(1 if self._ending else attempt, retry_after)
             until = time.monotonic() + delay
@@ -328,7 +331,7 @@ class Sender:
     def _settle(self, batch: Sequence[ReadableSpan], outcome: Sent | Rejected) -> None:
         stored = min(outcome.spans, len(batch)) if isinstance(outcome, Sent) else 0
         rejected = len(batch) - stored
-        with self._changed:
+        with self._lock:
             if self._given_up:  # The caller of close() counts these spans as not delivered.
                 return
             self._in_flight = ()

@@ -6,8 +6,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
-from itertools import repeat
+from collections.abc import Callable, Iterator
+from itertools import islice, repeat
+from typing import Any, Final, TypeVar
+
+_T = TypeVar("_T")
+
+SECOND: Final[Callable[[object, Any], Any]] = dict[object, Any]().get
+"""Gives its second argument. A function in C, so that no signal handler can run inside it."""
 
 
 class Slots:
@@ -20,11 +26,11 @@ class Slots:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._free: deque[None] = deque(repeat(None, capacity))
-        # The deque's own method: saves one Python call for each span.
-        self.take: Callable[[], None] = self._free.pop
-        """Take a slot; IndexError if none is free."""
-        self._given_back = threading.Condition()
+        self._free: deque[bool] = deque(repeat(True, capacity))
+        self.takes = iter(self._free.pop, None)
+        """Takes one slot at each step, and raises IndexError if none is free; see `claim`."""
+        self._lock = threading.RLock()  # entered by itself, as in Sender
+        self._given_back = threading.Condition(self._lock)
         self._waiters = 0
         self._stalled = False
 
@@ -36,55 +42,75 @@ class Slots:
     def used(self) -> int:
         return self._capacity - len(self._free)
 
+    def claim(self, item: _T) -> Iterator[_T]:
+        """An iterator that takes a slot and then gives the item, once.
+
+        `deque.extend` and `list.extend` consume it inside one instruction. So a signal handler
+        finds the item either without a slot, or with a slot and in its place. To extend by the
+        same iterator again is safe: it does what has not been done, unless it raised before.
+
+        Raises:
+            IndexError: No slot is free. The first step of the iterator raises it.
+        """
+        return islice(map(SECOND, self.takes, (item,)), 1)
+
     def try_take(self) -> bool:
         """Take a slot if one is free."""
         try:
-            self.take()
+            next(self.takes)
         except IndexError:
             return False
         return True
 
-    def take_within(self, seconds: float, *, leaving: int = 0) -> bool:
-        """Take a slot, waiting at most this long until more than ``leaving`` are free.
+    def take_into(self, held: list[object]) -> bool:
+        """Put a slot into a list if one is free, inside one instruction as `claim` does."""
+        try:
+            held.extend(self.claim(True))
+        except IndexError:
+            return False
+        return True
+
+    def take_within(self, seconds: float, held: list[object], *, leaving: int = 0) -> bool:
+        """Put a slot into a list, waiting at most this long until more than ``leaving`` are free.
 
         When the time is up, any free slot is taken. After a wait without success, no thread waits
         again until slots are given back: an unavailable destination must not slow down every call
         of the program.
         """
-        if self._take_but(leaving):
+        if self._take_but(leaving, held):
             return True
-        with self._given_back:
+        with self._lock:
             if not self._stalled:
                 self._waiters += 1
                 try:
-                    if self._given_back.wait_for(lambda: self._take_but(leaving), seconds):
+                    if self._given_back.wait_for(lambda: self._take_but(leaving, held), seconds):
                         return True
                 finally:
                     self._waiters -= 1
                 self._stalled = True
-            return self.try_take()
+            return self.take_into(held)
 
-    def _take_but(self, leaving: int) -> bool:
-        return len(self._free) > leaving and self.try_take()
+    def _take_but(self, leaving: int, held: list[object]) -> bool:
+        return len(self._free) > leaving and self.take_into(held)
 
     def give_back(self, count: int) -> None:
         """Free this many slots."""
-        self._free.extend(repeat(None, count))
+        self._free.extend(repeat(True, count))
         if self._waiters or self._stalled:
-            with self._given_back:
+            with self._lock:
                 self._stalled = False
                 self._given_back.notify_all()
 
     def give_back_all(self) -> int:
         """Free all slots, including slots that other threads hold. Returns their number."""
-        with self._given_back:
+        with self._lock:
             used = self.used
             self.give_back(used)
         return used
 
     def give_back_own(self, count: int) -> int:
         """Free slots, unless `give_back_all` has freed them. Returns how many are freed now."""
-        with self._given_back:
+        with self._lock:
             own = min(self.used, count)
             self.give_back(own)
         return own

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Final
@@ -96,25 +97,31 @@ class SpillWriter:
     def capacity(self) -> int:
         return self.room.capacity
 
-    def put(self, span: ReadableSpan) -> bool:
-        """Take the span if there is room for it. Does not wait."""
-        if not self.room.try_take():
+    def put(self, once: Iterator[ReadableSpan], room: list[object]) -> bool:
+        """Take a span if there is room for it. Does not wait.
+
+        Args:
+            once: Gives the span once. After an interruption, the same call may be made again.
+            room: Holds the slot of the span; empty if the span has none.
+        """
+        if not room and not self.room.take_into(room):
             return False
-        self._put(span)
+        self._put(once)
         return True
 
-    def put_within(self, span: ReadableSpan, seconds: float) -> bool:
-        """Take the span, waiting at most this long for room.
+    def put_within(self, once: Iterator[ReadableSpan], room: list[object], seconds: float) -> bool:
+        """Take a span as `put` does, waiting at most this long for room.
 
         Callers that can wait leave part of the capacity to callers that cannot.
         """
-        if not self.room.take_within(seconds, leaving=self.capacity // _SHARE):
+        if not room and not self.room.take_within(seconds, room, leaving=self.capacity // _SHARE):
             return False
-        self._put(span)
+        self._put(once)
         return True
 
-    def _put(self, span: ReadableSpan) -> None:
-        self._queue.put(span)
+    def _put(self, once: Iterator[ReadableSpan]) -> None:
+        # One instruction takes the span out of the iterator and puts it into the queue.
+        deque(map(self._queue.put, once), maxlen=0)
         if self._given_up:  # The span may have been put after close() had emptied the queue.
             for late in self._take_out():
                 self._too_late(late, self.room)

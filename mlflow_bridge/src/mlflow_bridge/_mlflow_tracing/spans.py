@@ -31,6 +31,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from mlflow_bridge._process.forks import call_in_child
+from mlflow_bridge._process.interruption import belongs_to_program
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge._spans.names import (
     SOURCE_RUN,
@@ -87,14 +88,18 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
             return
         try:
             self._enter(span)
-        except Exception:
+        except Exception as error:
+            if belongs_to_program(error):
+                raise
             # MLflow's functions then find no span, as without tracing.
             _logger.debug("A span could not be entered in MLflow's register", exc_info=True)
 
     def on_end(self, span: ReadableSpan) -> None:
         try:
             self._leave(span)
-        except Exception:
+        except Exception as error:
+            if belongs_to_program(error):
+                raise
             _logger.debug("A span could not be taken out of MLflow's register", exc_info=True)
 
     def _enter(self, span: Span) -> None:

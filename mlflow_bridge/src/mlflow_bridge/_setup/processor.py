@@ -20,10 +20,12 @@ from mlflow_bridge._delivery.processor import DeliveryProcessor
 from mlflow_bridge._delivery.registry import keep_reporting
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._export.contract import SpanDelivery
+from mlflow_bridge._process.interruption import belongs_to_program, complete
 from mlflow_bridge._setup.instrumentation import warn_of_unused_instrument_settings
 from mlflow_bridge._setup.provider import global_provider_of, prepare_provider
 from mlflow_bridge._setup.sigterm import handle_sigterm, leave_sigterm
 from mlflow_bridge._spans.enrichment import Enrichment
+from mlflow_bridge._spans.open_spans import end_unfinished
 from mlflow_bridge._spans.tracer_provider import has_ids_by_the_seed
 
 if TYPE_CHECKING:
@@ -93,10 +95,18 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
         return self._config
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Register an open span, and enrich the first span of its trace. Never raises."""
+        """Register an open span, and enrich the first span of its trace.
+
+        Raises only what a signal handler has raised.
+        """
         super().on_start(span, parent_context)
-        if self._enrichment.enrich(span, parent_context) and self not in _joined:
-            self._join(span)
+        try:
+            if self._enrichment.enrich(span, parent_context) and self not in _joined:
+                self._join(span)
+        except BaseException:
+            # The program does not get the span, so it cannot end it.
+            complete(lambda: end_unfinished(span))
+            raise
 
     def retire(self, successor: MLflowBatchSpanProcessor | None = None) -> None:
         """Deliver waiting spans for at most ``exit_timeout_seconds``, and stop.
@@ -131,6 +141,8 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
             if prepare_provider(provider, self._config):
                 _joined.add(self)
         except Exception as error:
+            if belongs_to_program(error):
+                raise
             self._log.warning("provider", "The tracer provider cannot be prepared: %r", error)
 
 

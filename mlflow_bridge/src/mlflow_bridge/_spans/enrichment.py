@@ -13,6 +13,7 @@ from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace import Span
 from opentelemetry.trace import get_current_span
 
+from mlflow_bridge._process.interruption import belongs_to_program
 from mlflow_bridge._spans.local_root import has_absent_parent
 from mlflow_bridge._spans.names import EXPERIMENT_ID, SOURCE_RUN, TRACE_TAG_PREFIX
 from mlflow_bridge._spans.trace_context import (
@@ -71,7 +72,9 @@ class Enrichment:
 def _guarded(enrich: Callable[[Span, Any], None], span: Span, source: object) -> None:
     try:
         enrich(span, source)
-    except Exception:
+    except Exception as error:
+        if belongs_to_program(error):
+            raise
         _logger.debug("A span could not be enriched", exc_info=True)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -21,6 +22,7 @@ UNFINISHED: Final = "the process ended before this span did"
 
 _HELD: Final = 4096
 _DEMOTED_AT_ONCE: Final = 1024
+_REPORTED_WITHIN_NANOSECONDS: Final = 100_000_000
 
 
 class OpenSpans:
@@ -94,6 +96,18 @@ class OpenSpans:
             if span.is_recording():
                 other.started(span.get_span_context().span_id, span)
 
+    def take_missed(self) -> list[Span]:
+        """Take out spans that have ended, but were not reported by ``ended``.
+
+        A signal handler that raises can prevent that report. Spans that ended less than a tenth of
+        a second ago stay: the thread that has ended them may be about to report them.
+        """
+        limit = time.time_ns() - _REPORTED_WITHIN_NANOSECONDS
+        ended = [span for span in self._all() if (span.end_time or limit) < limit]
+        for span in ended:
+            self.ended(span.get_span_context().span_id)
+        return ended
+
     def finish(self) -> int:
         """End every sampled span, the youngest first, so that children end before their parents.
 
@@ -109,14 +123,15 @@ class OpenSpans:
         for span in reversed(self._all()):
             if span.is_recording() and span.get_span_context().trace_flags.sampled:
                 try:
-                    _finish(span)
+                    end_unfinished(span)
                     finished += 1
                 except Exception:  # Raised by another span processor, for instance.
                     _logger.warning("The open span %s could not be ended", span.name, exc_info=True)
         return finished
 
 
-def _finish(span: Span) -> None:
+def end_unfinished(span: Span) -> None:
+    """End a span that its program cannot end any more, and mark it."""
     span.set_attribute(DSPY_UNFINISHED, True)
     if span.status.is_unset:
         span.set_status(Status(StatusCode.ERROR, UNFINISHED))

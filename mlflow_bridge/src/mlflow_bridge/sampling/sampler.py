@@ -15,6 +15,7 @@ from opentelemetry.util.types import Attributes
 
 from mlflow_bridge._config.resolved import resolve_config
 from mlflow_bridge._config.settings import SAMPLING_FIELDS, ConfigurationError, MLflowDSPyConfig
+from mlflow_bridge._process.interruption import belongs_to_program
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge.sampling.keys import is_in_share, key_in, number_of
 from mlflow_bridge.sampling.volume import VolumePolicy, is_run
@@ -129,6 +130,8 @@ class DSPySampler(Sampler):
                 self._number(context, call, trace_id, attributes), self._share(call, attributes)
             )
         except Exception as error:
+            if belongs_to_program(error):
+                raise
             self._warn("DSPySampler", error)
             return True
 
@@ -139,6 +142,8 @@ class DSPySampler(Sampler):
                 if share is not None:
                     return min(max(float(share), 0.0), 1.0)
             except Exception as error:
+                if belongs_to_program(error):
+                    raise
                 self._warn("rate_of", error)
         config = self._config
         module_type = str(attributes.get(DSPY_MODULE_TYPE))
@@ -159,6 +164,8 @@ class DSPySampler(Sampler):
                 key = key_in(self._config.sampling_key, context, call, attributes)
             return trace_id if key is None else number_of(key)
         except Exception as error:
+            if belongs_to_program(error):
+                raise
             self._warn("the key of a trace", error)
             return trace_id
 

@@ -46,7 +46,7 @@ def test_a_waiting_thread_gets_the_slot_that_comes_back() -> None:
     slots = Slots(1)
     assert slots.try_take()
     taken: list[bool] = []
-    waiter = threading.Thread(target=lambda: taken.append(slots.take_within(PATIENCE)))
+    waiter = threading.Thread(target=lambda: taken.append(slots.take_within(PATIENCE, [])))
     waiter.start()
     slots.give_back(1)
     waiter.join(PATIENCE)

@@ -23,6 +23,7 @@ from mlflow_bridge._delivery.spool.directory import (
 from mlflow_bridge._delivery.spool.segment import Segment, locks_are_supported
 from mlflow_bridge._delivery.spool.writer import Journal, SegmentWriter
 from mlflow_bridge._delivery.status import SpoolStatus
+from mlflow_bridge._process.interruption import belongs_to_program
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge._spans.otlp_json.encoder import SPAN_MARK
 
@@ -145,6 +146,10 @@ class Spool:
         """The directory of the files."""
         return self._directory.path
 
+    def has_written_ahead(self, span: ReadableSpan) -> bool:
+        """Whether write-ahead has the span on disk."""
+        return self._journal is not None and self._journal.has(span)
+
     @property
     def writes_ahead(self) -> bool:
         """Whether every span is to be on disk before it is sent."""
@@ -212,11 +217,13 @@ class Spool:
             return 0
         try:
             return write(spans)
-        except OSError as error:
-            self._note_failure(error)
-            return 0
         # Any exception: a value may run code of the program, and the sender's thread calls this.
         except Exception as error:
+            if belongs_to_program(error):
+                raise
+            if isinstance(error, OSError):
+                self._note_failure(error)
+                return 0
             return self._write_without_culprit(spans, error)
 
     def _write_without_culprit(self, spans: Sequence[ReadableSpan], error: Exception) -> int:
@@ -242,7 +249,10 @@ class Spool:
             self._journal = Journal(self._new_writer())
 
     def write_ahead(self, span: ReadableSpan) -> None:
-        """Write a span to the disk before it is queued, if write-ahead is on. Never raises."""
+        """Write a span to the disk before it is queued, if write-ahead is on.
+
+        Raises only what a signal handler has raised.
+        """
         if self._journal is None:
             return
         try:
@@ -250,6 +260,8 @@ class Spool:
                 self._journal.write(span)
                 return
         except Exception as error:
+            if belongs_to_program(error):
+                raise
             self._note_failure(error)
         self._count(not_written_ahead=1)
 

@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 
 import orjson
 
+from mlflow_bridge._process.interruption import belongs_to_program
 from mlflow_bridge._spans.attributes import as_dict
 
 _INT64: Final = 2**63
@@ -147,7 +148,9 @@ def _text_of(value: Any) -> str:
         return value if type(value) is str else str.__str__(value)
     try:
         return str(value)
-    except Exception:  # Raised by an object of the program, which must not cost the span.
+    except Exception as error:  # Raised by an object of the program, which must not cost the span.
+        if belongs_to_program(error):
+            raise
         return object.__repr__(value)
 
 
