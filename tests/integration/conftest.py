@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlflow_bridge._config.settings import MLflowDSPyConfig
+from tests.support.dspy_spans import Recorder
 from tests.support.mlflow_server import MLflowServer
-from tests.unit.bridge.export.dspy_spans import Recorder
 
 if TYPE_CHECKING:
     from tests.integration.place import Place

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from mlflow_bridge._config.settings import MLflowDSPyConfig
 from mlflow_bridge._export.contract import Sent
 from mlflow_bridge._export.exporter import MLflowSpanExporter
-from tests.unit.bridge.export.dspy_spans import Recorder
+from tests.support.dspy_spans import Recorder
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
 

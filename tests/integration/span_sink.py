@@ -13,8 +13,8 @@ from types import TracebackType
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.support.fake_tracking_server import FakeTrackingServer
 from tests.support.loopback import HttpRequest, LoopbackServer
-from tests.unit.bridge.export.fake_tracking_server import FakeTrackingServer
 
 PATIENCE = 90.0
 """Seconds after which a test that waits for a process fails; no measure of anything."""

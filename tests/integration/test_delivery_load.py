@@ -18,8 +18,8 @@ from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.status import DeliveryStatus
 from tests.integration.span_sink import SpanSink, wait_for
 from tests.integration.traced_program import run_program
+from tests.support.fake_delivery import FAST, DeliveryProcessor, FakeDelivery
 from tests.support.mlflow_server import MLflowServer
-from tests.unit.bridge.delivery.fakes import FAST, DeliveryProcessor, FakeDelivery
 
 pytestmark = pytest.mark.integration
 

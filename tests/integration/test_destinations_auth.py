@@ -17,8 +17,8 @@ import pytest
 from mlflow_bridge._config.settings import MLflowDSPyConfig
 from mlflow_bridge._export.contract import Outcome, Retry, Sent
 from mlflow_bridge._export.exporter import MLflowSpanExporter
+from tests.support.dspy_spans import Recorder
 from tests.support.mlflow_server import MLflowServer
-from tests.unit.bridge.export.dspy_spans import Recorder
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
 pytest.importorskip("flask_wtf", reason="MLflow's authentication needs it")

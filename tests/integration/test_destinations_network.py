@@ -15,9 +15,9 @@ import requests
 from mlflow_bridge._config.settings import MLflowDSPyConfig
 from mlflow_bridge._export.contract import Outcome, Retry, Sent
 from mlflow_bridge._export.exporter import MLflowSpanExporter
+from tests.support.dspy_spans import Recorder
+from tests.support.fake_tracking_server import FakeTrackingServer
 from tests.support.loopback import HttpReply, HttpRequest, LoopbackServer
-from tests.unit.bridge.export.dspy_spans import Recorder
-from tests.unit.bridge.export.fake_tracking_server import FakeTrackingServer
 
 pytest.importorskip("cryptography", reason="makes certificates")
 

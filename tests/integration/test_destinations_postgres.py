@@ -14,10 +14,10 @@ from mlflow_bridge._config.settings import MLflowDSPyConfig
 from mlflow_bridge._export.contract import Rejected, Retry, Sent
 from mlflow_bridge._export.exporter import MLflowSpanExporter
 from tests.integration.stored import traces_by
+from tests.support.dspy_spans import Recorder
 from tests.support.mlflow_server import MLflowServer
+from tests.support.poison import batch_with_poison
 from tests.support.postgres import Postgres, postgres_binaries
-from tests.unit.bridge.export.dspy_spans import Recorder
-from tests.unit.bridge.export.poison import batch_with_poison
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
 pytest.importorskip("psycopg2", reason="MLflow's driver for PostgreSQL")

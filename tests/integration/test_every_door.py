@@ -25,8 +25,8 @@ from mlflow_bridge._config.settings import (
     environment_variable,
 )
 from tests.integration.traced_program import Finished, run_program
+from tests.support.fake_tracking_server import FakeTrackingServer, spans_in
 from tests.support.loopback import HttpRequest
-from tests.unit.bridge.export.fake_tracking_server import FakeTrackingServer, spans_in
 
 pytestmark = pytest.mark.integration
 

@@ -25,7 +25,7 @@ from packaging.version import Version
 import mlflow_bridge
 from mlflow_bridge._export.contract import Sent
 from tests.integration.place import Place, cost_of, spans_by_name, tokens_of
-from tests.unit.bridge.export.dspy_spans import Recorder, json_of, lm_attributes, text_message
+from tests.support.dspy_spans import Recorder, json_of, lm_attributes, text_message
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
 

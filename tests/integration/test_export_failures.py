@@ -22,14 +22,14 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from mlflow_bridge import MLflowBatchSpanProcessor, MLflowDSPyConfig
 from mlflow_bridge._delivery.status import DeliveryStatus
-from tests.support.faults import Fault, HalfBody, Hang, Reset, Status
-from tests.support.loopback import HttpReply, HttpRequest
-from tests.unit.bridge.export.fake_tracking_server import (
+from tests.support.fake_tracking_server import (
     JSON,
     PROTOBUF,
     FakeTrackingServer,
     spans_in,
 )
+from tests.support.faults import Fault, HalfBody, Hang, Reset, Status
+from tests.support.loopback import HttpReply, HttpRequest
 
 pytestmark = pytest.mark.integration
 

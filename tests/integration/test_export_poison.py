@@ -18,8 +18,8 @@ from mlflow_bridge._config.settings import MLflowDSPyConfig
 from mlflow_bridge._export.contract import Sent
 from mlflow_bridge._export.exporter import MLflowSpanExporter
 from tests.integration.stored import traces_by
-from tests.unit.bridge.export.dspy_spans import Recorder
-from tests.unit.bridge.export.poison import POISON, batch_with_poison
+from tests.support.dspy_spans import Recorder
+from tests.support.poison import POISON, batch_with_poison
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests import ROOT
+from tests.support.fake_tracking_server import FakeTrackingServer, spans_in
 from tests.support.faults import Hang
-from tests.unit.bridge.export.fake_tracking_server import FakeTrackingServer, spans_in
 
 pytestmark = pytest.mark.integration
 

@@ -17,7 +17,7 @@ from mlflow_bridge._config.settings import MLflowDSPyConfig
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
 from mlflow_bridge._export.exporter import MLflowSpanExporter
 from tests.integration.stored import traces_by
-from tests.unit.bridge.export.dspy_spans import Recorder, lm_attributes
+from tests.support.dspy_spans import Recorder, lm_attributes
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
 

@@ -15,8 +15,8 @@ from mlflow_bridge._export.contract import Sent
 from mlflow_bridge._export.exporter import MLflowSpanExporter
 from tests.integration.stored import traces_by
 from tests.support.fake_openai import FakeOpenAI, Reply, Usage
-from tests.unit.instrumentation.lms import served
-from tests.unit.instrumentation.traced import Traced, uninstrument
+from tests.support.lms import served
+from tests.support.traced import Traced, uninstrument
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
+from tests.support.http_client import post
 from tests.support.memory import span_memory
 from tests.support.mlflow_server import MLflowServer, mlflow_store
 from tests.support.span_tree import assert_one_tree, span_tree
-from tests.unit.support.http_client import post
 
 # litellm reads it when it is imported, and would go to the network without it.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")

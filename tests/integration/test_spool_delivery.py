@@ -20,7 +20,7 @@ from mlflow_bridge._delivery.spool.spool import Spool
 from tests.integration.span_sink import PATIENCE, SpanSink
 from tests.integration.traced_program import program_environment, stored_traces
 from tests.support.faults import Status
-from tests.unit.bridge.delivery.spool.spans import files_in, span_with
+from tests.support.spool_spans import files_in, span_with
 
 pytestmark = pytest.mark.integration
 

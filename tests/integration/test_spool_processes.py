@@ -25,10 +25,10 @@ PREAMBLE = """
 import os, signal, sys, threading, time
 from pathlib import Path
 from mlflow_bridge._export.contract import Retry
-from tests.unit.bridge.delivery.fakes import DeliveryProcessor
+from tests.support.fake_delivery import DeliveryProcessor
 from mlflow_bridge._delivery.spool.spool import Spool
 from opentelemetry.sdk.trace import TracerProvider
-from tests.unit.bridge.delivery.fakes import FAST, FileDelivery, wait_until
+from tests.support.fake_delivery import FAST, FileDelivery, wait_until
 
 OUT, SPOOL = Path("spans.txt"), Path("spool")
 

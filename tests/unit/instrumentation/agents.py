@@ -9,7 +9,7 @@ from typing import Any
 import dspy
 import pytest
 
-from tests.unit.instrumentation.traced import Traced
+from tests.support.traced import Traced
 
 QA = "question -> answer"
 MODES = pytest.mark.parametrize("mode", ["sync", "async"])

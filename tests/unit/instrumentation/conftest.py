@@ -12,8 +12,8 @@ import pytest
 from opentelemetry.instrumentation.dspy import _guarding as guarding
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.memory import watched_spans
+from tests.support.traced import Traced, uninstrument
 from tests.unit.instrumentation.registry import faults_of
-from tests.unit.instrumentation.traced import Traced, uninstrument
 
 # Since 3.4 every custom LM is told so, and most LMs here are custom.
 _DEPRECATED = r"ignore:(Implementing custom LMs|Passing OpenAI-style):DeprecationWarning"

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from opentelemetry.instrumentation.dspy._operations.lm.record import LMRecord
-from tests.unit.instrumentation.lms import EchoLM
+from tests.support.lms import EchoLM
+from tests.support.traced import Traced
 from tests.unit.instrumentation.processes import run_python
-from tests.unit.instrumentation.traced import Traced
 
 
 class Forever:
@@ -82,7 +82,7 @@ def test_a_child_that_is_forked_while_another_thread_ends_a_call() -> None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.instrumentation.dspy import DSPyInstrumentor
         from opentelemetry.instrumentation.dspy._operations.lm.record import LMRecord
-        from tests.unit.instrumentation.lms import EchoLM
+        from tests.support.lms import EchoLM
         from tests.unit.instrumentation.test_locks import Routing
 
         DSPyInstrumentor().instrument(tracer_provider=TracerProvider())

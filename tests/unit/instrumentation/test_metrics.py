@@ -14,13 +14,14 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased,
 
 from opentelemetry.instrumentation.dspy import semconv
 from tests.support.fake_openai import FakeOpenAI, Reply, Usage
-from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import (
+from tests.support.lms import (
     DummyLM,
     EchoLM,
     FailingLM,
     served,
 )
+from tests.support.traced import Traced
+from tests.unit.instrumentation.conftest import TraceWith
 from tests.unit.instrumentation.measured import (
     DURATION,
     ECHO_ANSWERED,
@@ -34,7 +35,6 @@ from tests.unit.instrumentation.measured import (
     key,
     search,
 )
-from tests.unit.instrumentation.traced import Traced
 
 
 @pytest.fixture

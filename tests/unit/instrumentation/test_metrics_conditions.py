@@ -20,11 +20,12 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased,
 
 from opentelemetry.instrumentation.dspy import _metrics as dspy_metrics
 from opentelemetry.instrumentation.dspy import semconv
-from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import (
+from tests.support.lms import (
     EchoLM,
     answering,
 )
+from tests.support.traced import Traced
+from tests.unit.instrumentation.conftest import TraceWith
 from tests.unit.instrumentation.measured import (
     DURATION,
     ECHO_ANSWERED,
@@ -35,7 +36,6 @@ from tests.unit.instrumentation.measured import (
     Program,
     key,
 )
-from tests.unit.instrumentation.traced import Traced
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from opentelemetry.instrumentation.dspy._settings import (
     load_settings,
     set_default_arguments,
 )
+from tests.support.traced import uninstrument
 from tests.unit.instrumentation.conftest import TelemetryLog
-from tests.unit.instrumentation.traced import uninstrument
 
 GENAI = env.OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT
 OWN_LENGTH = env.OTEL_INSTRUMENTATION_DSPY_MAX_CONTENT_LENGTH

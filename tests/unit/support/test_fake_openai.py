@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.fake_openai import FakeOpenAI, Reply, Request, ToolCall, Usage
 from tests.support.faults import Status
-from tests.unit.support.http_client import chat, post, post_json, sse_events
+from tests.support.http_client import chat, post, post_json, sse_events
 
 
 def test_chat_reply_with_everything(server: FakeOpenAI) -> None:

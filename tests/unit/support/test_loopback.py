@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support.faults import HalfBody, Hang, Reset, Status
+from tests.support.http_client import post, post_with_headers
 from tests.support.loopback import HttpReply, HttpRequest, LoopbackServer
-from tests.unit.support.http_client import post, post_with_headers
 
 
 def _echo(request: HttpRequest) -> HttpReply:

@@ -20,9 +20,9 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace import Link, SpanKind, StatusCode
 
 from tests.support.faults import HalfBody, Reset, Status
+from tests.support.http_client import post, post_with_headers
 from tests.support.memory import span_memory
 from tests.support.otlp_collector import StubCollector
-from tests.unit.support.http_client import post, post_with_headers
 
 _PROTOBUF = {"Content-Type": "application/x-protobuf"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from examples.scripted_llm import Rule, ScriptedLLM
-from tests.unit.support.http_client import post, post_json
+from tests.support.http_client import post, post_json
 
 _SCRIPT = [
     Rule(lambda system, last: "capital" in last, "Paris"),

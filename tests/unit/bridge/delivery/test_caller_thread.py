@@ -15,7 +15,7 @@ from opentelemetry.trace import Tracer
 
 from mlflow_bridge._delivery.spool.segment import Segment
 from mlflow_bridge._delivery.spool.spool import Spool
-from tests.unit.bridge.delivery.fakes import (
+from tests.support.fake_delivery import (
     PATIENCE,
     DeliveryProcessor,
     HangingDelivery,

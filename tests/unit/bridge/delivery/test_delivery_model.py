@@ -47,8 +47,8 @@ from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.status import DeliveryStatus
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
 from mlflow_bridge._spans.otlp_json.decoder import SpooledSpan, spans_in
-from tests.unit.bridge.delivery.fakes import FAST, PATIENCE, DeliveryProcessor, wait_until
-from tests.unit.bridge.delivery.spool.spans import files_in
+from tests.support.fake_delivery import FAST, PATIENCE, DeliveryProcessor, wait_until
+from tests.support.spool_spans import files_in
 
 SCOPES: Final = {
     "wanted": "opentelemetry.instrumentation.dspy",

@@ -27,7 +27,7 @@ from opentelemetry.trace import Tracer
 
 from mlflow_bridge import MLflowBatchSpanProcessor, MLflowDSPyConfig
 from mlflow_bridge._delivery.spool.spool import Spool
-from tests.unit.bridge.delivery.fakes import (
+from tests.support.fake_delivery import (
     PATIENCE,
     DeliveryProcessor,
     FakeDelivery,

@@ -12,7 +12,7 @@ import pytest
 
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._export.contract import Retry
-from tests.unit.bridge.delivery.fakes import (
+from tests.support.fake_delivery import (
     FAST,
     DeliveryProcessor,
     FakeDelivery,

@@ -20,7 +20,7 @@ from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.trace_filter import TraceFilter
 from mlflow_bridge._export.contract import Retry
 from mlflow_bridge._spans.otlp_json.decoder import spans_in
-from tests.unit.bridge.delivery.fakes import (
+from tests.support.fake_delivery import (
     PATIENCE,
     DeliveryProcessor,
     FakeDelivery,
@@ -30,7 +30,7 @@ from tests.unit.bridge.delivery.fakes import (
     end_spans,
     wait_until,
 )
-from tests.unit.bridge.delivery.spool.spans import files_in
+from tests.support.spool_spans import files_in
 
 
 def names_on_disk(directory: Path) -> list[str]:

@@ -19,7 +19,7 @@ from mlflow_bridge._delivery import metrics as self_metrics
 from mlflow_bridge._delivery.status import DeliveryStatus
 from mlflow_bridge._export.contract import Rejected
 from tests import ROOT
-from tests.unit.bridge.delivery.fakes import DeliveryProcessor, FakeDelivery, closing
+from tests.support.fake_delivery import DeliveryProcessor, FakeDelivery, closing
 
 REGISTRY = ROOT / "mlflow_bridge/semconv/registry/metrics.yaml"
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
-from tests.unit.bridge.delivery.fakes import (
+from tests.support.fake_delivery import (
     PATIENCE,
     DeliveryProcessor,
     HangingDelivery,

@@ -14,7 +14,7 @@ from mlflow_bridge._delivery.slots import Slots
 from mlflow_bridge._export.contract import Backoff
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge._setup.switch import SwitchableSpanProcessor
-from tests.unit.bridge.delivery.fakes import PATIENCE
+from tests.support.fake_delivery import PATIENCE
 
 
 def test_backoff_doubles_up_to_its_limit() -> None:

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 import mlflow_bridge
 from mlflow_bridge._delivery import registry
 from mlflow_bridge._export.contract import Outcome, Rejected, Sent
-from tests.unit.bridge.delivery.fakes import FakeDelivery
+from tests.support.fake_delivery import FakeDelivery
 
 
 @pytest.fixture(autouse=True)

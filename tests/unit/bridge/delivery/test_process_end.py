@@ -21,10 +21,10 @@ PREAMBLE = """
 import multiprocessing, os, signal, sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from tests.unit.bridge.delivery.fakes import DeliveryProcessor
+from tests.support.fake_delivery import DeliveryProcessor
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
-from tests.unit.bridge.delivery.fakes import FileDelivery, PATIENCE
+from tests.support.fake_delivery import FileDelivery, PATIENCE
 
 OUT = Path(os.environ["SPANS_FILE"])
 

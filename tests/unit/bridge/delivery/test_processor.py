@@ -18,7 +18,7 @@ from opentelemetry.trace import (
 )
 
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
-from tests.unit.bridge.delivery.fakes import (
+from tests.support.fake_delivery import (
     FAST,
     DeliveryProcessor,
     FakeDelivery,

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import set_span_in_context
 
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
-from tests.unit.bridge.delivery.fakes import (
+from tests.support.fake_delivery import (
     DeliveryProcessor,
     FakeDelivery,
     HangingDelivery,

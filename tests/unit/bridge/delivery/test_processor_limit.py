@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
 from mlflow_bridge._export.contract import Outcome, Sent
-from tests.unit.bridge.delivery.fakes import (
+from tests.support.fake_delivery import (
     PATIENCE,
     DeliveryProcessor,
     FakeDelivery,

@@ -19,7 +19,7 @@ from opentelemetry.trace import Tracer
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.status import DeliveryStatus
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
-from tests.unit.bridge.delivery.fakes import (
+from tests.support.fake_delivery import (
     FAST,
     PATIENCE,
     DeliveryProcessor,

@@ -11,7 +11,7 @@ from typing import Any
 from opentelemetry.sdk.trace import ReadableSpan
 
 from mlflow_bridge._export.mapping.span import MappedSpan, SpanMapper
-from tests.unit.bridge.export.dspy_spans import Recorder
+from tests.support.dspy_spans import Recorder
 
 LIMIT = 100_000
 

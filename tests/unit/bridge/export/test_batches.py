@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from mlflow_bridge._export.batches import Batch, batches_of
 from mlflow_bridge._export.mapping.span import MappedSpan, SpanMapper
-from tests.unit.bridge.export.dspy_spans import Recorder, names
+from tests.support.dspy_spans import Recorder, names
 
 NO_LIMIT = 10**9
 

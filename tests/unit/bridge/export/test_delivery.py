@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from mlflow_bridge._export.batches import Batch
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
 from mlflow_bridge._export.delivery import Delivery, ExporterStats
-from tests.unit.bridge.export.dspy_spans import Recorder, names
+from tests.support.dspy_spans import Recorder, names
 from tests.unit.bridge.export.fake_destination import FakeDestination
 
 

@@ -26,7 +26,7 @@ from mlflow_bridge._export.exporter import (
     live_exporters,
 )
 from opentelemetry.instrumentation.dspy import ContentMode
-from tests.unit.bridge.export.dspy_spans import Recorder, names
+from tests.support.dspy_spans import Recorder, names
 from tests.unit.bridge.export.fake_destination import Answer, FakeDestination
 
 SERVER = "http://mlflow.invalid:5000"

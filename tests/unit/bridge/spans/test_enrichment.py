@@ -20,7 +20,7 @@ from opentelemetry.trace import (
 
 from mlflow_bridge import MLflowBatchSpanProcessor
 from mlflow_bridge._spans.trace_context import trace_context
-from tests.unit.bridge.delivery.fakes import FakeDelivery
+from tests.support.fake_delivery import FakeDelivery
 
 
 class Recorder:

@@ -23,7 +23,7 @@ from mlflow_bridge import MLflowBatchSpanProcessor, trace_context
 from mlflow_bridge._export.contract import Outcome
 from mlflow_bridge._export.mapping.span import SpanMapper
 from mlflow_bridge._spans.names import ABSENT_PARENT
-from tests.unit.bridge.delivery.fakes import FakeDelivery
+from tests.support.fake_delivery import FakeDelivery
 
 
 class Kept(FakeDelivery):

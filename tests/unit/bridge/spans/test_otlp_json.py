@@ -20,7 +20,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from mlflow_bridge._spans.otlp_json.decoder import spans_in
 from mlflow_bridge._spans.otlp_json.encoder import SPAN_MARK, first_line, line_of
-from tests.unit.bridge.delivery.spool.spans import (
+from tests.support.spool_spans import (
     everything_in,
     names_of,
     span_that_dropped,

@@ -16,10 +16,10 @@ import dspy
 import pytest
 from packaging.version import Version
 
+from tests.support.lms import DSPY, completion
 from tests.support.prompt_lm import PromptLM
 from tests.support.span_tree import assert_one_tree
-from tests.unit.instrumentation.lms import DSPY, completion
-from tests.unit.instrumentation.traced import Traced
+from tests.support.traced import Traced
 
 QA = "question -> answer"
 

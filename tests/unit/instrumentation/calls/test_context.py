@@ -13,10 +13,10 @@ import pytest
 from opentelemetry import context as context_api
 from opentelemetry import trace
 
+from tests.support.lms import EchoLM
 from tests.support.span_tree import assert_one_tree, spans_named
+from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import EchoLM
-from tests.unit.instrumentation.traced import Traced
 
 QA = "question -> answer"
 

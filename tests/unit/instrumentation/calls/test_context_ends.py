@@ -18,7 +18,7 @@ import dspy
 import pytest
 from opentelemetry import trace
 
-from tests.unit.instrumentation.traced import Traced, uninstrument
+from tests.support.traced import Traced, uninstrument
 
 
 class Forever:

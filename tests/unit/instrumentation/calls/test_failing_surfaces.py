@@ -13,7 +13,7 @@ import pytest
 from dspy.adapters.baml_adapter import BAMLAdapter
 from opentelemetry.trace import StatusCode
 
-from tests.unit.instrumentation.traced import Traced
+from tests.support.traced import Traced
 
 QA = "question -> answer"
 

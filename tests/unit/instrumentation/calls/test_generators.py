@@ -16,8 +16,8 @@ import pytest
 from opentelemetry import context as context_api
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 
+from tests.support.traced import Traced, uninstrument
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.traced import Traced, uninstrument
 
 
 class Yielding(dspy.Module):

@@ -13,8 +13,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import Span, StatusCode
 
 from opentelemetry.instrumentation.dspy import DSPyCall, DSPyInstrumentor
+from tests.support.lms import EchoLM, FailingLM
 from tests.unit.instrumentation.conftest import TelemetryLog, TraceWith
-from tests.unit.instrumentation.lms import EchoLM, FailingLM
 
 
 class Program(dspy.Module):

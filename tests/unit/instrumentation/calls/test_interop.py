@@ -26,9 +26,9 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
 from tests.support.fake_openai import FakeOpenAI, Reply, Usage
+from tests.support.lms import EchoLM, completion, served
+from tests.support.traced import Traced, uninstrument
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import EchoLM, completion, served
-from tests.unit.instrumentation.traced import Traced, uninstrument
 
 MODULE = "opentelemetry.util.genai.invocation"
 KEY = "test.inference"

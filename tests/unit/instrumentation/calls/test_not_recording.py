@@ -21,10 +21,10 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from opentelemetry.instrumentation.dspy import DSPyInstrumentor, current_dspy_call
+from tests.support.lms import EchoLM
 from tests.support.memory import span_memory
+from tests.support.traced import uninstrument
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import EchoLM
-from tests.unit.instrumentation.traced import uninstrument
 
 QA = "question -> answer"
 

@@ -10,10 +10,10 @@ from typing import Any
 import dspy
 from dspy.utils.parallelizer import ParallelExecutor
 
+from tests.support.lms import EchoLM
 from tests.support.memory import SpanWatch, watched_spans
 from tests.support.span_tree import assert_one_tree
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import EchoLM
 
 
 class Slow(EchoLM):

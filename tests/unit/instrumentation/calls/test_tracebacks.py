@@ -16,8 +16,8 @@ import opentelemetry.instrumentation.dspy as package
 from tests.support.dspy_prompts import chat_text
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.faults import Status
+from tests.support.lms import DummyLM, EchoLM, FailingLM, served
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import DummyLM, EchoLM, FailingLM, served
 
 QA = "question -> answer"
 OURS = str(Path(package.__file__).parent)

@@ -18,9 +18,9 @@ from dspy.utils.callback import BaseCallback
 from opentelemetry import trace
 
 from tests.support.fake_openai import FakeOpenAI
+from tests.support.lms import DSPY, EchoLM, Version, served
+from tests.support.traced import Traced, uninstrument
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import DSPY, EchoLM, Version, served
-from tests.unit.instrumentation.traced import Traced, uninstrument
 
 QA = "question -> answer"
 

@@ -16,8 +16,8 @@ from opentelemetry.instrumentation.dspy._content.redaction import shorten_data_u
 from opentelemetry.instrumentation.dspy._operations.lm.messages import input_messages
 from tests.support.dspy_prompts import chat_text
 from tests.support.fake_openai import FakeOpenAI
-from tests.unit.instrumentation.lms import EchoLM, answering, served
-from tests.unit.instrumentation.traced import Traced, everything_in
+from tests.support.lms import EchoLM, answering, served
+from tests.support.traced import Traced, everything_in
 
 PAYLOAD = base64.b64encode(bytes(range(256)) * 12).decode()
 URI = f"data:image/png;base64,{PAYLOAD}"

@@ -11,10 +11,10 @@ import dspy
 import pytest
 
 from opentelemetry.instrumentation.dspy import ContentMode
+from tests.support.lms import DummyLM
+from tests.support.traced import Traced, everything_in, uninstrument
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import DummyLM
 from tests.unit.instrumentation.registry import CONTENT, JSON_CONTENT
-from tests.unit.instrumentation.traced import Traced, everything_in, uninstrument
 
 CANARY = "canary-4711"
 GENAI = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"

@@ -18,9 +18,9 @@ from opentelemetry.instrumentation.dspy._content import long_texts
 from opentelemetry.instrumentation.dspy._content.encoder import ContentEncoder
 from opentelemetry.instrumentation.dspy._content.long_texts import LONG_TEXT, LongTextCache
 from opentelemetry.instrumentation.dspy._settings import Settings
+from tests.support.lms import EchoLM
+from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import EchoLM
-from tests.unit.instrumentation.traced import Traced
 
 LONG = 'A line with "quotes", umlauts (ä) and a break.\n' * (LONG_TEXT // 40)
 

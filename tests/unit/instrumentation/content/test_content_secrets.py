@@ -14,9 +14,9 @@ import pytest
 from opentelemetry.instrumentation.dspy._content.encoder import ContentEncoder
 from opentelemetry.instrumentation.dspy._content.redaction import is_secret_key, redact_text
 from opentelemetry.instrumentation.dspy._settings import Settings
+from tests.support.lms import EchoLM, FailingLM
+from tests.support.traced import Traced, everything_in
 from tests.unit.instrumentation.conftest import TelemetryLog, TraceWith
-from tests.unit.instrumentation.lms import EchoLM, FailingLM
-from tests.unit.instrumentation.traced import Traced, everything_in
 
 CANARY = "canary-4711"
 QA = "question -> answer"

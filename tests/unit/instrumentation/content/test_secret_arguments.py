@@ -13,9 +13,9 @@ import pytest
 from opentelemetry.instrumentation.dspy._content.tool_arguments import SecretArguments
 from tests.support.dspy_prompts import chat_text
 from tests.support.fake_openai import FakeOpenAI, Reply, ToolCall
+from tests.support.lms import served
+from tests.support.traced import Traced, everything_in
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import served
-from tests.unit.instrumentation.traced import Traced, everything_in
 
 CANARY = "correct-horse-battery"
 ARGUMENTS = {"user": "ada", "password": CANARY}

@@ -18,10 +18,10 @@ import pytest
 from opentelemetry.instrumentation.dspy._content.redaction import KnownSecrets
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.faults import Status
+from tests.support.lms import EchoLM, served
 from tests.support.prompt_lm import PromptLM
+from tests.support.traced import Traced, everything_in
 from tests.unit.instrumentation.conftest import TelemetryLog, TraceWith
-from tests.unit.instrumentation.lms import EchoLM, served
-from tests.unit.instrumentation.traced import Traced, everything_in
 
 # It looks like nothing in particular, so only its value can give it away.
 CANARY = "correct-horse-battery"

@@ -11,8 +11,8 @@ import dspy
 import pytest
 
 from opentelemetry.instrumentation.dspy._content.redaction import KnownSecrets
-from tests.unit.instrumentation.lms import EchoLM
-from tests.unit.instrumentation.traced import Traced, everything_in
+from tests.support.lms import EchoLM
+from tests.support.traced import Traced, everything_in
 
 CANARY = "correct-horse-battery"
 MODES = pytest.mark.parametrize("mode", ["sync", "async"])

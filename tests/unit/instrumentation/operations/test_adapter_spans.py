@@ -11,9 +11,9 @@ import pytest
 from dspy.adapters.baml_adapter import BAMLAdapter
 
 from tests.support.dspy_prompts import chat_text, json_text, xml_text
+from tests.support.lms import DSPY, EchoLM, Version, answering
+from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import DSPY, EchoLM, Version, answering
-from tests.unit.instrumentation.traced import Traced
 
 QA = "question -> answer"
 

@@ -11,10 +11,10 @@ import dspy
 import pytest
 
 from tests.support.dspy_prompts import chat_text
+from tests.support.lms import DSPY, EchoLM, Version
 from tests.support.span_tree import assert_one_tree
+from tests.support.traced import Traced, everything_in
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import DSPY, EchoLM, Version
-from tests.unit.instrumentation.traced import Traced, everything_in
 
 pytestmark = pytest.mark.skipif(Version("3.4") > DSPY, reason="no decisions in this dspy")
 

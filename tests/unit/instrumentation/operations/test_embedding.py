@@ -20,8 +20,8 @@ from packaging.version import Version
 
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.faults import Status
-from tests.unit.instrumentation.lms import DSPY
-from tests.unit.instrumentation.traced import Traced, everything_in, uninstrument
+from tests.support.lms import DSPY
+from tests.support.traced import Traced, everything_in, uninstrument
 
 KEY = "sk-test-key-of-no-value"
 NAME = "embeddings text-embedding-3-small"

@@ -10,9 +10,9 @@ import dspy
 import pytest
 
 from tests.support.dspy_prompts import chat_text, json_text, xml_text
+from tests.support.lms import DSPY, EchoLM, Version
+from tests.support.traced import Traced, everything_in
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import DSPY, EchoLM, Version
-from tests.unit.instrumentation.traced import Traced, everything_in
 
 MODES = pytest.mark.parametrize("mode", ["sync", "async"])
 SIGNATURE = "question -> answer: str, count: int"

@@ -21,7 +21,7 @@ from dspy.retrievers.retrieve import Retrieve
 from opentelemetry.instrumentation.dspy._operations.retrieval import documents_of
 from tests.support.loopback import HttpReply, HttpRequest, LoopbackServer
 from tests.support.span_tree import assert_one_tree
-from tests.unit.instrumentation.traced import Traced, everything_in, uninstrument
+from tests.support.traced import Traced, everything_in, uninstrument
 
 RETRIEVERS = (Retrieve, Embeddings, dspy.ColBERTv2, ColBERTv2RetrieverLocal, KNN)
 PASSAGES = [

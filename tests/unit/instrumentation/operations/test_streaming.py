@@ -15,10 +15,10 @@ import pytest
 from tests.support.dspy_prompts import chat_text
 from tests.support.fake_openai import FakeOpenAI, Reply, Usage
 from tests.support.faults import Status
+from tests.support.lms import served
 from tests.support.span_tree import assert_one_tree
+from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TelemetryLog
-from tests.unit.instrumentation.lms import served
-from tests.unit.instrumentation.traced import Traced
 
 QA = "question -> answer"
 

@@ -21,7 +21,7 @@ from tests.support.fake_openai import FakeOpenAI
 from tests.support.memory import span_memory
 from tests.support.prompt_lm import PromptLM
 from tests.support.span_tree import assert_one_tree, only_span, span_tree
-from tests.unit.instrumentation.traced import uninstrument
+from tests.support.traced import uninstrument
 
 TREE = """\
 stream Predict [INTERNAL]

@@ -15,9 +15,9 @@ import dspy
 import pytest
 import wrapt
 
+from tests.support.lms import EchoLM
+from tests.support.traced import Traced, uninstrument
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import EchoLM
-from tests.unit.instrumentation.traced import Traced, uninstrument
 
 
 class Base(EchoLM):

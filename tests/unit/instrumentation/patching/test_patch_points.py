@@ -14,9 +14,9 @@ import pytest
 
 from opentelemetry.instrumentation.dspy import DSPyInstrumentor
 from opentelemetry.instrumentation.dspy._patching.points import parse_version
+from tests.support.lms import DSPY, EchoLM, Version
+from tests.support.traced import uninstrument
 from tests.unit.instrumentation.conftest import TelemetryLog, TraceWith
-from tests.unit.instrumentation.lms import DSPY, EchoLM, Version
-from tests.unit.instrumentation.traced import uninstrument
 
 QA = "question -> answer"
 

@@ -17,10 +17,10 @@ from opentelemetry import trace
 
 from opentelemetry.instrumentation.dspy import DSPyInstrumentor
 from opentelemetry.instrumentation.dspy._patching.peers import PeerCheck
+from tests.support.lms import answering
 from tests.support.memory import span_memory
+from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TelemetryLog
-from tests.unit.instrumentation.lms import answering
-from tests.unit.instrumentation.traced import Traced
 
 # Asked for from 3.1 on.
 _ALLOW = {"allow_pickle": True} if "allow_pickle" in signature(saving.load).parameters else {}

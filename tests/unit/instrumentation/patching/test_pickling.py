@@ -17,9 +17,9 @@ import cloudpickle
 import dspy
 import pytest
 
+from tests.support.lms import DSPY, DummyLM, EchoLM, Version, answering
+from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import DSPY, DummyLM, EchoLM, Version, answering
-from tests.unit.instrumentation.traced import Traced
 
 
 class Basic(dspy.Signature):

@@ -17,9 +17,9 @@ import pytest
 from dspy.clients.base_lm import BaseLM
 
 from opentelemetry.instrumentation.dspy import DSPyInstrumentor
+from tests.support.lms import EchoLM, answering
+from tests.support.traced import Traced, uninstrument
 from tests.unit.instrumentation.conftest import TelemetryLog, TraceWith
-from tests.unit.instrumentation.lms import EchoLM, answering
-from tests.unit.instrumentation.traced import Traced, uninstrument
 
 QA = "question -> answer"
 

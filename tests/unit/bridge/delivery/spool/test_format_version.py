@@ -14,9 +14,9 @@ from mlflow_bridge import MLflowDSPyConfig, deliver_spool
 from mlflow_bridge._delivery.spool.segment import FORMAT_VERSION, format_version_of
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._spans.otlp_json.decoder import spans_in
-from tests.unit.bridge.delivery.fakes import DeliveryProcessor, FakeDelivery, wait_until
-from tests.unit.bridge.delivery.spool.spans import drained, files_in, span_with
-from tests.unit.bridge.export.fake_tracking_server import FakeTrackingServer
+from tests.support.fake_delivery import DeliveryProcessor, FakeDelivery, wait_until
+from tests.support.fake_tracking_server import FakeTrackingServer
+from tests.support.spool_spans import drained, files_in, span_with
 
 BEFORE_VERSIONS = Path(__file__).parent / "files" / "before_versions.jsonl"
 """Written by the code of the commit 239dc19, before file names had a version."""

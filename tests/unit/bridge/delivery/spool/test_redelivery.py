@@ -17,7 +17,7 @@ from opentelemetry.trace import Tracer, set_span_in_context
 
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._export.contract import Backoff, Outcome, Rejected, Retry, Sent
-from tests.unit.bridge.delivery.fakes import (
+from tests.support.fake_delivery import (
     FAST,
     PATIENCE,
     DeliveryProcessor,
@@ -26,7 +26,7 @@ from tests.unit.bridge.delivery.fakes import (
     closing,
     wait_until,
 )
-from tests.unit.bridge.delivery.spool.spans import files_in, spans_named
+from tests.support.spool_spans import files_in, spans_named
 
 DOWN = Retry("connection refused")
 

@@ -18,7 +18,7 @@ import pytest
 
 from mlflow_bridge._delivery.spool.segment import Segment
 from mlflow_bridge._delivery.spool.spool import Spool
-from tests.unit.bridge.delivery.spool.spans import (
+from tests.support.spool_spans import (
     drained,
     endless,
     files_in,

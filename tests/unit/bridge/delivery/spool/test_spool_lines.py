@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mlflow_bridge._delivery.spool.spool import Spool
-from tests.unit.bridge.delivery.spool.spans import (
+from tests.support.spool_spans import (
     drained,
     endless,
     files_in,

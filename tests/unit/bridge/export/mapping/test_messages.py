@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlflow_bridge._export.mapping.messages import Chat, chat_of, openai_tools
-from tests.unit.bridge.export.dspy_spans import text_message
+from tests.support.dspy_spans import text_message
 
 CALL = {"type": "tool_call", "id": "c1", "name": "search", "arguments": {"query": "東京"}}
 OPENAI_CALL = {

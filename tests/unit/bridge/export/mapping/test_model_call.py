@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.bridge.export.dspy_spans import Recorder, json_of, lm_attributes
+from tests.support.dspy_spans import Recorder, json_of, lm_attributes
 from tests.unit.bridge.export.mapped_spans import attributes_of, one, replaced
 
 

@@ -23,7 +23,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from tests.unit.bridge.export.dspy_spans import Recorder, json_of, lm_attributes, text_message
+from tests.support.dspy_spans import Recorder, json_of, lm_attributes, text_message
 from tests.unit.bridge.export.mapped_spans import LIMIT, attributes_of, mapped, one, replaced
 
 

@@ -27,10 +27,8 @@ from mlflow_bridge._export.experiments import Experiments
 from mlflow_bridge._export.mapping.span import SpanMapper
 from mlflow_bridge._export.server.client import TrackingServer
 from mlflow_bridge._export.server.destination import ServerDestination, ServerExperiments
-from tests.support.faults import Fault, HalfBody, Hang, Reset, Status
-from tests.support.loopback import HttpReply
-from tests.unit.bridge.export.dspy_spans import Recorder, lm_attributes
-from tests.unit.bridge.export.fake_tracking_server import (
+from tests.support.dspy_spans import Recorder, lm_attributes
+from tests.support.fake_tracking_server import (
     API,
     JSON,
     PROTOBUF,
@@ -38,6 +36,8 @@ from tests.unit.bridge.export.fake_tracking_server import (
     json_reply,
     spans_in,
 )
+from tests.support.faults import Fault, HalfBody, Hang, Reset, Status
+from tests.support.loopback import HttpReply
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ import pytest
 from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig
 from mlflow_bridge._export.contract import Retry, Sent
 from mlflow_bridge._export.server.client import TrackingServer
-from tests.support.faults import Status
-from tests.support.loopback import HttpReply
-from tests.unit.bridge.export.fake_tracking_server import (
+from tests.support.fake_tracking_server import (
     JSON,
     PROTOBUF,
     FakeTrackingServer,
     spans_in,
 )
+from tests.support.faults import Status
+from tests.support.loopback import HttpReply
 from tests.unit.bridge.export.server.test_server_destination import batch_of, destination_at
 
 SECRET = "s3cr3t"

@@ -18,7 +18,7 @@ from mlflow_bridge._delivery.spool.spool import Spool, directory_for
 from mlflow_bridge._setup.doctor import checks, round_trip
 from mlflow_bridge.cli import main
 from tests import ROOT
-from tests.unit.bridge.delivery.spool.spans import spans_named
+from tests.support.spool_spans import spans_named
 
 SERVER = "http://127.0.0.1:1"
 PROJECT = ROOT / "mlflow_bridge/pyproject.toml"

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from mlflow_bridge import MLflowBatchSpanProcessor, SystemRandomIdGenerator
 from mlflow_bridge._setup.doctor import provider as doctor_provider
 from mlflow_bridge._setup.doctor.provider import check_provider
-from tests.unit.bridge.delivery.fakes import FakeDelivery
+from tests.support.fake_delivery import FakeDelivery
 from tests.unit.bridge.fake_exporter import GlobalProvider
 
 ASKED = "TracerProvider(sampler=DSPySampler(), id_generator=SystemRandomIdGenerator())"

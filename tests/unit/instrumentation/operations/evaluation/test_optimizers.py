@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from opentelemetry.instrumentation.dspy import DSPyInstrumentor
+from tests.support.lms import DSPY, Version
 from tests.support.memory import span_memory
 from tests.support.prompt_lm import PromptLM
 from tests.support.span_tree import assert_one_tree, only_span, span_tree
-from tests.unit.instrumentation.lms import DSPY, Version
 
 teleprompt = dspy.teleprompt
 

@@ -12,8 +12,8 @@ import dspy
 import pytest
 
 from tests.support.fake_openai import FakeOpenAI, Reply, Usage
-from tests.unit.instrumentation.lms import EchoLM, answering, completion, served
-from tests.unit.instrumentation.traced import Traced
+from tests.support.lms import EchoLM, answering, completion, served
+from tests.support.traced import Traced
 
 CHAT = "chat gpt-4o-mini"
 

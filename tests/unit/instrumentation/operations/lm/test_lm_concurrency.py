@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tests.support.fake_openai import FakeOpenAI, Reply, Request, Usage
-from tests.unit.instrumentation.lms import EchoLM, completion, served
-from tests.unit.instrumentation.traced import Traced
+from tests.support.lms import EchoLM, completion, served
+from tests.support.traced import Traced
 
 CALLS = 50
 

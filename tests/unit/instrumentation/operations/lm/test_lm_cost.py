@@ -11,8 +11,8 @@ import dspy
 import pytest
 
 from tests.support.fake_openai import FakeOpenAI, Reply, Usage
-from tests.unit.instrumentation.lms import BLUE, DSPY, EchoLM, Version, completion, served
-from tests.unit.instrumentation.traced import Traced
+from tests.support.lms import BLUE, DSPY, EchoLM, Version, completion, served
+from tests.support.traced import Traced
 
 NATIVE = Version("3.4") <= DSPY
 # OpenRouter's additions to every usage; with BYOK, its fee is separate.

@@ -10,9 +10,9 @@ from typing import Any
 import dspy
 import pytest
 
+from tests.support.lms import DSPY, EchoLM, Version, answers, completion
+from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import DSPY, EchoLM, Version, answers, completion
-from tests.unit.instrumentation.traced import Traced
 
 USAGE = ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens")
 

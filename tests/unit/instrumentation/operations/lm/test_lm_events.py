@@ -13,10 +13,10 @@ from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from tests.support.fake_openai import FakeOpenAI
+from tests.support.lms import EchoLM, FailingLM, answering, served
+from tests.support.traced import Traced, everything_in
 from tests.unit.instrumentation.conftest import TelemetryLog, TraceWith
-from tests.unit.instrumentation.lms import EchoLM, FailingLM, answering, served
 from tests.unit.instrumentation.registry import CONTENT, REGISTRY
-from tests.unit.instrumentation.traced import Traced, everything_in
 
 try:
     from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter as MemoryExporter

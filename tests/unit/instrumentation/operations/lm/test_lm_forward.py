@@ -15,10 +15,10 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
 from tests.support.fake_openai import FakeOpenAI, Reply, Usage
 from tests.support.faults import Status
+from tests.support.lms import DSPY, EchoLM, Version, completion, served
+from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import DSPY, EchoLM, Version, completion, served
 from tests.unit.instrumentation.measured import Measured
-from tests.unit.instrumentation.traced import Traced
 
 CHAT = "chat gpt-4o-mini"
 SPENT = ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens", "dspy.lm.cost.total")

@@ -17,9 +17,9 @@ from opentelemetry.instrumentation.dspy._operations.lm.messages import (
 )
 from opentelemetry.instrumentation.dspy._operations.services.usage import usage_attributes
 from tests.support.fake_openai import FakeOpenAI, Reply, Usage
+from tests.support.lms import DSPY, EchoLM, Version, served
+from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import DSPY, EchoLM, Version, served
-from tests.unit.instrumentation.traced import Traced
 
 CHAT = "chat gpt-4o-mini"
 PIXEL = "data:image/png;base64," + "A" * 5_000

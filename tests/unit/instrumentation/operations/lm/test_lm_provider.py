@@ -13,8 +13,8 @@ from opentelemetry.trace import SpanKind
 
 from tests.support.fake_openai import FakeOpenAI, Reply, ToolCall, Usage
 from tests.support.faults import Status
-from tests.unit.instrumentation.lms import DSPY, Version, served
-from tests.unit.instrumentation.traced import Traced, everything_in
+from tests.support.lms import DSPY, Version, served
+from tests.support.traced import Traced, everything_in
 
 # Since 3.4 DSPy prices calls itself and talks to the provider without LiteLLM.
 NATIVE = Version("3.4") <= DSPY

@@ -11,8 +11,8 @@ import numpy
 import pytest
 
 from opentelemetry.instrumentation.dspy._operations.services.usage import usage_attributes
-from tests.unit.instrumentation.lms import EchoLM, completion
-from tests.unit.instrumentation.traced import Traced
+from tests.support.lms import EchoLM, completion
+from tests.support.traced import Traced
 
 Counts = dict[str, int]
 

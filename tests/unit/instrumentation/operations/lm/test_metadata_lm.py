@@ -13,9 +13,9 @@ import pytest
 
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.faults import Status
+from tests.support.lms import DSPY, EchoLM, Version, served
+from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import DSPY, EchoLM, Version, served
-from tests.unit.instrumentation.traced import Traced
 
 CHAT = "chat gpt-4o-mini"
 # Since 3.4 DSPy retries itself; before, LiteLLM does, out of its sight.

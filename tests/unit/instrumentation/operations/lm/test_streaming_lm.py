@@ -12,9 +12,9 @@ import pytest
 
 from tests.support.dspy_prompts import chat_text
 from tests.support.fake_openai import FakeOpenAI, Reply
+from tests.support.lms import DSPY, EchoLM, Version, served
+from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import DSPY, EchoLM, Version, served
-from tests.unit.instrumentation.traced import Traced
 
 CHAT = "chat gpt-4o-mini"
 QA = "question -> answer"

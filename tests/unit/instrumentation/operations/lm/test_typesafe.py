@@ -14,9 +14,9 @@ import dspy
 import pytest
 from opentelemetry.trace import SpanKind
 
+from tests.support.lms import DSPY, Version
+from tests.support.traced import Traced, everything_in
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import DSPY, Version
-from tests.unit.instrumentation.traced import Traced, everything_in
 
 pytestmark = pytest.mark.skipif(Version("3.4") > DSPY, reason="no TypeSafe in this dspy")
 

@@ -14,11 +14,11 @@ from dspy.utils import DummyLM
 
 from tests.support.dspy_prompts import chat_text
 from tests.support.fake_openai import FakeOpenAI, Reply, ToolCall
+from tests.support.lms import DSPY, EchoLM, Version, answering, served
 from tests.support.span_tree import assert_one_tree
+from tests.support.traced import Traced
 from tests.unit.instrumentation.agents import FINAL, MODES, QA, facts, run, search, steps
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import DSPY, EchoLM, Version, answering, served
-from tests.unit.instrumentation.traced import Traced
 
 # The type is litellm's up to dspy 3.1.
 OWN_ERRORS = Version("3.2") <= DSPY

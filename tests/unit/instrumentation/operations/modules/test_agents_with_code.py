@@ -12,9 +12,9 @@ from dspy.primitives.python_interpreter import PythonInterpreter
 from dspy.utils import DummyLM
 
 from tests.support.fake_sandbox import DENO_COMMAND
+from tests.support.lms import DSPY, Version
+from tests.support.traced import Traced
 from tests.unit.instrumentation.agents import FINAL, MODES, QA, facts, run, search, steps
-from tests.unit.instrumentation.lms import DSPY, Version
-from tests.unit.instrumentation.traced import Traced
 
 
 def interpreter() -> PythonInterpreter:

@@ -16,10 +16,10 @@ import pytest
 
 from opentelemetry.instrumentation.dspy import DSPyInstrumentor
 from tests.support.dspy_prompts import chat_text
+from tests.support.lms import EchoLM
 from tests.support.prompt_lm import PromptLM
+from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import EchoLM
-from tests.unit.instrumentation.traced import Traced
 
 QA = "question -> answer"
 JUDGES = pytest.mark.parametrize("judge", [dspy.BestOfN, dspy.Refine], ids=lambda cls: cls.__name__)

@@ -13,10 +13,10 @@ import dspy
 import pydantic
 import pytest
 
+from tests.support.lms import DSPY, EchoLM, Version
 from tests.support.prompt_lm import PromptLM
+from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import DSPY, EchoLM, Version
-from tests.unit.instrumentation.traced import Traced
 
 QA = "question -> answer"
 # Before, a field of a string signature that names no type looks like one of type str.

@@ -11,9 +11,9 @@ from typing import Any
 import dspy
 import pytest
 
+from tests.support.lms import DummyLM, answering
+from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import DummyLM, answering
-from tests.unit.instrumentation.traced import Traced
 
 QA = "question -> answer"
 

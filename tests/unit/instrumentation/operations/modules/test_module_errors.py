@@ -12,8 +12,8 @@ import dspy
 import pytest
 from opentelemetry.trace import StatusCode
 
-from tests.unit.instrumentation.lms import EchoLM, FailingLM
-from tests.unit.instrumentation.traced import Traced
+from tests.support.lms import EchoLM, FailingLM
+from tests.support.traced import Traced
 
 
 class OutOfStockError(Exception):

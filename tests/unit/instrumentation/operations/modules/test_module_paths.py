@@ -10,7 +10,7 @@ from typing import Any
 import dspy
 import pytest
 
-from tests.unit.instrumentation.traced import Traced
+from tests.support.traced import Traced
 
 
 class Leaf(dspy.Module):
@@ -63,7 +63,7 @@ def test_paths_are_joined_on_the_way_down(traced: Traced) -> None:
 
 
 def test_paths_equal_those_of_named_predictors(traced: Traced) -> None:
-    from tests.unit.instrumentation.lms import answering
+    from tests.support.lms import answering
 
     class Program(dspy.Module):
         def __init__(self) -> None:

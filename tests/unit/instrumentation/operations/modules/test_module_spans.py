@@ -10,9 +10,9 @@ import dspy
 import pytest
 from opentelemetry.trace import SpanKind
 
+from tests.support.lms import DummyLM, answering
 from tests.support.span_tree import assert_one_tree
-from tests.unit.instrumentation.lms import DummyLM, answering
-from tests.unit.instrumentation.traced import Traced
+from tests.support.traced import Traced
 
 QA = "question -> answer"
 

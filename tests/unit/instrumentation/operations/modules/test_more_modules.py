@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from packaging.version import Version
 
+from tests.support.lms import DSPY
 from tests.support.prompt_lm import PromptLM
 from tests.support.span_tree import assert_one_tree
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import DSPY
 
 QA = "question -> answer"
 

@@ -16,7 +16,7 @@ import pytest
 
 from opentelemetry.instrumentation.dspy._operations.modules.program_hash import program_hash
 from tests.support.prompt_lm import PromptLM
-from tests.unit.instrumentation.traced import Traced
+from tests.support.traced import Traced
 
 QA = "question -> answer"
 

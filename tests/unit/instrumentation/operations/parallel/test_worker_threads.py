@@ -28,9 +28,9 @@ from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, Sam
 from opentelemetry.trace import get_current_span
 from packaging.version import Version
 
+from tests.support.lms import DSPY, answering
 from tests.support.span_tree import assert_one_tree, span_nodes
-from tests.unit.instrumentation.lms import DSPY, answering
-from tests.unit.instrumentation.traced import Traced, uninstrument
+from tests.support.traced import Traced, uninstrument
 
 
 def letters(texts: list[str]) -> Any:

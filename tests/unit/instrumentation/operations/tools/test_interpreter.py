@@ -15,9 +15,9 @@ from dspy.utils import DummyLM
 from packaging.version import Version
 
 from tests.support.fake_sandbox import DENO_COMMAND
+from tests.support.lms import DSPY
 from tests.support.span_tree import assert_one_tree
-from tests.unit.instrumentation.lms import DSPY
-from tests.unit.instrumentation.traced import Traced, everything_in, uninstrument
+from tests.support.traced import Traced, everything_in, uninstrument
 
 HAS_TOOLS = Version("3.1.2") <= DSPY
 HAS_INVOKE_TOOL = Version("3.3.1") <= DSPY

@@ -11,8 +11,8 @@ import dspy
 import pydantic
 import pytest
 
+from tests.support.traced import Traced, everything_in
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.traced import Traced, everything_in
 
 CANARY = "canary-of-a-default"
 MODES = pytest.mark.parametrize("mode", ["sync", "async"])

@@ -13,9 +13,9 @@ import dspy
 import pydantic
 import pytest
 
+from tests.support.lms import DummyLM
+from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.lms import DummyLM
-from tests.unit.instrumentation.traced import Traced
 
 
 def search(query: str, k: int = 3) -> list[str]:

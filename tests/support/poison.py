@@ -10,7 +10,7 @@ from typing import Any, Final
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Link, SpanContext
 
-from tests.unit.bridge.export.dspy_spans import Recorder
+from tests.support.dspy_spans import Recorder
 
 POISON: Final[dict[str, dict[str, Any]]] = {
     "surrogate": {"text": "a\ud800b", "session.id": "a\ud800b"},
