@@ -24,12 +24,13 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # compile both packages once more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint typecheck unit integration perf-guard browser docs changelog bench clean
+.PHONY: help demo test lint typecheck unit process integration perf-guard browser docs changelog bench \
+  clean
 
 help:
 	@echo "make demo         run a small RAG program and show its trace (ARGS=... for its options)"
-	@echo "make test         lint, type check, unit and integration tests: all of what CI runs"
-	@echo "make lint | typecheck | unit | integration    one part of it"
+	@echo "make test         lint, type check and tests: all of what CI runs"
+	@echo "make lint | typecheck | unit | process | integration | perf-guard    one part of it"
 	@echo "make browser      look at MLflow's pages in Chromium (on Debian: chromium, chromium-driver)"
 	@echo "make docs         build the documentation into docs/_build/html"
 	@echo "make changelog    show what changed since the last release"
@@ -96,7 +97,7 @@ demo: $(VENV)/.runtime
 
 # --- tests ----------------------------------------------------------------------------------
 
-test: lint typecheck unit integration perf-guard
+test: lint typecheck unit process integration perf-guard
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -110,6 +111,9 @@ typecheck: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/unit -n auto --dist loadfile
+
+process: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/process -n auto --dist loadfile
 
 integration: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/integration -n auto --dist loadfile

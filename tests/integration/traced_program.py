@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.children import Zygote
+
 TIMEOUT = 300.0
 """Seconds; guards against a program that never ends, and is no measure of anything."""
 
@@ -63,27 +65,31 @@ def run_program(
     environment: Mapping[str, str] | None = None,
     *,
     zero_code: bool = False,
+    zygote: Zygote | None = None,
 ) -> Finished:
     """Run ``source`` after `WORK` in ``directory``; it must end with exit code 0.
 
-    With ``zero_code`` it is started by ``opentelemetry-instrument``.
+    With ``zero_code`` it runs under ``opentelemetry-instrument``. With a zygote it is a fork of
+    that, otherwise a new interpreter.
     """
     script = directory / "program.py"
     script.write_text(WORK + textwrap.dedent(source))
+    variables = {**program_environment(directory), **(environment or {})}
+    run = _in_a_new_interpreter if zygote is None else zygote.run
+    done = run(script, env=variables, cwd=directory, zero_code=zero_code, timeout=TIMEOUT)
+    assert done.returncode == 0, done.stderr
+    return Finished(done.stdout, done.stderr)
+
+
+def _in_a_new_interpreter(
+    script: Path, *, env: Mapping[str, str], cwd: Path, zero_code: bool, timeout: float
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(script)]
     if zero_code:
         command.insert(0, str(Path(sys.executable).with_name("opentelemetry-instrument")))
-    done = subprocess.run(
-        command,
-        cwd=directory,
-        env={**program_environment(directory), **(environment or {})},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
+    return subprocess.run(
+        command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False
     )
-    assert done.returncode == 0, done.stderr
-    return Finished(done.stdout, done.stderr)
 
 
 def stored_traces(tracking_uri: str, experiment_name: str = "Default") -> list[Any]:

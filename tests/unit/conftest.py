@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the import of litellm, seconds of CPU time, in one of the workers that run the tests."""
+"""Keeps unit tests quick: no child processes, and the import of litellm in one worker only."""
 
 from __future__ import annotations
 
@@ -11,6 +11,35 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.one_worker import LITELLM_FILES
+
+STARTS_OF_PROCESSES = frozenset(
+    {
+        "os.exec",
+        "os.fork",
+        "os.forkpty",
+        "os.posix_spawn",
+        "os.spawn",
+        "os.system",
+        "subprocess.Popen",
+    }
+)
+_started: list[str] = []
+
+
+def _note_processes(event: str, arguments: tuple[object, ...]) -> None:
+    if event in STARTS_OF_PROCESSES:
+        _started.append(f"{event} {arguments[:2]}")
+
+
+sys.addaudithook(_note_processes)
+
+
+@pytest.fixture(autouse=True)
+def no_child_process() -> Iterator[None]:
+    """Fail a test that starts a process."""
+    _started.clear()
+    yield
+    assert _started == [], "the test belongs in tests/process"
 
 
 @pytest.fixture(autouse=True)

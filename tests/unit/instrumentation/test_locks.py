@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
 from collections.abc import Generator
 from contextvars import copy_context
@@ -16,7 +15,6 @@ import pytest
 from opentelemetry.instrumentation.dspy._operations.lm.record import LMRecord
 from tests.support.lms import EchoLM
 from tests.support.traced import Traced
-from tests.unit.instrumentation.processes import run_python
 
 
 class Forever:
@@ -72,39 +70,3 @@ def test_a_call_that_is_collected_while_another_ends(
             gc.enable()
     assert ended == ["inside", "outside"]
     assert sorted(traced.names()) == ["chat echo"] * 3
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_child_that_is_forked_while_another_thread_ends_a_call() -> None:
-    code = """
-        import os, signal, threading
-        import dspy
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.instrumentation.dspy import DSPyInstrumentor
-        from opentelemetry.instrumentation.dspy._operations.lm.record import LMRecord
-        from tests.support.lms import EchoLM
-        from tests.unit.instrumentation.test_locks import Routing
-
-        DSPyInstrumentor().instrument(tracer_provider=TracerProvider())
-        held, go_on = threading.Event(), threading.Event()
-        add_nested = LMRecord.add_nested
-
-        def holding(*args):
-            held.set()
-            go_on.wait()
-            add_nested(*args)
-
-        LMRecord.add_nested = holding
-        thread = threading.Thread(target=Routing(), args=("hello",))
-        thread.start()
-        assert held.wait(30)
-        child = os.fork()
-        if child == 0:
-            signal.alarm(30)  # ends a child that waits for ever
-            EchoLM()("hello")
-            os._exit(0)
-        print(os.waitpid(child, 0)[1])
-        go_on.set()
-        thread.join()
-    """
-    assert run_python(code) == ["0"]

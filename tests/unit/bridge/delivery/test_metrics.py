@@ -5,11 +5,8 @@
 from __future__ import annotations
 
 import gc
-import os
-import signal
 from typing import Any
 
-import pytest
 import yaml
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -132,18 +129,3 @@ def test_status_has_every_processor_of_the_process() -> None:
         assert len(found) == before + 1
         assert isinstance(found[-1], DeliveryStatus)
         assert (found[-1].stored, found[-1].destination) == (1, "the fake store")
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_child_that_is_forked_while_a_thread_registers_goes_on() -> None:
-    with self_metrics._lock:
-        child = os.fork()
-        if child == 0:
-            signal.alarm(20)  # otherwise a deadlock would last for ever
-            try:
-                DeliveryProcessor(FakeDelivery()).shutdown()
-                os._exit(0)
-            finally:
-                os._exit(1)
-        _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0

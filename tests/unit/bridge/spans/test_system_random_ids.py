@@ -2,11 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import os
 import random
 from importlib.metadata import entry_points
 
-import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
@@ -52,21 +50,6 @@ def test_ids_are_of_full_length_and_flagged_as_random() -> None:
     assert 0 not in trace_ids + span_ids
     assert len(set(trace_ids)) == len(set(span_ids)) == 200
     assert generator.is_trace_id_random()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_forked_child_has_other_ids_than_its_parent() -> None:
-    generator = SystemRandomIdGenerator()
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(writing, str(generator.generate_trace_id()).encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    os.close(writing)
-    with os.fdopen(reading) as file:
-        in_child = int(file.read())
-    assert in_child != generator.generate_trace_id()
 
 
 def test_a_provider_with_the_usual_generator_gets_the_other_generator() -> None:

@@ -7,9 +7,6 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -183,76 +180,3 @@ def test_compiling_copies_programs(traced: Traced) -> None:
     with dspy.context(lm=DummyLM([{"answer": "blue"}] * 9)):
         compiled = optimizer.compile(Inner(), trainset=examples)
     assert len(compiled.generate.demos) == 2
-
-
-@dataclass(frozen=True)
-class Main:
-    """What one run of ``pickled_main.py`` printed, and the methods that it pickled."""
-
-    printed: list[str]
-    methods: bytes
-
-
-@pytest.fixture(scope="module")
-def main_plain(tmp_path_factory: pytest.TempPathFactory) -> Main:
-    return run_main("plain", tmp_path_factory.mktemp("plain"))
-
-
-@pytest.fixture(scope="module")
-def main_traced(tmp_path_factory: pytest.TempPathFactory) -> Main:
-    return run_main("traced", tmp_path_factory.mktemp("traced"))
-
-
-def run_main(mode: str, directory: Path) -> Main:
-    script, file = Path(__file__).with_name("pickled_main.py"), directory / "methods.pkl"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), mode, str(file)],
-        capture_output=True,
-        check=True,
-        text=True,
-        timeout=120,
-    )
-    return Main(done.stdout.splitlines(), file.read_bytes())
-
-
-# What comes of them is compared, not spelt out: until 3.2 DSPy's own adapters fail by value.
-def test_classes_of_main_are_pickled_by_value(main_plain: Main, main_traced: Main) -> None:
-    assert main_traced.printed[:9] == main_plain.printed[:9]
-    assert main_plain.printed[:2] == ["EarlyLM ['early x']", "LateLM ['late x']"]
-
-
-def test_methods_of_classes_of_main_are_pickled_by_value(
-    main_plain: Main, main_traced: Main
-) -> None:
-    assert main_traced.printed[9:] == main_plain.printed[9:]
-
-
-LOAD = """
-import pickle, sys
-
-class NotInstalled:
-    def find_spec(self, name, path=None, target=None):
-        if name.startswith("opentelemetry.instrumentation"):
-            raise ImportError(name)
-
-sys.meta_path.insert(0, NotInstalled())
-for name, thing in pickle.load(sys.stdin.buffer).items():
-    print(name, thing("x") if callable(thing) else type(thing).__name__)
-"""
-
-
-def test_methods_taken_by_value_load_without_us(main_plain: Main, main_traced: Main) -> None:
-    def loaded(data: bytes) -> list[str]:
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", LOAD],
-            input=data,
-            capture_output=True,
-            check=False,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr.decode()
-        return done.stdout.decode().splitlines()
-
-    plain = loaded(main_plain.methods)
-    assert plain[0] == "EarlyLM.__call__ ['early x']"
-    assert loaded(main_traced.methods) == plain

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
 
 
-def run_python(code: str) -> list[str]:
+def run_python(code: str, **environment: str) -> list[str]:
     """What the code prints, line by line.
 
     Raises:
@@ -17,6 +18,7 @@ def run_python(code: str) -> list[str]:
     """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,

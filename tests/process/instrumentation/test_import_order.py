@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from tests.unit.instrumentation.processes import run_python
+from tests.process.instrumentation.interpreters import run_python
 
 TRACE = """
 from tests.support.memory import span_memory

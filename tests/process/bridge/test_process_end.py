@@ -4,67 +4,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import subprocess
-import sys
-import textwrap
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests import ROOT
+from tests.process.bridge.programs import once, run
 
-SOURCES = (ROOT, ROOT / "mlflow_bridge/src", ROOT / "opentelemetry-instrumentation-dspy/src")
-
-PREAMBLE = """
-import multiprocessing, os, signal, sys
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-from tests.support.fake_delivery import DeliveryProcessor
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from tests.support.fake_delivery import FileDelivery, PATIENCE
-
-OUT = Path(os.environ["SPANS_FILE"])
-
-def traced():
-    provider = TracerProvider()
-    # Longer than any of these programs live: what arrives was delivered by an exit.
-    provider.add_span_processor(
-        DeliveryProcessor(FileDelivery(OUT), schedule_delay_seconds=3600)
-    )
-    trace.set_tracer_provider(provider)
-
-traced()
-
-def work(name):
-    with trace.get_tracer("test").start_as_current_span(f"{name} outer"):
-        with trace.get_tracer("test").start_as_current_span(f"{name} inner"):
-            return name
-"""
-
-
-def run(source: str, tmp_path: Path, returncode: int = 0) -> Counter[str]:
-    """Names of the spans that the program delivered, and how often."""
-    script, spans = tmp_path / "program.py", tmp_path / "spans.txt"
-    script.write_text(PREAMBLE + textwrap.dedent(source))
-    path = os.pathsep.join([*map(str, SOURCES), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "SPANS_FILE": str(spans)}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == returncode, done.stderr
-    return Counter(spans.read_text().splitlines() if spans.exists() else [])
-
-
-def once(*names: str) -> Counter[str]:
-    return Counter(f"{name} {part}" for name in names for part in ("outer", "inner"))
+METHODS = multiprocessing.get_all_start_methods()
 
 
 @pytest.mark.parametrize(
@@ -82,7 +30,8 @@ def once(*names: str) -> Counter[str]:
     ],
 )
 def test_ways_to_exit(ending: str, returncode: int, tmp_path: Path) -> None:
-    assert run(f"work('main')\n{ending}", tmp_path, returncode) == once("main")
+    source = f"work('main')\n{ending}"
+    assert run(source, tmp_path, returncode, new_interpreter=True) == once("main")
 
 
 def test_a_provider_that_nobody_shuts_down(tmp_path: Path) -> None:
@@ -141,35 +90,39 @@ def test_fork_in_the_middle_of_a_delivery(tmp_path: Path) -> None:
     assert run(source, tmp_path) == expected
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-@pytest.mark.parametrize("ending", ["", "; sys.exit(0)"])
-def test_multiprocessing_process(method: str, ending: str, tmp_path: Path) -> None:
-    if method not in _start_methods():
-        pytest.skip(f"no start method {method} here")
+@pytest.mark.parametrize("method", METHODS)
+def test_multiprocessing_processes(method: str, tmp_path: Path) -> None:
     source = f"""
-        def child():
-            work("child"){ending}
+        def returns():
+            work("returns")
+
+        def exits():
+            work("exits")
+            sys.exit(0)
 
         if __name__ == "__main__":
             work("main")
-            process = multiprocessing.get_context("{method}").Process(target=child)
-            process.start()
-            process.join()
-            assert process.exitcode == 0
+            context = multiprocessing.get_context("{method}")
+            processes = [context.Process(target=target) for target in (returns, exits)]
+            for process in processes:
+                process.start()
+            for process in processes:
+                process.join()
+                assert process.exitcode == 0
     """
-    assert run(source, tmp_path) == once("main", "child")
+    assert run(source, tmp_path) == once("main", "returns", "exits")
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", METHODS)
 def test_process_pools(method: str, tmp_path: Path) -> None:
-    if method not in _start_methods():
-        pytest.skip(f"no start method {method} here")
+    # Each worker that is not forked imports the SDK.
+    workers = 2 if method == "fork" else 1
     source = f"""
         if __name__ == "__main__":
             context = multiprocessing.get_context("{method}")
-            with ProcessPoolExecutor(2, mp_context=context) as executor:
+            with ProcessPoolExecutor({workers}, mp_context=context) as executor:
                 list(executor.map(work, "abcd"))
-            pool = context.Pool(2)
+            pool = context.Pool({workers})
             pool.map(work, "efgh")
             pool.close()
             pool.join()
@@ -209,12 +162,6 @@ def test_a_destination_that_hangs_does_not_hold_up_the_exit(tmp_path: Path) -> N
         provider.get_tracer("test").start_span("lost").end()
     """
     assert run(source, tmp_path) == {}
-
-
-def _start_methods() -> list[str]:
-    import multiprocessing
-
-    return multiprocessing.get_all_start_methods()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
