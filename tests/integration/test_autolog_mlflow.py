@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.integration.traced_program import (
+    hide_litellm,
     run_program,
     span_names,
     stored_traces,
 )
+from tests.support.children import MLFLOW, SDK
 
 pytestmark = pytest.mark.integration
 
@@ -27,6 +29,7 @@ def test_one_call_is_enough(store_uri: str, tmp_path: Path) -> None:
         work("only")
     """
     environment = {"MLFLOW_EXPERIMENT_NAME": "autolog"}
+    hide_litellm(tmp_path)
     done = run_program(source, tmp_path, environment)
     assert done.log_lines("Traceback") == done.log_lines("MLFLOW_") == []
     [trace] = stored_traces(store_uri, "autolog")
@@ -45,7 +48,7 @@ def test_moving_to_another_experiment_and_off(store_uri: str, tmp_path: Path) ->
         disable_autolog()
         work("nobody's")
     """
-    run_program(source, tmp_path, {"MLFLOW_TRACKING_URI": store_uri})
+    run_program(source, tmp_path, {"MLFLOW_TRACKING_URI": store_uri}, zygote=MLFLOW)
     names = {
         name: [span_names(t) for t in stored_traces(store_uri, name)] for name in ("one", "two")
     }
@@ -71,7 +74,7 @@ def test_a_program_that_seeds_its_random_numbers_has_a_trace_of_each_run(
         "OTEL_TRACES_EXPORTER": "mlflow" if zero_code else "none",
     }
     for _ in range(2):
-        run_program(source, tmp_path, environment, zero_code=zero_code)
+        run_program(source, tmp_path, environment, zero_code=zero_code, zygote=MLFLOW)
     traces = stored_traces(store_uri, "seeded")
     assert [span_names(trace) for trace in traces] == [{"seeded", "seeded step"}] * 4
 
@@ -100,7 +103,7 @@ def test_a_share_of_programs(store_uri: str, tmp_path: Path) -> None:
         "MLFLOW_EXPERIMENT_NAME": "programs",
         "MLFLOW_DSPY_SAMPLING_MODULES": "Common=0",
     }
-    done = run_program(source, tmp_path, environment)
+    done = run_program(source, tmp_path, environment, zygote=MLFLOW)
     assert done.log_lines("WARNING") == []
     traces = stored_traces(store_uri, "programs")
     assert [trace.info.tags["mlflow.traceName"] for trace in traces] == ["Rare", "Rare"]
@@ -119,7 +122,7 @@ def test_the_active_run_gets_the_trace(store_uri: str, tmp_path: Path) -> None:
             print(run.info.run_id)
         work("outside")
     """
-    done = run_program(source, tmp_path, {"MLFLOW_TRACKING_URI": store_uri})
+    done = run_program(source, tmp_path, {"MLFLOW_TRACKING_URI": store_uri}, zygote=MLFLOW)
 
     from mlflow import MlflowClient
 
@@ -141,7 +144,7 @@ def test_under_opentelemetry_instrument_nothing_is_stored_twice(
         work("only")
     """
     environment = {"OTEL_TRACES_EXPORTER": "mlflow", "MLFLOW_TRACKING_URI": store_uri}
-    run_program(source, tmp_path, environment, zero_code=True)
+    run_program(source, tmp_path, environment, zero_code=True, zygote=MLFLOW)
     [trace] = stored_traces(store_uri)
     assert span_names(trace) == {"only", "only step"}
 
@@ -170,7 +173,7 @@ def test_what_cannot_work_is_one_warning_and_a_count_at_the_end(
         work("only")
         print(DSPyInstrumentor().is_instrumented_by_opentelemetry)
     """
-    done = run_program(source, tmp_path, {"MLFLOW_TRACKING_URI": uri})
+    done = run_program(source, tmp_path, {"MLFLOW_TRACKING_URI": uri}, zygote=SDK)
     assert done.stdout.split() == ["True"]
     warning, count = done.stderr.splitlines()
     assert setting in warning

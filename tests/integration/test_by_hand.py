@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 from collections import Counter
 from pathlib import Path
@@ -21,6 +19,7 @@ import pytest
 from mlflow_bridge import MLflowDSPyConfig, deliver_spool
 from tests.integration.span_sink import SpanSink, spooled, traces
 from tests.integration.traced_program import WORK, program_environment, run_program, stored_traces
+from tests.support.children import MLFLOW, SDK
 
 pytestmark = pytest.mark.integration
 
@@ -80,6 +79,7 @@ def test_a_burst_and_the_end_of_the_program(processor: str, tmp_path: Path) -> N
             BY_HAND.format(processor=processor) + "traces_of_six(2000)",
             tmp_path,
             environment(tmp_path, sink.http.url),
+            zygote=SDK,
         )
         assert " lost" not in done.stderr.replace("0 lost", "")
         deliver_the_rest(sink, tmp_path)
@@ -99,7 +99,7 @@ if __name__ == "__main__":
 """
     with SpanSink() as sink:
         settings = environment(tmp_path, sink.http.url)
-        done = run_program(BY_HAND.format(processor=PLAIN) + source, tmp_path, settings)
+        done = run_program(BY_HAND.format(processor=PLAIN) + source, tmp_path, settings, zygote=SDK)
         deliver_the_rest(sink, tmp_path)
         assert sink.stored() == spans_of(100), done.stderr
 
@@ -120,9 +120,7 @@ def test_a_kill_with_write_ahead_from_the_environment(tmp_path: Path) -> None:
             **environment(tmp_path, sink.http.url),
             "MLFLOW_DSPY_WRITE_AHEAD": "true",
         }
-        done = subprocess.run(
-            [sys.executable, str(script)], env=settings, cwd=tmp_path, check=False, timeout=300
-        )
+        done = SDK.run(script, env=settings, cwd=tmp_path)
         assert done.returncode == -signal.SIGKILL
         deliver_the_rest(sink, tmp_path)
         assert sink.stored() == spans_of(200)
@@ -133,7 +131,7 @@ def test_a_server_that_is_down(tmp_path: Path) -> None:
         settings = environment(tmp_path, sink.http.url)
         sink.http.stop()
         source = BY_HAND.format(processor=PLAIN) + "traces_of_six(50)"
-        done = run_program(source, tmp_path, settings)
+        done = run_program(source, tmp_path, settings, zygote=SDK)
         [line] = done.log_lines("spans are not in")
         assert line.startswith("300 of 300 ")
         assert "0 lost, 0 refused, 300 kept" in line
@@ -204,7 +202,8 @@ def test_below_a_web_span_in_any_order_of_processors(
         "MLFLOW_EXPERIMENT_NAME": "web",
         "XDG_STATE_HOME": str(tmp_path / "state"),
     }
-    done = run_program(f"STORE = {store_uri!r}\n{textwrap.dedent(source)}", tmp_path, settings)
+    source = f"STORE = {store_uri!r}\n{textwrap.dedent(source)}"
+    done = run_program(source, tmp_path, settings, zygote=MLFLOW)
     [trace] = stored_traces(store_uri, "web")
     assert_complete(trace)
     client = mlflow.MlflowClient(store_uri)
@@ -240,7 +239,9 @@ def test_ids_are_not_repeated_by_a_seed_from_the_second_trace_on(tmp_path: Path)
     """
     with SpanSink() as sink:
         settings = environment(tmp_path, sink.http.url)
-        first, second = (run_program(source, tmp_path, settings).stdout.split() for _ in range(2))
+        first, second = (
+            run_program(source, tmp_path, settings, zygote=SDK).stdout.split() for _ in range(2)
+        )
     assert first[0] == second[0]
     assert not set(first[1:]) & set(second[1:])
 
@@ -263,7 +264,7 @@ def test_a_processor_that_another_thread_makes_sets_no_signal_handler(tmp_path: 
         assert len(made) == 2
     """
     settings = {**environment(tmp_path, "http://127.0.0.1:1"), "MLFLOW_DSPY_FLUSH_ON_SIGTERM": "1"}
-    done = run_program(source, tmp_path, settings)
+    done = run_program(source, tmp_path, settings, zygote=SDK)
     [line] = done.stderr.splitlines()
     assert "main thread only" in line
 
@@ -286,13 +287,14 @@ def test_settings_that_a_provider_or_an_instrumentation_of_ones_own_ignores(tmp_
     settings = environment(tmp_path, "http://127.0.0.1:1") | {"MLFLOW_DSPY_SPOOL": "false"}
     settings["MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS"] = "0"
     wrong = source.replace("SAMPLER", "").replace("ARGUMENTS", "max_content_length=100")
-    done = run_program(wrong, tmp_path, settings)
+    done = run_program(wrong, tmp_path, settings, zygote=MLFLOW)
     instrumentation, sampler = sorted(done.log_lines("no effect"), reverse=True)
     assert instrumentation.startswith("log_inputs: ")
     assert sampler.startswith("MLFLOW_DSPY_SAMPLING_RATE: ")
     right = source.replace("SAMPLER", "sampler=DSPySampler(config)")
     right = right.replace("ARGUMENTS", "**config.instrument_arguments()")
-    assert run_program(right, tmp_path, settings).log_lines("no effect") == []
+    done = run_program(right, tmp_path, settings, zygote=MLFLOW)
+    assert done.log_lines("no effect") == []
 
 
 def test_a_first_argument_of_another_kind_is_told_what_is_accepted() -> None:

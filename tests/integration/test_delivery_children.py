@@ -17,6 +17,7 @@ import pytest
 from mlflow_bridge import MLflowDSPyConfig, deliver_spool
 from tests.integration.span_sink import SpanSink, spooled, traces
 from tests.integration.traced_program import run_program, stored_traces
+from tests.support.children import MLFLOW, SDK
 
 pytestmark = pytest.mark.integration
 
@@ -75,7 +76,7 @@ def environment(tmp_path: Path, uri: str) -> dict[str, str]:
 def test_multiprocessing(method: str, tmp_path: Path) -> None:
     with SpanSink() as sink:
         settings = environment(tmp_path, sink.http.url)
-        done = run_program(AUTOLOG + PROGRAM.format(method=method), tmp_path, settings)
+        done = run_program(AUTOLOG + PROGRAM.format(method=method), tmp_path, settings, zygote=SDK)
         assert sink.stored() == EXPECTED, done.stderr
     assert spooled(tmp_path / "state") == 0
     assert done.stderr == ""
@@ -84,7 +85,9 @@ def test_multiprocessing(method: str, tmp_path: Path) -> None:
 def test_multiprocessing_under_opentelemetry_instrument(tmp_path: Path) -> None:
     with SpanSink() as sink:
         settings = environment(tmp_path, sink.http.url)
-        done = run_program(PROGRAM.format(method="fork"), tmp_path, settings, zero_code=True)
+        done = run_program(
+            PROGRAM.format(method="fork"), tmp_path, settings, zero_code=True, zygote=SDK
+        )
         assert sink.stored() == EXPECTED, done.stderr
     assert spooled(tmp_path / "state") == 0
 
@@ -112,7 +115,7 @@ def test_forked_children_and_a_store(tmp_path: Path, store_uri: str) -> None:
     """
     )
     settings = {**environment(tmp_path, store_uri), "MLFLOW_DSPY_SCHEDULE_DELAY_SECONDS": "0.01"}
-    done = run_program(source, tmp_path, settings)
+    done = run_program(source, tmp_path, settings, zygote=MLFLOW)
     names = Counter(span.name for t in stored_traces(store_uri) for span in t.data.spans)
     parents = [f"parent {n} {m}" for n in range(3) for m in range(3)]
     assert names == traces(*parents, *(f"child {n}" for n in range(3))), done.stderr
@@ -142,7 +145,7 @@ def test_children_that_are_forked_while_the_store_is_made(tmp_path: Path) -> Non
         "MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS": "60",
         "MLFLOW_DSPY_SPOOL_DIRECTORY": str(tmp_path / "spool"),
     }
-    done = run_program(source, tmp_path, settings)
+    done = run_program(source, tmp_path, settings, zygote=MLFLOW)
     # A fork waits for ten seconds at most, and where that is not enough the child knows it.
     assert "not delivered in time" not in done.stderr
     config = MLflowDSPyConfig(tracking_uri=uri, spool_directory=tmp_path / "spool")
@@ -181,5 +184,5 @@ def test_a_child_that_is_forked_while_another_thread_changes_the_settings(tmp_pa
     """
     )
     with SpanSink() as sink:
-        run_program(source, tmp_path, environment(tmp_path, sink.http.url))
+        run_program(source, tmp_path, environment(tmp_path, sink.http.url), zygote=SDK)
         assert sink.stored() == traces("child")

@@ -18,6 +18,7 @@ from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.status import DeliveryStatus
 from tests.integration.span_sink import SpanSink, wait_for
 from tests.integration.traced_program import run_program
+from tests.support.children import MLFLOW
 from tests.support.fake_delivery import FAST, DeliveryProcessor, FakeDelivery
 from tests.support.mlflow_server import MLflowServer
 
@@ -175,7 +176,7 @@ def run_everybody(uri: str, tmp_path: Path) -> str:
         "MLFLOW_EXPERIMENT_NAME": "everybody",
         "XDG_STATE_HOME": str(tmp_path / "state"),
     }
-    return run_program(EVERYBODY, tmp_path, environment).stderr
+    return run_program(EVERYBODY, tmp_path, environment, zygote=MLFLOW).stderr
 
 
 def test_processes_with_threads_into_one_store(store_uri: str, tmp_path: Path) -> None:

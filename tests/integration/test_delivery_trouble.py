@@ -11,6 +11,7 @@ import pytest
 
 from tests.integration.span_sink import SpanSink, spooled, traces
 from tests.integration.traced_program import Finished, run_program
+from tests.support.children import MLFLOW, SDK
 
 pytestmark = pytest.mark.integration
 
@@ -42,7 +43,12 @@ def run(uri: str, tmp_path: Path, source: str = "", **environment: str) -> Finis
         "MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS": "2",
         **environment,
     }
-    done = run_program(source + WORKING.format(traces=TRACES), tmp_path, settings)
+    done = run_program(
+        source + WORKING.format(traces=TRACES),
+        tmp_path,
+        settings,
+        zygote=MLFLOW if uri.startswith("sqlite") else SDK,
+    )
     assert done.stdout == "done\n"
     assert done.log_lines("Traceback") == []
     return done
@@ -116,6 +122,6 @@ def test_what_is_on_a_full_disk_is_whole(tmp_path: Path) -> None:
         done = mlflow_bridge.deliver_spool({str(directory)!r})
         print(done.stored, done.lost, done.complete)
         """
-        done = run_program(deliver, tmp_path, {"MLFLOW_TRACKING_URI": sink.http.url})
+        done = run_program(deliver, tmp_path, {"MLFLOW_TRACKING_URI": sink.http.url}, zygote=SDK)
         assert done.stdout == f"{kept} 0 True\n"
         assert sink.arrivals() == kept

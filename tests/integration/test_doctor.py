@@ -5,13 +5,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import mlflow_bridge
+from tests.support.children import MLFLOW
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
 
@@ -30,13 +29,12 @@ def test_a_deleted_experiment_is_said_to_be(store_uri: str) -> None:
 
 
 def test_the_command_in_a_process_of_its_own(store_uri: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "mlflow_bridge", "doctor"],
+    child = MLFLOW.start(
+        "import runpy; runpy.run_module('mlflow_bridge', run_name='__main__', alter_sys=True)",
+        "doctor",
         env={**os.environ, "MLFLOW_TRACKING_URI": store_uri, "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        cwd=tmp_path,
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "ok    round trip" in done.stdout
+    output, errors = child.communicate()
+    assert (child.returncode, errors) == (0, "")
+    assert "ok    round trip" in output

@@ -9,13 +9,13 @@ import re
 import subprocess
 import sys
 import textwrap
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from packaging.version import Version
 
 from tests import ROOT
+from tests.integration.traced_program import TIMEOUT, hide_litellm
+from tests.support.children import MLFLOW
 
 mlflow = pytest.importorskip("mlflow")
 
@@ -58,25 +58,43 @@ def blocks(page: str, language: str) -> list[str]:
     return [code for kind, code in BLOCK.findall(text) if kind == language]
 
 
-def run(tmp_path: Path, *command: str) -> str:
-    environment = {
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",
         "MLFLOW_EXPERIMENT_NAME": "my-program",
         "MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS": "60",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "openai",
         "XDG_STATE_HOME": str(tmp_path / "state"),
     }
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
+
+
+def run_page(tmp_path: Path, source: str) -> None:
+    """Run what a page shows, in a process that has imported it all."""
+    page = tmp_path / "page.py"
+    page.write_text(source, "utf-8")
+    checked(MLFLOW.run(page, env=environment(tmp_path), cwd=tmp_path, timeout=TIMEOUT))
+
+
+def run(tmp_path: Path, *command: str) -> str:
+    """What a command prints; the interpreters that it starts are new ones."""
+    hide_litellm(tmp_path)
+    return checked(
+        subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
     )
+
+
+def checked(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout
@@ -86,15 +104,6 @@ def run(tmp_path: Path, *command: str) -> str:
 def store(store_uri: str) -> str:
     """The pages' ``sqlite:///mlflow.db``, without the seconds that it takes to make one."""
     return store_uri
-
-
-def hide_litellm(tmp_path: Path) -> None:
-    """Make the page's program one of an environment without litellm, which DSPy does not require.
-
-    MLflow imports it where it can, to price calls, which takes most of such a program's CPU time.
-    """
-    if Version(version("dspy")) >= Version("3.4"):
-        (tmp_path / "litellm.py").write_text("raise ImportError('hidden')", "utf-8")
 
 
 def stored(tmp_path: Path) -> list[str]:
@@ -125,11 +134,8 @@ def test_python_of_a_page(page: str, names: set[str] | None, tmp_path: Path) -> 
         source += [textwrap.dedent(block), AFTER]
     if page == "docs/with-mlflow-tracing.md":
         source += ["serve(question)"]
-    if page != "README.md":
-        hide_litellm(tmp_path)
-    (tmp_path / "page.py").write_text("\n".join(source), "utf-8")
 
-    run(tmp_path, sys.executable, "page.py")
+    run_page(tmp_path, "\n".join(source))
 
     if names is not None:
         assert set(stored(tmp_path)) == names
@@ -143,8 +149,6 @@ def test_the_zero_code_commands_of_a_page(page: str, shown: str, tmp_path: Path)
     commands = next(
         code for code in blocks(page, "sh") if "MLFLOW_TRACKING_URI" in code and shown in code
     )
-    if page != "README.md":
-        hide_litellm(tmp_path)
     (tmp_path / "my_program.py").write_text(PROGRAM + "program(question=question)\n", "utf-8")
 
     run(tmp_path, "bash", "-euc", commands)
@@ -155,9 +159,8 @@ def test_the_zero_code_commands_of_a_page(page: str, shown: str, tmp_path: Path)
 def test_the_set_up_by_hand(tmp_path: Path) -> None:
     """Alone, since on the page a call of autolog() has made a tracer provider before."""
     [code] = [code for code in blocks("docs/getting-started.md", "python") if "sampler=" in code]
-    (tmp_path / "page.py").write_text("\n".join([PROGRAM, code, AFTER]), "utf-8")
 
-    run(tmp_path, sys.executable, "page.py")
+    run_page(tmp_path, "\n".join([PROGRAM, code, AFTER]))
 
     assert stored(tmp_path) == ["Predict"]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.traced_program import run_program, stored_traces
+from tests.support.children import MLFLOW
 
 pytestmark = pytest.mark.integration
 
@@ -90,7 +91,7 @@ def test_what_is_stored(store_uri: str, tmp_path: Path, mode: str) -> None:
         "XDG_STATE_HOME": str(tmp_path / "state"),
         "DSPY_CACHEDIR": str(tmp_path / "cache"),
     }
-    done = run_program(PROGRAM, tmp_path, environment)
+    done = run_program(PROGRAM, tmp_path, environment, zygote=MLFLOW)
     (trace,) = stored_traces(store_uri)
     assert trace.info.state.value == "ERROR"
     assert {span.name for span in trace.data.spans} >= {"execute_tool connect", "chat m"}

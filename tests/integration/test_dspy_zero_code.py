@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.children import MLFLOW, SDK, Zygote
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.otlp_collector import StubCollector
 from tests.support.span_tree import assert_one_tree, span_tree
@@ -25,6 +26,7 @@ pytestmark = [
     ),
 ]
 
+LAUNCHER = Path(sys.executable).with_name("opentelemetry-instrument")
 PROGRAM = """
 import sys
 import dspy
@@ -58,8 +60,13 @@ def collector() -> Iterator[StubCollector]:
 
 
 def run(
-    collector: StubCollector, directory: Path, source: str = PROGRAM, **environment: str
+    collector: StubCollector,
+    directory: Path,
+    source: str = PROGRAM,
+    zygote: Zygote | None = MLFLOW,
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
+    """Run the source under ``opentelemetry-instrument``, without a zygote in a new interpreter."""
     script = directory / "program.py"
     script.write_text(source)
     settings = {
@@ -70,17 +77,20 @@ def run(
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.http_endpoint,
         "HOME": str(directory),
     }
-    launcher = Path(sys.executable).with_name("opentelemetry-instrument")
+    variables = {**os.environ, **settings, **environment}
     with FakeOpenAI() as server:
-        done = subprocess.run(
-            [str(launcher), sys.executable, str(script), server.base_url],
-            env={**os.environ, **settings, **environment},
-            cwd=directory,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        if zygote is None:
+            done = subprocess.run(
+                [str(LAUNCHER), sys.executable, str(script), server.base_url],
+                env=variables,
+                cwd=directory,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+        else:
+            done = zygote.run(script, server.base_url, env=variables, cwd=directory, zero_code=True)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -96,7 +106,7 @@ def of_dspy(collector: StubCollector) -> list[object]:
 
 
 def test_two_environment_variables_are_enough(collector: StubCollector, tmp_path: Path) -> None:
-    done = run(collector, tmp_path)
+    done = run(collector, tmp_path, zygote=None)
     assert done.stdout == "answer value\n"
     assert_one_tree(of_dspy(collector))
     assert span_tree(of_dspy(collector)) == TREE
@@ -124,4 +134,4 @@ def test_a_process_that_never_imports_dspy_does_not_get_it(
     collector: StubCollector, tmp_path: Path
 ) -> None:
     source = "import sys\nprint(sorted({'dspy', 'litellm'} & set(sys.modules)))"
-    assert run(collector, tmp_path, source).stdout == "[]\n"
+    assert run(collector, tmp_path, source, SDK).stdout == "[]\n"

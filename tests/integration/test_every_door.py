@@ -25,6 +25,7 @@ from mlflow_bridge._config.settings import (
     environment_variable,
 )
 from tests.integration.traced_program import Finished, run_program
+from tests.support.children import SDK
 from tests.support.fake_tracking_server import FakeTrackingServer, spans_in
 from tests.support.loopback import HttpRequest
 
@@ -223,6 +224,7 @@ class Surroundings:
             self.directory,
             {**surroundings, **(environment or {})},
             zero_code=zero_code,
+            zygote=SDK,
         )
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import textwrap
 import time
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import ROOT
+from tests.support.children import MLFLOW, SDK, Zygote
 from tests.support.fake_tracking_server import FakeTrackingServer, spans_in
 from tests.support.faults import Hang
 
@@ -47,20 +46,14 @@ WITHOUT_MLFLOW = """
 
 
 def run(
-    source: str, tmp_path: Path, environment: Mapping[str, str]
+    source: str, tmp_path: Path, environment: Mapping[str, str], zygote: Zygote = SDK
 ) -> subprocess.CompletedProcess[str]:
     # Of what the tests set for all, an exporter alone cannot carry this out.
     inherited = {key: text for key, text in os.environ.items() if key != "MLFLOW_DSPY_TRACES"}
-    paths = [str(ROOT / "mlflow_bridge/src"), str(ROOT / "opentelemetry-instrumentation-dspy/src")]
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(source)],
-        cwd=tmp_path,
-        env={**inherited, "PYTHONPATH": os.pathsep.join([*paths, *sys.path]), **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    child = zygote.start(textwrap.dedent(source), env={**inherited, **environment}, cwd=tmp_path)
+    output, errors = child.communicate()
+    assert child.returncode is not None
+    return subprocess.CompletedProcess(source, child.returncode, output, errors)
 
 
 def test_server_needs_no_mlflow_in_the_program(tmp_path: Path) -> None:
@@ -86,7 +79,7 @@ def test_store_without_mlflow_is_one_error_that_says_what_to_install(tmp_path: P
 
 def test_short_program_stores_all_of_it_at_exit(store_uri: str, tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow")
-    done = run(PROGRAM, tmp_path, {"MLFLOW_TRACKING_URI": store_uri})
+    done = run(PROGRAM, tmp_path, {"MLFLOW_TRACKING_URI": store_uri}, MLFLOW)
     assert (done.returncode, done.stderr) == (0, "")
     [trace] = mlflow.MlflowClient(store_uri).search_traces(locations=["0"])
     assert len(trace.data.spans) == 2

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.traced_program import run_program, stored_traces
+from tests.support.children import MLFLOW
 from tests.support.fake_openai import FakeOpenAI
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
@@ -66,7 +67,7 @@ def test_traces_are_there_when_mlflow_scores_them(
         setup = ""
     with FakeOpenAI() as server:
         source = PROGRAM.format(base_url=server.base_url, setup=setup)
-        done = run_program(source, tmp_path, environment, zero_code=zero_code)
+        done = run_program(source, tmp_path, environment, zero_code=zero_code, zygote=MLFLOW)
     assert done.log_lines("Failed to log trace") == [], done.stderr
     # The evaluation switches MLflow's own autologging of DSPy on, and off again.
     assert done.log_lines("Exception raised while calling autologging") == [], done.stderr
@@ -103,7 +104,7 @@ def test_an_optimizer_afterwards_has_one_trace(store_uri: str, tmp_path: Path) -
             dspy.BootstrapFewShot(max_labeled_demos=1).compile(program, trainset=examples)
     """
     environment = {"MLFLOW_TRACKING_URI": store_uri, "MLFLOW_EXPERIMENT_NAME": "optimizing"}
-    run_program(source, tmp_path, environment)
+    run_program(source, tmp_path, environment, zygote=MLFLOW)
     [trace] = stored_traces(store_uri, "optimizing")
     names = [span.name for span in trace.data.spans]
     assert "compile BootstrapFewShot" in names
@@ -126,6 +127,6 @@ def test_an_mlflow_that_keeps_them_in_another_way_is_one_warning(
                 work(f"evaluated {number}")
     """
     environment = {"MLFLOW_TRACKING_URI": store_uri, "MLFLOW_EXPERIMENT_NAME": "evaluation"}
-    done = run_program(source, tmp_path, environment)
+    done = run_program(source, tmp_path, environment, zygote=MLFLOW)
     assert len(done.log_lines("mlflow.genai.evaluate() cannot find")) == 1
     assert len(stored_traces(store_uri, "evaluation")) == 2

@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.traced_program import Finished, run_program, span_names, stored_traces
+from tests.integration.traced_program import (
+    Finished,
+    hide_litellm,
+    run_program,
+    span_names,
+    stored_traces,
+)
+from tests.support.children import MLFLOW, Zygote
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.mlflow_server import mlflow_store
 
@@ -75,8 +82,8 @@ with dspy.context(lm=OwnLM("own")), tracer.start_as_current_span("own client"):
 """
 
 
-def run(source: str, tmp_path: Path, store_uri: str) -> Finished:
-    done = run_program(source, tmp_path, {"MLFLOW_TRACKING_URI": store_uri})
+def run(source: str, tmp_path: Path, store_uri: str, zygote: Zygote | None = MLFLOW) -> Finished:
+    done = run_program(source, tmp_path, {"MLFLOW_TRACKING_URI": store_uri}, zygote=zygote)
     assert done.log_lines("Traceback") == done.log_lines("detach") == [], done.stderr
     return done
 
@@ -250,7 +257,9 @@ def test_a_program_that_has_chosen_keeps_its_choice(store_uri: str, tmp_path: Pa
         work("ours")
     mlflow.flush_trace_async_logging()
     """
-    run(source, tmp_path, store_uri)
+    # MLflow reads it while it is imported.
+    hide_litellm(tmp_path)
+    run(source, tmp_path, store_uri, zygote=None)
     assert sorted(len(tree(trace)) for trace in stored_traces(store_uri)) == [1, 2]
 
 
@@ -262,7 +271,7 @@ def test_under_opentelemetry_instrument(store_uri: str, tmp_path: Path) -> None:
         work("ours")
     """
     environment = {"OTEL_TRACES_EXPORTER": "mlflow", "MLFLOW_TRACKING_URI": store_uri}
-    run_program(source, tmp_path, environment, zero_code=True)
+    run_program(source, tmp_path, environment, zero_code=True, zygote=MLFLOW)
     assert tree(only(stored_traces(store_uri))) == {
         "outer": None,
         "ours": "outer",
@@ -327,7 +336,7 @@ def test_mlflow_never_takes_the_global_provider_away(store_uri: str, tmp_path: P
         own("at last")
         assert trace.get_tracer_provider() is provider
     """
-    run_program(source, tmp_path, {"MLFLOW_TRACKING_URI": store_uri})
+    run(source, tmp_path, store_uri)
     names = [span_names(found) for found in stored_traces(store_uri)]
     hidden = {"while disabled", "while a model is saved"}
     shown = {"at first", "after set_experiment", "enabled again", "at last"}

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests import ROOT
+from tests.support.children import MLFLOW
 from tests.support.otlp_collector import StubCollector
 from tests.support.otlp_decode import CollectedSpan
 from tests.support.span_tree import assert_one_tree, span_tree
@@ -78,6 +79,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
             "OTEL_TRACES_EXPORTER": "mlflow,otlp",
             "OTEL_METRICS_EXPORTER": "none",
             "OTEL_LOGS_EXPORTER": "none",
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "openai",
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.http_endpoint,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "MLFLOW_TRACKING_URI": f"sqlite:///{directory}/mlflow.db",
@@ -145,12 +147,15 @@ def test_the_collector_has_the_same_spans_with_the_same_ids(demo: Demo) -> None:
 
 def test_the_program_prints_what_it_prints_without_tracing(demo: Demo, tmp_path: Path) -> None:
     untraced = {**demo.environment, "DSPY_CACHEDIR": str(tmp_path / "cache")}
+    done = MLFLOW.run(EXAMPLES / "quickstart.py", env=untraced, cwd=tmp_path)
 
-    assert _run(untraced, sys.executable, _quickstart()) == demo.printed == f"{ANSWER}\n"
+    assert (done.stdout, done.returncode) == (demo.printed, 0)
+    assert demo.printed == f"{ANSWER}\n"
 
 
-def test_the_trace_is_shown_as_a_tree_with_figures(demo: Demo) -> None:
-    shown = _run(demo.environment, sys.executable, str(EXAMPLES / "show_trace.py"))
+def test_the_trace_is_shown_as_a_tree_with_figures(demo: Demo, tmp_path: Path) -> None:
+    done = MLFLOW.run(EXAMPLES / "show_trace.py", env=demo.environment, cwd=tmp_path)
+    shown = done.stdout
     names = [line.partition(" [")[0] for line in TREE.splitlines()]
 
     assert [name for name in names if name not in shown] == []
@@ -158,10 +163,9 @@ def test_the_trace_is_shown_as_a_tree_with_figures(demo: Demo) -> None:
     assert "mlflow ui --backend-store-uri sqlite:///" in shown
 
 
-def test_an_empty_experiment_is_not_taken_for_a_success(demo: Demo) -> None:
+def test_an_empty_experiment_is_not_taken_for_a_success(demo: Demo, tmp_path: Path) -> None:
     other = {**demo.environment, "MLFLOW_EXPERIMENT_NAME": "nobody wrote here"}
-    command = [sys.executable, str(EXAMPLES / "show_trace.py")]
-    done = subprocess.run(command, env=other, capture_output=True, text=True, check=False)
+    done = MLFLOW.run(EXAMPLES / "show_trace.py", env=other, cwd=tmp_path)
 
     assert done.returncode == 1
     assert "holds 0 traces, not one" in done.stderr

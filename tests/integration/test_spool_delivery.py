@@ -19,6 +19,7 @@ from mlflow_bridge._config.settings import MLflowDSPyConfig
 from mlflow_bridge._delivery.spool.spool import Spool
 from tests.integration.span_sink import PATIENCE, SpanSink
 from tests.integration.traced_program import program_environment, stored_traces
+from tests.support.children import SDK
 from tests.support.faults import Status
 from tests.support.spool_spans import files_in, span_with
 
@@ -203,17 +204,9 @@ def test_of_two_processes_at_the_same_time_one_has_each_file(tmp_path: Path) -> 
         path = leave(settings(tmp_path, sink.http.url), 2000, files=40)
         environment = {**program_environment(tmp_path), "MLFLOW_TRACKING_URI": sink.http.url}
         processes = [
-            subprocess.Popen(
-                [sys.executable, "-c", TOGETHER, str(path)],
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for _ in range(2)
+            SDK.start(TOGETHER, str(path), env=environment, cwd=tmp_path) for _ in range(2)
         ]
         for process in processes:
-            assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
         outputs = [
             process.communicate("go\n", timeout=PATIENCE)[0].split() for process in processes

@@ -7,8 +7,6 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import textwrap
 from collections import Counter
 from pathlib import Path
@@ -16,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests import ROOT
+from tests.support.children import MLFLOW, SDK, Child, Zygote
 
 pytestmark = pytest.mark.integration
-
-SOURCES = (ROOT, ROOT / "mlflow_bridge/src", ROOT / "opentelemetry-instrumentation-dspy/src")
 
 PREAMBLE = """
 import os, signal, sys, threading, time
@@ -69,20 +66,18 @@ print(processor.status().redelivered, processor.status().spool_dropped)
 """
 
 
-def start(source: str, tmp_path: Path, **environment: str) -> subprocess.Popen[str]:
-    path = os.pathsep.join([*map(str, SOURCES), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", PREAMBLE + textwrap.dedent(source)],
-        cwd=tmp_path,
+def start(source: str, tmp_path: Path, zygote: Zygote = SDK, **environment: str) -> Child:
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return zygote.start(
+        PREAMBLE + textwrap.dedent(source),
         env={**os.environ, "PYTHONPATH": path, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        cwd=tmp_path,
+        ignore_warnings=True,
     )
 
 
-def finish(process: subprocess.Popen[str], returncode: int = 0) -> tuple[str, str]:
-    output, errors = process.communicate(timeout=60)
+def finish(process: Child, returncode: int = 0) -> tuple[str, str]:
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == returncode, errors
     return output, errors
 
@@ -129,7 +124,6 @@ def test_killed_from_outside_at_any_moment(tmp_path: Path) -> None:
             print(n, flush=True)
     """
     process = start(program, tmp_path)
-    assert process.stdout is not None
     last = 0
     for _ in range(400):
         last = int(process.stdout.readline())
@@ -244,7 +238,6 @@ def test_parent_still_owns_its_files_after_its_child_has_ended(tmp_path: Path) -
         time.sleep(3600)
     """
     process = start(program, tmp_path)
-    assert process.stdout is not None
     process.stdout.readline()
     look = "start(FileDelivery)\nprint(processor._spool.acquire())"
     try:
@@ -281,10 +274,10 @@ def test_store_that_was_not_reached_in_time(tmp_path: Path, store_uri: str) -> N
         "MLFLOW_DSPY_WRITE_AHEAD": "true",
         "MLFLOW_DSPY_SPOOL_DIRECTORY": str(tmp_path / "spool"),
     }
-    finish(start(first, tmp_path, **settings))
+    finish(start(first, tmp_path, MLFLOW, **settings))
     (file,) = (tmp_path / "spool").glob("*/*.jsonl")
     assert len(file.read_text().splitlines()) == 100
-    finish(start(second, tmp_path, **settings))
+    finish(start(second, tmp_path, MLFLOW, **settings))
     with sqlite3.connect(store_uri.removeprefix("sqlite:///")) as store:
         assert store.execute("SELECT count(*) FROM spans").fetchall() == [(100,)]
         assert store.execute("SELECT status FROM trace_info").fetchall() == [("OK",)]

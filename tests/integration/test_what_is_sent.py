@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.traced_program import run_program, span_names, stored_traces
+from tests.support.children import MLFLOW
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
 
@@ -46,7 +47,7 @@ def test_open_spans_are_sent_and_traces_without_genai_are_not(
 ) -> None:
     environment = {"MLFLOW_TRACKING_URI": store_uri, "OTEL_TRACES_EXPORTER": "mlflow,console"}
     start = "" if zero_code else "    import mlflow_bridge\n    mlflow_bridge.autolog()\n"
-    done = run_program(start + PROGRAM, tmp_path, environment, zero_code=zero_code)
+    done = run_program(start + PROGRAM, tmp_path, environment, zero_code=zero_code, zygote=MLFLOW)
     assert done.log_lines("Traceback") == done.log_lines("not in") == []
 
     traces = {trace.data.spans[0].name: trace for trace in stored_traces(store_uri)}

@@ -16,6 +16,7 @@ from tests.integration.traced_program import (
     span_names,
     stored_traces,
 )
+from tests.support.children import MLFLOW, SDK
 
 pytestmark = pytest.mark.integration
 
@@ -58,7 +59,7 @@ def test_environment_mode(store_uri: str, tmp_path: Path) -> None:
         "MLFLOW_TRACKING_URI": store_uri,
         "MLFLOW_EXPERIMENT_NAME": "zero-code",
     }
-    done = run_program(source, tmp_path, environment, zero_code=True)
+    done = run_program(source, tmp_path, environment, zero_code=True, zygote=MLFLOW)
     assert done.log_lines("Traceback") == []
 
     first, second = stored_traces(store_uri, "zero-code")
@@ -75,7 +76,11 @@ def test_declarative_file(store_uri: str, tmp_path: Path) -> None:
     file = tmp_path / "otel.yaml"
     file.write_text(DECLARATIVE_FILE.format(uri=store_uri, experiment="from-file"))
     done = run_program(
-        REPORT + "\nwork('only')", tmp_path, {"OTEL_CONFIG_FILE": str(file)}, zero_code=True
+        REPORT + "\nwork('only')",
+        tmp_path,
+        {"OTEL_CONFIG_FILE": str(file)},
+        zero_code=True,
+        zygote=MLFLOW,
     )
 
     report = json.loads(done.stdout)
@@ -102,7 +107,7 @@ def test_a_share_of_sessions(store_uri: str, tmp_path: Path) -> None:
         "MLFLOW_TRACKING_URI": store_uri,
         "MLFLOW_EXPERIMENT_NAME": "sessions",
     }
-    done = run_program(source, tmp_path, environment, zero_code=True)
+    done = run_program(source, tmp_path, environment, zero_code=True, zygote=MLFLOW)
     assert done.log_lines("WARNING") == []
 
     sessions = [f"chat-{number}" for number in range(12)]
@@ -120,7 +125,7 @@ def test_settings_of_a_sampler_that_is_not_named_are_pointed_at(tmp_path: Path) 
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:1",
         "MLFLOW_DSPY_SAMPLING_RATE": "0.5",
     }
-    done = run_program("", tmp_path, environment, zero_code=True)
+    done = run_program("", tmp_path, environment, zero_code=True, zygote=SDK)
     [line] = done.log_lines("MLFLOW_DSPY_SAMPLING_RATE")
     assert "OTEL_TRACES_SAMPLER=dspy" in line
 
@@ -144,7 +149,7 @@ def test_the_environment_has_the_last_word_on_content(tmp_path: Path) -> None:
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:1",
         "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "NO_CONTENT",
     }
-    done = run_program(REPORT, tmp_path, environment, zero_code=True)
+    done = run_program(REPORT, tmp_path, environment, zero_code=True, zygote=SDK)
     assert json.loads(done.stdout)["content"] == "NO_CONTENT"
 
 
@@ -161,7 +166,8 @@ def test_without_mlflow_among_the_exporters_nothing_of_ours_is_loaded(tmp_path: 
 
 def test_a_burst_into_a_store(store_uri: str, tmp_path: Path) -> None:
     environment = {"OTEL_TRACES_EXPORTER": "mlflow", "MLFLOW_TRACKING_URI": store_uri}
-    run_program("for index in range(90): work(f'{index}')", tmp_path, environment, zero_code=True)
+    source = "for index in range(90): work(f'{index}')"
+    run_program(source, tmp_path, environment, zero_code=True, zygote=MLFLOW)
     traces = stored_traces(store_uri)
     assert {name for trace in traces for name in span_names(trace)} == {
         name for index in range(90) for name in (f"{index}", f"{index} step")
@@ -196,7 +202,8 @@ def test_a_destination_that_does_not_work_is_one_warning(
         "MLFLOW_TRACKING_URI": uri.format(port=free_port()),
         "MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS": "1",
     }
-    done = run_program(source, tmp_path, environment, zero_code=True)
+    zygote = MLFLOW if uri.startswith("sqlite") else SDK
+    done = run_program(source, tmp_path, environment, zero_code=True, zygote=zygote)
     assert "the program's own output" in done.stdout
     assert len(done.log_lines("MLFLOW_TRACKING_URI")) == 1, done.stderr
     assert done.log_lines("Traceback") == []

@@ -10,10 +10,12 @@ import sys
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import Version
 
 from tests.support.children import Zygote
 
@@ -52,6 +54,8 @@ def program_environment(directory: Path) -> dict[str, str]:
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "OTEL_METRICS_EXPORTER": "none",
         "OTEL_LOGS_EXPORTER": "none",
+        # The tests bring it along, and under ``opentelemetry-instrument`` it imports the client.
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "openai",
         "HOME": str(directory),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Making the tables of a new store takes seconds, and many where machines are busy.
@@ -90,6 +94,15 @@ def _in_a_new_interpreter(
     return subprocess.run(
         command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False
     )
+
+
+def hide_litellm(directory: Path) -> None:
+    """Make a program in this directory one without litellm, which DSPy does not require since 3.4.
+
+    MLflow imports it where it can, to price calls, which takes most of such a program's CPU time.
+    """
+    if Version(version("dspy")) >= Version("3.4"):
+        (directory / "litellm.py").write_text("raise ImportError('hidden')", "utf-8")
 
 
 def stored_traces(tracking_uri: str, experiment_name: str = "Default") -> list[Any]:
