@@ -21,6 +21,8 @@ from tests.support.prompt_lm import PromptLM
 from tests.support.span_tree import assert_one_tree
 from tests.support.traced import Traced
 
+pytestmark = [pytest.mark.surface("workflow"), pytest.mark.surface("asyncio")]
+
 QA = "question -> answer"
 
 

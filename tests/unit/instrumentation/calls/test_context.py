@@ -18,6 +18,8 @@ from tests.support.span_tree import assert_one_tree, spans_named
 from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
 
+pytestmark = [pytest.mark.surface("ParallelExecutor"), pytest.mark.surface("asyncio")]
+
 QA = "question -> answer"
 
 

@@ -20,6 +20,8 @@ from opentelemetry import trace
 
 from tests.support.traced import Traced, uninstrument
 
+pytestmark = pytest.mark.surface("asyncio")
+
 
 class Forever:
     def __await__(self) -> Any:

@@ -19,6 +19,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from tests.support.traced import Traced, uninstrument
 from tests.unit.instrumentation.conftest import TraceWith
 
+pytestmark = pytest.mark.surface("generators")
+
 
 class Yielding(dspy.Module):
     """Yields what its tool returns, step by step, either way."""

@@ -8,12 +8,15 @@ import threading
 from typing import Any
 
 import dspy
+import pytest
 from dspy.utils.parallelizer import ParallelExecutor
 
 from tests.support.lms import EchoLM
 from tests.support.memory import SpanWatch, watched_spans
 from tests.support.span_tree import assert_one_tree
 from tests.unit.instrumentation.conftest import TraceWith
+
+pytestmark = pytest.mark.surface("ParallelExecutor")
 
 
 class Slow(EchoLM):

@@ -15,6 +15,8 @@ from tests.support.lms import DSPY, EchoLM, Version, answering
 from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
 
+pytestmark = [pytest.mark.surface("adapter"), pytest.mark.surface("adapter format and parse")]
+
 QA = "question -> answer"
 
 

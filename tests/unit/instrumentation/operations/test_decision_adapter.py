@@ -16,7 +16,10 @@ from tests.support.span_tree import assert_one_tree
 from tests.support.traced import Traced, everything_in
 from tests.unit.instrumentation.conftest import TraceWith
 
-pytestmark = pytest.mark.skipif(Version("3.4") > DSPY, reason="no decisions in this dspy")
+pytestmark = [
+    pytest.mark.surface("DecisionAdapter"),
+    pytest.mark.skipif(Version("3.4") > DSPY, reason="no decisions in this dspy"),
+]
 
 MODES = pytest.mark.parametrize("mode", ["sync", "async"])
 

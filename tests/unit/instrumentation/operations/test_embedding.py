@@ -23,6 +23,8 @@ from tests.support.faults import Status
 from tests.support.lms import DSPY
 from tests.support.traced import Traced, everything_in, uninstrument
 
+pytestmark = pytest.mark.surface("Embedder")
+
 KEY = "sk-test-key-of-no-value"
 NAME = "embeddings text-embedding-3-small"
 Run = Callable[..., Any]

@@ -23,6 +23,8 @@ from tests.support.loopback import HttpReply, HttpRequest, LoopbackServer
 from tests.support.span_tree import assert_one_tree
 from tests.support.traced import Traced, everything_in, uninstrument
 
+pytestmark = pytest.mark.surface("Retrieve")
+
 RETRIEVERS = (Retrieve, Embeddings, dspy.ColBERTv2, ColBERTv2RetrieverLocal, KNN)
 PASSAGES = [
     dotdict({"long_text": "blue whales", "pid": 7, "score": 0.9}),

@@ -23,6 +23,8 @@ from tests.support.prompt_lm import PromptLM
 from tests.support.span_tree import assert_one_tree, only_span, span_tree
 from tests.support.traced import uninstrument
 
+pytestmark = [pytest.mark.surface("streamify"), pytest.mark.surface("streams")]
+
 TREE = """\
 stream Predict [INTERNAL]
 └─ invoke_workflow Predict [INTERNAL]

@@ -22,6 +22,8 @@ from tests.support.memory import span_memory
 from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TelemetryLog
 
+pytestmark = pytest.mark.surface("save and load")
+
 # Asked for from 3.1 on.
 _ALLOW = {"allow_pickle": True} if "allow_pickle" in signature(saving.load).parameters else {}
 

@@ -19,6 +19,14 @@ from tests.support.memory import span_memory
 from tests.support.prompt_lm import PromptLM
 from tests.support.span_tree import assert_one_tree, only_span, span_tree, spans_named
 
+pytestmark = [
+    pytest.mark.surface("Parallel"),
+    pytest.mark.surface("Evaluate"),
+    pytest.mark.surface("example"),
+    pytest.mark.surface("metric"),
+    pytest.mark.surface("ParallelExecutor"),
+]
+
 EXAMPLES = [
     dspy.Example(question=f"q{number}", answer="a").with_inputs("question") for number in range(4)
 ]

@@ -20,6 +20,8 @@ from tests.support.memory import span_memory
 from tests.support.prompt_lm import PromptLM
 from tests.support.span_tree import assert_one_tree, only_span, span_tree
 
+pytestmark = [pytest.mark.surface("compile"), pytest.mark.surface("ParallelExecutor")]
+
 teleprompt = dspy.teleprompt
 
 

@@ -15,6 +15,8 @@ from tests.support.fake_openai import FakeOpenAI, Reply, Usage
 from tests.support.lms import EchoLM, answering, completion, served
 from tests.support.traced import Traced
 
+pytestmark = pytest.mark.surface("LM")
+
 CHAT = "chat gpt-4o-mini"
 
 

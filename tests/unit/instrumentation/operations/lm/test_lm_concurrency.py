@@ -17,6 +17,8 @@ from tests.support.fake_openai import FakeOpenAI, Reply, Request, Usage
 from tests.support.lms import EchoLM, completion, served
 from tests.support.traced import Traced
 
+pytestmark = pytest.mark.surface("LM")
+
 CALLS = 50
 
 

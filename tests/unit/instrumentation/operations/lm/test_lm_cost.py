@@ -14,6 +14,8 @@ from tests.support.fake_openai import FakeOpenAI, Reply, Usage
 from tests.support.lms import BLUE, DSPY, EchoLM, Version, completion, served
 from tests.support.traced import Traced
 
+pytestmark = pytest.mark.surface("LM")
+
 NATIVE = Version("3.4") <= DSPY
 # OpenRouter's additions to every usage; with BYOK, its fee is separate.
 CHARGED = {"cost": 0.0123, "is_byok": False, "cost_details": {"upstream_inference_cost": None}}

@@ -14,6 +14,8 @@ from tests.support.lms import DSPY, EchoLM, Version, answers, completion
 from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
 
+pytestmark = pytest.mark.surface("LM")
+
 USAGE = ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens")
 
 

@@ -18,6 +18,8 @@ from tests.support.traced import Traced, everything_in
 from tests.unit.instrumentation.conftest import TelemetryLog, TraceWith
 from tests.unit.instrumentation.registry import CONTENT, REGISTRY
 
+pytestmark = pytest.mark.surface("LM")
+
 try:
     from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter as MemoryExporter
 except ImportError:  # its name in earlier releases

@@ -20,6 +20,8 @@ from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
 from tests.unit.instrumentation.measured import Measured
 
+pytestmark = pytest.mark.surface("LM")
+
 CHAT = "chat gpt-4o-mini"
 SPENT = ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens", "dspy.lm.cost.total")
 # At the prices of gpt-4o-mini: 0.15 and 0.60 dollars for a million tokens.

@@ -21,6 +21,8 @@ from tests.support.lms import DSPY, EchoLM, Version, served
 from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
 
+pytestmark = pytest.mark.surface("LM")
+
 CHAT = "chat gpt-4o-mini"
 PIXEL = "data:image/png;base64," + "A" * 5_000
 

@@ -16,6 +16,8 @@ from tests.support.faults import Status
 from tests.support.lms import DSPY, Version, served
 from tests.support.traced import Traced, everything_in
 
+pytestmark = pytest.mark.surface("LM")
+
 # Since 3.4 DSPy prices calls itself and talks to the provider without LiteLLM.
 NATIVE = Version("3.4") <= DSPY
 CHAT = "chat gpt-4o-mini"

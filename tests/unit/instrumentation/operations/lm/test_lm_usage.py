@@ -14,6 +14,8 @@ from opentelemetry.instrumentation.dspy._operations.services.usage import usage_
 from tests.support.lms import EchoLM, completion
 from tests.support.traced import Traced
 
+pytestmark = pytest.mark.surface("LM")
+
 Counts = dict[str, int]
 
 OPENAI = {"prompt_tokens": 100, "completion_tokens": 20}

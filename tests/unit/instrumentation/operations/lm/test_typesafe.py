@@ -18,7 +18,10 @@ from tests.support.lms import DSPY, Version
 from tests.support.traced import Traced, everything_in
 from tests.unit.instrumentation.conftest import TraceWith
 
-pytestmark = pytest.mark.skipif(Version("3.4") > DSPY, reason="no TypeSafe in this dspy")
+pytestmark = [
+    pytest.mark.surface("TypeSafe"),
+    pytest.mark.skipif(Version("3.4") > DSPY, reason="no TypeSafe in this dspy"),
+]
 
 MODES = pytest.mark.parametrize("mode", ["sync", "async"])
 CHAT = "chat jev-test"

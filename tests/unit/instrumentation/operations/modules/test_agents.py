@@ -20,6 +20,12 @@ from tests.support.traced import Traced
 from tests.unit.instrumentation.agents import FINAL, MODES, QA, facts, run, search, steps
 from tests.unit.instrumentation.conftest import TraceWith
 
+pytestmark = [
+    pytest.mark.surface("ReAct"),
+    pytest.mark.surface("RLM"),
+    pytest.mark.surface("finish of an agent"),
+]
+
 # The type is litellm's up to dspy 3.1.
 OWN_ERRORS = Version("3.2") <= DSPY
 SHOWN = ("dspy.agent.step.index", "dspy.agent.step.count", "dspy.agent.termination")

@@ -16,6 +16,8 @@ from tests.support.lms import DSPY, Version
 from tests.support.traced import Traced
 from tests.unit.instrumentation.agents import FINAL, MODES, QA, facts, run, search, steps
 
+pytestmark = [pytest.mark.surface("ReAct"), pytest.mark.surface("RLM")]
+
 
 def interpreter() -> PythonInterpreter:
     return PythonInterpreter(deno_command=DENO_COMMAND)

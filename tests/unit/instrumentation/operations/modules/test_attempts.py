@@ -21,6 +21,8 @@ from tests.support.prompt_lm import PromptLM
 from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
 
+pytestmark = pytest.mark.surface("ChainOfThought")
+
 QA = "question -> answer"
 JUDGES = pytest.mark.parametrize("judge", [dspy.BestOfN, dspy.Refine], ids=lambda cls: cls.__name__)
 

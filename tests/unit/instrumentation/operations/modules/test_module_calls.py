@@ -15,6 +15,8 @@ from tests.support.lms import DummyLM, answering
 from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
 
+pytestmark = pytest.mark.surface("Predict")
+
 QA = "question -> answer"
 
 

@@ -15,6 +15,8 @@ from opentelemetry.trace import StatusCode
 from tests.support.lms import EchoLM, FailingLM
 from tests.support.traced import Traced
 
+pytestmark = pytest.mark.surface("workflow")
+
 
 class OutOfStockError(Exception):
     pass

@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.traced import Traced
 
+pytestmark = pytest.mark.surface("nested module")
+
 
 class Leaf(dspy.Module):
     def forward(self) -> str:

@@ -14,6 +14,8 @@ from tests.support.lms import DummyLM, answering
 from tests.support.span_tree import assert_one_tree
 from tests.support.traced import Traced
 
+pytestmark = [pytest.mark.surface("workflow"), pytest.mark.surface("ChainOfThought")]
+
 QA = "question -> answer"
 
 

@@ -16,6 +16,8 @@ from tests.support.prompt_lm import PromptLM
 from tests.support.span_tree import assert_one_tree
 from tests.unit.instrumentation.conftest import TraceWith
 
+pytestmark = pytest.mark.surface("ChainOfThought")
+
 QA = "question -> answer"
 
 

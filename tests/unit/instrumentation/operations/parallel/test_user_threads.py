@@ -17,6 +17,8 @@ from tests.support.memory import span_memory
 from tests.support.prompt_lm import PromptLM
 from tests.support.span_tree import assert_one_tree, spans_named
 
+pytestmark = pytest.mark.surface("threads of a program")
+
 
 class Fanning(dspy.Module):
     """Asks four questions in threads of its own, and one through DSPy's."""

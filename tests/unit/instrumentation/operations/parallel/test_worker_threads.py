@@ -32,6 +32,8 @@ from tests.support.lms import DSPY, answering
 from tests.support.span_tree import assert_one_tree, span_nodes
 from tests.support.traced import Traced, uninstrument
 
+pytestmark = [pytest.mark.surface("Unbatchify"), pytest.mark.surface("pools of executors")]
+
 
 def letters(texts: list[str]) -> Any:
     counts = [[text.count("a") + 0.1, text.count("b") + 0.1] for text in texts]

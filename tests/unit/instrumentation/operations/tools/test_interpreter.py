@@ -19,6 +19,11 @@ from tests.support.lms import DSPY
 from tests.support.span_tree import assert_one_tree
 from tests.support.traced import Traced, everything_in, uninstrument
 
+pytestmark = [
+    pytest.mark.surface("PythonInterpreter"),
+    pytest.mark.surface("tool of interpreted code"),
+]
+
 HAS_TOOLS = Version("3.1.2") <= DSPY
 HAS_INVOKE_TOOL = Version("3.3.1") <= DSPY
 HAS_ASYNC_TOOLS = Version("3.3") <= DSPY

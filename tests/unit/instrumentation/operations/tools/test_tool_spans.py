@@ -17,6 +17,8 @@ from tests.support.lms import DummyLM
 from tests.support.traced import Traced
 from tests.unit.instrumentation.conftest import TraceWith
 
+pytestmark = [pytest.mark.surface("Tool"), pytest.mark.surface("ToolCall")]
+
 
 def search(query: str, k: int = 3) -> list[str]:
     """Looks things up."""
