@@ -111,31 +111,6 @@ def test_no_source_file_is_too_long_to_read() -> None:
     assert {name: lines for name, lines in lengths.items() if lines > MAX_LINES} == {}
 
 
-def test_no_random_numbers_are_taken_from_the_program() -> None:
-    taken = {_name(file): _names_of_random(file) - {"Random"} for file in _python_files(*SOURCES)}
-
-    assert {name: names for name, names in taken.items() if names} == {}
-
-
-def _names_of_random(file: Path) -> set[str]:
-    """The names that a file takes from the module `random`."""
-    tree = _tree(file)
-    used = {
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "random"
-    }
-    imported = {
-        alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module == "random"
-        for alias in node.names
-    }
-    return used | imported
-
-
 # tests/unit/conftest.py sees each use by DSPy, and only the first import of a process.
 def test_unit_tests_that_import_litellm_are_among_its_files() -> None:
     unit_tests = _python_files(ROOT / "tests" / "unit")
