@@ -24,13 +24,14 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # compile both packages once more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint typecheck unit process integration perf-guard browser docs changelog bench \
-  clean
+.PHONY: help demo test lint typecheck unit process integration perf-guard scale browser docs \
+  changelog bench clean
 
 help:
 	@echo "make demo         run a small RAG program and show its trace (ARGS=... for its options)"
 	@echo "make test         lint, type check and tests: all of what CI runs"
 	@echo "make lint | typecheck | unit | process | integration | perf-guard    one part of it"
+	@echo "make scale        the large forms of tests: bursts of thousands of traces, some minutes"
 	@echo "make browser      look at MLflow's pages in Chromium (on Debian: chromium, chromium-driver)"
 	@echo "make docs         build the documentation into docs/_build/html"
 	@echo "make changelog    show what changed since the last release"
@@ -117,6 +118,10 @@ process: $(VENV)/.dev
 
 integration: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/integration -n auto --dist loadfile
+
+# Not a part of "make test", which has a small form of each.
+scale: $(VENV)/.dev
+	$(BIN)/python -m pytest tests -m scale -n auto --dist loadfile
 
 # Not a part of "make test": it needs Chromium and its driver, which no package index has.
 browser: $(VENV)/.dev

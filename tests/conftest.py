@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.children import share_zygotes
 from tests.support.one_worker import scheduler
 
 _FOREIGN_PREFIXES = ("OPENAI_", "MLFLOW_", "OTEL_", "DSPY_")
@@ -41,6 +42,19 @@ def _isolate_environment() -> None:
 
 
 _isolate_environment()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        share_zygotes()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests that take minutes, unless they are asked for by their mark."""
+    if "scale" in config.getoption("markexpr"):
+        return
+    config.hook.pytest_deselected(items=[it for it in items if it.get_closest_marker("scale")])
+    items[:] = [it for it in items if not it.get_closest_marker("scale")]
 
 
 @pytest.hookimpl(optionalhook=True)  # xdist may be absent

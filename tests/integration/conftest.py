@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,19 @@ import pytest
 from mlflow_bridge._config.settings import MLflowDSPyConfig
 from tests.support.dspy_spans import Recorder
 from tests.support.mlflow_server import MLflowServer
+from tests.support.one_worker import LITELLM_FILES
 
 if TYPE_CHECKING:
     from tests.integration.place import Place
+
+
+@pytest.fixture(autouse=True)
+def litellm_in_its_files_only(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hide litellm, whose import takes seconds, from other tests; MLflow asks it for prices."""
+    if request.node.nodeid.partition("::")[0] not in LITELLM_FILES:
+        monkeypatch.setitem(sys.modules, "litellm", None)
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +60,14 @@ def store_uri(empty_store: Path, tmp_path: Path) -> str:
     return f"sqlite:///{file}"
 
 
+@pytest.fixture(scope="session")
+def shared_store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URI of a store in which each test has experiments of its own."""
+    file = tmp_path_factory.mktemp("shared") / "mlflow.db"
+    shutil.copyfile(empty_store, file)
+    return f"sqlite:///{file}"
+
+
 @pytest.fixture(params=["store", "server"])
 def place(request: pytest.FixtureRequest) -> Place:
     """An experiment of the test's own, in a store and behind a server."""
@@ -59,7 +78,7 @@ def place(request: pytest.FixtureRequest) -> Place:
     if request.param == "server":
         uri = request.getfixturevalue("shared_server").uri
     else:
-        uri = request.getfixturevalue("store_uri")
+        uri = request.getfixturevalue("shared_store")
     name = f"export {uuid.uuid4().hex[:8]}"
     config = MLflowDSPyConfig(tracking_uri=uri, experiment_name=name)
     return Place(MlflowClient(uri), config, Recorder())

@@ -72,18 +72,19 @@ def deliver_the_rest(sink: SpanSink, tmp_path: Path) -> None:
     assert spooled(tmp_path / "state") == 0
 
 
+@pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.scale)])
 @pytest.mark.parametrize("processor", [PLAIN, AROUND_AN_EXPORTER])
-def test_a_burst_and_the_end_of_the_program(processor: str, tmp_path: Path) -> None:
+def test_a_burst_and_the_end_of_the_program(processor: str, count: int, tmp_path: Path) -> None:
     with SpanSink() as sink:
         done = run_program(
-            BY_HAND.format(processor=processor) + "traces_of_six(2000)",
+            BY_HAND.format(processor=processor) + f"traces_of_six({count})",
             tmp_path,
             environment(tmp_path, sink.http.url),
             zygote=SDK,
         )
         assert " lost" not in done.stderr.replace("0 lost", "")
         deliver_the_rest(sink, tmp_path)
-        assert sink.stored() == spans_of(2000)
+        assert sink.stored() == spans_of(count)
 
 
 def test_a_pool_that_its_block_terminates(tmp_path: Path) -> None:

@@ -19,7 +19,13 @@ from mlflow_bridge._delivery.status import DeliveryStatus
 from tests.integration.span_sink import SpanSink, wait_for
 from tests.integration.traced_program import run_program
 from tests.support.children import MLFLOW
-from tests.support.fake_delivery import FAST, DeliveryProcessor, FakeDelivery
+from tests.support.fake_delivery import (
+    FAST,
+    DeliveryProcessor,
+    FakeDelivery,
+    HangingDelivery,
+    tracer_for,
+)
 from tests.support.mlflow_server import MLflowServer
 
 pytestmark = pytest.mark.integration
@@ -28,7 +34,7 @@ STEPS = 4
 SPANS = STEPS + 2
 """In one trace."""
 TOKENS = 3 + 4
-BURST = 2000
+BURSTS = pytest.mark.parametrize("burst", [200, pytest.param(2000, marks=pytest.mark.scale)])
 """Traces."""
 
 
@@ -42,27 +48,55 @@ def traced(processor: DeliveryProcessor) -> Iterator[Tracer]:
         provider.shutdown()
 
 
+def test_spans_at_full_speed_and_a_destination_that_stands_still(tmp_path: Path) -> None:
+    still = HangingDelivery()
+    with bounded(still, tmp_path) as processor:
+        end_named_spans(processor, 6_000)
+        wait_for(lambda: processor.status().spilled > 2_000, "spans to be spilled")
+        still.release.set()
+        assert_all_arrive(processor, still, 6_000)
+
+
+@pytest.mark.scale
 def test_a_hundred_thousand_spans_at_full_speed_and_a_slow_destination(tmp_path: Path) -> None:
-    count = 100_000
     slow = FakeDelivery(seconds=0.05)
+    with bounded(slow, tmp_path) as processor:
+        end_named_spans(processor, 100_000)
+        assert_all_arrive(processor, slow, 100_000)
+
+
+@contextmanager
+def bounded(delivery: FakeDelivery, tmp_path: Path) -> Iterator[DeliveryProcessor]:
+    """A processor with few places in memory, and none to wait for."""
     processor = DeliveryProcessor(
-        slow, max_queue_size=2048, spool=Spool(tmp_path / "spool"), block_seconds=0.0
+        delivery, max_queue_size=2048, spool=Spool(tmp_path / "spool"), block_seconds=0.0
     )
-    with traced(processor) as tracer:
-        for n in range(count):
-            tracer.start_span(f"{n}", attributes={"text": "x" * 300}).end()
-        wait_for(lambda: is_settled(processor.status()), "the spool to be delivered")
+    try:
+        yield processor
+    finally:
+        processor.close()
+
+
+def end_named_spans(processor: DeliveryProcessor, count: int) -> None:
+    tracer = tracer_for(processor)
+    for n in range(count):
+        tracer.start_span(f"{n}", attributes={"text": "x" * 300}).end()
+
+
+def assert_all_arrive(processor: DeliveryProcessor, delivery: FakeDelivery, count: int) -> None:
+    wait_for(lambda: is_settled(processor.status()), "the spool to be delivered")
     status = processor.status()
     assert (status.dropped, status.spool_dropped, status.missing) == (0, 0, 0)
-    assert len(slow.names) == count
-    assert set(slow.names) == {f"{n}" for n in range(count)}
+    assert len(delivery.names) == count
+    assert set(delivery.names) == {f"{n}" for n in range(count)}
 
 
 def is_settled(status: DeliveryStatus) -> bool:
     return status.queued == status.kept == 0
 
 
-def test_an_outage_under_load(tmp_path: Path) -> None:
+@pytest.mark.parametrize("thousands", [5, pytest.param(20, marks=pytest.mark.scale)])
+def test_an_outage_under_load(thousands: int, tmp_path: Path) -> None:
     """What waits for the server is on disk, not in memory; then all of it arrives, in order."""
     text = "x" * 4000
     with SpanSink() as sink:
@@ -79,13 +113,14 @@ def test_an_outage_under_load(tmp_path: Path) -> None:
             made = end_spans(tracer, 0, text, lambda n: processor.status().stored > 500)
             sink.http.stop()
             before = resident_bytes()
-            for _ in range(20):
+            for _ in range(thousands):
                 made = end_spans(tracer, made, text, lambda n, goal=made + 1000: n >= goal)
                 # A steady load, and not one that no disk keeps up with.
                 wait_for(lambda: processor.status().queued <= 3000, "spans to be spilled")
-            assert processor.status().spilled > 10_000
-            # All of these spans would be twice that much.
-            assert resident_bytes() - before < 20_000 * len(text) / 2
+            assert processor.status().spilled > thousands * 1000 / 2 - 500
+            if thousands > 10:
+                # All of these spans would be twice that much; few are lost among all else.
+                assert resident_bytes() - before < thousands * 1000 * len(text) / 2
             sink.http.start()
             made = end_spans(tracer, made, text, lambda n: n > made + 500)
             wait_for(lambda: is_settled(processor.status()), "the spool to be delivered")
@@ -110,27 +145,30 @@ def resident_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-def test_a_burst_into_a_store(store_uri: str, tmp_path: Path) -> None:
-    end_a_burst(store_uri, tmp_path)
-    assert spans_and_traces(store_uri, "burst") == (BURST * SPANS, BURST)
+@BURSTS
+def test_a_burst_into_a_store(burst: int, store_uri: str, tmp_path: Path) -> None:
+    end_a_burst(burst, store_uri, tmp_path)
+    assert spans_and_traces(store_uri, f"burst of {burst}") == (burst * SPANS, burst)
 
 
-def test_a_burst_into_a_server(shared_server: MLflowServer, tmp_path: Path) -> None:
-    end_a_burst(shared_server.uri, tmp_path)
-    assert spans_and_traces(shared_server.store_uri, "burst") == (BURST * SPANS, BURST)
+@BURSTS
+def test_a_burst_into_a_server(burst: int, shared_server: MLflowServer, tmp_path: Path) -> None:
+    end_a_burst(burst, shared_server.uri, tmp_path)
+    stored = spans_and_traces(shared_server.store_uri, f"burst of {burst}")
+    assert stored == (burst * SPANS, burst)
 
 
-def end_a_burst(uri: str, tmp_path: Path) -> None:
-    """MLflow's own exporter loses most of these traces."""
+def end_a_burst(burst: int, uri: str, tmp_path: Path) -> None:
+    """MLflow's own exporter loses most traces of a burst of thousands."""
     config = MLflowDSPyConfig(
         tracking_uri=uri,
-        experiment_name="burst",
+        experiment_name=f"burst of {burst}",
         spool_directory=tmp_path / "spool",
         exit_timeout_seconds=300.0,
     )
     processor = MLflowBatchSpanProcessor(config)
     with traced(processor) as tracer:
-        for n in range(BURST):
+        for n in range(burst):
             chat = {"gen_ai.operation.name": "chat"}
             with tracer.start_as_current_span(f"trace {n}", attributes=chat):
                 for step in range(STEPS + 1):
@@ -138,7 +176,9 @@ def end_a_burst(uri: str, tmp_path: Path) -> None:
     assert processor.status().missing == 0
 
 
-PROCESSES, THREADS, TRACES = 4, 8, 6
+PROCESSES, THREADS = 4, 4
+TRACES = pytest.mark.parametrize("traces", [2, pytest.param(12, marks=pytest.mark.scale)])
+"""In each thread."""
 EVERYBODY = f"""
     import os, threading
     import mlflow_bridge
@@ -155,7 +195,7 @@ EVERYBODY = f"""
             tracer.start_span("chat", attributes=chat).end()
 
     def many_traces():
-        for n in range({TRACES}):
+        for n in range(int(os.environ["TRACES"])):
             one_trace(f"trace {{n}}")
 
     for _ in range({PROCESSES}):
@@ -170,38 +210,42 @@ EVERYBODY = f"""
 """
 
 
-def run_everybody(uri: str, tmp_path: Path) -> str:
+def run_everybody(uri: str, traces: int, tmp_path: Path) -> str:
     environment = {
+        "TRACES": str(traces),
         "MLFLOW_TRACKING_URI": uri,
-        "MLFLOW_EXPERIMENT_NAME": "everybody",
+        "MLFLOW_EXPERIMENT_NAME": f"everybody {traces}",
         "XDG_STATE_HOME": str(tmp_path / "state"),
     }
     return run_program(EVERYBODY, tmp_path, environment, zygote=MLFLOW).stderr
 
 
-def test_processes_with_threads_into_one_store(store_uri: str, tmp_path: Path) -> None:
-    log = run_everybody(store_uri, tmp_path)
-    assert_everything_is_in(store_uri)
+@TRACES
+def test_processes_with_threads_into_one_store(traces: int, store_uri: str, tmp_path: Path) -> None:
+    log = run_everybody(store_uri, traces, tmp_path)
+    assert_everything_is_in(store_uri, traces)
     assert log == ""
 
 
+@TRACES
 def test_processes_with_threads_into_one_server(
-    shared_server: MLflowServer, tmp_path: Path
+    traces: int, shared_server: MLflowServer, tmp_path: Path
 ) -> None:
     logged_before = len(shared_server.log)
-    log = run_everybody(shared_server.uri, tmp_path)
+    log = run_everybody(shared_server.uri, traces, tmp_path)
     assert "locked" not in shared_server.log[logged_before:]
-    assert_everything_is_in(shared_server.store_uri)
+    assert_everything_is_in(shared_server.store_uri, traces)
     assert log == ""
 
 
-def assert_everything_is_in(store_uri: str) -> None:
+def assert_everything_is_in(store_uri: str, traces_of_a_thread: int) -> None:
     from mlflow import MlflowClient
 
-    traces = PROCESSES * THREADS * TRACES
-    assert spans_and_traces(store_uri, "everybody") == (traces * SPANS, traces)
+    traces = PROCESSES * THREADS * traces_of_a_thread
+    name = f"everybody {traces_of_a_thread}"
+    assert spans_and_traces(store_uri, name) == (traces * SPANS, traces)
     client = MlflowClient(store_uri)
-    experiment = client.get_experiment_by_name("everybody")
+    experiment = client.get_experiment_by_name(name)
     assert experiment is not None
     found = client.search_traces(
         locations=[experiment.experiment_id], max_results=500, include_spans=False

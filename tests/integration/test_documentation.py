@@ -172,7 +172,8 @@ def test_the_declarative_file(tmp_path: Path) -> None:
     (tmp_path / "my_program_redaction.py").write_text(
         "def redact(operation, field, value):\n    return 'hidden'\n", "utf-8"
     )
-    (tmp_path / "my_program.py").write_text(
+    program = tmp_path / "my_program.py"
+    program.write_text(
         PROGRAM
         + "program(question=question)\n"
         + "from opentelemetry import trace\n"
@@ -183,10 +184,14 @@ def test_the_declarative_file(tmp_path: Path) -> None:
         "utf-8",
     )
 
-    shown = run(
-        tmp_path,
-        *("env", "OTEL_CONFIG_FILE=otel.yaml"),
-        *("opentelemetry-instrument", sys.executable, "my_program.py"),
+    shown = checked(
+        MLFLOW.run(
+            program,
+            env={**environment(tmp_path), "OTEL_CONFIG_FILE": "otel.yaml"},
+            cwd=tmp_path,
+            timeout=TIMEOUT,
+            zero_code=True,
+        )
     )
 
     assert shown.splitlines()[-3:] == ["DSPySampler{}", "10000", "hidden"]

@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
+import os
 import time
 from pathlib import Path
 
@@ -17,6 +15,7 @@ mlflow = pytest.importorskip("mlflow")
 from mlflow.tracing.client import TracingClient  # noqa: E402
 
 from mlflow_bridge._export.store.creation import create_if_absent  # noqa: E402
+from tests.support.children import MLFLOW  # noqa: E402
 
 pytestmark = pytest.mark.integration
 
@@ -72,19 +71,13 @@ def test_of_two_creators_the_first_to_finish_wins(tmp_path: Path) -> None:
 
 def test_a_creator_that_is_killed_leaves_no_broken_store(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
-    creator = subprocess.Popen(
-        [sys.executable, "-c", CREATE, uri_of(path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert creator.stdout is not None
+    creator = MLFLOW.start(CREATE, uri_of(path), env=dict(os.environ), cwd=tmp_path)
     assert creator.stdout.readline() == "creating\n"
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("*.new")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    creator.send_signal(signal.SIGKILL)
-    creator.wait()
+    creator.kill()
+    creator.communicate()
     assert not path.exists()
 
     create_if_absent(uri_of(path), TracingClient)

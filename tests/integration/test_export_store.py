@@ -17,7 +17,7 @@ from mlflow_bridge._config.settings import MLflowDSPyConfig
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
 from mlflow_bridge._export.exporter import MLflowSpanExporter
 from tests.integration.stored import traces_by
-from tests.support.dspy_spans import Recorder, lm_attributes
+from tests.support.dspy_spans import Recorder
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
 
@@ -143,19 +143,6 @@ def test_several_exporters_into_one_store_lose_nothing(store_uri: str) -> None:
     experiment = client.get_experiment_by_name("shared")
     assert experiment is not None
     assert len(client.search_traces(locations=[experiment.experiment_id])) == 20
-
-
-def test_unknown_cost_is_left_to_mlflow_without_a_trip_to_the_network(
-    store_uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("LITELLM_LOCAL_MODEL_COST_MAP", raising=False)
-    exporter = MLflowSpanExporter(store_uri)
-    span = Recorder().one("chat", lm_attributes(dspy__lm__cost__total=None))
-    assert exporter.deliver([span]) == Sent(1)
-    assert "LITELLM_LOCAL_MODEL_COST_MAP" not in os.environ
-    [trace] = MlflowClient(store_uri).search_traces(locations=["0"])
-    assert trace.info.cost is not None
-    assert trace.info.cost["total_cost"] > 0
 
 
 def test_configuration_from_the_environment(

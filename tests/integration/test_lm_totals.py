@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from mlflow_bridge._export.contract import Sent
 from mlflow_bridge._export.exporter import MLflowSpanExporter
 from tests.integration.stored import traces_by
+from tests.support.dspy_spans import Recorder, lm_attributes
 from tests.support.fake_openai import FakeOpenAI, Reply, Usage
 from tests.support.lms import served
 from tests.support.traced import Traced, uninstrument
@@ -70,6 +72,19 @@ def stored(traced: Traced, store_uri: str) -> list[Any]:
 
 def total(traced: Traced, name: str) -> Any:
     return sum((span.attributes or {}).get(name, 0) for span in traced.spans)
+
+
+def test_unknown_cost_is_left_to_mlflow_without_a_trip_to_the_network(
+    store_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LITELLM_LOCAL_MODEL_COST_MAP", raising=False)
+    exporter = MLflowSpanExporter(store_uri)
+    span = Recorder().one("chat", lm_attributes(dspy__lm__cost__total=None))
+    assert exporter.deliver([span]) == Sent(1)
+    assert "LITELLM_LOCAL_MODEL_COST_MAP" not in os.environ
+    [trace] = traces_by(exporter)
+    assert trace.info.cost is not None
+    assert trace.info.cost["total_cost"] > 0
 
 
 def test_the_sums_of_a_trace(traced: Traced, server: FakeOpenAI, store_uri: str) -> None:

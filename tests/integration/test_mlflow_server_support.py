@@ -26,7 +26,7 @@ def test_server_serves_and_leaves_no_process(tmp_path: Path) -> None:
     with MLflowServer(tmp_path) as server:
         _shows_a_trace_as_a_tree(server)
         group = server.process_id
-        assert len(_group_members(group)) >= 2
+        assert group in _group_members(group)
     assert _group_members(group) == []
     with pytest.raises(RuntimeError, match="not running"):
         _ = server.process_id

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -39,8 +41,14 @@ class Child:
         self.pid = int(self._answers.readline())
         self.returncode: int | None = None
 
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        if self.returncode is None and select.select([self._answers], [], [], 0)[0]:
+            self.returncode = os.waitstatus_to_exitcode(int(self._answers.readline()))
+        return self.returncode
+
     def kill(self) -> None:
-        if self.returncode is None:
+        if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
@@ -60,20 +68,36 @@ class Child:
         with self.stdout, self.stderr, self._answers:
             output = self.stdout.read()
             reader.join()
-            self.returncode = os.waitstatus_to_exitcode(int(self._answers.readline()))
+            select.select([self._answers], [], [])
+            self.poll()
         if timer.finished.is_set():
             raise subprocess.TimeoutExpired("a child", timeout, output, errors[0])
         timer.cancel()
         return output, errors[0]
 
 
-class Zygote:
-    """Forks programs from a process that has imported ``modules``; it starts with the first one."""
+_DIRECTORY = "TESTS_ZYGOTES"
 
-    def __init__(self, *modules: str) -> None:
-        self._modules = modules
+
+def share_zygotes() -> None:
+    """Have the processes that this one starts, which run the tests, share zygotes.
+
+    They end with this process.
+    """
+    directory = os.environ[_DIRECTORY] = tempfile.mkdtemp(prefix="zygotes-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    pipe = os.path.join(directory, "alive")
+    os.mkfifo(pipe)
+    # Never written to. Reading it ends when the last process that has it open for that is gone.
+    os.open(pipe, os.O_RDWR)
+
+
+class Zygote:
+    """Forks programs from a process that has imported ``module``; it starts with the first one."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
         self._address = ""
-        self._process: subprocess.Popen[str] | None = None
 
     def start(
         self,
@@ -138,26 +162,32 @@ class Zygote:
     def _start_once(self) -> None:
         if self._address:
             return
-        directory = tempfile.mkdtemp(prefix="zygote-")
-        atexit.register(self._stop, directory)
-        address = str(Path(directory) / "socket")
-        self._process = subprocess.Popen(
-            [sys.executable, str(_SCRIPT), address, *self._modules],
+        if _DIRECTORY not in os.environ:
+            share_zygotes()
+        directory = Path(os.environ[_DIRECTORY])
+        address = directory / self._module
+        with (directory / f"{self._module}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not address.exists():
+                _start_zygote(directory / "alive", address, self._module)
+        self._address = str(address)
+
+
+def _start_zygote(alive: Path, address: Path, module: str) -> None:
+    with alive.open() as end_of_tests:
+        process = subprocess.Popen(
+            [sys.executable, str(_SCRIPT), str(address), module],
             # numpy would start threads, which a fork does not have.
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
+            stdin=end_of_tests,
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ready\n"
-        self._address = address
-
-    def _stop(self, directory: str) -> None:
-        if self._process is not None:
-            # It ends when its standard input does.
-            self._process.communicate()
-        shutil.rmtree(directory, ignore_errors=True)
+    assert process.stdout is not None
+    with process.stdout as answer:
+        assert answer.readline() == "ready\n", module
+    # It outlives this process.
+    process.returncode = 0
 
 
 SDK: Final = Zygote("tests.support.preloaded_sdk")

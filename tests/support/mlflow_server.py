@@ -1,20 +1,24 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A real MLflow: a tracking server in its own process, or a store in a file."""
+"""A real MLflow: a tracking server in its own process, or a store in a file.
+
+``mlflow server`` imports MLflow twice, in the process of the command and in that of the server.
+Here both are a fork of a process that has imported it.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+
+from tests.support.children import MLFLOW, Child
 
 # litellm would fetch its price list, and can deadlock with mlflow's import hook while it fails.
 _QUICK_AND_OFFLINE = {
@@ -24,6 +28,31 @@ _QUICK_AND_OFFLINE = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
 }
+
+# The command as it is, and the server in the process of the command, where it can be had so.
+_PROGRAM = """
+import os, runpy, sys
+
+os.setsid()
+log = os.open("server.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+for stream in (1, 2):
+    os.dup2(log, stream)
+
+import mlflow.cli
+import mlflow.server
+
+def serve_here(command, *, extra_env, **_):
+    os.environ.update(extra_env)
+    # It reads its settings while it is imported.
+    for name in [name for name in sys.modules if name.startswith("mlflow.server")]:
+        del sys.modules[name]
+    sys.argv = command[2:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+if hasattr(mlflow.server, "_exec_cmd"):
+    mlflow.server._exec_cmd = serve_here
+mlflow.cli.cli()
+"""
 
 
 def mlflow_store(directory: Path) -> str:
@@ -59,7 +88,7 @@ class MLflowServer:
         self._options = options
         self._store_uri = store_uri or mlflow_store(directory)
         self._port = _free_port()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
 
     @property
     def uri(self) -> str:
@@ -102,17 +131,9 @@ class MLflowServer:
         Raises:
             RuntimeError: when the server ends, or is not healthy in time; with the end of its log.
         """
-        with (self._directory / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command(),
-                cwd=self._directory,
-                env=self._server_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # Its own group, so that the workers can be stopped with it.
-                start_new_session=True,
-            )
+        self._process = MLFLOW.start(
+            _PROGRAM, *self._arguments(), env=self._server_environment(), cwd=self._directory
+        )
         try:
             self._wait_until_healthy(self._process)
         except BaseException:
@@ -125,15 +146,14 @@ class MLflowServer:
         if process is None:
             return
         _signal_group(process.pid, signal.SIGTERM)
-        _wait_for_end(process.pid, timeout=5)
-        # The workers may outlive the parent. It is reaped last: until then no other process can
-        # get its process id, which is the id of the group.
+        _wait_for_end(process, timeout=5)
+        # What it has started may outlive it.
         _signal_group(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()
 
-    def _command(self) -> list[str]:
+    def _arguments(self) -> list[str]:
         return [
-            *(sys.executable, "-m", "mlflow", "server"),
+            "server",
             *("--host", "127.0.0.1", "--port", str(self._port), "--workers", "1"),
             *("--backend-store-uri", self.store_uri),
             *("--artifacts-destination", str(self._directory / "artifacts")),
@@ -149,10 +169,10 @@ class MLflowServer:
         }
         return {**inherited, **_QUICK_AND_OFFLINE, **self._environment}
 
-    def _wait_until_healthy(self, process: subprocess.Popen[bytes]) -> None:
+    def _wait_until_healthy(self, process: Child) -> None:
         deadline = time.monotonic() + self._start_timeout
         while time.monotonic() < deadline:
-            if _has_ended(process.pid):
+            if process.poll() is not None:
                 raise RuntimeError(f"mlflow server ended\n{self._tail()}")
             if _is_healthy(self.uri):
                 return
@@ -182,14 +202,9 @@ def _signal_group(group: int, number: signal.Signals) -> None:
         return
 
 
-def _has_ended(pid: int) -> bool:
-    """Whether the child has ended; it stays a zombie, so that no other process gets its id."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
-
-
-def _wait_for_end(pid: int, timeout: float) -> None:
+def _wait_for_end(process: Child, timeout: float) -> None:
     deadline = time.monotonic() + timeout
-    while not _has_ended(pid) and time.monotonic() < deadline:
+    while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
 
 

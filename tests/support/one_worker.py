@@ -8,6 +8,8 @@ from typing import Any
 
 LITELLM_FILES = frozenset(
     {
+        "tests/integration/test_dspy_otlp.py",
+        "tests/integration/test_lm_totals.py",
         "tests/unit/instrumentation/operations/modules/test_agents.py",
         "tests/unit/instrumentation/calls/test_cancellation.py",
         "tests/unit/instrumentation/operations/test_embedding.py",
@@ -20,7 +22,10 @@ LITELLM_FILES = frozenset(
         "tests/unit/support/test_fake_openai_with_dspy.py",
     }
 )
-"""The unit tests that import litellm, or have DSPy import it; tests/unit/conftest.py checks it."""
+"""The tests that import litellm, or have DSPy import it.
+
+tests/unit/conftest.py checks that they are all; tests/integration/conftest.py hides it from others.
+"""
 
 
 def scheduler(config: Any, log: Any) -> Any:

@@ -6,8 +6,10 @@ import contextlib
 
 import alembic.command
 import dspy.utils
+import mlflow.cli
 import mlflow.genai
 import mlflow.pyfunc
+import mlflow.server.fastapi_app
 import mlflow.store.tracking.sqlalchemy_store
 
 from tests.support import preloaded_sdk

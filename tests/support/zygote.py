@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The script of a process that imports what programs need, and then forks them; see `children`.
 
-It listens on the socket of its first argument, and imports the modules that the others name. A
+It imports the module of its second argument, and listens on the socket of the first one. A
 connection asks for one program: a line of JSON, and three descriptors for its standard streams.
 The answers are two lines, the program's process id and, when it has ended, its wait status. The
-zygote ends with the process that started it, which holds the other end of its standard input.
+zygote ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 
 def receive_a_program(listener: socket.socket) -> dict[str, Any]:
-    """Serve until the process that started this one ends.
+    """Serve until the standard input ends.
 
     It returns in the forked processes only, each of which is to become one program.
     """
@@ -99,10 +99,9 @@ def threads() -> list[str]:
 if __name__ == "__main__":
     found = sys.path[1:]
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    for module in sys.argv[2:]:
-        importlib.import_module(module)
+    importlib.import_module(sys.argv[2])
     if len(threads()) > 1:
-        sys.exit(f"{sys.argv[2:]} start threads: {threads()}")
+        sys.exit(f"{sys.argv[2]} starts threads: {threads()}")
     gc.collect()
     gc.freeze()
     server = socket.socket(socket.AF_UNIX)
