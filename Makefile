@@ -98,7 +98,10 @@ demo: $(VENV)/.runtime
 
 # --- tests ----------------------------------------------------------------------------------
 
-test: lint typecheck unit process integration perf-guard
+# First what finds most and takes one processor: side by side. The tests take all processors.
+test: $(VENV)/.dev
+	@$(MAKE) --no-print-directory -j 3 lint typecheck perf-guard
+	@$(MAKE) --no-print-directory unit process integration
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

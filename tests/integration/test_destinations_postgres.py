@@ -72,10 +72,11 @@ def test_programs_are_stored_with_their_totals(uri: str, postgres: Postgres) -> 
         assert (trace.info.cost or {})["total_cost"] == pytest.approx(0.0012)
 
 
-def test_poison_in_a_batch_of_512(uri: str, postgres: Postgres) -> None:
+@pytest.mark.parametrize("count", [128, pytest.param(512, marks=pytest.mark.scale)])
+def test_poison_in_a_batch(uri: str, postgres: Postgres, count: int) -> None:
     exporter = exporter_to(uri, max_attribute_bytes=100_000)
-    batch = batch_with_poison(Recorder())
-    assert exporter.deliver(batch) == Sent(512)
+    batch = batch_with_poison(Recorder(), count)
+    assert exporter.deliver(batch) == Sent(count)
     assert len(traces_by(exporter, postgres.uri)) == len({span.context.trace_id for span in batch})
 
 

@@ -14,12 +14,11 @@ import pytest
 
 from tests.integration.traced_program import (
     Finished,
-    hide_litellm,
     run_program,
     span_names,
     stored_traces,
 )
-from tests.support.children import MLFLOW, Zygote
+from tests.support.children import MLFLOW
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.mlflow_server import mlflow_store
 
@@ -82,8 +81,8 @@ with dspy.context(lm=OwnLM("own")), tracer.start_as_current_span("own client"):
 """
 
 
-def run(source: str, tmp_path: Path, store_uri: str, zygote: Zygote | None = MLFLOW) -> Finished:
-    done = run_program(source, tmp_path, {"MLFLOW_TRACKING_URI": store_uri}, zygote=zygote)
+def run(source: str, tmp_path: Path, store_uri: str) -> Finished:
+    done = run_program(source, tmp_path, {"MLFLOW_TRACKING_URI": store_uri}, zygote=MLFLOW)
     assert done.log_lines("Traceback") == done.log_lines("detach") == [], done.stderr
     return done
 
@@ -257,9 +256,7 @@ def test_a_program_that_has_chosen_keeps_its_choice(store_uri: str, tmp_path: Pa
         work("ours")
     mlflow.flush_trace_async_logging()
     """
-    # MLflow reads it while it is imported.
-    hide_litellm(tmp_path)
-    run(source, tmp_path, store_uri, zygote=None)
+    run(source, tmp_path, store_uri)
     assert sorted(len(tree(trace)) for trace in stored_traces(store_uri)) == [1, 2]
 
 

@@ -32,7 +32,7 @@ def batch_with_poison(recorder: Recorder, spans: int = 512) -> list[ReadableSpan
     """That many root spans: one for each kind of poison, the others valid."""
     batch = recorder.many(spans - len(POISON))
     for place, (kind, values) in enumerate(POISON.items()):
-        batch.insert(place * 40, _poisoned(recorder.one(kind), values))
+        batch.insert(place * spans // len(POISON), _poisoned(recorder.one(kind), values))
     return batch
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from mlflow_bridge._delivery import metrics as self_metrics
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
-from mlflow_bridge._spans.system_random_ids import SystemRandomIdGenerator
+from mlflow_bridge._spans.tracer_provider import SystemRandomIdGenerator
 from tests.support.fake_delivery import DeliveryProcessor, FakeDelivery
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from mlflow_bridge._export.mapping.span_types import span_type
+from tests.support.registry import REGISTRY
 from tests.unit.deploy.collector_options import OPTIONS, SERVICE, Choice, Duration
 from tests.unit.deploy.files import BASE, COLLECTORS, collector
-from tests.unit.instrumentation.registry import REGISTRY
 
 REFERENCE = re.compile(r"\$\{env:[A-Z_]+\}")
 # What is no span attribute of ours: what MLflow reads, and what the program's resource says.

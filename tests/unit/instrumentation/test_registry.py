@@ -18,8 +18,8 @@ from packaging.version import Version
 from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._operations.services.model_names import _PROVIDERS
 from tests.support.lms import answering
+from tests.support.registry import ENTRIES, REGISTRY, faults_of
 from tests.support.traced import Traced
-from tests.unit.instrumentation.registry import ENTRIES, REGISTRY, faults_of
 
 _VALUE_SETS = {
     "dspy.operation": semconv.Operations,

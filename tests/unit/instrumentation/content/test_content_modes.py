@@ -12,9 +12,9 @@ import pytest
 
 from opentelemetry.instrumentation.dspy import ContentMode
 from tests.support.lms import DummyLM
+from tests.support.registry import CONTENT, JSON_CONTENT
 from tests.support.traced import Traced, everything_in, uninstrument
 from tests.unit.instrumentation.conftest import TraceWith
-from tests.unit.instrumentation.registry import CONTENT, JSON_CONTENT
 
 CANARY = "canary-4711"
 GENAI = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"

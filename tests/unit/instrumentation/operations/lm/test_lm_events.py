@@ -14,9 +14,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.lms import EchoLM, FailingLM, answering, served
+from tests.support.registry import CONTENT, REGISTRY
 from tests.support.traced import Traced, everything_in
 from tests.unit.instrumentation.conftest import TelemetryLog, TraceWith
-from tests.unit.instrumentation.registry import CONTENT, REGISTRY
 
 pytestmark = pytest.mark.surface("LM")
 

@@ -12,12 +12,12 @@ import dspy
 import pytest
 from dspy.utils import DummyLM
 
+from tests.support.agents import FINAL, MODES, QA, facts, run, search, steps
 from tests.support.dspy_prompts import chat_text
 from tests.support.fake_openai import FakeOpenAI, Reply, ToolCall
 from tests.support.lms import DSPY, EchoLM, Version, answering, served
 from tests.support.span_tree import assert_one_tree
 from tests.support.traced import Traced
-from tests.unit.instrumentation.agents import FINAL, MODES, QA, facts, run, search, steps
 from tests.unit.instrumentation.conftest import TraceWith
 
 pytestmark = [

@@ -11,10 +11,10 @@ import pytest
 from dspy.primitives.python_interpreter import PythonInterpreter
 from dspy.utils import DummyLM
 
+from tests.support.agents import FINAL, MODES, QA, facts, run, search, steps
 from tests.support.fake_sandbox import DENO_COMMAND
 from tests.support.lms import DSPY, Version
 from tests.support.traced import Traced
-from tests.unit.instrumentation.agents import FINAL, MODES, QA, facts, run, search, steps
 
 pytestmark = [pytest.mark.surface("ReAct"), pytest.mark.surface("RLM")]
 
