@@ -16,6 +16,7 @@ import importlib
 import json
 import os
 import select
+import signal
 import socket
 import sys
 import types
@@ -58,6 +59,8 @@ def look_after_a_program(connection: socket.socket) -> dict[str, Any]:
         os.close(stream)
     with contextlib.suppress(OSError):  # The test may be over by now.
         connection.sendall(b"%d\n" % program)
+        if hasattr(os, "pidfd_open") and 0 in select.select([os.pidfd_open(program), 0], [], [])[0]:
+            os.kill(program, signal.SIGKILL)  # The tests are over, perhaps before their end.
         _, status = os.waitpid(program, 0)
         connection.sendall(b"%d\n" % status)
     os._exit(0)
