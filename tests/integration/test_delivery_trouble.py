@@ -22,21 +22,37 @@ WORKING = """
     mlflow_bridge.autolog()
     for n in range({traces}):
         work(f"trace {{n}}")
+    {at_last}
     print("done", flush=True)
 """
 NO_ROOM = """
-    import resource
+    import logging, resource, threading
+
+    full = threading.Event()
+
+    class Shown(logging.StreamHandler):
+        def emit(self, record):
+            super().emit(record)
+            if "cannot keep spans" in record.getMessage():
+                full.set()
+
+    logging.getLogger().addHandler(Shown())
 
     # As of a disk that is full: a write is cut off there, and the next ones fail.
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
 """
+# Otherwise the time limit of the exit may come before the disk says no.
+SMALL_QUEUE = {"MLFLOW_DSPY_MAX_QUEUE_SIZE": "100"}
+UNTIL_THE_DISK_IS_FULL = "full.wait(60)"
 SUMMARY = re.compile(
     r"(?P<missing>\d+) of (?P<all>\d+) spans are not in .*: "
     r"(?P<lost>\d+) lost, (?P<refused>\d+) refused, (?P<kept>\d+) kept"
 )
 
 
-def run(uri: str, tmp_path: Path, source: str = "", **environment: str) -> Finished:
+def run(
+    uri: str, tmp_path: Path, source: str = "", at_last: str = "", **environment: str
+) -> Finished:
     settings = {
         "MLFLOW_TRACKING_URI": uri,
         "XDG_STATE_HOME": str(tmp_path / "state"),
@@ -44,7 +60,7 @@ def run(uri: str, tmp_path: Path, source: str = "", **environment: str) -> Finis
         **environment,
     }
     done = run_program(
-        source + WORKING.format(traces=TRACES),
+        source + WORKING.format(traces=TRACES, at_last=at_last),
         tmp_path,
         settings,
         zygote=MLFLOW if uri.startswith("sqlite") else SDK,
@@ -52,6 +68,10 @@ def run(uri: str, tmp_path: Path, source: str = "", **environment: str) -> Finis
     assert done.stdout == "done\n"
     assert done.log_lines("Traceback") == []
     return done
+
+
+def run_until_the_disk_is_full(tmp_path: Path) -> Finished:
+    return run("http://127.0.0.1:1", tmp_path, NO_ROOM, UNTIL_THE_DISK_IS_FULL, **SMALL_QUEUE)
 
 
 def summary(done: Finished) -> dict[str, int]:
@@ -100,8 +120,10 @@ def test_a_spool_without_room_beside_a_server_that_is_there(tmp_path: Path) -> N
 def test_neither_a_server_nor_a_disk(spool: str, tmp_path: Path) -> None:
     """There is no place left: the loss is counted to the span, and named."""
     full = spool == "full"
-    environment = {} if full else {"MLFLOW_DSPY_SPOOL_DIRECTORY": "/proc/spool"}
-    done = run("http://127.0.0.1:1", tmp_path, NO_ROOM if full else "", **environment)
+    if full:
+        done = run_until_the_disk_is_full(tmp_path)
+    else:
+        done = run("http://127.0.0.1:1", tmp_path, MLFLOW_DSPY_SPOOL_DIRECTORY="/proc/spool")
     numbers = summary(done)
     kept = spooled(tmp_path / "state")
     assert (kept > 0) == full
@@ -113,7 +135,7 @@ def test_neither_a_server_nor_a_disk(spool: str, tmp_path: Path) -> None:
 
 def test_what_is_on_a_full_disk_is_whole(tmp_path: Path) -> None:
     """No half line is left behind, and all that was counted as kept is delivered."""
-    kept = summary(run("http://127.0.0.1:1", tmp_path, NO_ROOM))["kept"]
+    kept = summary(run_until_the_disk_is_full(tmp_path))["kept"]
     assert 0 < kept < 2 * TRACES
     with SpanSink() as sink:
         [directory] = (tmp_path / "state/mlflow-bridge/spool").iterdir()
