@@ -86,7 +86,7 @@ def run(
                 cwd=directory,
                 capture_output=True,
                 text=True,
-                timeout=120,
+                timeout=300,
                 check=False,
             )
         else:

@@ -136,7 +136,7 @@ def test_killed_from_outside_at_any_moment(tmp_path: Path) -> None:
 
 
 def test_destination_down_at_exit(tmp_path: Path) -> None:
-    _, errors = run("start(Down)\nend('span', 1000)", tmp_path)
+    _, errors = run("start(Down, exit_timeout_seconds=5.0)\nend('span', 1000)", tmp_path)
     line = errors.strip().splitlines()[-1]
     assert "1000 of 1000 spans are not in the file: 0 lost, 0 refused, 1000 kept in" in line
     assert "delivered by the next process" in line
@@ -196,7 +196,7 @@ def test_torn_line_of_a_killed_process(tmp_path: Path) -> None:
 
 
 def test_killed_in_the_middle_of_a_redelivery(tmp_path: Path) -> None:
-    run("start(Down)\nend('span', 1000)", tmp_path)
+    run("start(Down, exit_timeout_seconds=5.0)\nend('span', 1000)", tmp_path)
     program = """
         start(Slow, max_batch_size=10)
         processor.warm_up()

@@ -52,7 +52,7 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
-    def communicate(self, text: str = "", timeout: float = 120) -> tuple[str, str]:
+    def communicate(self, text: str = "", timeout: float = 300) -> tuple[str, str]:
         """Write the text, and read what the program writes until it ends.
 
         Raises:
@@ -141,7 +141,7 @@ class Zygote:
         *arguments: str,
         env: Mapping[str, str],
         cwd: Path,
-        timeout: float = 120,
+        timeout: float = 300,
         ignore_warnings: bool = False,
         zero_code: bool = False,
     ) -> subprocess.CompletedProcess[str]:

@@ -22,7 +22,7 @@ from mlflow_bridge._export.contract import Backoff, Outcome, Sent, SpanDelivery
 FAST = Backoff(first=0.001, longest=0.01)
 """Retries without waiting, for tests."""
 
-PATIENCE = 20.0
+PATIENCE = 120.0
 """Seconds after which a test that waits for another thread fails."""
 
 

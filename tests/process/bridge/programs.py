@@ -25,12 +25,14 @@ from tests.support.fake_delivery import FileDelivery, PATIENCE
 
 OUT = Path(os.environ["SPANS_FILE"])
 
+def patient(delivery, **settings):
+    # An exit may take long where machines are busy.
+    return DeliveryProcessor(delivery, exit_timeout_seconds=100, **settings)
+
 def traced():
     provider = TracerProvider()
     # Longer than any of these programs live: what arrives was delivered by an exit.
-    provider.add_span_processor(
-        DeliveryProcessor(FileDelivery(OUT), schedule_delay_seconds=3600)
-    )
+    provider.add_span_processor(patient(FileDelivery(OUT), schedule_delay_seconds=3600))
     trace.set_tracer_provider(provider)
 
 traced()
@@ -56,7 +58,7 @@ def run(
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
     else:

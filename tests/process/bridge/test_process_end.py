@@ -38,7 +38,7 @@ def test_a_provider_that_nobody_shuts_down(tmp_path: Path) -> None:
     source = """
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(
-            DeliveryProcessor(FileDelivery(OUT), schedule_delay_seconds=3600)
+            patient(FileDelivery(OUT), schedule_delay_seconds=3600)
         )
         provider.get_tracer("test").start_span("span").end()
     """
@@ -70,7 +70,7 @@ def test_fork_in_the_middle_of_a_delivery(tmp_path: Path) -> None:
                 return super().deliver(spans)
 
         provider = TracerProvider()
-        processor = DeliveryProcessor(Waiting(OUT), max_batch_size=1)
+        processor = patient(Waiting(OUT), max_batch_size=1)
         provider.add_span_processor(processor)
         tracer = provider.get_tracer("test")
         for index in range(5):
@@ -135,7 +135,7 @@ def test_a_processor_that_is_made_in_a_multiprocessing_child(tmp_path: Path) -> 
         def child():
             provider = TracerProvider()
             provider.add_span_processor(
-                DeliveryProcessor(FileDelivery(OUT), schedule_delay_seconds=3600)
+                patient(FileDelivery(OUT), schedule_delay_seconds=3600)
             )
             provider.get_tracer("test").start_span("child").end()
 

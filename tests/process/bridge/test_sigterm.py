@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 HANDLE = """
 from mlflow_bridge._setup.sigterm import handle_sigterm
 import threading
-assert handle_sigterm(threading.main_thread(), 5.0)
+assert handle_sigterm(threading.main_thread(), 100.0)
 """
 TERMINATE = "os.kill(os.getpid(), signal.SIGTERM)\n"
 

@@ -37,7 +37,7 @@ def run_main(mode: str, directory: Path) -> Main:
         capture_output=True,
         check=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     return Main(done.stdout.splitlines(), file)
 
@@ -76,7 +76,7 @@ def test_methods_taken_by_value_load_without_us(main_plain: Main, main_traced: M
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     plain, traced = done.stdout.splitlines()
