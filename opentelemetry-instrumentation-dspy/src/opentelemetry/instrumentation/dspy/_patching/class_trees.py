@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
-import types
 import weakref
 from collections.abc import Iterator
 from functools import partial
@@ -28,52 +26,10 @@ from opentelemetry.instrumentation.dspy._patching.points import (
     require_own_or_inherited,
 )
 from opentelemetry.instrumentation.dspy._patching.replacements import traced
-
-
-class TracedMethod:
-    """A method that reads as the original on the class and as the traced method on instances.
-
-    On the class, subclasses, decorators, ``inspect`` and pickling by value see the user's function.
-    """
-
-    def __init__(self, original: Any, replacement: Any) -> None:
-        self.original = original
-        self._replacement = replacement
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        if instance is None:
-            return self.original.__get__(None, owner)  # a function returns itself
-        return types.MethodType(self._replacement, instance)
-
-    def __eq__(self, other: object) -> bool:
-        # MLflow's autologging compares the attribute in the class's __dict__ with the one read from
-        # the class, and raises if they differ.
-        return other is self or other is self.original
-
-    def __hash__(self) -> int:
-        return hash(self.original)
-
-    def __reduce__(self) -> Any:
-        return copy.copy, (self.original,)
-
-    @property
-    def __isabstractmethod__(self) -> bool:
-        return getattr(self.original, "__isabstractmethod__", False)
-
-
-class TracedMixinMethod(TracedMethod):
-    """A method of a mixin, a class outside of the trees that classes of the trees inherit from."""
-
-    def __init__(self, original: Any) -> None:
-        super().__init__(original, original)
-        self.replacements: dict[type, Any] = {}
-        """The replacement for instances of a tree, by the root of the tree."""
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        for root, replacement in self.replacements.items():
-            if root in type(instance).__mro__:
-                return types.MethodType(replacement, instance)
-        return self.original.__get__(instance, owner)
+from opentelemetry.instrumentation.dspy._patching.traced_methods import (
+    TracedMethod,
+    TracedMixinMethod,
+)
 
 
 class ClassTreePatch:
@@ -172,13 +128,13 @@ class ClassTreePatch:
     def _trace_mixin(self, mixin: type, root: Any, runtime: Runtime) -> None:
         for name, operation in self.methods.items():
             method = vars(mixin).get(name)
-            if inspect.isfunction(method):
+            if not isinstance(method, TracedMethod) and inspect.isfunction(method):
                 method = TracedMixinMethod(method)
                 setattr(mixin, name, method)
             if isinstance(method, TracedMixinMethod) and root not in method.replacements:
                 original = called_on_instance(method.original)
                 replacement = traced(original, operation, runtime, mixin)
-                method.replacements = {**method.replacements, root: replacement}
+                method.replace_by({**method.replacements, root: replacement})
                 self._mixins.add(mixin)
 
     def _untrace_class(self, cls: type) -> None:
@@ -192,7 +148,7 @@ class ClassTreePatch:
             method = vars(mixin).get(name)
             if isinstance(method, TracedMixinMethod):
                 others = {key: other for key, other in method.replacements.items() if key != root}
-                method.replacements = others
+                method.replace_by(others)
                 if not others:
                     setattr(mixin, name, method.original)
 
