@@ -50,7 +50,7 @@ def guarded(action: Callable[..., Any], *arguments: Any) -> None:
         log_once(error)
 
 
-_logged: set[tuple[type, str]] = set()
+_logged: set[tuple[str, str]] = set()
 _logged_lock = new_lock()
 
 
@@ -58,7 +58,8 @@ def log_once(error: Exception) -> None:
     """Log an error of telemetry, unless the same kind was logged from the same line before."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    kind = (type(error), place)
+    # By name: the class of an error may be the program's, and keep its module alive.
+    kind = (type(error).__qualname__, place)
     with _logged_lock:
         if kind in _logged:
             return

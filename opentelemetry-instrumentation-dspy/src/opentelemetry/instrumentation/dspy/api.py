@@ -26,7 +26,10 @@ class DSPyCall(Protocol):
 
     @property
     def instance(self) -> Any:
-        """The DSPy object that was called: a module, an LM, a tool, ..."""
+        """The DSPy object that was called: a module, an LM, a tool, ...
+
+        A call that has ended does not keep its object alive: None if the object is gone.
+        """
         ...
 
     @property

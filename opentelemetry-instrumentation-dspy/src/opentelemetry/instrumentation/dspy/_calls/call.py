@@ -14,7 +14,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextvars import Token
+from functools import partial
 from typing import Any
+from weakref import ref
 
 from opentelemetry import context as context_api
 from opentelemetry.context import Context
@@ -116,7 +118,7 @@ class Call:
 
     Attributes:
         operation: The kind of operation.
-        instance: The DSPy object that was called.
+        instance: The DSPy object that was called. After the call, None if it is gone.
         args: Positional arguments, without the instance. Emptied at the end of the call.
         kwargs: Keyword arguments, live objects of the program: read, never change.
         parent: The enclosing DSPy call, also across threads; None for the outermost.
@@ -283,12 +285,34 @@ class Call:
                 self._runtime.content.clear_cache()
             if span is not None and (parent is None or span is not parent.span):
                 guarded(span.end)
-            # A context that outlives the call (a background task's) must not keep the inputs alive.
+            # A context that outlives the call (a background task's) must keep nothing alive.
             self.args, self.kwargs, self.attributes = (), _NOTHING, {}
             self.state = self.context = self._shared = None
+            self._release()
         except BaseException:
             abandon(self)
             raise
+
+    def span_end(self) -> Callable[[], None]:
+        """A function that ends the span, also after the call itself is gone."""
+        span, parent = self.span, self.parent
+        if span is None or (parent is not None and span is parent.span):
+            span = INVALID_SPAN
+        return partial(guarded, _end_if_open, span)
+
+    def _release(self) -> None:
+        try:
+            self._instance, self._owner = ref(self.instance), ref(self.owner)
+        except TypeError:
+            return  # a class with __slots__, or no owner
+        del self.instance, self.owner
+
+    def __getattr__(self, name: str) -> Any:
+        # Only for what is not an attribute any more: the instance and owner of a closed call.
+        reference = self.__dict__.get(f"_{name}")
+        if reference is None:
+            raise AttributeError(name)
+        return reference()
 
     def _measure(self, ended_ns: int, error: BaseException | None, attributes: Attributes) -> None:
         seconds = (ended_ns - self._started_ns) / 1e9
@@ -328,6 +352,11 @@ class Call:
         content = runtime.content if runtime.settings.content_mode.in_spans else None
         # The innermost span has the stack; repeating it on each parent adds nothing.
         record_failure(self.span, error, content, self, with_stack=innermost)
+
+
+def _end_if_open(span: Span) -> None:
+    if span.is_recording():
+        span.end()
 
 
 def abandon(call: Call | None) -> None:

@@ -110,15 +110,30 @@ def _close_when_awaited(call: Call, coroutine: Coroutine[Any, Any, Any]) -> Any:
     later = finished()
     # Keep the original name, for introspection and for "was never awaited" warnings.
     later.__name__, later.__qualname__ = coroutine.__name__, coroutine.__qualname__
-    weakref.finalize(later, _close_unawaited, call, coroutine).atexit = False
+    # The program may keep the coroutine in the instance, which the call refers to: a strong
+    # reference would keep all three alive.
+    of_call, of_coroutine = weakref.ref(call), weakref.ref(coroutine)
+    discarded = weakref.finalize(later, _close_unawaited, of_call, of_coroutine, call.span_end())
+    discarded.atexit = False
     return later
 
 
 @pickled_by_value
-def _close_unawaited(call: Call, coroutine: Coroutine[Any, Any, Any]) -> None:
-    """End a call whose coroutine was discarded before it started."""
-    coroutine.close()  # warn once, about the coroutine that the program received
-    if call.context is not None:
+def _close_unawaited(
+    of_call: Callable[[], Call | None],
+    of_coroutine: Callable[[], Coroutine[Any, Any, Any] | None],
+    end_span: Callable[[], None],
+) -> None:
+    """End a call whose coroutine was discarded before it started.
+
+    If they are parts of a cycle, the call and the coroutine are gone already.
+    """
+    coroutine, call = of_coroutine(), of_call()
+    if coroutine is not None:
+        coroutine.close()  # warn once, about the coroutine that the program received
+    if call is None:
+        end_span()
+    elif call.context is not None:
         call.close(None, GeneratorExit())
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -51,23 +52,23 @@ class LMEventOperation(Operation):
         self._operation = operation
         self._in_spans = settings.content_mode.in_spans
         self._events = events
-        self._recorded: dict[int, Attributes] = {}
+        self._recorded: weakref.WeakKeyDictionary[Call, Attributes] = weakref.WeakKeyDictionary()
 
     def start(self, call: Call) -> SpanStart | None:
         return self._operation.start(call)
 
     def inputs(self, call: Call, attributes: Attributes) -> None:
-        recorded = self._recorded[id(call)] = {}
+        recorded = self._recorded[call] = {}
         self._operation.inputs(call, recorded)
         self._show(recorded, attributes)
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
-        recorded = self._recorded[id(call)]
+        recorded = self._recorded[call]
         self._operation.outputs(call, result, recorded)
         self._show(recorded, attributes)
 
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
-        recorded = self._recorded.pop(id(call), None)
+        recorded = self._recorded.pop(call, None)
         self._operation.ended(call, error, attributes)
         if recorded is None:
             return

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import dspy
@@ -167,7 +166,6 @@ class AgentRecord:
 _ENDING_TOOLS = {"ReAct": "finish", "ReActV2": "submit"}
 
 
-@lru_cache(maxsize=512)
 def agent_kind(module_type: type) -> str | None:
     """Name of the DSPy agent that a class is or derives from; None for other modules."""
     kinds = (name for name in _STEP_PREDICTORS if issubclass(module_type, getattr(dspy, name, ())))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import wrapt
@@ -34,7 +33,6 @@ def patch_points() -> Sequence[PatchPoint]:
     return [RewardPatch("dspy.predict.refine", "Refine"), RewardPatch("dspy.predict", "BestOfN")]
 
 
-@lru_cache(maxsize=512)
 def makes_attempts(module_type: type) -> bool:
     """Whether modules of a class run another module several times and select a result."""
     return issubclass(module_type, (dspy.Refine, dspy.BestOfN))

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import dspy
@@ -37,6 +36,7 @@ from opentelemetry.instrumentation.dspy._operations.modules.signature import (
 )
 from opentelemetry.instrumentation.dspy._operations.reading import (
     NO_MODULES,
+    cached_by_class,
     instance_dict,
     items_in,
 )
@@ -148,7 +148,7 @@ class ModuleOperation(Operation):
             demos = call.kwargs["demos"] if "demos" in call.kwargs else own.get("demos")
             attributes[DSPY_MODULE_DEMO_COUNT] = len(demos) if demos else 0
             if signature is not None and (
-                signature.types or frozenset(call.kwargs) != signature.input_names
+                signature.checks_types or frozenset(call.kwargs) != signature.input_names
             ):
                 _put_invalid_inputs(attributes, signature, call.kwargs)
         if own.get("_compiled") is True:
@@ -206,7 +206,7 @@ class _Kind(NamedTuple):
     makes_attempts: bool
 
 
-@lru_cache(maxsize=512)
+@cached_by_class
 def _kind_of(module_type: type) -> _Kind:
     return _Kind(
         module_type.__name__,
@@ -263,7 +263,7 @@ def _put_invalid_inputs(
             attributes[DSPY_MODULE_MISSING_INPUTS] = missing
         if extra := signature.extra_inputs(given):
             attributes[DSPY_MODULE_EXTRA_INPUTS] = extra
-    if signature.types and (mistyped := signature.mistyped_inputs(given)):
+    if signature.checks_types and (mistyped := signature.mistyped_inputs(given)):
         attributes[DSPY_MODULE_MISTYPED_INPUTS] = mistyped
 
 

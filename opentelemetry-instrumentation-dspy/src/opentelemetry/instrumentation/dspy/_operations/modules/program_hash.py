@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from operator import is_
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, TypeAlias
 
 import dspy
 from opentelemetry.instrumentation.dspy._content.encoder import canonical_json
@@ -20,6 +19,8 @@ from opentelemetry.instrumentation.dspy._operations.reading import (
     instance_dict,
     items_in,
 )
+
+_Sources: TypeAlias = "tuple[Callable[[], Any], ...]"
 
 # The types of most attributes of a module, which cannot contain modules.
 _SCALARS = frozenset({str, int, float, bool, type(None)})
@@ -81,11 +82,14 @@ def _modules(items: Iterable[tuple[str, Any]], depth: int) -> Iterator[tuple[str
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """A predictor's digest and its sources: the objects themselves, so that no id is reused."""
+    """A predictor's digest and its sources: what returns the objects themselves, if they exist.
+
+    The objects may refer to the predictor, which the cache would then keep alive.
+    """
 
     fingerprint: str
-    demos: tuple[Any, ...]
-    options: tuple[Any, ...]
+    demos: _Sources
+    options: _Sources
     digest: str
 
 
@@ -109,10 +113,52 @@ def _digest(predictor: Any) -> str:
     ):
         demos = tuple(demos)
         text = canonical_json([fingerprint, demos, own.get("config"), own.get("fields")])
-        state = _State(fingerprint, demos, options, hashlib.sha256(text).hexdigest()[:16])
+        digest = hashlib.sha256(text).hexdigest()[:16]
         if remembers:
-            _states[predictor] = state
+            _remember(predictor, fingerprint, demos, options, digest)
+        return digest
     return state.digest
+
+
+def _remember(
+    predictor: Any, fingerprint: str, demos: Sequence[Any], options: Sequence[Any], digest: str
+) -> None:
+    sources = _sources(demos), _sources(options)
+    if sources[0] is None or sources[1] is None:
+        _states.pop(predictor, None)
+    else:
+        _states[predictor] = _State(fingerprint, sources[0], sources[1], digest)
+
+
+def _sources(objects: Sequence[Any]) -> _Sources | None:
+    """Functions that return the objects and keep no others alive; None if that is not possible."""
+    found: list[Callable[[], Any]] = []
+    for item in objects:
+        if _is_plain(item, _MAX_NESTING):
+            found.append(partial(_itself, item))
+        else:
+            try:
+                found.append(weakref.ref(item))
+            except TypeError:
+                return None
+    return tuple(found)
+
+
+def _itself(item: Any) -> Any:
+    return item
+
+
+def _is_plain(item: Any, depth: int) -> bool:
+    """Whether an object is JSON's own, and so refers to nothing of the program."""
+    kind: type[Any] = type(item)  # type: ignore[reportUnknownVariableType]
+    if kind in _SCALARS:
+        return True
+    if kind not in (list, dict, tuple) or not depth:
+        return False
+    inner: Iterable[Any] = item
+    if kind is dict:
+        inner = [part for pair in item.items() for part in pair]
+    return all(_is_plain(part, depth - 1) for part in inner)
 
 
 def _options(own: dict[str, Any]) -> tuple[Any, ...]:
@@ -125,7 +171,9 @@ def _options(own: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(part for item in items for part in item)
 
 
-def _same(known: tuple[Any, ...], given: Sequence[Any]) -> bool:
+def _same(known: _Sources, given: Sequence[Any]) -> bool:
     if not known:
         return not given
-    return len(known) == len(given) and all(map(is_, known, given))
+    if len(known) != len(given):
+        return False
+    return all(source() is item for source, item in zip(known, given, strict=True))

@@ -9,9 +9,11 @@ import importlib.util
 import re
 import types
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin
+
+import orjson
 
 from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._content.encoder import to_json
@@ -24,11 +26,15 @@ _TYPE_UNDEFINED = "IS_TYPE_UNDEFINED"
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 _Types: TypeAlias = "tuple[type, ...]"
+_WeakTypes: TypeAlias = "tuple[Callable[[], type | None], ...]"
 
 
 @dataclass(frozen=True, slots=True)
 class SignatureDescription:
     """The static description of a signature.
+
+    It refers to no object of the program, since the cache that holds it would keep the object, its
+    module and with the module the signature alive.
 
     Attributes:
         name: Class name; ``StringSignature`` for a signature made from a string.
@@ -40,7 +46,8 @@ class SignatureDescription:
             name, which optimizers change.
         input_names: Names of the inputs.
         required: Inputs without a default that may not be None.
-        types: The types that an input's value may have, for inputs whose type can be checked.
+        types: The builtin types that a value may have, for inputs whose type can be checked.
+        own_types: The same for inputs with types of the program, as weak references.
         document: The docstring that the instructions were read from, to detect changes.
         attributes: The parts that are not content, as attributes. Shared: copy before changing.
     """
@@ -54,6 +61,7 @@ class SignatureDescription:
     input_names: frozenset[str]
     required: tuple[str, ...]
     types: tuple[tuple[str, _Types], ...]
+    own_types: tuple[tuple[str, _WeakTypes], ...]
     document: str | None
     attributes: dict[str, Any]
 
@@ -73,7 +81,22 @@ class SignatureDescription:
             value = given.get(name)
             if value is not None and not isinstance(value, types_):
                 wrong.append(name)
+        for name, references in self.own_types:
+            value = given.get(name)
+            if value is not None and not _is_instance(value, references):
+                wrong.append(name)
         return tuple(wrong)
+
+    @property
+    def checks_types(self) -> bool:
+        """Whether there are inputs whose type can be checked."""
+        return bool(self.types or self.own_types)
+
+
+def _is_instance(value: Any, references: _WeakTypes) -> bool:
+    found = [reference() for reference in references]
+    # Without one of the classes, any value may have been an instance.
+    return None in found or isinstance(value, tuple(kind for kind in found if kind is not None))
 
 
 _OPTIONS = frozenset({"signature", "demos", "config", "lm", "new_signature", "_trace"})
@@ -103,7 +126,8 @@ def describe_signature(signature: Any) -> SignatureDescription | None:
 
 def _describe(signature: Any) -> SignatureDescription:
     inputs, outputs = signature.input_fields, signature.output_fields
-    fields = tuple(_field(name, field) for name, field in signature.fields.items())
+    fields_json = to_json([_field(name, field) for name, field in signature.fields.items()])
+    types_ = [(name, found) for name, field in inputs.items() if (found := _value_types(field))]
     fingerprint = _fingerprint(signature)
     attributes = {
         semconv.DSPY_SIGNATURE_NAME: signature.__name__,
@@ -115,13 +139,16 @@ def _describe(signature: Any) -> SignatureDescription:
         name=signature.__name__,
         text=f"{', '.join(inputs)} -> {', '.join(outputs)}",
         instructions=signature.instructions,
-        fields=fields,
-        fields_json=to_json(fields),
+        fields=tuple(orjson.loads(fields_json)),
+        fields_json=fields_json,
         fingerprint=fingerprint,
         input_names=frozenset(inputs),
         required=tuple(name for name, field in inputs.items() if _is_required(field)),
-        types=tuple(
-            (name, types_) for name, field in inputs.items() if (types_ := _value_types(field))
+        types=tuple((name, kinds) for name, kinds in types_ if _are_builtin(kinds)),
+        own_types=tuple(
+            (name, tuple(weakref.ref(kind) for kind in kinds))
+            for name, kinds in types_
+            if not _are_builtin(kinds)
         ),
         document=signature.__doc__,
         attributes=attributes,
@@ -198,6 +225,10 @@ def _value_types(field: Any) -> _Types:
     if float in found:
         found.add(int)
     return tuple(found)
+
+
+def _are_builtin(kinds: _Types) -> bool:
+    return all(kind.__module__ == "builtins" for kind in kinds)
 
 
 def _known_undefined() -> bool:
