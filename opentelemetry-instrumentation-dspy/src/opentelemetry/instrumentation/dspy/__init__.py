@@ -60,6 +60,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider, get_tracer
 
+from opentelemetry.instrumentation.dspy._guarding import pass_on
 from opentelemetry.instrumentation.dspy._settings import (
     ContentMode,
     Settings,
@@ -166,10 +167,11 @@ class DSPyInstrumentor(BaseInstrumentor):
                 return
             try:
                 self._install(module, *self._pending)
-            except Exception:
+            except Exception as error:
                 # An exception would reach the program as a failure of its "import dspy".
-                logger.exception("DSPy calls are not traced")
                 self._remove()
+                pass_on(error)
+                logger.exception("DSPy calls are not traced")
 
     def _install(self, module: ModuleType, providers: _Providers, settings: Settings) -> None:
         # Imported here, since a process without dspy does not need them.

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 from opentelemetry.context import Context
 
+from opentelemetry.instrumentation.dspy._guarding import pass_on
 from opentelemetry.instrumentation.dspy.semconv import DSPY_VERSION, SCHEMA_URL
 from opentelemetry.instrumentation.dspy.version import __version__
 
@@ -49,6 +50,7 @@ class EventLog:
                 attributes={DSPY_VERSION: dspy_version},
             )
         except Exception as error:
+            pass_on(error)
             logger.warning(
                 "The logs API of this release of opentelemetry-api cannot be used (%s: %s): "
                 "no events are emitted, and content is recorded on spans only, if at all.",

@@ -12,6 +12,18 @@ from opentelemetry import context as context_api
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
+from opentelemetry.instrumentation.dspy._guarding import raised_by_signal
+
+__all__ = [
+    "CALL_KEY",
+    "DSPyCall",
+    "PatchStatus",
+    "RequestHook",
+    "ResponseHook",
+    "current_dspy_call",
+    "raised_by_signal",
+]
+
 CALL_KEY: Final = context_api.create_key("dspy-call")
 """Key of the OTel context that holds the DSPy call in progress."""
 

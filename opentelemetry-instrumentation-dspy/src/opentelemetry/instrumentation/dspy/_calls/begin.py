@@ -14,7 +14,11 @@ from opentelemetry.trace import get_current_span, set_span_in_context
 
 from opentelemetry.instrumentation.dspy._calls import generators
 from opentelemetry.instrumentation.dspy._calls.call import Call, Operation, Runtime, abandon
-from opentelemetry.instrumentation.dspy._guarding import log_once
+from opentelemetry.instrumentation.dspy._guarding import (
+    forget_our_frames,
+    is_programs,
+    log_once,
+)
 from opentelemetry.instrumentation.dspy._metrics import MEASURED
 from opentelemetry.instrumentation.dspy.api import CALL_KEY
 
@@ -41,11 +45,11 @@ def begin_call(
 ) -> Call | None:
     """Open the call that a traced function is about to make; None if it gets no call.
 
-    Raises only exceptions that stop the program, such as KeyboardInterrupt.
+    Raises only exceptions that `is_programs` accepts, such as KeyboardInterrupt.
     """
     call = None
     try:
-        context = context_api.get_current()
+        context = before = context_api.get_current()
         parent: Any = context.get(CALL_KEY)
         if parent is None and generators.live:
             context = _with_call_of_step(context)
@@ -66,14 +70,25 @@ def begin_call(
         if parent is None:
             runtime.metrics.look_for_provider()
         call = Call(operation, instance, args, kwargs, parent, owner, asynchronous)
+        call.before = before
         return call if call.open(runtime, context, unrecorded) else None
-    except Exception as error:
+    except BaseException as error:
+        abandon(call)
+        if is_programs(error):
+            forget_our_frames(error)
+            raise
         log_once(error)
-        abandon(call)
         return None
-    except BaseException:
-        abandon(call)
-        raise
+
+
+def opened_call(_instance: Any, _args: Any, kwargs: Mapping[str, Any]) -> Call | None:
+    """The call that `begin_call` has opened with these arguments, and has not returned.
+
+    A signal handler may raise after a function has returned and before its result is assigned.
+    """
+    call = context_api.get_current().get(CALL_KEY)
+    # Each call of a Python function has a dict of its own.
+    return call if isinstance(call, Call) and call.kwargs is kwargs else None
 
 
 def _with_call_of_step(context: Context) -> Context:

@@ -26,6 +26,7 @@ from opentelemetry.trace import (
     Span,
     SpanKind,
     Tracer,
+    get_current_span,
     set_span_in_context,
 )
 
@@ -39,7 +40,12 @@ from opentelemetry.instrumentation.dspy._calls.generators import GENERATORS
 from opentelemetry.instrumentation.dspy._calls.propagation import restore_context
 from opentelemetry.instrumentation.dspy._content.encoder import ContentEncoder
 from opentelemetry.instrumentation.dspy._events import EventLog
-from opentelemetry.instrumentation.dspy._guarding import guarded, log_once
+from opentelemetry.instrumentation.dspy._guarding import (
+    contain,
+    forget_our_frames,
+    guarded,
+    pass_on,
+)
 from opentelemetry.instrumentation.dspy._metrics import Metrics
 from opentelemetry.instrumentation.dspy._settings import Settings
 from opentelemetry.instrumentation.dspy.api import CALL_KEY
@@ -64,6 +70,7 @@ _SPAN_KEYS = tuple(set_span_in_context(INVALID_SPAN, Context()))
 _SPAN_KEY = _SPAN_KEYS[0] if len(_SPAN_KEYS) == 1 else None
 # Up to this number, setting attributes one by one is faster.
 _FEW_ATTRIBUTES = 4
+_START_SPAN = Tracer.start_span.__name__
 
 
 class Operation(ABC):
@@ -123,6 +130,7 @@ class Call:
         kwargs: Keyword arguments, live objects of the program: read, never change.
         parent: The enclosing DSPy call, also across threads; None for the outermost.
         context: The OTel context that the call made current; None before and after it.
+        before: The OTel context that was current before.
         span: The span; None until it is started. Below an unsampled call, that call's span.
         recording: Whether the span records.
         path: Dotted path of a module inside its program, if known.
@@ -138,6 +146,7 @@ class Call:
     recording = False
     path: str | None = None
     state: Any = None
+    before: Context | None = None
     lm_calls = 0
     start_attributes: Attributes = _NOTHING
     error_identity: tuple[int, ...] = ()
@@ -185,14 +194,18 @@ class Call:
         if unrecorded and self.parent is not None:
             self.span = self.parent.span
         else:
-            self.span = span = runtime.tracer.start_span(
-                name,
-                start_context,
-                kind,
-                self.start_attributes,
-                record_exception=False,
-                set_status_on_exception=False,
-            )
+            try:
+                self.span = span = runtime.tracer.start_span(
+                    name,
+                    start_context,
+                    kind,
+                    self.start_attributes,
+                    record_exception=False,
+                    set_status_on_exception=False,
+                )
+            except BaseException as error:
+                _end_interrupted(error, start_context)
+                raise
             if _SPAN_KEY is None:
                 current = set_span_in_context(span, start_context)
             else:
@@ -203,7 +216,7 @@ class Call:
                 try:
                     self.operation.inputs(self, self.attributes)
                 except Exception as error:
-                    log_once(error)
+                    contain(error)
         if kind is CLIENT:
             current = self._announce(current)
         self.context = current
@@ -227,14 +240,16 @@ class Call:
         try:
             hook(self.span, self, *result)
         except Exception as error:
-            log_once(error)
-        except BaseException as error:
-            self.close(None, error)  # the program is being stopped; no other code will close it
-            raise
+            contain(error)
 
     def leave(self) -> None:
         """Detach from the current context; the span stays open until `close`."""
-        restore_context(self._token)
+        try:
+            restore_context(self._token)
+        except BaseException as error:
+            abandon(self)
+            forget_our_frames(error)
+            raise
 
     def resume(self) -> None:
         """Make the span current again, in the caller's context."""
@@ -247,8 +262,10 @@ class Call:
     ) -> None:
         """End the span, with the result of the operation or with the exception that it raised.
 
-        Raises only exceptions that stop the program.
+        A second call does nothing. Raises only exceptions that `is_programs` accepts.
         """
+        if self.context is None:
+            return
         ended_ns = time.perf_counter_ns() if self._started_ns else 0
         try:
             if self.recording and self.span is not None and not self.span.is_recording():
@@ -259,7 +276,7 @@ class Call:
                 try:
                     self.operation.outputs(self, result, self.attributes)
                 except Exception as fault:
-                    log_once(fault)
+                    contain(fault)
                 hook = self._runtime.response_hook
                 if hook is not None:
                     self._set_early()  # the hook may replace the outputs
@@ -272,13 +289,13 @@ class Call:
                 if self._shared is not None:
                     self._add_reported(*self._shared)
             except Exception as fault:
-                log_once(fault)
+                contain(fault)
             if self.recording:
                 self._set(attributes)
             if ended_ns:
                 self._measure(ended_ns, error, attributes)
             restore_context(self._token)
-            if type(result) in GENERATORS and self.context is not None:
+            if type(result) in GENERATORS:
                 guarded(generators.remember_generator, result, self.context)
             parent, span = self.parent, self.span
             if parent is None:
@@ -287,10 +304,11 @@ class Call:
                 guarded(span.end)
             # A context that outlives the call (a background task's) must keep nothing alive.
             self.args, self.kwargs, self.attributes = (), _NOTHING, {}
-            self.state = self.context = self._shared = None
+            self.state = self.context = self.before = self._shared = None
             self._release()
-        except BaseException:
+        except BaseException as fault:
             abandon(self)
+            forget_our_frames(fault)
             raise
 
     def span_end(self) -> Callable[[], None]:
@@ -340,7 +358,7 @@ class Call:
                 for name, value in attributes.items():
                     span.set_attribute(name, value)
         except Exception as error:
-            log_once(error)
+            contain(error)
 
     def _set_error(self, error: BaseException) -> None:
         assert self.span is not None
@@ -354,13 +372,29 @@ class Call:
         record_failure(self.span, error, content, self, with_stack=innermost)
 
 
+def _end_interrupted(error: BaseException, context: Context) -> None:
+    """End a span whose start an exception of a signal handler has interrupted.
+
+    Its processors may know it already. Only the frame of the interrupted function has it.
+    """
+    outer = get_current_span(context)
+    step = error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code.co_name == _START_SPAN:
+            span = step.tb_frame.f_locals.get("span")
+            started = getattr(span, "start_time", None) is not None
+            if isinstance(span, Span) and span is not outer and started:
+                guarded(_end_if_open, span)
+        step = step.tb_next
+
+
 def _end_if_open(span: Span) -> None:
     if span.is_recording():
         span.end()
 
 
 def abandon(call: Call | None) -> None:
-    """Restore the context and end the span, at whatever stage the call was interrupted.
+    """Restore the context and end the span, at the stage where the call was interrupted.
 
     A call that stayed current would become the parent of everything the thread does next, such
     as the notebook cells after an interrupted one.
@@ -370,10 +404,15 @@ def abandon(call: Call | None) -> None:
     token = getattr(call, "_token", None)
     if token is not None:
         restore_context(token)
+    context, call.context = call.context, None
+    if context is not None and context_api.get_current() is context and call.before is not None:
+        # Interrupted between attaching the context and keeping the token.
+        context_api.attach(call.before)
     span, parent = call.span, call.parent
     if span is None or (parent is not None and span is parent.span) or not span.is_recording():
         return
     try:
         span.end()
-    except Exception:
+    except Exception as error:
+        pass_on(error)
         logger.debug("The span of an interrupted call could not be ended", exc_info=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from opentelemetry.trace import Span, Status, StatusCode
 
 from opentelemetry.instrumentation.dspy._content.encoder import ContentEncoder
+from opentelemetry.instrumentation.dspy._guarding import pass_by_value, pass_on
 from opentelemetry.instrumentation.dspy.api import DSPyCall
 from opentelemetry.instrumentation.dspy.semconv import (
     ERROR_TYPE,
@@ -84,12 +85,14 @@ def _learn_secrets(call: DSPyCall | None, content: ContentEncoder) -> None:
 def _stacktrace(error: BaseException, content: ContentEncoder) -> str | None:
     try:
         return content.stacktrace(error)
-    except Exception:
+    except Exception as fault:
+        pass_on(fault)
         return None  # after infinite recursion, too little stack is left to format it
 
 
 def _message(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:
+    except BaseException as fault:
+        pass_by_value(fault)
         return "[unreadable message]"

@@ -11,6 +11,8 @@ import types
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from opentelemetry.instrumentation.dspy._guarding import pass_on
+
 _FRAME_GLOBALS = {"__name__": "dspy.opentelemetry", "__builtins__": builtins}
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -29,15 +31,21 @@ def pickled_by_value(function: _Function) -> _Function:
 
 @pickled_by_value
 def hide_frame(error: BaseException) -> None:
-    """Remove the frame of the caller, which is about to re-raise, from the traceback.
+    """Remove the frame of the caller, which is about to re-raise, and ours below it.
 
     ReAct and others put tracebacks into prompts, and so into DSPy's cache keys: a frame of ours
     would change both. A bare ``raise`` uses the shortened traceback from Python 3.11 on; on 3.10
     the frame stays.
     """
-    if error.__traceback__ is not None:
-        # Called on the class: an exception may be frozen or override the method.
-        BaseException.with_traceback(error, error.__traceback__.tb_next)
+    step = error.__traceback__
+    if step is None:
+        return
+    step = step.tb_next
+    ours = "opentelemetry.instrumentation.dspy."
+    while step is not None and str(step.tb_frame.f_globals.get("__name__")).startswith(ours):
+        step = step.tb_next
+    # Called on the class: an exception may be frozen or override the method.
+    BaseException.with_traceback(error, step)
 
 
 def as_dspy_frame(function: Any, original: Callable[..., Any]) -> Any:
@@ -56,7 +64,8 @@ def as_dspy_frame(function: Any, original: Callable[..., Any]) -> Any:
     )
     try:
         return functools.update_wrapper(copy, original)
-    except Exception:
+    except Exception as error:
+        pass_on(error)
         # A callable object of the program, such as a metric, may have a name that a function
         # cannot have. The copied metadata is then incomplete.
         return copy

@@ -12,7 +12,6 @@ from __future__ import annotations
 import inspect
 import types
 import weakref
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from opentelemetry.context import Context
@@ -24,15 +23,14 @@ _IS_GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
 class _Origin(NamedTuple):
-    generator: Callable[[], Any]
     context: Context
     """The context of the call that returned the generator."""
     around: Span
     """The span that was current around that call."""
 
 
-live: dict[int, _Origin] = {}
-"""Generators that may still be consumed, by id."""
+live: dict[weakref.ref[Any], _Origin] = {}
+"""Generators that may still be consumed."""
 
 
 def remember_generator(generator: Any, context: Context) -> None:
@@ -42,13 +40,14 @@ def remember_generator(generator: Any, context: Context) -> None:
         generator: What the call returned.
         context: The context that was current during the call.
     """
-    key = id(generator)
-    origin = live.get(key)
+    known = weakref.ref(generator)
+    origin = live.get(known)
     if origin is not None:
-        live[key] = origin._replace(around=get_current_span())
+        live[known] = origin._replace(around=get_current_span())
         return
-    live[key] = _Origin(weakref.ref(generator), context, get_current_span())
-    weakref.finalize(generator, live.pop, key, None).atexit = False
+    # Without Python code: what a signal handler raises while that runs at the end of an object is
+    # lost.
+    live[weakref.ref(generator, live.pop)] = _Origin(context, get_current_span())
 
 
 def origin_of_step(context: Context) -> Context | None:
@@ -70,9 +69,8 @@ def origin_of_step(context: Context) -> Context | None:
 
 
 def _origin_of(frame: types.FrameType) -> _Origin | None:
-    for origin in list(live.values()):
-        generator = origin.generator()
-        if _frame_of(generator) is frame:
+    for generator, origin in list(live.items()):
+        if _frame_of(generator()) is frame:
             return origin
     return None
 

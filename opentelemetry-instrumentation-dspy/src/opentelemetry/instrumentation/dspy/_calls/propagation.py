@@ -12,6 +12,7 @@ from opentelemetry import context as context_api
 from opentelemetry.context import Context
 
 from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide_frame
+from opentelemetry.instrumentation.dspy._guarding import pass_on
 
 
 def bound_to_current_context(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,5 +43,5 @@ def restore_context(token: Token[Context]) -> None:
     # for a coroutine that is garbage-collected. There is nothing to restore then.
     try:
         token.var.reset(token)
-    except (ValueError, RuntimeError):
-        return
+    except (ValueError, RuntimeError) as error:
+        pass_on(error)

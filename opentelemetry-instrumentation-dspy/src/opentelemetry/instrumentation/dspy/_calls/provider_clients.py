@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from opentelemetry.instrumentation.dspy._guarding import new_lock
+from opentelemetry.instrumentation.dspy._guarding import new_lock, pass_on
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_LM_CACHE_HIT,
     GEN_AI_OPERATION_NAME,
@@ -78,7 +78,8 @@ def announcement(started: Mapping[str, Any]) -> tuple[str, Any] | None:
     try:
         key, kind = (getattr(module, name) for name in names)
         return key, _summing(kind)()
-    except Exception:
+    except Exception as error:
+        pass_on(error)
         # The package is in beta, and its releases have added and removed these names.
         logger.debug("%s has no usable %s and %s", _MODULE, *names, exc_info=True)
         return None

@@ -33,6 +33,7 @@ from opentelemetry.instrumentation.dspy._content.redaction import (
     shorten_data_uris,
 )
 from opentelemetry.instrumentation.dspy._content.tool_arguments import SecretArguments
+from opentelemetry.instrumentation.dspy._guarding import pass_by_value, pass_on
 from opentelemetry.instrumentation.dspy._settings import Settings
 from opentelemetry.instrumentation.dspy.semconv import DSPY_TRUNCATED
 
@@ -95,7 +96,8 @@ class ContentEncoder:
                 text = orjson.dumps(jsonable).decode()
             elif size is not None:
                 text = self._long_texts.dumps(jsonable)
-        except Exception:
+        except BaseException as error:
+            pass_by_value(error)
             text = None  # _encode() can handle any value
         if text is None or len(text) > self._limit:
             text, cut = self._encode(value)
@@ -201,6 +203,7 @@ class ContentEncoder:
         try:
             return self._redact(operation, field, value)
         except Exception as error:
+            pass_on(error)
             # Without its message, which may contain the value.
             logger.debug("The redaction hook raised %s; the value is dropped", type(error).__name__)
             return REDACTED

@@ -29,6 +29,7 @@ from opentelemetry.instrumentation.dspy._content.redaction import (
     redact_text,
     shorten_data_uris,
 )
+from opentelemetry.instrumentation.dspy._guarding import pass_by_value
 
 Scalar = str | int | float | bool | None
 Jsonable = Scalar | list[Any] | dict[str, Any]
@@ -169,7 +170,8 @@ class JsonableCopier:
         self._path.add(id(value))
         try:
             return self._container(value, kind, depth)
-        except Exception:
+        except BaseException as error:
+            pass_by_value(error)
             return _UNREADABLE.format(kind.__name__)
         finally:
             self._path.discard(id(value))
@@ -273,7 +275,8 @@ def _ordered(members: Collection[Any]) -> Iterable[Any]:
 def _order(member: Any) -> str:
     try:
         return repr(member)[:_MAX_REPR]
-    except Exception:
+    except BaseException as error:
+        pass_by_value(error)
         return ""
 
 
@@ -291,7 +294,8 @@ def _key(key: Any) -> str:
         return str(key)
     try:
         return repr(key)[:200]
-    except Exception:
+    except BaseException as error:
+        pass_by_value(error)
         return _UNREADABLE.format(type(key).__name__)
 
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from opentelemetry.instrumentation.dspy._guarding import new_lock
+from opentelemetry.instrumentation.dspy._guarding import new_lock, pass_on
 
 REDACTED = "[REDACTED]"
 MIN_DATA_URI = 256
@@ -189,7 +189,8 @@ def _in_address(address: str) -> Iterable[str]:
     try:
         parts = urlsplit(address)
         password, query = parts.password, parse_qsl(parts.query)
-    except ValueError:
+    except ValueError as error:
+        pass_on(error)
         return
     if password:
         yield password

@@ -20,7 +20,7 @@ from opentelemetry.context import Context
 
 import dspy
 from opentelemetry.instrumentation.dspy import semconv
-from opentelemetry.instrumentation.dspy._calls.begin import begin_call
+from opentelemetry.instrumentation.dspy._calls.begin import begin_call, opened_call
 from opentelemetry.instrumentation.dspy._calls.call import (
     INTERNAL,
     Attributes,
@@ -101,30 +101,48 @@ def _traced_streamer(
 
 
 class _Stream:
-    """The span of one stream, and the context of its steps."""
+    """The span of one stream, and the context of its steps.
+
+    A signal handler may raise between any two steps, also between a call and its assignment.
+    """
 
     def __init__(
         self, start: Callable[..., Call | None], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        self._call = start(args, kwargs)
-        self._context = self._leave()
+        self._start = start
+        self._arguments = args, kwargs
+        self._call: Call | None = None
+        self._context: Context | None = None
+        self._outside: Context | None = None
         self._prediction: Any = None
 
-    def _leave(self) -> Context | None:
-        if self._call is None:
-            return None
-        context = context_api.get_current()
-        self._call.leave()
-        return context
+    def begin(self) -> None:
+        """Start the span, without making it current."""
+        args, kwargs = self._arguments
+        try:
+            self._call = self._start(args, kwargs)
+            if self._call is not None:
+                self._context = self._call.context
+                self._call.leave()
+        except BaseException as error:
+            call = self._call or opened_call(None, args, kwargs)
+            if call is not None:
+                call.close(None, error)
+            raise
 
     def enter(self) -> Any:
         """Make the span current during a step; returns the argument of `leave`."""
-        return None if self._context is None else context_api.attach(self._context)
+        if self._context is None:
+            return None
+        self._outside = context_api.get_current()
+        return context_api.attach(self._context)
 
     def leave(self, token: Any) -> None:
-        """End a step."""
+        """End a step; ``token`` is None if `enter` has not returned."""
         if token is not None:
             restore_context(token)
+        elif self._outside is not None and context_api.get_current() is self._context:
+            context_api.attach(self._outside)
 
     def record(self, chunk: Any) -> None:
         """Count one chunk; the last Prediction among the chunks is the program's result."""
@@ -135,14 +153,14 @@ class _Stream:
             self._prediction = chunk
 
     def close(self, error: BaseException | None) -> None:
-        """End the span."""
-        call, self._call = self._call, None
-        if call is None:
+        """End the span; a second call does nothing."""
+        if self._call is None:
             return
         if error is None:
-            call.close(self._prediction)
+            self._call.close(self._prediction)
         else:
-            call.close(None, error)
+            self._call.close(None, error)
+        self._call = None
 
 
 def _async_streamer(_streamer: Callable[..., Any], _start: Callable[..., _Stream]) -> Any:
@@ -153,9 +171,11 @@ def _async_streamer(_streamer: Callable[..., Any], _start: Callable[..., _Stream
         _stream = _start(args, kwargs)
         _failure = None
         try:
+            _stream.begin()
             while True:
-                _token = _stream.enter()
+                _token = None
                 try:
+                    _token = _stream.enter()
                     _chunk = await _chunks.__anext__()
                 except StopAsyncIteration:
                     break
@@ -163,8 +183,10 @@ def _async_streamer(_streamer: Callable[..., Any], _start: Callable[..., _Stream
                     _stream.leave(_token)
                 _stream.record(_chunk)
                 yield _chunk
+            _stream.close(None)
         except BaseException as _error:
             _hide(_error)
+            _stream.leave(None)
             _failure = _error
             raise
         finally:
@@ -188,26 +210,28 @@ def _sync_streamer(_streamer: Callable[..., Any], _start: Callable[..., _Stream]
     def sync_streamer(*args: Any, **kwargs: Any) -> Any:
         _created_in = _current()
 
-        def _start_where_created() -> Any:
+        def _start_where_created() -> None:
             # The first step may come after the span has ended in which the stream was created.
             _token = _attach(_created_in)
             try:
-                return _start(args, kwargs)
+                _stream.begin()
             finally:
                 _restore(_token)
 
-        return _steps(_streamer(*args, **kwargs), _start_where_created)
+        _stream = _start(args, kwargs)
+        return _steps(_streamer(*args, **kwargs), _stream, _start_where_created)
 
     return sync_streamer
 
 
-def _sync_steps(chunks: Any, start: Callable[[], _Stream]) -> Any:
-    stream = start()
+def _sync_steps(chunks: Any, stream: _Stream, begin: Callable[[], None]) -> Any:
     failure = None
     try:
+        begin()
         while True:
-            token = stream.enter()
+            token = None
             try:
+                token = stream.enter()
                 chunk = next(chunks)
             except StopIteration:
                 break
@@ -215,8 +239,10 @@ def _sync_steps(chunks: Any, start: Callable[[], _Stream]) -> Any:
                 stream.leave(token)
             stream.record(chunk)
             yield chunk
+        stream.close(None)
     except BaseException as error:
         hide_frame(error)
+        stream.leave(None)
         failure = error
         raise
     finally:

@@ -24,7 +24,7 @@ from opentelemetry.instrumentation.dspy._calls.call import Operation, Runtime
 from opentelemetry.instrumentation.dspy._calls.frames import (
     called_on_instance,
 )
-from opentelemetry.instrumentation.dspy._guarding import guarded
+from opentelemetry.instrumentation.dspy._guarding import guarded, pass_on
 from opentelemetry.instrumentation.dspy._patching.replacements import traced
 from opentelemetry.instrumentation.dspy.api import PatchStatus
 
@@ -120,6 +120,7 @@ class Patches:
             point.install(runtime)
         except Exception as error:
             guarded(point.remove)
+            pass_on(error)
             detail = f"{type(error).__name__}: {error}; {point.effect}"
             logger.warning(
                 "dspy %s has no %s that can be traced: %s. Everything else is traced.",

@@ -9,9 +9,9 @@ import functools
 import inspect
 import weakref
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeAlias
 
-from opentelemetry.instrumentation.dspy._calls.begin import begin_call
+from opentelemetry.instrumentation.dspy._calls.begin import begin_call, opened_call
 from opentelemetry.instrumentation.dspy._calls.call import Call, Operation, Runtime
 from opentelemetry.instrumentation.dspy._calls.frames import (
     as_dspy_frame,
@@ -19,6 +19,8 @@ from opentelemetry.instrumentation.dspy._calls.frames import (
     pickled_by_value,
 )
 from opentelemetry.instrumentation.dspy._guarding import guarded
+
+_Begin: TypeAlias = "Callable[..., Call | None]"
 
 
 def traced(
@@ -32,12 +34,12 @@ def traced(
         # A function that is not async may return a coroutine of another function.
         make = _traced_awaitable if original.__name__ == "acall" else _traced_sync
     begin = _BeginCall(begin_call, operation, runtime, owner, asynchronous)
-    return as_dspy_frame(make(original, begin), original)
+    return as_dspy_frame(make(original, begin, _BeginCall(opened_call)), original)
 
 
 # A partial, which is called without a Python frame.
 class _BeginCall(functools.partial["Call | None"]):
-    """`begin_call` for a method. Pickled by value with the method, it opens no calls."""
+    """`begin_call` or `opened_call` for a method. Pickled with the method, it knows no calls."""
 
     def __reduce__(self) -> Any:
         return copy.copy, (_begin_nothing,)
@@ -48,42 +50,46 @@ def _begin_nothing(instance: Any, args: Any, kwargs: Any) -> None:
     """Open no call: another process, or a copy, lacks the runtime with its provider and locks."""
 
 
-def _traced_sync(_original: Callable[..., Any], _begin: Callable[..., Call | None]) -> Any:
+def _traced_sync(_original: Callable[..., Any], _begin: _Begin, _opened: _Begin) -> Any:
     _hide = hide_frame
 
     def traced(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        _call = _begin(self, args, kwargs)
+        # A signal handler may raise anywhere, so no step is outside of the handler.
+        _call = None
         try:
+            _call = _begin(self, args, kwargs)
             _result = _original(self, *args, **kwargs)
+            if _call is not None:
+                _call.close(_result)
         except BaseException as _error:
             _hide(_error)
+            _call = _call or _opened(self, args, kwargs)
             if _call is not None:
                 _call.close(None, _error)
             raise
-        if _call is not None:
-            _call.close(_result)
         return _result
 
     return traced
 
 
-def _traced_awaitable(_original: Callable[..., Any], _begin: Callable[..., Call | None]) -> Any:
+def _traced_awaitable(_original: Callable[..., Any], _begin: _Begin, _opened: _Begin) -> Any:
     _hide, _is_coroutine, _when_awaited = hide_frame, inspect.iscoroutine, _close_when_awaited
 
     def traced(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        _call = _begin(self, args, kwargs)
+        _call = None
         try:
+            _call = _begin(self, args, kwargs)
             _result = _original(self, *args, **kwargs)
+            if _call is not None:
+                if _is_coroutine(_result):
+                    return _when_awaited(_call, _result)
+                _call.close(_result)
         except BaseException as _error:
             _hide(_error)
+            _call = _call or _opened(self, args, kwargs)
             if _call is not None:
                 _call.close(None, _error)
             raise
-        if _call is None:
-            return _result
-        if _is_coroutine(_result):
-            return _when_awaited(_call, _result)
-        _call.close(_result)
         return _result
 
     return traced
@@ -97,14 +103,15 @@ def _close_when_awaited(call: Call, coroutine: Coroutine[Any, Any, Any]) -> Any:
     call.asynchronous = True
 
     async def finished() -> Any:
-        call.resume()
         try:
+            discarded.detach()
+            call.resume()
             _result = await coroutine
+            call.close(_result)
         except BaseException as _error:
             _hide(_error)
             call.close(None, _error)
             raise
-        call.close(_result)
         return _result
 
     later = finished()
@@ -137,20 +144,22 @@ def _close_unawaited(
         call.close(None, GeneratorExit())
 
 
-def _traced_async(_original: Callable[..., Any], _begin: Callable[..., Call | None]) -> Any:
+def _traced_async(_original: Callable[..., Any], _begin: _Begin, _opened: _Begin) -> Any:
     _hide = hide_frame
 
     async def traced(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        _call = _begin(self, args, kwargs)
+        _call = None
         try:
+            _call = _begin(self, args, kwargs)
             _result = await _original(self, *args, **kwargs)
+            if _call is not None:
+                _call.close(_result)
         except BaseException as _error:
             _hide(_error)
+            _call = _call or _opened(self, args, kwargs)
             if _call is not None:
                 _call.close(None, _error)
             raise
-        if _call is not None:
-            _call.close(_result)
         return _result
 
     return traced
@@ -164,7 +173,7 @@ def traced_function(function: Callable[..., Any], begin: Callable[..., Call | No
         begin: Opens the call, given the first argument, the other positional arguments and the
             keyword arguments.
     """
-    return as_dspy_frame(_traced_sync(function, begin), function)
+    return as_dspy_frame(_traced_sync(function, begin, opened_call), function)
 
 
 def observe_call(_original: Callable[..., Any], _observer: Callable[..., None]) -> Any:
@@ -172,8 +181,8 @@ def observe_call(_original: Callable[..., Any], _observer: Callable[..., None]) 
     _guarded, _hide = guarded, hide_frame
 
     def observed(*args: Any, **kwargs: Any) -> Any:
-        _guarded(_observer, *args)
         try:
+            _guarded(_observer, *args)
             return _original(*args, **kwargs)
         except BaseException as _error:
             _hide(_error)
@@ -189,10 +198,10 @@ def observe_result(_original: Callable[..., Any], _observer: Callable[..., None]
     def observed(*args: Any, **kwargs: Any) -> Any:
         try:
             _result = _original(*args, **kwargs)
+            _guarded(_observer, _result, *args)
         except BaseException as _error:
             _hide(_error)
             raise
-        _guarded(_observer, _result, *args)
         return _result
 
     return as_dspy_frame(observed, _original)
@@ -205,10 +214,10 @@ def observe_async_result(_original: Callable[..., Any], _observer: Callable[...,
     async def observed(*args: Any, **kwargs: Any) -> Any:
         try:
             _result = await _original(*args, **kwargs)
+            _guarded(_observer, _result, *args)
         except BaseException as _error:
             _hide(_error)
             raise
-        _guarded(_observer, _result, *args)
         return _result
 
     return as_dspy_frame(observed, _original)

@@ -24,7 +24,7 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     Runtime,
     SpanStart,
 )
-from opentelemetry.instrumentation.dspy._guarding import log_once, new_lock
+from opentelemetry.instrumentation.dspy._guarding import contain, new_lock
 from opentelemetry.instrumentation.dspy._metrics import Metrics
 from opentelemetry.instrumentation.dspy._operations.evaluation.optimizer import start_trial_of
 from opentelemetry.instrumentation.dspy._operations.evaluation.scores import (
@@ -177,7 +177,7 @@ class ExampleSpans:
         try:
             return self._wrap(function, data)
         except Exception as error:
-            log_once(error)
+            contain(error)
             return function
 
     def _wrap(self, function: Callable[[Any], Any], data: Any) -> Callable[[Any], Any]:

@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import dspy
+from opentelemetry.instrumentation.dspy._guarding import pass_by_value
 
 
 def name_of(metric: Any) -> str:
@@ -16,7 +17,8 @@ def name_of(metric: Any) -> str:
     inner = metric.func if isinstance(metric, functools.partial) else metric
     try:
         name = getattr(inner, "__name__", None)
-    except Exception:  # raised by a property of the program
+    except BaseException as error:  # raised by a property of the program
+        pass_by_value(error)
         name = None
     return name if isinstance(name, str) else type(inner).__name__
 

@@ -19,6 +19,7 @@ from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._content.encoder import to_json
 from opentelemetry.instrumentation.dspy._content.jsonable import dumps
 from opentelemetry.instrumentation.dspy._content.redaction import REDACTED, is_secret_key
+from opentelemetry.instrumentation.dspy._guarding import pass_by_value
 
 _FIELD_EXTRAS = ("__dspy_field_type", "desc", "prefix", "constraints")
 # Marks a field of a string signature without a type, since dspy 3.2.
@@ -196,7 +197,8 @@ def _default(field: Any) -> str:
     try:
         # An address would make the fingerprint differ between processes.
         return _ADDRESS.sub("", repr(field.default))
-    except Exception:
+    except BaseException as error:
+        pass_by_value(error)
         return type(field.default).__name__
 
 

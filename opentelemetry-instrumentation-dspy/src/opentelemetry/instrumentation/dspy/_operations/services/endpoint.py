@@ -17,6 +17,7 @@ from opentelemetry.instrumentation.dspy._content.redaction import (
     is_secret_key,
     redact_text,
 )
+from opentelemetry.instrumentation.dspy._guarding import pass_on
 
 ADDRESSES = ("api_base", "base_url", "url")
 """Parameters with the address of a service."""
@@ -71,6 +72,7 @@ def _host_and_port(url: str) -> tuple[str | None, int]:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
-    except ValueError:
+    except ValueError as error:
+        pass_on(error)
         return None, 0
     return host, port or (443 if parts.scheme == "https" else 80)

@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.call import Attributes
+from opentelemetry.instrumentation.dspy._guarding import pass_on
 from opentelemetry.instrumentation.dspy._operations.reading import value
 
 
@@ -64,7 +65,8 @@ def as_count(candidate: Any) -> int | None:
     number: Any = candidate  # also numpy's, which type checkers do not know as numbers
     try:
         count = int(number)
-    except (ValueError, OverflowError):  # NaN or infinity
+    except (ValueError, OverflowError) as error:  # NaN or infinity
+        pass_on(error)
         return None
     return count if count >= 0 and count == number else None
 

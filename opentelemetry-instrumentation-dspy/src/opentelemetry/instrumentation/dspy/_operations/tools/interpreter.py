@@ -19,6 +19,7 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     Runtime,
     SpanStart,
 )
+from opentelemetry.instrumentation.dspy._guarding import pass_on
 from opentelemetry.instrumentation.dspy._operations.modules.record import enclosing_agent
 from opentelemetry.instrumentation.dspy._operations.tools.legacy_sandbox import tool_calls_patch
 from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch
@@ -188,5 +189,6 @@ def _is_made_by_dspy(function: Any) -> bool:
 def _enclosed(function: types.FunctionType) -> list[Any]:
     try:
         return [cell.cell_contents for cell in function.__closure__ or ()]
-    except ValueError:  # a variable that is not assigned yet
+    except ValueError as error:  # a variable that is not assigned yet
+        pass_on(error)
         return []
