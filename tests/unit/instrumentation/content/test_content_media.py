@@ -112,10 +112,56 @@ def test_a_part_of_a_typed_request() -> None:
     assert only == {"type": "image", "media_type": "image/png", "data": URI}
 
 
+SHORT = [
+    "data:image/gif;base64,R0lGODlhAQABAAAAACw=",
+    "data:;base64,QQ==",
+    "data:application/octet-stream;name=a.bin;base64,c2VjcmV0",
+    "data:text/plain;charset=utf-8;base64,c2Vj%2Bcg%3D%3D",
+]
+
+
+@pytest.mark.parametrize("uri", SHORT)
+@pytest.mark.parametrize("text", ["{}", "so: {}", "<img src='{}'>", '{{"a": "{}"}}'])
+def test_a_short_data_uri_is_replaced(traced: Traced, uri: str, text: str) -> None:
+    given, payload = text.format(uri), uri.partition(",")[2]
+    tool = dspy.Tool(lambda text: text, name="echo", args={"text": {"type": "string"}})
+    assert tool(text=given) == given
+    EchoLM(reply=given)(given)
+    EchoLM(reply="b")(messages=[{"role": "user", "content": given}])
+    recorded = everything_in(traced.spans)
+    assert payload not in recorded
+    assert f"[{len(payload)} characters, sha256 " in recorded
+
+
+@pytest.mark.parametrize("uri", ["data:text/plain,hello", "data:image/svg+xml;utf8,<svg a='b'/>"])
+def test_a_data_uri_of_text_is_replaced(traced: Traced, uri: str) -> None:
+    EchoLM()(uri)
+    assert uri.partition(",")[2] not in everything_in(traced.spans)
+
+
+def test_a_data_uri_in_an_error_is_replaced(traced: Traced) -> None:
+    def fail(text: str) -> str:
+        raise ValueError(text)
+
+    for uri in (SHORT[0], URI):
+        with pytest.raises(ValueError, match="data:"):
+            dspy.Tool(fail, name="fail", args={"text": {"type": "string"}})(text=uri)
+        assert uri.partition(",")[2][:100] not in everything_in(traced.spans)
+
+
+def test_what_is_shortened_stays_as_it_is() -> None:
+    for uri in (*SHORT, URI):
+        shortened = shorten_data_uris(uri)
+        assert shorten_data_uris(shortened) == shortened
+        assert shorten_data_uris(f"so: {shortened}") == f"so: {shortened}"
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "data: none",
+        "data: yes, as the first column shows",
+        "data:yes, as the first column shows",
         "a;base64,b",
         f"base64,{PAYLOAD}",
         f"data:{'x' * 200};base64,{PAYLOAD}",
@@ -123,4 +169,6 @@ def test_a_part_of_a_typed_request() -> None:
     ],
 )
 def test_what_is_no_data_uri_stays(text: str) -> None:
+    if PAYLOAD not in text:
+        assert shorten_data_uris(text) == text
     assert shorten_data_uris(f"so: {text}") == f"so: {text}"

@@ -141,7 +141,7 @@ class ContentEncoder:
 
     def put_text(self, attributes: dict[str, Any], name: str, operation: str, text: str) -> None:
         """Record text as text, not as JSON; redacted and shortened like `put`."""
-        if ";" in text and BASE64_MARK in text:
+        if text[:5] == "data:" or (";" in text and BASE64_MARK in text):
             text = shorten_data_uris(text)
         if self._redact is not None:
             text = self._redacted_text(operation, name.rpartition(".")[2], text)
@@ -171,6 +171,7 @@ class ContentEncoder:
 
     def message(self, text: str, operation: str = "exception") -> str:
         """Bound and redact free text, such as an exception's message."""
+        text = shorten_data_uris(text)
         if self._redact is not None:
             text = self._redacted_text(operation, "message", text)
         text = self.arguments.hide(self.secrets.hide_all(text))
@@ -179,6 +180,7 @@ class ContentEncoder:
     def stacktrace(self, error: BaseException, operation: str = "exception") -> str:
         """The formatted stack of an exception; if it is too long, its end."""
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        text = shorten_data_uris(text)
         if self._redact is not None:
             text = self._redacted_text(operation, "stacktrace", text)
         text = self.arguments.hide(self.secrets.hide_all(text))

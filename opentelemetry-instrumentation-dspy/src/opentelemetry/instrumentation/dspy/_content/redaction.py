@@ -17,8 +17,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from opentelemetry.instrumentation.dspy._guarding import new_lock, pass_on
 
 REDACTED = "[REDACTED]"
-MIN_DATA_URI = 256
-"""A data URI with a shorter payload is not changed."""
+MIN_DATA_URI = len("data:;base64,A")
+"""A shorter text contains no data URI of binary data."""
 
 _SECRET_WORDS = frozenset(
     {"apikey", "apikeys", "accesstoken", "authtoken", "refreshtoken", "bearer", "authorization"}
@@ -63,9 +63,11 @@ def redact_text(text: str) -> str:
 BASE64_MARK = ";base64,"
 """Part of every data URI of binary data, and of hardly any other text."""
 
-_DATA_URI = re.compile(
-    r"data:[\w.+/;=\-]{0,100}" + BASE64_MARK + rf"[A-Za-z0-9+/=_\-]{{{MIN_DATA_URI},}}"
-)
+_DATA_URI = re.compile(r"data:[\w.+/;=\-]{0,100}" + BASE64_MARK + r"[A-Za-z0-9+/=_%\-]+")
+# With a media type or parameters: a text may begin with "data:" and have a comma.
+_HEAD = re.compile(r"data:[\w.+\-]*(?:/[\w.+\-]+)?(?:;[\w.+=\-]+)*")
+_LONG = 256
+_SHORTENED = re.compile(r"\[\d+ characters, sha256 [0-9a-f]{16}\]")
 
 
 def shorten_data_uris(text: str) -> str:
@@ -83,7 +85,9 @@ def shorten_data_uris(text: str) -> str:
 def shorten_data_uri(text: str) -> str:
     """Replace the payload of a ``data:`` URI by its size and hash; other text is unchanged."""
     head, separator, payload = text.partition(",")
-    if not separator or len(payload) < MIN_DATA_URI:
+    if not separator or not payload or _SHORTENED.match(payload):
+        return text
+    if len(payload) < _LONG and not (("/" in head or ";" in head) and _HEAD.fullmatch(head)):
         return text
     digest = hashlib.sha256(payload.encode("utf-8", "replace")).hexdigest()[:16]
     return f"{head[:100]},[{len(payload)} characters, sha256 {digest}]"
