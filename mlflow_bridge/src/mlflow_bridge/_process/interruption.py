@@ -10,9 +10,9 @@ half-way.
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
-from types import FrameType, TracebackType
-from typing import Any, Final
+from typing import Final
+
+from opentelemetry.instrumentation.dspy.api import raised_by_signal
 
 _MAX_REPETITIONS: Final = 1000
 """More interruptions than that mean that the handler raises all the time."""
@@ -29,35 +29,6 @@ def belongs_to_program(error: BaseException) -> bool:
         `KeyboardInterrupt` and `SystemExit`.
     """
     return not isinstance(error, Exception) or raised_by_signal(error)
-
-
-def raised_by_signal(error: BaseException) -> bool:
-    """Whether a signal handler raised an exception on top of the code that it interrupted.
-
-    The interpreter calls a handler with the number of the signal and the interrupted frame. No
-    other call has an integer and then the frame of its own caller as arguments.
-    """
-    entry: TracebackType | None = error.__traceback__
-    while entry is not None:
-        if _is_handler(entry.tb_frame):
-            return True
-        entry = entry.tb_next
-    return False
-
-
-def _is_handler(frame: FrameType) -> bool:
-    code, caller = frame.f_code, frame.f_back
-    if caller is None:
-        return False
-    # The names of the arguments, with the one of *args; other variables are not looked at.
-    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + 1]
-    values: list[Any] = [frame.f_locals.get(name) for name in names]
-    groups: list[Any] = [values, *(value for value in values if type(value) is tuple)]
-    return any(
-        second is caller and isinstance(first, int)
-        for group in groups
-        for first, second in pairwise(group)
-    )
 
 
 def complete(step: Callable[[], object]) -> None:

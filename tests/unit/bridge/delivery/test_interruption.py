@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections import Counter
@@ -213,27 +212,3 @@ def test_a_mistake_of_telemetry_stays_with_telemetry() -> None:
         processor._collector.add = lambda _spans: {}.pop("x")  # type: ignore[method-assign]
         tracer.start_span("span").end()
         assert processor.status().dropped == 1
-
-
-def test_a_handler_that_is_a_method_or_takes_any_arguments() -> None:
-    from mlflow_bridge._process.interruption import raised_by_signal
-
-    class Handler:
-        def method(self, _number: int, _frame: FrameType | None) -> None:
-            raise SoftTimeLimit
-
-        def any_arguments(self, *_arguments: object) -> None:
-            raise SoftTimeLimit
-
-    for handler in (Handler().method, Handler().any_arguments):
-        before = signal.signal(signal.SIGUSR1, handler)
-        try:
-            with pytest.raises(SoftTimeLimit) as caught:
-                signal.raise_signal(signal.SIGUSR1)
-        finally:
-            signal.signal(signal.SIGUSR1, before)
-        assert raised_by_signal(caught.value)
-    with pytest.raises(SoftTimeLimit) as caught:
-        Handler().method(1, None)
-    assert not raised_by_signal(caught.value)
-    assert threading.current_thread() is threading.main_thread()
