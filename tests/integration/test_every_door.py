@@ -36,7 +36,7 @@ EVERYWHERE: dict[str, tuple[Any, str]] = {
     "compression": ("none", "none"),
     "request_timeout_seconds": (77.0, "77"),
     "exit_timeout_seconds": (55.0, "55"),
-    "flush_on_sigterm": (True, "true"),
+    "flush_on_sigterm": (False, "false"),
     "max_queue_size": (1234, "1234"),
     "overflow": ("block", "block"),
     "block_seconds": (0.5, "0.5"),
@@ -317,7 +317,7 @@ def check_values(report: dict[str, Any], surroundings: Surroundings) -> None:
 def check_delivery(report: dict[str, Any], surroundings: Surroundings) -> None:
     assert report["capacity"] == 1234 + 567
     assert report["written ahead"]
-    assert report["sigterm"] == "TerminationHandler"
+    assert report["sigterm"] == "Handlers"  # SIG_DFL
     requests = requests_of(report["door"], surroundings.server)
     sizes = [len(spans_in(request)) for request in requests]
     assert sum(sizes) == 5  # with plain spans, so not filtered

@@ -18,7 +18,24 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 HANDLE = """
 from mlflow_bridge._setup.sigterm import handle_sigterm
 import threading
-assert handle_sigterm(threading.main_thread(), 100.0)
+assert handle_sigterm(threading.main_thread(), 100.0, is_asked_for=True)
+"""
+# As uvicorn: it handles the signal, shuts down, and raises it with the action of before.
+SERVER = """
+import contextlib
+
+@contextlib.contextmanager
+def capture_signals():
+    captured = []
+    def handle(number, frame):
+        captured.append(number)
+    original = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, original)
+    for number in captured:
+        signal.raise_signal(number)
 """
 TERMINATE = "os.kill(os.getpid(), signal.SIGTERM)\n"
 
@@ -120,7 +137,9 @@ from mlflow_bridge._setup.sigterm import handle_sigterm
 
 answers = []
 owner = threading.main_thread()
-thread = threading.Thread(target=lambda: answers.append(handle_sigterm(owner, 5.0)))
+thread = threading.Thread(
+    target=lambda: answers.append(handle_sigterm(owner, 5.0, is_asked_for=True))
+)
 thread.start()
 thread.join()
 assert answers == [False]
@@ -135,7 +154,7 @@ from mlflow_bridge._setup.sigterm import handle_sigterm
 from opentelemetry.sdk.trace import TracerProvider
 
 import threading
-handle_sigterm(threading.main_thread(), 0.2)
+handle_sigterm(threading.main_thread(), 0.2, is_asked_for=True)
 provider = TracerProvider()
 processor = DeliveryProcessor(FileDelivery(OUT))
 provider.add_span_processor(processor)
@@ -144,3 +163,152 @@ with processor._sender._changed:
     os.kill(os.getpid(), signal.SIGTERM)
 """
     run(source, tmp_path, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize("set_up", ["before the server", "in the server", "in its event loop"])
+def test_a_server_that_raises_the_signal_again_after_its_shutdown(
+    set_up: str, tmp_path: Path
+) -> None:
+    serve = f"""
+    {TERMINATE}
+    work("in flight")  # while the server shuts down
+"""
+    if set_up == "before the server":
+        source = f"{SERVER}{HANDLE}\nwith capture_signals():{serve}"
+    elif set_up == "in the server":
+        handle = HANDLE.replace("\n", "\n    ")
+        source = f"{SERVER}\nwith capture_signals():{handle}{serve}"
+    else:
+        handle = HANDLE.replace("\n", "\n        ")
+        source = f"""{SERVER}
+import asyncio
+
+async def main():
+    with capture_signals():{handle}
+        work("answered")
+        {TERMINATE}
+        work("in flight")
+
+asyncio.run(main())
+"""
+    expected = once("in flight") + (once("answered") if "loop" in set_up else Counter())
+    assert run(source, tmp_path, -signal.SIGTERM) == expected
+
+
+def test_a_server_that_puts_the_default_action_back_in_its_workers(tmp_path: Path) -> None:
+    source = f"""{HANDLE}
+signal.signal(signal.SIGTERM, lambda *_: None)  # the server, after it has loaded the program
+child = os.fork()
+if child == 0:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    work("worker")
+    {TERMINATE}
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+"""
+    assert run(source, tmp_path) == once("worker")
+
+
+def test_the_handler_of_an_event_loop_does_not_wait_for_the_delivery(tmp_path: Path) -> None:
+    source = f"""
+import asyncio, threading
+answered = threading.Event()
+
+class Waiting(FileDelivery):
+    def deliver(self, spans):
+        answered.wait(PATIENCE)
+        return super().deliver(spans)
+
+provider = TracerProvider()
+provider.add_span_processor(DeliveryProcessor(Waiting(OUT), exit_timeout_seconds=PATIENCE))
+provider.get_tracer("test").start_span("span").end()
+
+async def main():
+    stop = asyncio.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    {HANDLE.replace(chr(10), chr(10) + "    ")}
+    {TERMINATE}
+    await stop.wait()
+    answered.set()
+
+asyncio.run(main())
+"""
+    assert run(source, tmp_path) == {"span": 1}
+
+
+@pytest.mark.parametrize("previous", ["the default", "a handler"])
+def test_a_second_signal_ends_the_wait(previous: str, tmp_path: Path) -> None:
+    note = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+    source = f"""
+import threading
+class Hanging(FileDelivery):
+    def deliver(self, spans):
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait()
+
+{note if previous == "a handler" else ""}
+from mlflow_bridge._setup.sigterm import handle_sigterm
+handle_sigterm(threading.main_thread(), 3600.0, is_asked_for=True)
+provider = TracerProvider(shutdown_on_exit=False)
+processor = DeliveryProcessor(
+    Hanging(OUT), exit_timeout_seconds=3600.0, schedule_delay_seconds=3600
+)
+provider.add_span_processor(processor)
+provider.get_tracer("test").start_span("span").end()
+try:
+    {TERMINATE}
+finally:
+    processor.close(0.0)
+"""
+    code = 7 if previous == "a handler" else -signal.SIGTERM
+    run(source, tmp_path, code)
+
+
+def test_a_handler_that_the_program_sets_later_stays_alone(tmp_path: Path) -> None:
+    source = f"""{HANDLE}
+def own(number, frame):
+    pass
+signal.signal(signal.SIGTERM, own)
+assert signal.getsignal(signal.SIGTERM) is own
+"""
+    assert run(source, tmp_path) == {}
+
+
+def test_a_daemonic_child_ends_without_a_wait(tmp_path: Path) -> None:
+    """Its spans are on disk, and its parent waits for its end and delivers them."""
+    source = f"""{HANDLE}
+import multiprocessing, threading, time
+from mlflow_bridge._setup import sigterm
+
+def child():
+    sigterm.TerminationHandler._deliver = lambda self: os._exit(9)
+    ready.set()
+    threading.Event().wait()
+
+context = multiprocessing.get_context("fork")
+ready = context.Event()
+process = context.Process(target=child, daemon=True)
+process.start()
+assert ready.wait(PATIENCE)
+process.terminate()
+process.join(PATIENCE)
+assert process.exitcode == -signal.SIGTERM, process.exitcode
+"""
+    assert run(source, tmp_path) == {}
+
+
+def test_a_daemonic_child_of_a_parent_that_delivers_nothing_delivers(tmp_path: Path) -> None:
+    source = f"""
+import multiprocessing, threading
+
+def child():
+    traced()
+    work("child")
+    {HANDLE.strip().replace(chr(10), chr(10) + "    ")}
+    {TERMINATE}
+
+process = multiprocessing.get_context("fork").Process(target=child, daemon=True)
+process.start()
+process.join(PATIENCE)
+assert process.exitcode == -signal.SIGTERM, process.exitcode
+"""
+    assert run(source, tmp_path) == once("child")

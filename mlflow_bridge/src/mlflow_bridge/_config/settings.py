@@ -178,9 +178,9 @@ class MLflowDSPyConfig(EnvironmentSettings):
         description="Longest delay of the program's exit, 0 to 3600 seconds.",
     )
     flush_on_sigterm: bool = Field(
-        default=False,
+        default=True,
         description="true or false: whether SIGTERM first delivers waiting spans, for up to "
-        "exit_timeout_seconds, and then has its previous effect.",
+        "exit_timeout_seconds, and then has its previous effect. A second SIGTERM has it at once.",
     )
     max_queue_size: int = Field(
         default=20_000,

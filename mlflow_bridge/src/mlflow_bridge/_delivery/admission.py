@@ -126,7 +126,7 @@ class Admission:
         self._enqueue(placing.once)
 
     def _may_wait(self) -> bool:
-        if self._sender.is_current_thread or _runs_event_loop():
+        if self._sender.is_current_thread or runs_event_loop():
             return False
         return self._spill is None or not self._spill.is_current_thread
 
@@ -199,7 +199,8 @@ class Admission:
         return f"{reason}, and {self._spill.capacity} for the disk (setting: max_spill_queue_size)"
 
 
-def _runs_event_loop() -> bool:
+def runs_event_loop() -> bool:
+    """Whether this thread runs an event loop."""
     # If asyncio was never imported, no loop can run; importing it here would take a while.
     asyncio = sys.modules.get("asyncio")
     if asyncio is None:

@@ -87,7 +87,11 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
             meter_provider=meter_provider,
         )
         if config.flush_on_sigterm:
-            handle_sigterm(self, config.exit_timeout_seconds)
+            handle_sigterm(
+                self,
+                config.exit_timeout_seconds,
+                is_asked_for="flush_on_sigterm" in config.model_fields_set,
+            )
 
     @property
     def config(self) -> MLflowDSPyConfig:

@@ -59,7 +59,7 @@ SETTINGS: dict[str, tuple[str, str, Any]] = {
     "request_timeout_seconds": ("MLFLOW_DSPY_REQUEST_TIMEOUT_SECONDS", "2.5", 2.5),
     "exit_timeout_seconds": ("MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS", "1", 1),
     "max_queue_size": ("MLFLOW_DSPY_MAX_QUEUE_SIZE", "100", 100),
-    "flush_on_sigterm": ("MLFLOW_DSPY_FLUSH_ON_SIGTERM", "true", True),
+    "flush_on_sigterm": ("MLFLOW_DSPY_FLUSH_ON_SIGTERM", "false", False),
     "overflow": ("MLFLOW_DSPY_OVERFLOW", "block", "block"),
     "block_seconds": ("MLFLOW_DSPY_BLOCK_SECONDS", "0.5", 0.5),
     "max_spill_queue_size": ("MLFLOW_DSPY_MAX_SPILL_QUEUE_SIZE", "100", 100),
