@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +14,18 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+_logger = logging.getLogger(__name__)
+
 ENVIRONMENT_PREFIX: Final = "MLFLOW_DSPY_"
+
+_reported: set[str] = set()
+
+
+def report_once(message: str, *, level: int = logging.WARNING) -> None:
+    """Log a message once in this process, however many components report it."""
+    if message not in _reported:
+        _reported.add(message)
+        _logger.log(level, "%s", message)
 
 
 class ConfigurationError(ValueError):

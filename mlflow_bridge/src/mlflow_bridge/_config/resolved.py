@@ -8,16 +8,13 @@ program: one warning names the variable, and a safer value is used instead.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mlflow_bridge._config.base import ConfigurationError, variable_of
+from mlflow_bridge._config.base import ConfigurationError, report_once, variable_of
 from mlflow_bridge._config.settings import INSTRUMENT_ARGUMENTS, MLflowDSPyConfig
 from opentelemetry.instrumentation.dspy import ContentMode
-
-_logger = logging.getLogger(__name__)
 
 _DESTINATION_FIELDS: Final = frozenset(
     {
@@ -44,8 +41,6 @@ _LESS_CONTENT: Final[Mapping[str, Mapping[str, Any]]] = {
     "redact": {"redact": None, **_NO_CONTENT},
     **{name: {name: False} for name in INSTRUMENT_ARGUMENTS if name.startswith("log_")},
 }
-
-_reported: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -83,13 +78,6 @@ def resolve_config(arguments: Mapping[str, Any]) -> ResolvedConfig:
             else:
                 report_once(f"{error}. Used instead: {_described(choice)}.")
             safer.update(choice)
-
-
-def report_once(message: str, *, level: int = logging.WARNING) -> None:
-    """Log a message once in this process, however many components report it."""
-    if message not in _reported:
-        _reported.add(message)
-        _logger.log(level, "%s", message)
 
 
 def _safer_choice(wrong: Iterable[str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -20,14 +21,17 @@ from mlflow_bridge._config.base import (
     ConfigurationError,
     ConflictingSettings,
     EnvironmentSettings,
+    report_once,
     values_by_name,
     variable_of,
 )
 from mlflow_bridge._config.http_headers import header_text, is_header_name
 from mlflow_bridge._config.tracking_uri import (
+    DEFAULT_TRACKING_URI,
     InvalidTrackingURI,
     checked_tracking_uri,
     described_uri,
+    is_address_in_use,
 )
 from opentelemetry.instrumentation.dspy import ContentMode, load_settings
 from opentelemetry.instrumentation.dspy.environment_variables import (
@@ -107,7 +111,7 @@ class MLflowDSPyConfig(EnvironmentSettings):
 
     tracking_uri: str = _mlflow(
         "MLFLOW_TRACKING_URI",
-        "sqlite:///mlflow.db",
+        DEFAULT_TRACKING_URI,
         "A SQL store (sqlite:///file.db, postgresql://..., mysql://..., mssql://...) or a "
         "tracking server (http://..., https://...). A relative SQLite path is taken from the "
         "working directory at construction.",
@@ -124,7 +128,7 @@ class MLflowDSPyConfig(EnvironmentSettings):
         "MLFLOW_EXPERIMENT_ID",
         None,
         "Id of the experiment, a number. The experiment must exist; the id takes precedence over a "
-        "name.",
+        "name. The variable is ignored if an argument names another address than MLflow uses.",
         pattern=r"^[0-9]{1,32}$",
     )
 
@@ -349,10 +353,19 @@ class MLflowDSPyConfig(EnvironmentSettings):
     if not TYPE_CHECKING:  # so that type checkers see the fields as arguments
 
         def __init__(self, **values):
-            if "experiment_name" in values and "experiment_id" not in values:
+            of_environment = "experiment_id" not in values
+            ignored = None
+            if of_environment and "experiment_name" in values:
                 # An id takes precedence over a name, but an argument over the environment.
                 values["experiment_id"] = None
+            elif of_environment and (ignored := _ignored_experiment_id(values)):
+                values["experiment_id"] = None
             super().__init__(**values)
+            if of_environment:
+                # So that a copy with another address decides again.
+                self.model_fields_set.discard("experiment_id")
+            if ignored is not None:
+                _report_ignored_experiment_id(ignored, self)
 
     @field_validator("tracking_uri")
     @classmethod
@@ -446,9 +459,15 @@ class MLflowDSPyConfig(EnvironmentSettings):
             ConfigurationError: A value is not accepted, or there is no such setting.
         """
         given = {name: getattr(self, name) for name in self.model_fields_set}
+        chooses = overrides.keys() & {"experiment_name", "experiment_id", "tracking_uri"}
         if "experiment_name" in overrides:
             given.pop("experiment_id", None)
-        return MLflowDSPyConfig(**{**given, **overrides})
+        elif not chooses:
+            overrides["experiment_id"] = self.experiment_id
+        copy = MLflowDSPyConfig(**{**given, **overrides})
+        if not chooses and "experiment_id" not in given:
+            copy.model_fields_set.discard("experiment_id")
+        return copy
 
     def instrument_arguments(self) -> dict[str, Any]:
         """The arguments of ``DSPyInstrumentor().instrument()`` that apply these settings.
@@ -489,6 +508,27 @@ class MLflowDSPyConfig(EnvironmentSettings):
 def environment_variable(field_name: str) -> str:
     """The environment variable that sets a field of `MLflowDSPyConfig`."""
     return variable_of(MLflowDSPyConfig, field_name)
+
+
+def _ignored_experiment_id(arguments: Mapping[str, Any]) -> str | None:
+    """The value of MLFLOW_EXPERIMENT_ID if it belongs to another address than the argument's.
+
+    ``mlflow.set_experiment`` sets it to a number that means another experiment elsewhere.
+    """
+    found = os.environ.get("MLFLOW_EXPERIMENT_ID", "").strip()
+    uri = arguments.get("tracking_uri")
+    if not found or not isinstance(uri, str) or is_address_in_use(uri):
+        return None
+    return found
+
+
+def _report_ignored_experiment_id(ignored: str, config: MLflowDSPyConfig) -> None:
+    report_once(
+        f"MLFLOW_EXPERIMENT_ID ({ignored[:32]!r}) is ignored: it was set for another address than "
+        f"{described_uri(config.tracking_uri)}, where the number may mean another experiment. "
+        f"Traces go to the experiment {config.effective_experiment_name!r}. To choose one, give "
+        "experiment_name or experiment_id together with tracking_uri."
+    )
 
 
 def _secret_header_text(secret: SecretStr) -> SecretStr:

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
+
+DEFAULT_TRACKING_URI: Final = "sqlite:///mlflow.db"
 
 _SQL_DIALECTS: Final = frozenset({"sqlite", "postgresql", "mysql", "mssql"})
 _REFUSED: Final = {
@@ -44,6 +47,29 @@ def checked_tracking_uri(uri: str) -> str:
     if "://" not in uri:
         raise InvalidTrackingURI(f"not of the form {dialect}://user@host/database")
     return uri
+
+
+def is_address_in_use(uri: str) -> bool:
+    """Whether MLflow would use this address in this process: by its own setting or by a variable.
+
+    Args:
+        uri: Any text; without a usable address the result is False.
+    """
+    try:
+        return checked_tracking_uri(uri) == checked_tracking_uri(_address_in_use())
+    except InvalidTrackingURI:
+        return False
+
+
+def _address_in_use() -> str:
+    # Not imported: a program that has not imported MLflow has not set an address there.
+    known = getattr(sys.modules.get("mlflow"), "get_tracking_uri", None)
+    if known is not None:
+        try:
+            return str(known())
+        except Exception:  # Another thread may be importing MLflow now.
+            return ""
+    return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or DEFAULT_TRACKING_URI
 
 
 def sqlite_path(uri: str) -> str | None:

@@ -16,7 +16,8 @@ from weakref import WeakKeyDictionary, WeakSet
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from mlflow_bridge._config.resolved import ResolvedConfig, report_once, resolve_config
+from mlflow_bridge._config.base import report_once
+from mlflow_bridge._config.resolved import ResolvedConfig, resolve_config
 from mlflow_bridge._config.settings import (
     INSTRUMENT_ARGUMENTS,
     PROCESSOR_FIELDS,

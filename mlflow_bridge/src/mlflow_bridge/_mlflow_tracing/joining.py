@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from opentelemetry import trace
 from wrapt import register_post_import_hook
 
-from mlflow_bridge._config.resolved import report_once
+from mlflow_bridge._config.base import report_once
 from mlflow_bridge._spans.tracer_provider import AcceptsProcessors, accepts_processors
 
 if TYPE_CHECKING:

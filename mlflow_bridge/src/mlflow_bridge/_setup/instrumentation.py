@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from mlflow_bridge._config.resolved import report_once
+from mlflow_bridge._config.base import report_once
 from mlflow_bridge._config.settings import INSTRUMENT_ARGUMENTS, MLflowDSPyConfig
 from opentelemetry.instrumentation.dspy import (
     DSPyInstrumentor,

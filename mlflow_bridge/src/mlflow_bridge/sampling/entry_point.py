@@ -11,8 +11,8 @@ from typing import Final
 from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG
 from opentelemetry.sdk.trace.sampling import Sampler
 
-from mlflow_bridge._config.base import ConfigurationError
-from mlflow_bridge._config.resolved import report_once, resolve_config
+from mlflow_bridge._config.base import ConfigurationError, report_once
+from mlflow_bridge._config.resolved import resolve_config
 from mlflow_bridge._config.settings import SAMPLING_FIELDS, MLflowDSPyConfig, environment_variable
 from mlflow_bridge.sampling.sampler import DSPySampler
 
