@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import logging
 import os
+from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from urllib.parse import quote
 
 from pydantic import AliasChoices, Field, ImportString, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
@@ -32,6 +34,7 @@ from mlflow_bridge._config.tracking_uri import (
     checked_tracking_uri,
     described_uri,
     is_address_in_use,
+    secrets_of_uri,
 )
 from opentelemetry.instrumentation.dspy import ContentMode, load_settings
 from opentelemetry.instrumentation.dspy.environment_variables import (
@@ -508,6 +511,19 @@ class MLflowDSPyConfig(EnvironmentSettings):
 def environment_variable(field_name: str) -> str:
     """The environment variable that sets a field of `MLflowDSPyConfig`."""
     return variable_of(MLflowDSPyConfig, field_name)
+
+
+def secrets_of(config: MLflowDSPyConfig) -> frozenset[str]:
+    """The texts that no log line may show: credentials, as written, decoded and encoded."""
+    secret = [config.tracking_password, config.tracking_token, *config.headers.values()]
+    texts = {value.get_secret_value() for value in secret if value is not None}
+    # The credentials of a header come after the name of their scheme.
+    texts |= {text.rpartition(" ")[2] for text in texts}
+    texts |= {quote(text, safe="") for text in texts}
+    if config.tracking_username and config.tracking_password:
+        pair = f"{config.tracking_username}:{config.tracking_password.get_secret_value()}"
+        texts.add(b64encode(pair.encode()).decode())
+    return frozenset(texts | secrets_of_uri(config.tracking_uri))
 
 
 def _ignored_experiment_id(arguments: Mapping[str, Any]) -> str | None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 import os
 import re
 import sys
+from base64 import b64encode
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote_plus, unquote, unquote_plus, urlsplit, urlunsplit
 
 DEFAULT_TRACKING_URI: Final = "sqlite:///mlflow.db"
 
+_SERVERS: Final = frozenset({"http", "https"})
 _SQL_DIALECTS: Final = frozenset({"sqlite", "postgresql", "mysql", "mssql"})
 _REFUSED: Final = {
     "": "not a URI",
@@ -21,6 +23,22 @@ _REFUSED: Final = {
     "uc": "Unity Catalog is not supported",
     "postgres": "SQLAlchemy knows this dialect as postgresql://",
 }
+
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+# The grammar of sqlalchemy.make_url: a password may have "/", "?" and "#", and ends at an "@".
+_SQL: Final = re.compile(
+    r"(?P<scheme>[\w+]+)://"
+    r"(?:(?P<username>[^:/]*)(?::(?P<password>[^@]*))?@)?"
+    r"(?P<host>\[[^/?]+\]|[^/:?]+)?(?::(?P<port>[^/?]*))?"
+    r"(?P<database>/[^?]*)?(?:\?(?P<query>.*))?"
+)
+_SECRET_PAIRS: Final = re.compile(r"(?i)(?:pass|pwd|secret|token|key)\w*=([^&;]+)")
+_ENCODE: Final = (
+    'an "@" stands after the host; write "/", "?", "#" and "@" of a user name or password as %2F, '
+    "%3F, %23 and %40"
+)
 
 
 class InvalidTrackingURI(ValueError):
@@ -34,19 +52,19 @@ def checked_tracking_uri(uri: str) -> str:
         InvalidTrackingURI: The URI is not supported. The message has the reason, no credentials.
     """
     uri = uri.strip()
-    scheme = uri.partition(":")[0].lower() if ":" in uri else ""
+    if _CONTROL.search(uri):
+        raise InvalidTrackingURI("the URI has control characters")
+    scheme = _scheme_of(uri)
     if uri in ("databricks", "databricks-uc", "uc"):
         scheme = uri
-    if scheme in ("http", "https"):
+    if scheme in _SERVERS:
         return _checked_server(uri)
     dialect = scheme.partition("+")[0]
     if dialect not in _SQL_DIALECTS:
         raise InvalidTrackingURI(_REFUSED.get(scheme, f"{scheme}: is not supported"))
     if dialect == "sqlite":
         return _checked_sqlite(uri)
-    if "://" not in uri:
-        raise InvalidTrackingURI(f"not of the form {dialect}://user@host/database")
-    return uri
+    return _checked_database(uri, dialect)
 
 
 def is_address_in_use(uri: str) -> bool:
@@ -80,28 +98,71 @@ def sqlite_path(uri: str) -> str | None:
 
 
 def described_uri(uri: str) -> str:
-    """The URI without user, password and query, which may be secret."""
+    """The URI in its final form without user, password and query, which may be secret."""
+    path = sqlite_path(uri)
+    if path is not None:
+        return f"{_scheme_of(uri)}:///{path}"
+    found = _SQL.fullmatch(uri)
+    if found is not None and _scheme_of(uri) not in _SERVERS:
+        port = "" if found["port"] is None else f":{found['port']}"
+        return f"{found['scheme']}://{found['host'] or ''}{port}{found['database'] or ''}"
     try:
         parts = urlsplit(uri)
     except ValueError:
         return "an unreadable URI"
-    host = parts.netloc.rpartition("@")[2]
-    shown = urlunsplit((parts.scheme, host, parts.path, "", ""))
-    # urlunsplit() drops the empty authority, and with it some slashes.
-    return re.sub(r"^(sqlite[^:]*):/+", r"\1:////", shown) if not host else shown
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def secrets_of_uri(uri: str) -> set[str]:
+    """The texts in a URI that may be secret, as they are written and decoded."""
+    found = _SQL.fullmatch(uri)
+    if found is None or sqlite_path(uri) is not None:
+        return set()
+    if _scheme_of(uri) in _SERVERS:
+        userinfo = urlsplit(uri).netloc.rpartition("@")[0]
+        username, _, password = userinfo.partition(":")
+    else:
+        username, password = found["username"] or "", found["password"] or ""
+    pairs = _SECRET_PAIRS.findall(unquote_plus(found["query"] or ""))
+    texts = {password, unquote(password), *pairs, *(quote_plus(text) for text in pairs)}
+    if password:
+        pair = f"{unquote(username)}:{unquote(password)}"
+        texts |= {f"{username}:{password}", b64encode(pair.encode()).decode()}
+    return texts - {""}
+
+
+def _scheme_of(uri: str) -> str:
+    scheme, separator, _ = uri.partition(":")
+    return scheme.lower() if separator and _SCHEME.fullmatch(scheme) else ""
 
 
 def _checked_server(uri: str) -> str:
     try:
         parts = urlsplit(uri)
+    except ValueError:  # Its message repeats a part of the address.
+        raise InvalidTrackingURI("not a valid URL") from None
+    if "@" in parts.path + parts.query + parts.fragment:
+        raise InvalidTrackingURI(_ENCODE)
+    try:
         port = parts.port
-    except ValueError as error:
-        raise InvalidTrackingURI(f"not a valid URL ({error})") from None
+    except ValueError:
+        raise InvalidTrackingURI("the port is not a number from 1 to 65535") from None
     if not parts.hostname or port == 0:
         raise InvalidTrackingURI("the URL names no host")
     if parts.query or parts.fragment:
         raise InvalidTrackingURI("the URL of a server has no query and no fragment")
     return uri.rstrip("/")
+
+
+def _checked_database(uri: str, dialect: str) -> str:
+    found = _SQL.fullmatch(uri)
+    if found is None:
+        raise InvalidTrackingURI(f"not of the form {dialect}://user@host/database")
+    if any("@" in (found[part] or "") for part in ("host", "port", "database", "query")):
+        raise InvalidTrackingURI(_ENCODE)
+    if found["port"] and not found["port"].isdecimal():
+        raise InvalidTrackingURI("the port is not a number")
+    return uri
 
 
 def _checked_sqlite(uri: str) -> str:

@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
@@ -19,6 +19,7 @@ from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent, kind_
 from mlflow_bridge._export.destination import Destination
 from mlflow_bridge._export.mapping.span import MappedSpan, SpanMapper
 from mlflow_bridge._process.forks import call_in_child
+from mlflow_bridge._process.outside_text import outside_text
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,11 @@ _ABOUT_VALUES: Final = (ValueError, TypeError, LookupError, AttributeError, Arit
 _MIN_BATCH_BYTES: Final = 65_536
 _MIN_ATTRIBUTE_BYTES: Final = 1024
 
+_MAX_REASON: Final = 600
+"""Characters of a reason: the failure, the settings to check, and what the server said."""
+
 _SpanKey = tuple[int, int]
+_AnyOutcome = TypeVar("_AnyOutcome", Sent, Retry, Rejected, Retry | Rejected, Outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +69,19 @@ class Delivery:
         destination: The destination, which only this delivery may use from now on.
         max_attribute_bytes: Longest attribute value in bytes.
         max_batch_bytes: Approximate size of the attributes in one write.
+        secrets: Texts that no reason may repeat.
     """
 
     def __init__(
-        self, destination: Destination, *, max_attribute_bytes: int, max_batch_bytes: int
+        self,
+        destination: Destination,
+        *,
+        max_attribute_bytes: int,
+        max_batch_bytes: int,
+        secrets: Iterable[str] = (),
     ) -> None:
         self._destination = destination
+        self._secrets = frozenset(secrets)
         self._mapper = SpanMapper(max_attribute_bytes)
         self._max_attribute_bytes = max_attribute_bytes
         self._max_batch_bytes = max_batch_bytes
@@ -108,7 +120,8 @@ class Delivery:
     def warm_up(self) -> Retry | Rejected | None:
         """Open the destination now; return the failure, or None on success."""
         with self._lock, suppress_instrumentation():
-            return self._destination.warm_up()
+            failure = self._destination.warm_up()
+            return None if failure is None else self._cleaned(failure)
 
     def attempt(self, spans: Sequence[ReadableSpan]) -> Outcome:
         """Make one attempt at storing these spans; see `MLflowSpanExporter.deliver`."""
@@ -189,8 +202,16 @@ class Delivery:
     def _send(self, batch: Batch) -> Outcome:
         if self.closing.is_set():
             return _INTERRUPTED
+        outcome = self._cleaned(self._outcome_of(batch))
+        if isinstance(outcome, Sent) and outcome.reason and not outcome.rejected:
+            self._log.warning(
+                kind_of(outcome.reason), "MLflow took all spans, but %s", outcome.reason
+            )
+        return outcome
+
+    def _outcome_of(self, batch: Batch) -> Outcome:
         try:
-            outcome = self._destination.send(batch)
+            return self._destination.send(batch)
         except _ABOUT_VALUES as error:
             logger.debug("A batch could not be sent", exc_info=True)
             return Rejected(f"the spans could not be converted: {type(error).__name__} {error}")
@@ -198,11 +219,13 @@ class Delivery:
             logger.debug("A batch could not be sent", exc_info=True)
             reason = f"an unexpected failure: {type(error).__name__} {error}"
             return Retry(reason, about_spans=True)
-        if isinstance(outcome, Sent) and outcome.reason and not outcome.rejected:
-            self._log.warning(
-                kind_of(outcome.reason), "MLflow took all spans, but %s", outcome.reason
-            )
-        return outcome
+
+    def _cleaned(self, outcome: _AnyOutcome) -> _AnyOutcome:
+        """The outcome with a reason that is safe to show: servers and drivers say anything."""
+        if not outcome.reason:
+            return outcome
+        shown = outside_text(outcome.reason, secrets=self._secrets, limit=_MAX_REASON)
+        return replace(outcome, reason=shown)
 
     def _map(
         self, spans: Iterable[ReadableSpan], refusals: list[tuple[str, Rejected]]
@@ -214,8 +237,9 @@ class Delivery:
             except Exception as error:
                 logger.debug("A span could not be mapped", exc_info=True)
                 reason = f"the span could not be converted: {type(error).__name__} {error}"
-                self._settle([span], stored=False, error=reason)
-                refusals.append((_shown_name(span), Rejected(reason)))
+                refusal = self._cleaned(Rejected(reason))
+                self._settle([span], stored=False, error=refusal.reason)
+                refusals.append((_shown_name(span), refusal))
         return mapped
 
     def _conclusion(

@@ -25,10 +25,12 @@ from mlflow_bridge._config.settings import (
     ConfigurationError,
     MLflowDSPyConfig,
     environment_variable,
+    secrets_of,
 )
 from mlflow_bridge._export.contract import Backoff, Outcome, Rejected, Retry, kind_of
 from mlflow_bridge._export.delivery import Delivery, ExporterStats
 from mlflow_bridge._export.destination import Destination, UnusableDestination, make_destination
+from mlflow_bridge._process.outside_text import outside_text
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ RETRY_SECONDS: Final = 60.0
 
 _EXIT_CHECK_SECONDS: Final = 0.2
 
+_MAX_OBSTACLE: Final = 1000
+"""Characters of the reason why there is no destination; the message for a plugin is long."""
 
 _PROCESSOR_NEEDED: Final = (
     "the span processor around this exporter cannot carry it out: use "
@@ -112,7 +116,8 @@ class MLflowSpanExporter(SpanExporter):
             except Exception as error:
                 if may_raise:
                     raise
-                obstacle = str(error) if isinstance(error, ConfigurationError) else repr(error)
+                said = str(error) if isinstance(error, ConfigurationError) else repr(error)
+                obstacle = outside_text(said, secrets=secrets_of(self._config), limit=_MAX_OBSTACLE)
             else:
                 self._begin(destination, self._config.destination_description)
         self._obstacle = obstacle
@@ -126,6 +131,7 @@ class MLflowSpanExporter(SpanExporter):
             destination,
             max_attribute_bytes=self._config.max_attribute_bytes,
             max_batch_bytes=self._config.max_batch_bytes,
+            secrets=secrets_of(self._config),
         )
         self._has_reported_unused = False
         self._log = RateLimitedLogger(logger)

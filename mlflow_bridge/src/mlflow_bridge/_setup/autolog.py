@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+_MAX_SHOWN = 1000
+"""Characters of an error in the log."""
+
 
 class AutologClient:
     """Handle of the delivery to MLflow that `mlflow_bridge.autolog` has set up in this process.
@@ -328,16 +331,18 @@ def _uninstrument_dspy() -> None:
 
 def _warn_about(error: Exception, config: MLflowDSPyConfig) -> None:
     """Log why spans are not sent with these settings, and count the spans that are not sent."""
-    from mlflow_bridge._config.settings import ConfigurationError
+    from mlflow_bridge._config.settings import ConfigurationError, secrets_of
+    from mlflow_bridge._process.outside_text import outside_text
 
     stays = _session.config
     now = f"still go to {stays.destination_description}" if stays else "do not go to MLflow"
+    shown = outside_text(error, secrets=secrets_of(config), limit=_MAX_SHOWN)
     if isinstance(error, ConfigurationError):
-        _logger.warning("autolog(): %s. Traces %s.", error, now)
+        _logger.warning("autolog(): %s. Traces %s.", shown, now)
     else:
         _logger.warning("autolog() failed; traces %s.", now, exc_info=error)
     if stays is None:
-        _refuse(config, str(error))
+        _refuse(config, shown)
 
 
 def _refuse(config: MLflowDSPyConfig, reason: str) -> None:

@@ -15,10 +15,12 @@ from typing import Any, Final
 from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig
 from mlflow_bridge._delivery.spool.deliver import deliver_spool
 from mlflow_bridge._delivery.spool.directory import default_directory, destination_of, files_in
+from mlflow_bridge._process.outside_text import outside_text
 
 _ALL_IN_MLFLOW: Final = 0
 _SOMETHING_MISSING: Final = 1
 _WRONG_USE: Final = 2
+_MAX_LINE: Final = 8192
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except (ConfigurationError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {outside_text(error, limit=_MAX_LINE)}", file=sys.stderr)
         return _WRONG_USE
 
 
@@ -62,11 +64,17 @@ def _list(options: argparse.Namespace) -> int:
         files = files_in(path)
         size = sum(file.bytes for file in files)
         age = max(time.time() - min(file.begun for file in files), 0.0)
-        print(f"{path}\n  for {destination_of(path) or 'an unknown destination'}")
-        print(f"  {len(files)} files, {size} bytes, begun {age:.0f} s ago")
+        _show(str(path))
+        _show(f"  for {destination_of(path) or 'an unknown destination'}")
+        _show(f"  {len(files)} files, {size} bytes, begun {age:.0f} s ago")
     if not spools:
-        print(f"Nothing is in {base}.")
+        _show(f"Nothing is in {base}.")
     return _SOMETHING_MISSING if spools else _ALL_IN_MLFLOW
+
+
+def _show(line: str) -> None:
+    """Print a line that may have names of files, and texts in them, that other programs chose."""
+    print(outside_text(line, limit=_MAX_LINE))
 
 
 def _deliver(options: argparse.Namespace) -> int:
@@ -77,9 +85,9 @@ def _deliver(options: argparse.Namespace) -> int:
     }
     config = MLflowDSPyConfig(**given)
     done = deliver_spool(options.directory, config=config, timeout_seconds=options.timeout)
-    print(f"{done.stored} spans of {done.directory} are now in {config.destination_description}.")
+    _show(f"{done.stored} spans of {done.directory} are now in {config.destination_description}.")
     if done.lost:
-        print(f"{done.lost} spans are lost.")
+        _show(f"{done.lost} spans are lost.")
     if done.left_files:
-        print(f"{done.left_files} files ({done.left_bytes} bytes) are left: {done.reason}.")
+        _show(f"{done.left_files} files ({done.left_bytes} bytes) are left: {done.reason}.")
     return _ALL_IN_MLFLOW if done.complete else _SOMETHING_MISSING

@@ -175,7 +175,18 @@ def test_id_wins_over_name_with_a_warning(
         ("experiment_id", "seven", "a number"),
         ("headers", "oops", "name=value"),
         ("tracking_uri", "http://", "names no host"),
-        ("tracking_uri", "http://host:port", "not a valid URL"),
+        ("tracking_uri", "http://host:port", "the port is not a number"),
+        ("tracking_uri", "http://[host", "not a valid URL"),
+        ("tracking_uri", "http://me:geheim/5@host/", "%2F"),
+        ("tracking_uri", "http://me:geheim#5@host/", "%23"),
+        ("tracking_uri", "http://me:geheim?5@host/", "%3F"),
+        ("tracking_uri", "http://me:geheim\uff0f5@host/", "not a valid URL"),
+        ("tracking_uri", "http://host/a\nb", "control characters"),
+        ("tracking_uri", "postgresql://me@host:geheim/db", "the port is not a number"),
+        ("tracking_uri", "postgresql://me:geh@im@host/db", "%40"),
+        ("tracking_uri", "postgresql://me:geh@im?x@host/db", "%40"),
+        ("tracking_uri", "me:geheim@host/db", "not supported"),
+        ("tracking_uri", "geheim@host:5000", "not a URI"),
         ("tracking_uri", "http://host?x=1", "no query"),
         ("tracking_uri", "sqlite://", "needs a file"),
         ("tracking_uri", "sqlite:///:memory:", "needs a file"),
@@ -211,6 +222,7 @@ def test_bad_value_is_named_with_what_is_accepted(name: str, value: Any, hint: s
     assert environment_variable(name) in message
     assert f"argument {name}" in message
     assert hint in message
+    assert "geh" not in message
 
 
 @pytest.mark.parametrize(
@@ -233,6 +245,16 @@ def test_accepted_uri_stays_as_it_is(uri: str) -> None:
     [
         ("postgresql://user:geheim@host:5/db?password=geheim", "postgresql://host:5/db"),
         ("https://user:geheim@host/base", "https://host/base"),
+        ("https://user:geh@eim@host/base", "https://host/base"),
+        # The grammar of SQLAlchemy: all up to the last @ is the password.
+        ("postgresql://user:geheim/5@host/db", "postgresql://host/db"),
+        ("postgresql://user:geheim#5@host/db", "postgresql://host/db"),
+        ("postgresql://user:geheim?5@host/db?sslmode=require", "postgresql://host/db"),
+        ("postgresql://me@tenant:geheim@host/db", "postgresql://host/db"),
+        ("mysql+pymysql://user:[geheim]@[::1]:5/db", "mysql+pymysql://[::1]:5/db"),
+        ("postgresql://host/db", "postgresql://host/db"),
+        ("mssql+pyodbc:///?odbc_connect=PWD%3Dgeheim", "mssql+pyodbc:///"),
+        ("sqlite:////tmp/me@home#1/a.db", "sqlite:////tmp/me@home#1/a.db"),
         ("sqlite:////tmp/a.db?key=geheim", "sqlite:////tmp/a.db"),
         ("sqlite+pysqlite:////tmp/a.db", "sqlite+pysqlite:////tmp/a.db"),
     ],

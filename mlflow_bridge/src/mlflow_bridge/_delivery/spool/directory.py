@@ -21,11 +21,13 @@ from mlflow_bridge._delivery.spool.segment import (
     Segment,
     format_version_of,
 )
+from mlflow_bridge._process.outside_text import outside_text
 
 _logger = logging.getLogger(__name__)
 
 _PRIVATE: Final = 0o700
 _DESTINATION: Final = "destination.txt"
+_MAX_DESTINATION: Final = 1000
 _ABANDONED_SECONDS: Final = 3600.0
 
 
@@ -78,9 +80,10 @@ def files_in(path: Path) -> list[Entry]:
 
 
 def destination_of(path: Path) -> str:
-    """Description of the destination of a spool directory; empty if it is not known."""
+    """Description of the destination of a spool directory in one line; empty if it is not known."""
     try:
-        return (path / _DESTINATION).read_text("utf-8", errors="replace").strip()
+        with (path / _DESTINATION).open(encoding="utf-8", errors="replace") as file:
+            return outside_text(file.read(_MAX_DESTINATION + 1).strip(), limit=_MAX_DESTINATION)
     except OSError:
         return ""
 

@@ -36,7 +36,6 @@ _CREDENTIALS: Final = (
 _WORKSPACE_HEADER: Final = "X-MLFLOW-WORKSPACE"
 _AUTH_PLUGINS: Final = "mlflow.request_auth_provider"
 _MAX_CONNECT_SECONDS: Final = 10.0
-_MAX_DETAIL: Final = 300
 _PIECE_BYTES: Final = 64
 _MAX_BODY_BYTES: Final = 1_048_576
 
@@ -83,7 +82,7 @@ class Answer:
     def as_failure(self) -> Retry | Rejected:
         """The outcome for an answer that is not ``ok``."""
         said = self.json.get("message") or self.json.get("detail") or ""
-        detail = f"HTTP {self.status} {said}".strip()[:_MAX_DETAIL]
+        detail = f"HTTP {self.status} {said}".strip()
         if self.status in _DIVISIBLE_STATUSES:
             return Rejected(
                 f"the tracking server refused the request: {detail}",
@@ -225,7 +224,7 @@ def _understood(response: requests.Response, body: bytes) -> Answer | Retry:
     if status in _REDIRECT:
         target = response.headers.get("Location", "elsewhere")
         return Retry(
-            f"the tracking server redirects ({_SETTING}): HTTP {status} to {target[:_MAX_DETAIL]}; "
+            f"the tracking server redirects ({_SETTING}): HTTP {status} to {target}; "
             "give the address of the server itself",
             lasting=True,
         )
@@ -323,6 +322,9 @@ def _first_cause(error: BaseException) -> BaseException:
 
 
 def _detail(error: BaseException) -> str:
-    """The first cause; requests and urllib3 wrap it in errors that only repeat the address."""
+    """The first cause; requests and urllib3 wrap it in errors that only repeat the address.
+
+    It is not cut here, since a part of a secret would not be recognised.
+    """
     cause = _first_cause(error)
-    return f"{type(cause).__name__} {cause}"[:_MAX_DETAIL]
+    return f"{type(cause).__name__} {cause}"

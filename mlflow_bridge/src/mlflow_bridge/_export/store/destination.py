@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import format_trace_id
 
-from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig
+from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig, secrets_of
 from mlflow_bridge._export.batches import Batch
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
 from mlflow_bridge._export.experiments import Experiment, Experiments, Found
@@ -39,6 +39,7 @@ from mlflow_bridge._export.store.errors import (
 from mlflow_bridge._export.store.probe import FileIdentity, file_identity, probe
 from mlflow_bridge._export.store.writer_lock import writer_lock
 from mlflow_bridge._process.fork_guard import ForkGuard
+from mlflow_bridge._process.outside_text import outside_text
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge._process.rng import rng
 from mlflow_bridge._spans.names import COST, TOKEN_USAGE, TRACE_ID
@@ -182,8 +183,8 @@ class StoreDestination:
             self._log.warning(
                 f"run {batch.run_id}",
                 "Traces are stored, but could not be linked to run %s: %s",
-                batch.run_id,
-                failure.reason,
+                outside_text(batch.run_id),
+                outside_text(failure.reason, secrets=secrets_of(self._config)),
             )
         return None
 

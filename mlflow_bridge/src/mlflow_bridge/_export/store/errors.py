@@ -12,7 +12,6 @@ from mlflow_bridge._export.store.probe import StoreUnavailable
 
 _SETTING: Final = "MLFLOW_TRACKING_URI"
 _PASSING: Final = "the store cannot take spans now"
-_MAX_DETAIL: Final = 300
 
 # Error codes of MlflowException (mlflow.protos.databricks_pb2) that mean "not now".
 _PASSING_CODES: Final = frozenset(
@@ -105,4 +104,4 @@ def _detail(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [""]
     if isinstance(error, StoreUnavailable):
         return lines[0]
-    return f"{type(error).__name__} {lines[0]}".strip()[:_MAX_DETAIL]
+    return f"{type(error).__name__} {lines[0]}".strip()

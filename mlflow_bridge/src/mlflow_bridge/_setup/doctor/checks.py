@@ -9,6 +9,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -16,11 +17,12 @@ from typing import Any, Final
 from packaging.requirements import Requirement
 
 from mlflow_bridge._config.base import ENVIRONMENT_PREFIX, variable_of
-from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig
+from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig, secrets_of
 from mlflow_bridge._delivery.registry import status
 from mlflow_bridge._delivery.spool.directory import files_in
 from mlflow_bridge._delivery.spool.segment import Segment, locks_are_supported
 from mlflow_bridge._delivery.spool.spool import directory_for
+from mlflow_bridge._process.outside_text import outside_text
 from mlflow_bridge._setup.doctor import Check, State
 from mlflow_bridge._setup.doctor.provider import check_provider
 from mlflow_bridge._setup.doctor.round_trip import check_destination
@@ -32,6 +34,7 @@ _logger = logging.getLogger(__name__)
 
 SUPPORTED: Final = ("dspy >= 3.0, < 4", "opentelemetry-sdk ~= 1.37", "wrapt >= 1.17, < 3")
 FOR_A_STORE: Final = "mlflow >= 3.15, < 4"
+_MAX_DETAIL: Final = 2000
 _PRICES: Final = "LITELLM_LOCAL_MODEL_COST_MAP"
 
 
@@ -42,12 +45,21 @@ def examine(
     *,
     send: bool,
 ) -> Iterator[Check]:
-    """Make all checks that these settings allow."""
+    """Make all checks that these settings allow. Each detail is one line without secrets."""
+    problem = ""
     try:
         config = config or _settings(tracking_uri, experiment_name)
     except ConfigurationError as error:
-        yield Check("settings", "fail", str(error))
-        config = None
+        problem, config = str(error), None
+    secrets = frozenset[str]() if config is None else secrets_of(config)
+    for check in _checks(config, problem, send=send):
+        # Servers, drivers and files have a part in many details.
+        yield replace(check, detail=outside_text(check.detail, secrets=secrets, limit=_MAX_DETAIL))
+
+
+def _checks(config: MLflowDSPyConfig | None, problem: str, *, send: bool) -> Iterator[Check]:
+    if config is None:
+        yield Check("settings", "fail", problem)
     else:
         yield _settings_found(config)
     yield from _guarded("settings", _unknown_settings)
