@@ -14,7 +14,13 @@ from typing import Any, Final
 
 from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig
 from mlflow_bridge._delivery.spool.deliver import deliver_spool
-from mlflow_bridge._delivery.spool.directory import default_directory, destination_of, files_in
+from mlflow_bridge._delivery.spool.directory import (
+    default_directory,
+    destination_of,
+    files_in,
+    spool_problem,
+)
+from mlflow_bridge._delivery.spool.segment import SUFFIX
 from mlflow_bridge._process.outside_text import outside_text
 
 _ALL_IN_MLFLOW: Final = 0
@@ -67,9 +73,18 @@ def _list(options: argparse.Namespace) -> int:
         _show(str(path))
         _show(f"  for {destination_of(path) or 'an unknown destination'}")
         _show(f"  {len(files)} files, {size} bytes, begun {age:.0f} s ago")
-    if not spools:
+    closed = [problem for path in candidates if (problem := _problem_of(path))]
+    for problem in closed:
+        _show(f"Left out: {problem}")
+    if not spools and not closed:
         _show(f"Nothing is in {base}.")
-    return _SOMETHING_MISSING if spools else _ALL_IN_MLFLOW
+    return _SOMETHING_MISSING if spools or closed else _ALL_IN_MLFLOW
+
+
+def _problem_of(path: Path) -> str | None:
+    """Why the files of a directory are not listed; None if they are, or if it has no such file."""
+    problem = spool_problem(path) if path.is_dir() else None
+    return problem if problem and any(path.glob("*" + SUFFIX)) else None
 
 
 def _show(line: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mlflow_bridge._config.settings import MLflowDSPyConfig
-from mlflow_bridge._delivery.spool.directory import Entry, files_in
+from mlflow_bridge._delivery.spool.directory import Entry, files_in, spool_problem
 from mlflow_bridge._delivery.spool.redelivery import Redelivery
 from mlflow_bridge._delivery.spool.segment import locks_are_supported
 from mlflow_bridge._delivery.spool.spool import Spool, directory_for
@@ -79,12 +79,17 @@ def deliver_spool(
         ConfigurationError: A setting cannot be used.
         NotADirectoryError: The directory does not exist, or contains spools but is not itself a
             spool.
+        PermissionError: Other users can change the files of the directory, and may have forged
+            them.
         OSError: This platform has no file locks, without which files cannot be shared.
     """
     config = config or MLflowDSPyConfig()
     path = directory_for(config) if directory is None else _checked(Path(directory))
     if not locks_are_supported():
         raise OSError("this platform has no file locks")
+    problem = spool_problem(path)
+    if problem is not None:
+        raise PermissionError(problem)
     if not files_in(path):
         return SpoolDelivery(path, 0, 0, 0, 0, "")
     spool = Spool(path, max_bytes=config.spool_max_bytes, max_age_seconds=float("inf"))

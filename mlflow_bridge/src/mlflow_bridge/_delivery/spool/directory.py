@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,10 +23,17 @@ from mlflow_bridge._delivery.spool.segment import (
     format_version_of,
 )
 from mlflow_bridge._process.outside_text import outside_text
+from mlflow_bridge._process.private_files import (
+    NotPrivateError,
+    directory_problem,
+    file_problem,
+    make_private_directory,
+    open_private_file,
+)
 
 _logger = logging.getLogger(__name__)
 
-_PRIVATE: Final = 0o700
+_REMEDY: Final = "chown it to this user and chmod go-w it, or choose another spool_directory"
 _DESTINATION: Final = "destination.txt"
 _MAX_DESTINATION: Final = 1000
 _ABANDONED_SECONDS: Final = 3600.0
@@ -82,26 +90,48 @@ def files_in(path: Path) -> list[Entry]:
 def destination_of(path: Path) -> str:
     """Description of the destination of a spool directory in one line; empty if it is not known."""
     try:
-        with (path / _DESTINATION).open(encoding="utf-8", errors="replace") as file:
+        descriptor = open_private_file(path / _DESTINATION, os.O_RDONLY)
+        with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
             return outside_text(file.read(_MAX_DESTINATION + 1).strip(), limit=_MAX_DESTINATION)
     except OSError:
         return ""
 
 
-def _entries(path: Path) -> list[Entry]:
+def spool_problem(path: Path) -> str | None:
+    """Why a directory is not used as a spool, and what to do; None if it is used, or absent."""
+    problem = directory_problem(path)
+    if problem is None:
+        return None
+    return f"{path}: {problem}. Only its owner may use a spool ({_REMEDY})"
+
+
+def _entries(path: Path, on_foreign: Callable[[Path, str], None] | None = None) -> list[Entry]:
+    """The files of a spool that are this user's own, the oldest first.
+
+    Args:
+        path: The directory of the spool.
+        on_foreign: Called for every other file, with the reason.
+    """
+    if directory_problem(path) is not None:
+        return []
     try:
         with os.scandir(path) as found:
             names = sorted(item.name for item in found if item.name.endswith(SUFFIX))
     except OSError:
         return []
-    entries = [_entry(path / name) for name in names]
+    entries = [_entry(path / name, on_foreign) for name in names]
     return [entry for entry in entries if entry is not None]
 
 
-def _entry(path: Path) -> Entry | None:
+def _entry(path: Path, on_foreign: Callable[[Path, str], None] | None = None) -> Entry | None:
     try:
-        found = path.stat()
+        found = path.lstat()
     except OSError:  # Removed meanwhile.
+        return None
+    problem = file_problem(found)
+    if problem is not None:
+        if on_foreign is not None:
+            on_foreign(path, problem)
         return None
     return Entry(path, found.st_size, found.st_mtime)
 
@@ -132,10 +162,23 @@ class SpoolDirectory:
         self._max_age = max_age_seconds
         self._on_drop = on_drop
         self._has_told_of_unreadable = False
+        self._has_told_of_foreign = False
 
     def entries(self) -> list[Entry]:
         """All files, the oldest first; [] if the directory does not exist or cannot be read."""
-        return _entries(self.path)
+        return _entries(self.path, self._tell_of_foreign)
+
+    def _tell_of_foreign(self, path: Path, problem: str) -> None:
+        if self._has_told_of_foreign:
+            return
+        self._has_told_of_foreign = True
+        _logger.warning(
+            "The spool file %s is left alone: %s. Files like it may be forged; if they are not, "
+            "make them yours (%s).",
+            outside_text(path),
+            problem,
+            _REMEDY,
+        )
 
     def create(self, needed: int, droppable: Callable[[Path], Segment | None]) -> Segment:
         """Create a file; drop the oldest files first if there is no room for it.
@@ -174,10 +217,16 @@ class SpoolDirectory:
         return Segment.create(self.path)
 
     def _make(self) -> None:
-        self.path.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        make_private_directory(self.path)
+        problem = spool_problem(self.path)
+        if problem is not None:
+            raise NotPrivateError(problem)
         file = self.path / _DESTINATION
-        if self._destination and not file.exists():
-            with os.fdopen(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as note:
+        if not self._destination or os.path.lexists(file):
+            return
+        with suppress(FileExistsError):  # Another process has just written it.
+            descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            with os.fdopen(descriptor, "wb") as note:
                 note.write(f"{self._destination}\n".encode("utf-8", "replace"))
 
     def adopt_oldest(self, begun_after: float = 0.0) -> Segment | None:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from mlflow_bridge._process.private_files import open_private_file
 from mlflow_bridge._spans.otlp_json.encoder import SPAN_MARK
 
 try:
@@ -90,9 +91,13 @@ class Segment:
 
     @classmethod
     def adopt(cls, path: Path) -> Segment | None:
-        """Adopt the file of a dead process; None if the file has an owner or is removed."""
+        """Adopt the file of a dead process.
+
+        Returns:
+            The file; None if it has an owner, is removed, or is not this user's own.
+        """
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
+            descriptor = open_private_file(path, os.O_RDWR | os.O_APPEND)
         except OSError:
             return None
         try:
@@ -139,7 +144,7 @@ class Segment:
         """Count the spans in the file; 0 if the file cannot be read."""
         if self.own:
             return self.spans
-        with suppress(OSError), self.path.open("rb") as file:
+        with suppress(OSError), self.open_for_reading() as file:
             return _count_marks(file)
         return 0
 
@@ -155,7 +160,11 @@ class Segment:
             OSError: The file cannot be read.
         """
         try:
-            return self.path.open("rb")
+            descriptor = open_private_file(self.path, os.O_RDONLY)
+            if not os.path.samestat(os.fstat(descriptor), os.fstat(self._descriptor)):
+                os.close(descriptor)
+                raise FileNotFoundError(f"another file has the name {self.path}")
+            return os.fdopen(descriptor, "rb")
         except FileNotFoundError:
             # Only if the file is removed: a duplicate holds the lock, too, also in a forked child.
             file = os.fdopen(os.dup(self._descriptor), "rb")

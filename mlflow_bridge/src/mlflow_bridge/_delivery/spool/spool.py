@@ -19,6 +19,7 @@ from mlflow_bridge._delivery.spool.directory import (
     SpoolDirectory,
     default_directory,
     destination_key,
+    spool_problem,
 )
 from mlflow_bridge._delivery.spool.segment import Segment, locks_are_supported
 from mlflow_bridge._delivery.spool.writer import Journal, SegmentWriter
@@ -123,6 +124,14 @@ class Spool:
             return None
         if not locks_are_supported():
             _logger.info("Spans are kept in memory only: no file locks on this platform.")
+            return None
+        problem = spool_problem(path)
+        if problem is not None:
+            _logger.warning(
+                "Spans are kept in memory only, and are lost if MLflow does not take them before "
+                "this process ends: %s.",
+                problem,
+            )
             return None
         return cls(
             path,

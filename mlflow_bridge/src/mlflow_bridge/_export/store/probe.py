@@ -8,8 +8,10 @@ MLflow itself repeats a failed attempt for more than 100 seconds, and logs each 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from mlflow_bridge._config.tracking_uri import sqlite_path
+from mlflow_bridge._process.private_files import make_private_directory
 
 FileIdentity = tuple[int, int]
 """Device number and inode number of a file."""
@@ -56,7 +58,7 @@ def file_identity(uri: str) -> FileIdentity | None:
 def _check_file(path: str) -> None:
     directory = os.path.dirname(path)
     try:
-        os.makedirs(directory, exist_ok=True)
+        make_private_directory(Path(directory))
     except OSError as error:
         raise StoreUnavailable(f"the directory {directory} cannot be created ({error})") from error
     # SQLite writes its journal next to the file.

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from mlflow_bridge._config.base import ENVIRONMENT_PREFIX, variable_of
 from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig, secrets_of
 from mlflow_bridge._delivery.registry import status
-from mlflow_bridge._delivery.spool.directory import files_in
+from mlflow_bridge._delivery.spool.directory import files_in, spool_problem
 from mlflow_bridge._delivery.spool.segment import Segment, locks_are_supported
 from mlflow_bridge._delivery.spool.spool import directory_for
 from mlflow_bridge._process.outside_text import outside_text
@@ -179,6 +179,10 @@ def _spool(config: MLflowDSPyConfig) -> Iterator[Check]:
         yield Check("spool", "warn", "no spool: spans that MLflow cannot take stay in memory only")
         return
     path = directory_for(config)
+    problem = spool_problem(path)
+    if problem is not None:
+        yield Check("spool", "fail", f"no spool, spans stay in memory only: {problem}")
+        return
     obstacle = _obstacle_to_writing(path)
     if obstacle is not None:
         yield Check("spool", "fail", f"{path} cannot be written: {obstacle} (spool_directory)")
