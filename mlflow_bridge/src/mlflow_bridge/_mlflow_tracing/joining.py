@@ -23,7 +23,11 @@ from opentelemetry import trace
 from wrapt import register_post_import_hook
 
 from mlflow_bridge._config.base import report_once
-from mlflow_bridge._spans.tracer_provider import AcceptsProcessors, accepts_processors
+from mlflow_bridge._spans.tracer_provider import (
+    AcceptsProcessors,
+    accepts_processors,
+    add_processor,
+)
 
 if TYPE_CHECKING:
     from mlflow_bridge._mlflow_tracing.spans import MLflowSpansProcessor
@@ -101,6 +105,16 @@ def leave_mlflow_tracing() -> None:
         _joint.is_switched = _joint.has_set_variable = False
 
 
+def leave_provider() -> None:
+    """Do what `leave_mlflow_tracing` does, for a provider that was shut down. Never raises.
+
+    A later join adds a processor again, since the provider may have lost the one that it had.
+    """
+    with _joint.lock:
+        leave_mlflow_tracing()
+        _joint.processors_provider = None
+
+
 def _join(mlflow: Any) -> None:
     """Join MLflow's tracing; called by the program's thread when it has imported MLflow."""
     with _joint.lock:
@@ -135,7 +149,7 @@ def _switch(mlflow: Any, provider: AcceptsProcessors) -> None:
         _joint.processor = MLflowSpansProcessor(provider)
         _joint.processors_provider = provider
         # Added before MLflow searches for a processor of its class; otherwise MLflow adds its own.
-        provider.add_span_processor(_joint.processor)
+        add_processor(provider, _joint.processor)
     _joint.processor.active = True
     _joint.is_switched = True
     if not os.environ.get(SEPARATE_PROVIDER):

@@ -67,7 +67,8 @@ class AutologClient:
             timeout_seconds: Longest wait in seconds.
 
         Returns:
-            True only if each of these spans is now stored in MLflow or on disk.
+            True only if each of these spans is now stored in MLflow or on disk. False if the
+            tracer provider was shut down, so that no span arrives: call `autolog` again.
         """
         from mlflow_bridge._delivery.registry import registered_processors
 
@@ -76,7 +77,7 @@ class AutologClient:
         for processor in registered_processors():
             left = max(deadline - time.monotonic(), 0.0)
             complete = processor.force_flush(left * 1000) and complete
-        return complete
+        return complete and not _reports_shutdown()
 
     def close(self) -> None:
         """Call `mlflow_bridge.disable_autolog`, unless this client is no longer the current one."""
@@ -107,7 +108,8 @@ class _Session:
     client: AutologClient | None = None
     provider: AcceptsProcessors | None = None
     switch: SwitchableSpanProcessor | None = None
-    """Added to ``provider`` once and never removed, since a provider cannot remove a processor."""
+    """Added to ``provider`` once and never removed, since a provider cannot remove a processor.
+    After a shutdown of the provider, another switch is added."""
     processor: MLflowBatchSpanProcessor | None = None
     """Target of the switch."""
     config: MLflowDSPyConfig | None = None
@@ -116,6 +118,8 @@ class _Session:
     """The settings of the last call."""
     instrumented_with: dict[str, Any] | None = None
     """The arguments with which DSPy was instrumented here; None if it was not."""
+    instrumented_for: AcceptsProcessors | None = None
+    """The provider with which DSPy was instrumented here."""
 
 
 _session = _Session()
@@ -136,7 +140,8 @@ def autolog(config: MLflowDSPyConfig | None = None, /, **overrides: Any) -> Auto
     Instruments DSPy unless it is instrumented already. Inputs and outputs are recorded unless
     ``capture_content`` or ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` excludes them.
 
-    A second call with the same settings does nothing. A call with other settings sends further
+    A second call with the same settings does nothing, unless the tracer provider was shut down in
+    between: the delivery is then set up again. A call with other settings sends further
     spans to the new destination, and delivers waiting spans to the old one for at most
     ``exit_timeout_seconds``. If ``opentelemetry-instrument`` already sends traces to the same
     destination, that delivery gets the settings of this call, and no second delivery is created.
@@ -236,7 +241,9 @@ def _send_to_mlflow(resolved: ResolvedConfig) -> None:
     if resolved.obstacle is not None:
         raise ConfigurationError(resolved.obstacle)
     config = resolved.config
-    if config == _session.config:
+    if _is_shut_down():
+        _leave_provider()
+    elif config == _session.config:
         return
     adopted = adopted_delivery(config)
     if adopted is not None:
@@ -252,6 +259,43 @@ def _send_to_mlflow(resolved: ResolvedConfig) -> None:
             _content_mode_of(config),
         )
     _session.config = config
+
+
+def _is_shut_down() -> bool:
+    """Whether the program has shut the delivery down, with its tracer provider.
+
+    Logfire does so at each further ``configure()``, and then has a provider without the bridge.
+    """
+    from mlflow_bridge._setup.zero_code import adopted_delivery
+
+    if _session.processor is not None:
+        return _session.processor.is_closed
+    adopted = adopted_delivery(_session.config) if _session.config is not None else None
+    return adopted is not None and adopted.is_shut_down
+
+
+def _reports_shutdown() -> bool:
+    # While the interpreter exits, the provider is shut down for good, and all is delivered.
+    if not threading.main_thread().is_alive() or not _is_shut_down():
+        return False
+    from mlflow_bridge._config.base import report_once
+
+    report_once(
+        "The tracer provider was shut down after autolog(), so spans do not go to MLflow any more. "
+        "Call autolog() again, after the last change of the tracer provider."
+    )
+    return True
+
+
+def _leave_provider() -> None:
+    """Forget a tracer provider that was shut down; the next processor is added again."""
+    from mlflow_bridge._mlflow_tracing.joining import leave_provider
+
+    if _session.switch is not None:
+        # The provider may still have the switch, and a span must not be delivered twice.
+        _session.switch.switch(None)
+        _session.switch = _session.provider = None
+    leave_provider()
 
 
 def _move_on(processor: MLflowBatchSpanProcessor | None) -> None:
@@ -284,10 +328,11 @@ def _switch_in_provider(config: MLflowDSPyConfig) -> SwitchableSpanProcessor:
     if _session.switch is None:
         from mlflow_bridge._setup.provider import joined_or_new_provider
         from mlflow_bridge._setup.switch import SwitchableSpanProcessor
+        from mlflow_bridge._spans.tracer_provider import add_processor
 
         switch = SwitchableSpanProcessor()
         provider = joined_or_new_provider(config)
-        provider.add_span_processor(switch)
+        add_processor(provider, switch)
         _session.provider, _session.switch = provider, switch
     return _session.switch
 
@@ -309,12 +354,14 @@ def _instrument_dspy(config: MLflowDSPyConfig) -> None:
             else:
                 warn_of_unused_instrument_settings(config)
             return
-        if _session.instrumented_with == arguments:
+        same_provider = _session.instrumented_for is _session.provider
+        if _session.instrumented_with == arguments and same_provider:
             return
         instrumentor.uninstrument()
     instrumentor.instrument(tracer_provider=_session.provider, **arguments)
     if instrumentor.is_instrumented_by_opentelemetry:
         _session.instrumented_with = arguments
+        _session.instrumented_for = _session.provider
 
 
 def _uninstrument_dspy() -> None:

@@ -98,6 +98,11 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
         """The settings in use."""
         return self._config
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the processor was shut down, for example together with its tracer provider."""
+        return self._closed
+
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Register an open span, and enrich the first span of its trace.
 

@@ -35,6 +35,7 @@ class AdoptedDelivery:
         from mlflow_bridge._export.exporter import adopt
         from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor
         from mlflow_bridge._setup.switch import SwitchableSpanProcessor
+        from mlflow_bridge._spans.tracer_provider import add_processor
 
         self._exporter = exporter
         self._provider = provider
@@ -43,7 +44,7 @@ class AdoptedDelivery:
         self._switch.switch(self._processor)
         # Creating a new store takes seconds. A short program may end soon after its first span.
         self._processor.warm_up()
-        provider.add_span_processor(self._switch)
+        add_processor(provider, self._switch)
         # After the processor is added: in the other order, a span that ends in between would be
         # lost. A span that is sent twice is stored once.
         adopt(exporter)
@@ -58,6 +59,11 @@ class AdoptedDelivery:
         """Whether spans can be delivered with these settings."""
         return self._exporter.obstacle is None
 
+    @property
+    def is_shut_down(self) -> bool:
+        """Whether the program has shut down the processor, with its tracer provider."""
+        return self._processor.is_closed
+
     def join(self) -> None:
         """Prepare the tracer provider, after the processors of all exporters have been added."""
         from mlflow_bridge._setup.processor import join_provider
@@ -65,16 +71,32 @@ class AdoptedDelivery:
         join_provider(self._processor, self._provider)
 
     def reconfigure(self, config: MLflowDSPyConfig) -> None:
-        """Deliver further spans by these settings; do nothing if they are unchanged."""
+        """Deliver further spans by these settings; do nothing if they are unchanged.
+
+        If the program has shut the tracer provider down, the delivery is added to it again.
+        """
         from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor
 
-        if config == self.config:
+        if config == self.config and not self.is_shut_down:
             return
         before = self._processor
         self._processor = MLflowBatchSpanProcessor(config)
+        if before.is_closed:
+            self._add_again()
         self._switch.switch(self._processor)
         before.retire(self._processor)
         self.join()
+
+    def _add_again(self) -> None:
+        from mlflow_bridge._mlflow_tracing.joining import leave_provider
+        from mlflow_bridge._setup.switch import SwitchableSpanProcessor
+        from mlflow_bridge._spans.tracer_provider import add_processor
+
+        # The provider may still have the old switch, and a span must not be delivered twice.
+        self._switch.switch(None)
+        self._switch = SwitchableSpanProcessor()
+        add_processor(self._provider, self._switch)
+        leave_provider()
 
 
 _adopted: list[AdoptedDelivery] = []

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any, Protocol, TypeGuard
 
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
+from mlflow_bridge._config.base import report_once
 from mlflow_bridge._process.rng import rng
 
 
@@ -24,6 +26,41 @@ class AcceptsProcessors(Protocol):
 def accepts_processors(provider: object) -> TypeGuard[AcceptsProcessors]:
     """Whether span processors can be added to a tracer provider."""
     return callable(getattr(provider, "add_span_processor", None))
+
+
+def add_processor(provider: AcceptsProcessors, processor: SpanProcessor) -> None:
+    """Add a span processor, and keep the processors that the provider has.
+
+    Phoenix's provider shuts its own processor down at the first further one, unless an argument
+    says otherwise. If a provider drops a processor in any case, one warning names it.
+    """
+    before = _processors_of(provider)
+    add: Any = provider.add_span_processor
+    if _has_parameter(add, "replace_default_processor"):
+        add(processor, replace_default_processor=False)
+    else:
+        add(processor)
+    after = _processors_of(provider)
+    dropped = [type(one).__name__ for one in before if not any(one is kept for kept in after)]
+    if dropped:
+        report_once(
+            f"The tracer provider ({type(provider).__name__}) has removed {', '.join(dropped)} for "
+            "the span processor of MLflow: that backend gets no more spans. Add its processor to "
+            "the provider again, after the delivery to MLflow is set up."
+        )
+
+
+def _processors_of(provider: object) -> tuple[object, ...]:
+    # A private name of the SDK. Without it, a dropped processor is not noticed.
+    active = getattr(provider, "_active_span_processor", None)
+    return tuple(getattr(active, "_span_processors", ()))
+
+
+def _has_parameter(function: Any, name: str) -> bool:
+    try:
+        return name in signature(function).parameters
+    except (TypeError, ValueError):
+        return False
 
 
 class SystemRandomIdGenerator(RandomIdGenerator):
