@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
@@ -22,8 +23,8 @@ from mlflow_bridge._delivery.sender import Sender
 from mlflow_bridge._delivery.slots import FlushMark, Slots
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.status import Counters
-from mlflow_bridge._delivery.trace_filter import TraceFilter
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
+from mlflow_bridge._spans.trace_buffer import Sorted, TraceBuffer
 
 _logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Collector:
         sender: Gets the spans of wanted traces, in the order in which they ended.
         batch_size: When this many spans wait, they are passed on at once.
         delay_seconds: The longest that a span waits for its batch to fill.
-        trace_filter: The filter of traces; None if all traces are wanted.
+        traces: Holds spans until it is known whether their trace is wanted; None if all traces are.
         spool: Forgets the spans that the filter drops; None if there is no spool.
         too_late: Finds a place for a span that has a slot, but was added after `close`.
     """
@@ -56,7 +57,7 @@ class Collector:
         log: RateLimitedLogger,
         batch_size: int,
         delay_seconds: float,
-        trace_filter: TraceFilter | None,
+        traces: TraceBuffer[Any] | None,
         spool: Spool | None,
         too_late: Callable[[ReadableSpan], None],
     ) -> None:
@@ -66,7 +67,7 @@ class Collector:
         self._log = log
         self._batch_size = batch_size
         self._delay = delay_seconds
-        self._filter = trace_filter
+        self._traces = traces
         self._spool = spool
         self._too_late = too_late
         self.successor: Callable[[ReadableSpan], None] | None = None
@@ -114,18 +115,18 @@ class Collector:
 
     def wanted(self) -> list[int]:
         """Ids of the traces that are known to be wanted."""
-        return [] if self._filter is None else self._filter.wanted()
+        return [] if self._traces is None else self._traces.kept_traces()
 
     def want(self, traces: Sequence[int]) -> None:
         """Let these traces pass the filter."""
-        if traces and self._filter is not None:
+        if traces and self._traces is not None:
             self._to_want.extend(traces)
             self._wake_up()
 
     @property
     def held(self) -> int:
         """Number of spans that the filter holds back while it has not decided on their traces."""
-        return 0 if self._filter is None else self._filter.held
+        return 0 if self._traces is None else self._traces.held
 
     def flush(self, seconds: float) -> bool:
         """Wait until all spans added before have been passed on, or are held by the filter.
@@ -201,7 +202,8 @@ class Collector:
         self._woken = False
 
     def _pass_on_all(self) -> None:
-        if self._to_want:
+        # Also decides on traces to which no span is added any more.
+        if self._to_want or self.held:
             self._pass_on(())
         while self._queue:
             batch: list[ReadableSpan] = []
@@ -220,20 +222,22 @@ class Collector:
 
     def _pass_on(self, spans: Sequence[ReadableSpan]) -> None:
         """Give the sender the spans of wanted traces."""
-        if self._filter is None:
+        if self._traces is None:
             self._send(spans)
             return
         try:
             while self._to_want:
-                self._filter.want((self._to_want.popleft(),))
-            wanted, dropped = self._filter.sort(spans)
-            revived = [root for root in self._filter.take_revived() if self._has_slot_again()]
-            self._drop(dropped)
-            self._send([*revived, *wanted])
+                self._traces.keep((self._to_want.popleft(),))
+            self._pass_on_sorted(self._traces.add(spans))
         # BaseException: a SystemExit would end this thread, and with it every later delivery.
         except BaseException as error:
             _logger.debug("The filter of traces raised", exc_info=True)
             self._lose(spans, error)
+
+    def _pass_on_sorted(self, found: Sorted) -> None:
+        revived = [root for root in found.revived if self._has_slot_again()]
+        self._drop(found.dropped)
+        self._send([*revived, *found.kept])
 
     def _send(self, spans: Sequence[ReadableSpan]) -> None:
         if not self._sender.put(spans):
@@ -266,9 +270,11 @@ class Collector:
     def _end_filter(self) -> None:
         # Otherwise a closed processor would keep all later processors alive.
         successor, self.successor = self.successor, None
-        if self._filter is None:
+        if self._traces is None:
             return
-        held = self._filter.close()
+        found = self._traces.close()
+        held, found.dropped = found.dropped, []
+        self._pass_on_sorted(found)
         if successor is None:
             self._drop(held)
             return

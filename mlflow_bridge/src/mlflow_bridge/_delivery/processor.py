@@ -33,6 +33,7 @@ from mlflow_bridge._process.lifecycle import may_be_killed_at_any_time, watch_pr
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge._spans.local_root import note_absent_parent
 from mlflow_bridge._spans.open_spans import OpenSpans, end_unfinished
+from mlflow_bridge._spans.trace_buffer import BufferLimits, TraceBuffer
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -182,17 +183,18 @@ class DeliveryProcessor(SpanProcessor):
             log=self._log,
             batch_size=self._max_batch_size,
             delay_seconds=self._schedule_delay,
-            trace_filter=self._trace_filter(),
+            traces=self._trace_buffer(),
             spool=self._spool,
             too_late=lambda span: (it := this()) and it._admission.admit_too_late(span),
         )
         self._spill = self._spill_writer()
 
-    def _trace_filter(self) -> TraceFilter | None:
+    def _trace_buffer(self) -> TraceBuffer[None] | None:
         if not self._filters:
             return None
         # The other half of the queue is left for traces that are known to be wanted.
-        return TraceFilter(max_spans=self._max_queue_size // 2, open_traces=self._open.trace_ids)
+        limits = BufferLimits(spans=self._max_queue_size // 2)
+        return TraceBuffer(TraceFilter(), limits, open_traces=self._open.trace_ids)
 
     def _spill_writer(self) -> SpillWriter | None:
         if self._spool is None:

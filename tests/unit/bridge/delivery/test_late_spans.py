@@ -17,9 +17,9 @@ from opentelemetry.trace import Tracer, set_span_in_context
 from mlflow_bridge._delivery import spill
 from mlflow_bridge._delivery.spool.segment import Segment
 from mlflow_bridge._delivery.spool.spool import Spool
-from mlflow_bridge._delivery.trace_filter import TraceFilter
 from mlflow_bridge._export.contract import Retry
 from mlflow_bridge._spans.otlp_json.decoder import spans_in
+from mlflow_bridge._spans.trace_buffer import TraceBuffer
 from tests.support.fake_delivery import (
     PATIENCE,
     DeliveryProcessor,
@@ -153,14 +153,14 @@ def test_a_span_that_is_filtered_during_a_shutdown_without_time_counts_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     entered, release = threading.Event(), threading.Event()
-    sort = TraceFilter.sort
+    add = TraceBuffer.add
 
-    def slow(self: TraceFilter, spans: Sequence[ReadableSpan]) -> Any:
+    def slow(self: TraceBuffer[None], spans: Sequence[ReadableSpan]) -> Any:
         entered.set()
         release.wait(PATIENCE)
-        return sort(self, spans)
+        return add(self, spans)
 
-    monkeypatch.setattr(TraceFilter, "sort", slow)
+    monkeypatch.setattr(TraceBuffer, "add", slow)
     delivery, spool = FakeDelivery(), ListSpool()
     processor = DeliveryProcessor(
         delivery, spool=spool, traces="genai", max_batch_size=3, schedule_delay_seconds=3600

@@ -11,6 +11,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from mlflow_bridge._delivery.trace_filter import TraceFilter, is_of_genai
+from mlflow_bridge._spans.trace_buffer import BufferLimits, TraceBuffer
 
 GENAI = {"gen_ai.operation.name": "chat"}
 SAMPLED = TraceFlags(TraceFlags.SAMPLED)
@@ -43,21 +44,24 @@ def root(name: str = "root", trace: int = 1, **options: Any) -> ReadableSpan:
 class Filtering:
     """A filter, the names that it sent and dropped, and the open traces of its process."""
 
-    def __init__(self, max_spans: int = 1_000) -> None:
+    def __init__(self, max_spans: int = 1_000, **limits: int) -> None:
         self.open: set[int] = set()
         self.now = 0.0
-        self.filter = TraceFilter(
-            max_spans=max_spans, open_traces=lambda: self.open, clock=lambda: self.now
+        self.filter = TraceBuffer(
+            TraceFilter(),
+            BufferLimits(spans=max_spans, **limits),
+            open_traces=lambda: self.open,
+            clock=lambda: self.now,
         )
         self.sent: list[str] = []
         self.dropped: list[str] = []
         self.revived: list[str] = []
 
     def end(self, *spans: ReadableSpan) -> None:
-        sent, dropped = self.filter.sort(spans)
-        self.revived += [span.name for span in self.filter.take_revived()]
-        self.sent += [span.name for span in sent]
-        self.dropped += [span.name for span in dropped]
+        found = self.filter.add(spans)
+        self.revived += [span.name for span in found.revived]
+        self.sent += [span.name for span in found.kept]
+        self.dropped += [span.name for span in found.dropped]
 
 
 @pytest.mark.parametrize(
@@ -173,22 +177,45 @@ def test_beyond_the_limit_the_oldest_trace_is_sent() -> None:
 def test_at_the_end_held_spans_are_returned() -> None:
     case = Filtering()
     case.end(span("a", 1), span("b", 2))
-    assert [span.name for span in case.filter.close()] == ["a", "b"]
-    assert case.filter.held == 0
+    found = case.filter.close()
+    assert [span.name for span in found.dropped] == ["a", "b"]
+    assert (found.kept, case.filter.held) == ([], 0)
 
 
-def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlflow_bridge._delivery import trace_filter
-
-    monkeypatch.setattr(trace_filter, "_REMEMBERED", 100)
-    monkeypatch.setattr(trace_filter, "_REMEMBERED_ROOTS", 10)
+def test_a_trace_that_another_processor_wants_needs_no_further_span() -> None:
     case = Filtering()
+    case.open = {1}
+    case.end(span("query"), root("request"))
+    case.filter.keep([1])
+    case.open = set()
+    case.end()
+    assert (case.sent, case.dropped, case.filter.held) == (["query", "request"], [], 0)
+
+
+def test_a_trace_that_another_processor_wants_is_not_dropped_at_the_end() -> None:
+    case = Filtering()
+    case.end(span("query"))
+    case.filter.keep([1])
+    found = case.filter.close()
+    assert ([span.name for span in found.kept], found.dropped) == (["query"], [])
+
+
+def test_the_dropped_root_of_a_trace_that_another_processor_wants_comes_back() -> None:
+    case = Filtering()
+    case.end(root("request"))
+    case.filter.keep([1])
+    case.end()
+    assert (case.revived, case.sent) == (["request"], [])
+
+
+def test_memory_is_bounded() -> None:
+    case = Filtering(kept_traces=100, dropped_traces=10)
     case.open = {1}
     for trace in range(1, 1_001):
         case.end(span("chat", trace, attributes=GENAI))
         case.end(root("request", 10_000 + trace))
-    assert len(case.filter._wanted) <= 101
-    assert len(case.filter._dropped_roots) <= 11
+    assert len(case.filter._kept) <= 101
+    assert len(case.filter._dropped) <= 10
     # A trace with an open span is not forgotten.
     case.end(root("long", 1))
     assert case.sent[-1] == "long"
