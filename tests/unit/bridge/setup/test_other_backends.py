@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 from mlflow_bridge import autolog, disable_autolog
 from mlflow_bridge._setup import zero_code
+from opentelemetry.instrumentation.dspy import set_default_arguments
 from tests.unit.bridge.fake_exporter import (
     FakeExporterModule,
     GlobalProvider,
@@ -105,6 +106,8 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("opentelemetry.instrumentation.dspy.DSPyInstrumentor", FakeInstrumentor())
     yield
     disable_autolog()
+    # The hook has set defaults of the instrumentation.
+    set_default_arguments()
 
 
 @pytest.fixture
