@@ -5,9 +5,14 @@
 Delivery keeps to these invariants. The tests that show an invariant are listed below it.
 
 **D1.** Each sampled span that has ended is stored, rejected by MLflow, filtered, queued, spilled or
-dropped. The six counters of `status()` add up to the number of these spans at any moment.
+dropped. The six counters of `status()` add up to the number of these spans at any moment. With
+``traces="genai"``, a trace with a wanted span is delivered whole and other traces are filtered,
+also if some of their spans have no slot or are on disk.
 
 - ``test_delivery_model.py::TestDelivery``
+- ``test_filter_and_spool.py::test_a_root_with_a_slot_is_sent_although_its_chat_had_none``
+- ``test_filter_and_spool.py::test_plain_traces_without_a_slot_are_filtered``
+- ``test_filter_and_spool.py::test_plain_traces_of_a_killed_process_are_filtered``
 - ``test_status_at_any_moment.py::test_the_counters_add_up_at_any_moment``
 
 **D2.** A thread that ends a span never waits for the network. It writes to the disk only with
@@ -42,7 +47,7 @@ id. So an interrupted delivery is begun again.
 
 **D6.** Memory is bounded. An ended span has one of ``max_queue_size`` slots, or one of
 ``max_spill_queue_size`` while it waits for the disk. Spans that the filter of traces holds back
-keep their slots. At most 4096 spans that have not ended are held.
+keep the slot that they have. At most 4096 spans that have not ended are held.
 
 - ``test_processor_limit.py::test_without_room_anywhere_spans_are_lost_counted_and_logged_once``
 - ``test_processor.py::test_held_spans_leave_room_for_others``

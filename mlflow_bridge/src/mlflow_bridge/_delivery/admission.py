@@ -65,6 +65,7 @@ class Admission:
         blocks: Whether to wait for a slot before a span is spilled.
         block_seconds: The longest wait for room.
         sender: The sender; its thread never waits.
+        note: Tells the filter of traces of a span that it will not get; None without a filter.
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class Admission:
         blocks: bool,
         block_seconds: float,
         sender: Sender,
+        note: Callable[[ReadableSpan], None] | None = None,
     ) -> None:
+        self._note = note
         self._enqueue = enqueue
         self._slots = slots
         self._counters = counters
@@ -110,6 +113,8 @@ class Admission:
             self._queue_once(placing)
         elif not self._spilled(placing, until):
             placing.is_lost = True
+            if self._note is not None:  # The rest of its trace is still to be delivered.
+                self._note(placing.span)
             self.lose(self._reason)
 
     def _has_slot(self, placing: Placing, patience: float) -> bool:
@@ -146,9 +151,10 @@ class Admission:
         """
         spilled = self._is_kept(span)
         with self._counters.lock:
-            if room is not None:
-                room.give_back(1)
-            self._counters.add(spilled=int(spilled), dropped=int(not spilled))
+            if room is None:
+                self._counters.add(spilled=int(spilled), dropped=int(not spilled))
+            else:
+                self._counters.settle_late(room, 1, spilled=int(spilled), dropped=int(not spilled))
         if not spilled:
             self._report_loss(_TOO_LATE)
 
@@ -166,30 +172,43 @@ class Admission:
             "lost", "A span was lost on its way to %s: %s.", self._destination, reason
         )
 
-    def queue(self, span: ReadableSpan) -> None:
-        """Queue a span that has a slot, on a thread of the processor."""
-        try:
-            if self._spool is not None:
-                self._spool.write_ahead(span)
-            self._enqueue((span,))
-        except BaseException:
-            self._slots.give_back(1)
-            raise
-
     def _spilled(self, placing: Placing, until: float) -> bool:
         if placing.is_spilled:
             return True
         if self._spill is None or self._spool is None:
             return False
-        if not placing.room and self._spool.writes_ahead and self._spool.accept((placing.span,)):
-            placing.is_spilled = True
-            self._counters.add(spilled=1)
+        if not placing.room and self._spool.writes_ahead and self._is_on_disk(placing, self._spool):
             return True
-        # If the disk refuses writes, keeping the span in memory is better than losing it.
+        # If the disk refuses writes, keeping the span in memory is better than losing it. With a
+        # filter, the span is on disk and in memory: the filter has not decided on it.
         seconds = seconds_until(until)
+        if self._has_room(self._spill, placing, seconds):
+            return True
+        if self._note is None or not self._spool.has_written_ahead(placing.span):
+            return False
+        # The next process delivers the copy, unless the trace is not wanted.
+        placing.is_spilled = True
+        self._note(placing.span)
+        self._counters.add(spilled=1)
+        return True
+
+    def _is_on_disk(self, placing: Placing, spool: Spool) -> bool:
+        """Write the span to the disk. Whether it needs no room in memory then."""
+        if self._note is not None:
+            if not spool.has_written_ahead(placing.span):
+                spool.write_ahead(placing.span)
+            return False
+        if not spool.accept((placing.span,)):
+            return False
+        placing.is_spilled = True
+        self._counters.add(spilled=1)
+        return True
+
+    @staticmethod
+    def _has_room(spill: SpillWriter, placing: Placing, seconds: float) -> bool:
         if seconds:
-            return self._spill.put_within(placing.once, placing.room, seconds)
-        return self._spill.put(placing.once, placing.room)
+            return spill.put_within(placing.once, placing.room, seconds)
+        return spill.put(placing.once, placing.room)
 
     @property
     def _reason(self) -> str:

@@ -10,23 +10,39 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
 
 from mlflow_bridge._delivery.sender import Sender
 from mlflow_bridge._delivery.slots import FlushMark, Slots
+from mlflow_bridge._delivery.spill import SpillWriter
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.status import Counters
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge._spans.trace_buffer import Sorted, TraceBuffer
 
 _logger = logging.getLogger(__name__)
+
+_REVIVED: Final = 1024
+
+
+class _Noted:
+    """A span in the queue that has no slot, because it is on disk or lost."""
+
+    __slots__ = ("span",)
+
+    def __init__(self, span: ReadableSpan) -> None:
+        self.span = span
+
+
+# A tuple is a span that has a slot of the spill writer: zip() makes it inside one instruction.
+_Item = ReadableSpan | tuple[ReadableSpan] | _Noted | FlushMark
 
 
 class Collector:
@@ -46,6 +62,8 @@ class Collector:
         traces: Holds spans until it is known whether their trace is wanted; None if all traces are.
         spool: Forgets the spans that the filter drops; None if there is no spool.
         too_late: Finds a place for a span that has a slot, but was added after `close`.
+        spill: Gets the spans of wanted traces that have one of its slots and not one of the queue;
+            None if there is no spool.
     """
 
     def __init__(
@@ -60,6 +78,7 @@ class Collector:
         traces: TraceBuffer[Any] | None,
         spool: Spool | None,
         too_late: Callable[[ReadableSpan], None],
+        spill: SpillWriter | None,
     ) -> None:
         self._sender = sender
         self._slots = slots
@@ -70,10 +89,17 @@ class Collector:
         self._traces = traces
         self._spool = spool
         self._too_late = too_late
+        self._spill = spill
         self.successor: Callable[[ReadableSpan], None] | None = None
         """Gets the spans that the filter still holds at the end, if the program goes on."""
-        self._queue: deque[ReadableSpan | FlushMark] = deque()
+        self._queue: deque[_Item] = deque()
         self._to_want: deque[int] = deque()
+        # Used by the thread that uses the filter. Counted, because a program may end a span twice.
+        self._for_disk: Counter[int] = Counter()
+        """Spans here that have a slot of the spill writer, by the ids of the objects."""
+        self._most_noted = slots.capacity + (0 if spill is None else spill.capacity)
+        self._revived: list[ReadableSpan] = []
+        """Roots that were filtered, are wanted after all, and wait for a slot."""
         # From this queue length on, add() looks further: a batch is full, or (at 0) the thread has
         # ended.
         self._notable_length = batch_size
@@ -90,7 +116,7 @@ class Collector:
         self._thread = threading.Thread(target=self._run, name="mlflow-bridge-filter", daemon=True)
         self._thread.start()
 
-    def add(self, spans: Iterable[ReadableSpan]) -> None:
+    def add(self, spans: Iterable[_Item]) -> None:
         """Queue spans that have a slot, or take it as `Slots.claim` does.
 
         Raises:
@@ -101,11 +127,23 @@ class Collector:
         if len(queue) >= self._notable_length:
             self._look()
 
+    def add_for_disk(self, once: Iterator[ReadableSpan]) -> None:
+        """Queue spans that have a slot of the spill writer, which gets spans of wanted traces."""
+        self.add(zip(once))
+
+    def note(self, span: ReadableSpan) -> None:
+        """Let the filter know of a span that has no slot: it is on disk, or lost."""
+        # Without slots, only this bounds the memory if the thread gets no time to run.
+        if len(self._queue) <= self._most_noted:
+            self.add((_Noted(span),))
+
     def _look(self) -> None:
         if self._ended:
             # This span, and others, may have been added after close() had emptied the queue.
-            for span in self._taken_out():
+            spans, for_disk = self._taken_out()
+            for span in spans:
                 self._too_late(span)
+            self._to_disk(for_disk)
         elif not self._woken:
             self._wake_up()
 
@@ -159,27 +197,36 @@ class Collector:
         # In this order: a span that is added now is found below, or its thread sees _ended.
         self._ended = True
         self._notable_length = 0
-        late = self._taken_out()
+        late, for_disk = self._taken_out()
         with self._handover:
             self._thread_ends_filter = not self._thread_is_done
         if self._thread_ends_filter:
             # The thread is still using the filter, so these spans are sent unfiltered.
             self._send(late)
+            self._to_disk(for_disk)
             return
-        self._pass_on(late)
+        self._for_disk.update(map(id, for_disk))
+        self._pass_on([*late, *for_disk])
         self._end_filter()
 
-    def _taken_out(self) -> list[ReadableSpan]:
-        """Take out the waiting spans; other threads may do so at the same time."""
+    def _taken_out(self) -> tuple[list[ReadableSpan], list[ReadableSpan]]:
+        """Take out the waiting spans; other threads may do so at the same time.
+
+        Returns:
+            The spans that have a slot of the queue, and those that have one of the spill writer.
+        """
         spans: list[ReadableSpan] = []
+        for_disk: list[ReadableSpan] = []
         while (item := self._take_out()) is not None:
             if isinstance(item, FlushMark):
                 item.reach(complete=False)
-            else:
+            elif isinstance(item, tuple):
+                for_disk += item
+            elif not isinstance(item, _Noted):
                 spans.append(item)
-        return spans
+        return spans, for_disk
 
-    def _take_out(self) -> ReadableSpan | FlushMark | None:
+    def _take_out(self) -> _Item | None:
         try:
             return self._queue.popleft()
         except IndexError:
@@ -202,8 +249,8 @@ class Collector:
         self._woken = False
 
     def _pass_on_all(self) -> None:
-        # Also decides on traces to which no span is added any more.
-        if self._to_want or self.held:
+        # Also for traces to which no span is added any more.
+        if self._to_want or self._revived or self.held:
             self._pass_on(())
         while self._queue:
             batch: list[ReadableSpan] = []
@@ -214,6 +261,12 @@ class Collector:
                     break
                 if isinstance(item, FlushMark):
                     mark = item
+                elif isinstance(item, tuple):
+                    self._for_disk[id(item[0])] += 1
+                    batch += item
+                elif isinstance(item, _Noted):
+                    if self._traces is not None:
+                        self._traces.note(item.span)
                 else:
                     batch.append(item)
             self._pass_on(batch)
@@ -235,27 +288,76 @@ class Collector:
             self._lose(spans, error)
 
     def _pass_on_sorted(self, found: Sorted) -> None:
-        revived = [root for root in found.revived if self._has_slot_again()]
         self._drop(found.dropped)
-        self._send([*revived, *found.kept])
+        kept = [*self._with_slot_again(found.revived), *found.kept]
+        if self._spool is not None:
+            self._spool.note_wanted(kept)
+        for_disk = self._take_for_disk(kept)
+        self._send(kept)
+        self._to_disk(for_disk)
+
+    def _take_for_disk(self, spans: list[ReadableSpan]) -> list[ReadableSpan]:
+        """Take out those of the spans that have a slot of the spill writer."""
+        if not self._for_disk:
+            return []
+        for_disk: list[ReadableSpan] = []
+        others: list[ReadableSpan] = []
+        for span in spans:
+            count = self._for_disk.pop(id(span), 0)
+            if count > 1:
+                self._for_disk[id(span)] = count - 1
+            (for_disk if count else others).append(span)
+        spans[:] = others
+        return for_disk
+
+    def _to_disk(self, spans: Iterable[ReadableSpan]) -> None:
+        for span in spans:
+            assert self._spill is not None  # It has given a slot to the span.
+            self._spill.take_over(span)
 
     def _send(self, spans: Sequence[ReadableSpan]) -> None:
         if not self._sender.put(spans):
             for span in spans:
                 self._too_late(span)
 
-    def _has_slot_again(self) -> bool:
+    def _with_slot_again(self, revived: Iterable[ReadableSpan]) -> list[ReadableSpan]:
+        """Those of the roots that were filtered and are wanted after all that get a slot now."""
+        self._revived += revived
+        if not self._revived:
+            return []
+        ready = [root for root in self._revived if self._has_slot_again(root)]
+        # The others wait. Memory is bounded: beyond this number, roots stay filtered.
+        waiting = [root for root in self._revived if root not in ready]
+        self._revived = waiting[-_REVIVED:]
+        return ready
+
+    def _has_slot_again(self, root: ReadableSpan) -> bool:
         """Take a slot for a filtered span that is wanted after all; False if no slot is free."""
         with self._counters.lock:
             if not self._slots.try_take():
-                return False
+                if self._spill is None or not self._spill.room.try_take():
+                    return False
+                self._for_disk[id(root)] += 1
             self._counters.add(filtered=-1)
             return True
 
-    def _drop(self, spans: Sequence[ReadableSpan]) -> None:
+    def _drop(self, spans: list[ReadableSpan]) -> None:
         if spans:
-            self._counters.settle_late(self._slots, len(spans), filtered=len(spans))
             self._forget(spans)
+            self._settle(spans, "filtered")
+
+    def _settle(self, spans: Sequence[ReadableSpan], outcome: str | None = None) -> None:
+        """Free the slots of spans, and count the outcome."""
+        rest = [*spans]
+        for_disk = self._take_for_disk(rest)
+        for slots, count in ((self._slots, len(rest)), (self._room, len(for_disk))):
+            if slots is not None and count:
+                outcomes = {} if outcome is None else {outcome: count}
+                self._counters.settle_late(slots, count, **outcomes)
+
+    @property
+    def _room(self) -> Slots | None:
+        return None if self._spill is None else self._spill.room
 
     def _forget(self, spans: Sequence[ReadableSpan]) -> None:
         if self._spool is not None:
@@ -263,7 +365,7 @@ class Collector:
 
     def _lose(self, spans: Sequence[ReadableSpan], error: BaseException) -> None:
         reason = f"the filter of traces raised {type(error).__name__}"
-        self._counters.settle_late(self._slots, len(spans), dropped=len(spans))
+        self._settle(spans, "dropped")
         self._counters.error(reason)
         self._log.warning("filter", "%d spans were lost: %s.", len(spans), reason)
 
@@ -281,5 +383,5 @@ class Collector:
         for span in held:
             successor(span)
         # The successor counts these spans now.
-        self._counters.settle_late(self._slots, len(held))
+        self._settle(held)
         self._forget(held)

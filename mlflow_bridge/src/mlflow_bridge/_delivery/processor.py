@@ -25,6 +25,7 @@ from mlflow_bridge._delivery.shutdown import ExitTime, exit_summary, seconds_unt
 from mlflow_bridge._delivery.slots import SECOND, Slots
 from mlflow_bridge._delivery.spill import SpillWriter
 from mlflow_bridge._delivery.spool.spool import Spool
+from mlflow_bridge._delivery.spool.undecided import UndecidedTraces
 from mlflow_bridge._delivery.status import Counters, DeliveryStatus
 from mlflow_bridge._delivery.trace_filter import TraceFilter
 from mlflow_bridge._export.contract import Backoff, SpanDelivery
@@ -160,9 +161,11 @@ class DeliveryProcessor(SpanProcessor):
             blocks=self._overflow_policy == "block",
             block_seconds=self._block_seconds,
             sender=self._sender,
+            note=self._collector.note if self._filters else None,
         )
 
     def _start_threads(self) -> None:
+        traces = self._trace_buffer()
         self._sender = Sender(
             self._delivery,
             self._slots,
@@ -173,7 +176,9 @@ class DeliveryProcessor(SpanProcessor):
             spool=self._spool,
             spill_after_seconds=self._spill_after,
             reports_refusals=not self._is_refused,
+            undecided=self._undecided_traces(traces),
         )
+        self._spill = self._spill_writer()
         # The threads must not keep a processor alive that the program has dropped.
         this = ref(self)
         self._collector = Collector(
@@ -183,11 +188,11 @@ class DeliveryProcessor(SpanProcessor):
             log=self._log,
             batch_size=self._max_batch_size,
             delay_seconds=self._schedule_delay,
-            traces=self._trace_buffer(),
+            traces=traces,
             spool=self._spool,
             too_late=lambda span: (it := this()) and it._admission.admit_too_late(span),
+            spill=self._spill,
         )
-        self._spill = self._spill_writer()
 
     def _trace_buffer(self) -> TraceBuffer[None] | None:
         if not self._filters:
@@ -195,6 +200,12 @@ class DeliveryProcessor(SpanProcessor):
         # The other half of the queue is left for traces that are known to be wanted.
         limits = BufferLimits(spans=self._max_queue_size // 2)
         return TraceBuffer(TraceFilter(), limits, open_traces=self._open.trace_ids)
+
+    def _undecided_traces(self, traces: TraceBuffer[None] | None) -> UndecidedTraces | None:
+        if self._spool is None or traces is None:
+            return None
+        self._spool.filter_by(traces.is_kept)
+        return UndecidedTraces(self._spool, TraceFilter(), traces.is_kept)
 
     def _spill_writer(self) -> SpillWriter | None:
         if self._spool is None:
@@ -204,10 +215,22 @@ class DeliveryProcessor(SpanProcessor):
             self._spool,
             slots=self._slots,
             counters=self._counters,
-            requeue=lambda span: (it := this()) and it._admission.queue(span),
+            requeue=lambda span: (it := this()) and it._send(span),
             too_late=lambda span, room: (it := this()) and it._admission.admit_late(span, room),
             capacity=self._max_spill_queue_size,
+            written=self._sender.wake_up,
+            gate=(lambda once: (it := this()) and it._collector.add_for_disk(once))
+            if self._filters
+            else None,
         )
+
+    def _send(self, span: ReadableSpan) -> None:
+        """Send a span that waited for the disk, and has got a slot of the queue instead."""
+        if self._spool is not None and not self._spool.has_written_ahead(span):
+            self._spool.write_ahead(span)
+        # Not to the collector, which has seen the span and may be closed.
+        if not self._sender.put((span,)):
+            self._admission.admit_too_late(span)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Register the span, and have the destination opened meanwhile.
@@ -334,8 +357,9 @@ class DeliveryProcessor(SpanProcessor):
     def _flush(self, deadline: float, *, ending: bool = False) -> bool:
         self._admit_missed()
         lost_before = self._counters.lost_after_admission
-        spilled = self._spill is None or self._spill.flush(seconds_until(deadline))
+        # In the order in which spans pass the three.
         passed_on = self._collector.flush(seconds_until(deadline))
+        spilled = self._spill is None or self._spill.flush(seconds_until(deadline))
         sent = self._sender.flush(seconds_until(deadline), lost_before=lost_before, ending=ending)
         return spilled and passed_on and sent
 
@@ -386,10 +410,9 @@ class DeliveryProcessor(SpanProcessor):
         return self._time.delivery_until(self._exit_deadline)
 
     def _stop(self, deadline: float) -> bool:
-        # First, because the sender at its end also delivers the spans that this process has
-        # spilled.
-        spilling = self._spill.close(seconds_until(deadline) / 2) if self._spill is not None else []
         self._collector.close(seconds_until(deadline))
+        # Before the sender, which at its end also delivers the spans that this process has spilled.
+        spilling = self._spill.close(seconds_until(deadline) / 2) if self._spill is not None else []
         queued = self._sender.close(seconds_until(deadline))
         left = [*queued, *spilling]
         # The spool's share ends when planned: a delivery that ended early leaves more time for it.
@@ -400,7 +423,7 @@ class DeliveryProcessor(SpanProcessor):
             if self._spill is not None:
                 self._spill.room.give_back(len(spilling))
             # Slots of threads that are about to queue a span. Each thread corrects the count.
-            late = self._slots.give_back_all()
+            late = sum(slots.give_back_all() for slots in self._waiting)
             self._counters.add(spilled=kept, dropped=len(left) - kept + late)
         if self._spool is not None:
             self._spool.close()

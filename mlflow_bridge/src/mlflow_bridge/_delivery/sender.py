@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from mlflow_bridge._delivery.slots import FlushMark, Slots
 from mlflow_bridge._delivery.spool.redelivery import Redelivery
 from mlflow_bridge._delivery.spool.spool import Spool
+from mlflow_bridge._delivery.spool.undecided import UndecidedTraces
 from mlflow_bridge._delivery.status import Counters
 from mlflow_bridge._export.contract import Backoff, Rejected, Retry, Sent, SpanDelivery
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
@@ -53,6 +54,7 @@ class Sender:
         spool: Spool | None = None,
         spill_after_seconds: float = 5.0,
         reports_refusals: bool = True,
+        undecided: UndecidedTraces | None = None,
     ) -> None:
         self._delivery = delivery
         self._slots = slots
@@ -64,7 +66,7 @@ class Sender:
         self._spill_after = spill_after_seconds
         self._reports_refusals = reports_refusals
         self._redelivery = spool and Redelivery(
-            spool, delivery.deliver, batch_size=batch_size, backoff=backoff
+            spool, delivery.deliver, batch_size=batch_size, backoff=backoff, undecided=undecided
         )
         # Guards the fields below, and is notified when any of them changes.
         # The lock is entered by itself: Condition.__enter__() is written in Python, and a signal
@@ -105,6 +107,11 @@ class Sender:
         """
         with self._lock:
             self._announced = True
+            self._changed.notify_all()
+
+    def wake_up(self) -> None:
+        """Look for spans in the spool now, if the thread has nothing else to do."""
+        with self._changed:
             self._changed.notify_all()
 
     def put(self, spans: Sequence[ReadableSpan]) -> bool:

@@ -51,10 +51,14 @@ class SpillWriter:
         spool: Takes the spans.
         slots: The slots of the processor's queue, to which spans go back.
         counters: Count the spans that the spool has taken.
-        requeue: Queues a span that has got a slot.
+        requeue: Sends a span that has got a slot of the queue.
         too_late: Finds a place for a span that has a slot of ``room``, but that `close` could not
             return because it was put too late.
         capacity: The most spans that may wait.
+        written: Called after spans were written.
+        gate: Gets an iterator over each span that has got a slot of ``room``, consumes it in one
+            instruction, and gives spans of wanted traces to `take_over`. None if all traces are
+            wanted.
     """
 
     def __init__(
@@ -66,12 +70,16 @@ class SpillWriter:
         requeue: Callable[[ReadableSpan], object],
         too_late: Callable[[ReadableSpan, Slots], object],
         capacity: int,
+        written: Callable[[], object],
+        gate: Callable[[Iterator[ReadableSpan]], object] | None = None,
     ) -> None:
         self._spool = spool
         self._slots = slots
         self._counters = counters
         self._requeue = requeue
         self._too_late = too_late
+        self._written = written
+        self._enter = self._put if gate is None else gate
         self.room = Slots(capacity)
         """A slot for each span that waits here."""
         # Its put() is reentrant: a garbage collection may call put() inside put().
@@ -106,7 +114,7 @@ class SpillWriter:
         """
         if not room and not self.room.take_into(room):
             return False
-        self._put(once)
+        self._enter(once)
         return True
 
     def put_within(self, once: Iterator[ReadableSpan], room: list[object], seconds: float) -> bool:
@@ -116,8 +124,12 @@ class SpillWriter:
         """
         if not room and not self.room.take_within(seconds, room, leaving=self.capacity // _SHARE):
             return False
-        self._put(once)
+        self._enter(once)
         return True
+
+    def take_over(self, span: ReadableSpan) -> None:
+        """Take a span of a wanted trace that has a slot of ``room``. Does not wait."""
+        self._put(iter((span,)))
 
     def _put(self, once: Iterator[ReadableSpan]) -> None:
         # One instruction takes the span out of the iterator and puts it into the queue.
@@ -248,3 +260,5 @@ class SpillWriter:
                 return
             self._line = self._line[count:]
             self._counters.settle(self.room, count, spilled=count)
+        if count:
+            self._written()

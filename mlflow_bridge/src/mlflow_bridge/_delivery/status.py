@@ -32,6 +32,8 @@ class SpoolStatus:
     """Age of the oldest file in seconds; 0 if there is no file."""
     not_written_ahead: int = 0
     """Spans that write-ahead could not write to the disk before they were sent."""
+    filtered: int = 0
+    """Spans of killed processes whose trace has no span of DSPy or GenAI."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class DeliveryStatus:
     """The most spans that may be queued."""
     destination: str = ""
     """Description of the destination, without secrets."""
+    spool_filtered: int = 0
+    """Spans of other processes left out of the spool: their trace has no span of DSPy or GenAI."""
 
     @property
     def missing(self) -> int:
@@ -199,4 +203,5 @@ class Counters:
                 held=held,
                 queue_capacity=sum(slots.capacity for slots in rooms),
                 destination=destination,
+                spool_filtered=spool.filtered,
             )

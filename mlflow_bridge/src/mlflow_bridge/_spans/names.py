@@ -36,5 +36,7 @@ PROVIDER: Final = "mlflow.llm.provider"
 
 ABSENT_PARENT: Final = "mlflow_bridge.absent_parent.span_id"
 """Span id of an absent parent: a parent of this process that is never delivered."""
+WANTED_TRACES: Final = "mlflow_bridge.wanted_traces"
+"""Resource attribute of a line without spans in a file of the spool: ids of wanted traces."""
 DOCTOR_TAG: Final = "mlflow_bridge.doctor"
 """Tag of the traces with which the doctor tests the destination."""

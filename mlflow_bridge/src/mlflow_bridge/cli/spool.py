@@ -101,6 +101,8 @@ def _deliver(options: argparse.Namespace) -> int:
     config = MLflowDSPyConfig(**given)
     done = deliver_spool(options.directory, config=config, timeout_seconds=options.timeout)
     _show(f"{done.stored} spans of {done.directory} are now in {config.destination_description}.")
+    if done.filtered:
+        _show(f"{done.filtered} spans are left out: no span of their traces is of DSPy or GenAI.")
     if done.lost:
         _show(f"{done.lost} spans are lost.")
     if done.left_files:

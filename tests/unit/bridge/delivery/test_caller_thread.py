@@ -46,9 +46,9 @@ class SlowDisk:
         self.entered.set()
         assert self.released.wait(PATIENCE)
 
-    def create(self, directory: Path) -> Segment:
+    def create(self, directory: Path, *, undecided: bool = False) -> Segment:
         self._wait()
-        return self._create(directory)
+        return self._create(directory, undecided=undecided)
 
     def append(self, segment: Segment, line: bytes, spans: int) -> None:
         self._wait()

@@ -16,6 +16,8 @@ from mlflow_bridge._delivery.spool.directory import Entry, files_in, spool_probl
 from mlflow_bridge._delivery.spool.redelivery import Redelivery
 from mlflow_bridge._delivery.spool.segment import locks_are_supported
 from mlflow_bridge._delivery.spool.spool import Spool, directory_for
+from mlflow_bridge._delivery.spool.undecided import UndecidedTraces
+from mlflow_bridge._delivery.trace_filter import TraceFilter
 from mlflow_bridge._export.contract import Backoff, Rejected
 from mlflow_bridge._export.exporter import RETRY_SECONDS, MLflowSpanExporter
 
@@ -47,6 +49,8 @@ class SpoolDelivery:
     """Size of these files."""
     reason: str
     """Why files are left; empty if no file is left."""
+    filtered: int = 0
+    """Spans of killed processes that were left out (setting: ``traces``)."""
 
     @property
     def complete(self) -> bool:
@@ -114,7 +118,11 @@ def _deliver(
     if isinstance(obstacle, Rejected):
         return obstacle.reason
     redelivery = Redelivery(
-        spool, exporter.deliver, batch_size=config.max_batch_size, backoff=Backoff()
+        spool,
+        exporter.deliver,
+        batch_size=config.max_batch_size,
+        backoff=Backoff(),
+        undecided=UndecidedTraces(spool, TraceFilter()) if config.traces == "genai" else None,
     )
     patience = time.monotonic() + patience_seconds
     try:
@@ -142,6 +150,7 @@ def _summary(path: Path, status: SpoolStatus, reason: str) -> SpoolDelivery:
         left_files=len(left),
         left_bytes=sum(entry.bytes for entry in left),
         reason=(reason or _why_left(left)) if left else "",
+        filtered=status.filtered,
     )
 
 

@@ -21,6 +21,7 @@ from mlflow_bridge._delivery.spool.segment import (
     SUFFIX,
     Segment,
     format_version_of,
+    is_undecided,
 )
 from mlflow_bridge._process.outside_text import outside_text
 from mlflow_bridge._process.private_files import (
@@ -60,6 +61,11 @@ class Entry:
     def is_readable(self) -> bool:
         """Whether this release knows the format of the file, which may be of a later release."""
         return format_version_of(self.path) <= FORMAT_VERSION
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether the file was written before the filter of traces had decided on its spans."""
+        return is_undecided(self.path)
 
     @property
     def begun(self) -> float:
@@ -180,12 +186,19 @@ class SpoolDirectory:
             _REMEDY,
         )
 
-    def create(self, needed: int, droppable: Callable[[Path], Segment | None]) -> Segment:
+    def create(
+        self,
+        needed: int,
+        droppable: Callable[[Path], Segment | None],
+        *,
+        undecided: bool = False,
+    ) -> Segment:
         """Create a file; drop the oldest files first if there is no room for it.
 
         Args:
             needed: Number of bytes that will be written.
             droppable: Returns a file of this process if the file may be dropped, else None.
+            undecided: As in `Segment.create`.
 
         Raises:
             LineTooLargeError: The bytes exceed the limit of the spool; no file is dropped.
@@ -214,7 +227,7 @@ class SpoolDirectory:
             raise SpoolFullError(
                 f"{total} bytes are in it, of {self._max_bytes} (setting: spool_max_bytes)"
             )
-        return Segment.create(self.path)
+        return Segment.create(self.path, undecided=undecided)
 
     def _make(self) -> None:
         make_private_directory(self.path)
@@ -276,7 +289,7 @@ class SpoolDirectory:
     def restore(self, segment: Segment, droppable: Callable[[Path], Segment | None]) -> None:
         """Write a removed file again. If that fails, its spans count as dropped."""
         try:
-            copy = self.create(segment.size, droppable)
+            copy = self.create(segment.size, droppable, undecided=segment.is_undecided)
             with segment.open_for_reading() as file:
                 copy.append(file.read(), segment.spans)
             copy.close()

@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from mlflow_bridge._delivery.spool.segment import Segment
 from mlflow_bridge._delivery.spool.spool import Spool
+from mlflow_bridge._delivery.spool.undecided import UndecidedTraces
 from mlflow_bridge._export.contract import Backoff, Outcome, Rejected, Retry, Sent
 from mlflow_bridge._spans.otlp_json.decoder import spans_in
 
@@ -77,8 +78,18 @@ class Redelivery:
         *,
         batch_size: int,
         backoff: Backoff,
+        undecided: UndecidedTraces | None = None,
     ) -> None:
+        """
+        Args:
+            spool: The spool.
+            deliver: Makes one attempt at storing spans.
+            batch_size: The most spans in one attempt.
+            backoff: How long to wait between attempts.
+            undecided: Decides on traces of undecided files; None if all traces are delivered.
+        """
         self._spool = spool
+        self._undecided = undecided
         self._deliver = deliver
         self._batch_size = batch_size
         self._backoff = backoff
@@ -154,11 +165,26 @@ class Redelivery:
                 self._next_at = time.monotonic() + _SCAN_SECONDS
                 return False
             file = self._file = self._opened(segment)
+            if self._undecided is not None and segment.is_undecided:
+                self._undecided.begin()
+        if self._undecided is not None and self._undecided.look_further():
+            return True
         unreadable = partial(self._spool.note_unreadable, file.segment)
+        begun = bool(file.pending)
         if not file.fill(self._batch_size, unreadable):
             self._end(file)
             return True
-        return self._send(file)
+        if not begun and file.segment.is_undecided:
+            self._filter(file)
+        return not file.pending or self._send(file)
+
+    def _filter(self, file: _OpenFile) -> None:
+        """Leave out spans of traces that are not wanted."""
+        if self._undecided is None:
+            return
+        wanted = self._undecided.wanted_of(file.pending)
+        self._spool.note_filtered(len(file.pending) - len(wanted))
+        file.pending = wanted
 
     def _opened(self, segment: Segment) -> _OpenFile:
         try:

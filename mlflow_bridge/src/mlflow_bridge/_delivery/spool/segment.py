@@ -32,6 +32,8 @@ FORMAT_VERSION: Final = 1
 """Version of the format of a file: OTLP JSON lines, with one ``TracesData`` in each line. It is in
 the name of the file and not in its first line, so that other programs can read the file as OTLP."""
 _VERSIONED_SUFFIX: Final = f".v{FORMAT_VERSION}{SUFFIX}"
+_UNDECIDED: Final = ".undecided"
+"""In the name of a file that was written before the filter of traces had decided on its spans."""
 _PRIVATE: Final = 0o600
 _CHUNK: Final = 1_048_576
 
@@ -43,6 +45,11 @@ def format_version_of(path: Path) -> int:
     """The format version in the name of a file; 0 for a file from before the versions."""
     found = _VERSION_IN_NAME.search(path.name)
     return int(found.group(1)) if found else 0
+
+
+def is_undecided(path: Path) -> bool:
+    """Whether a file was written before the filter of traces had decided on its spans."""
+    return f"{_UNDECIDED}." in path.name
 
 
 def locks_are_supported() -> bool:
@@ -62,19 +69,26 @@ class Segment:
         """Number of spans that this process has written; not counted for an adopted file."""
         self.outstanding = 0
         """Spans of a write-ahead file that are not settled."""
+        self.wanted: set[int] = set()
+        """Traces that this process has noted as wanted in an undecided file."""
         self.torn = False
         """Whether the file ends in the middle of a line, so that no line may be added."""
         self._descriptor = descriptor
 
     @classmethod
-    def create(cls, directory: Path) -> Segment:
+    def create(cls, directory: Path, *, undecided: bool = False) -> Segment:
         """Create an empty file. Its name sorts after the names of older files.
+
+        Args:
+            directory: The directory.
+            undecided: Whether the filter of traces has not decided on the spans yet.
 
         Raises:
             OSError: The file cannot be created.
         """
         name = f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}"
-        new, path = directory / (name + NEW_SUFFIX), directory / (name + _VERSIONED_SUFFIX)
+        suffix = _UNDECIDED + _VERSIONED_SUFFIX if undecided else _VERSIONED_SUFFIX
+        new, path = directory / (name + NEW_SUFFIX), directory / (name + suffix)
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND
         descriptor = os.open(new, flags, _PRIVATE)
         try:
@@ -139,6 +153,11 @@ class Segment:
         """Remove all lines."""
         os.ftruncate(self._descriptor, 0)
         self.size = self.spans = 0
+        self.wanted = set()
+
+    @property
+    def is_undecided(self) -> bool:
+        return is_undecided(self.path)
 
     def count_spans(self) -> int:
         """Count the spans in the file; 0 if the file cannot be read."""

@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from opentelemetry.sdk.trace import ReadableSpan
 
 from mlflow_bridge._delivery.spool.directory import (
+    Entry,
     SpoolDirectory,
     default_directory,
     destination_key,
@@ -27,6 +29,7 @@ from mlflow_bridge._delivery.status import SpoolStatus
 from mlflow_bridge._process.interruption import belongs_to_program
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge._spans.otlp_json.encoder import SPAN_MARK
+from mlflow_bridge._spans.trace_buffer import trace_id_of
 
 if TYPE_CHECKING:
     from mlflow_bridge._config.settings import MLflowDSPyConfig
@@ -101,15 +104,33 @@ class Spool:
         self._segment_bytes = min(segment_bytes, max(max_bytes // 4, 1))
         self._sync = fsync == "batch"
         self._spilled = self._new_writer()
-        self._journal = Journal(self._new_writer()) if write_ahead else None
+        self._undecided = self._new_writer(undecided=True)
+        self._is_wanted: Callable[[int], bool] | None = None
+        self._journal = self._new_journal() if write_ahead else None
         self._begin()
 
-    def _new_writer(self) -> SegmentWriter:
+    def filter_by(self, is_wanted: Callable[[int], bool]) -> None:
+        """Mark files whose spans are written before the filter of traces has decided on them.
+
+        To be called before the first span is written.
+
+        Args:
+            is_wanted: Whether a trace is known to be wanted. Any thread may call it.
+        """
+        self._is_wanted = is_wanted
+        if self._journal is not None:
+            self._journal = self._new_journal()
+
+    def _new_journal(self) -> Journal:
+        return Journal(self._new_writer(undecided=self._is_wanted is not None))
+
+    def _new_writer(self, *, undecided: bool = False) -> SegmentWriter:
         return SegmentWriter(
             self._directory,
             segment_bytes=self._segment_bytes,
             sync=self._sync,
             droppable=self._give_up,
+            undecided=undecided,
         )
 
     @classmethod
@@ -171,7 +192,14 @@ class Spool:
             True if the spool has the spans, so that the processor need not deliver them.
         """
         absent = self._not_written_ahead(spans)
-        return not absent or self._written(absent)
+        if not absent or self._are_wanted(absent):
+            return not absent or self._written(absent)
+        return self._write(absent, partial(self._write_all, self._undecided)) == len(absent)
+
+    def _are_wanted(self, spans: Sequence[ReadableSpan]) -> bool:
+        """Whether spans that the filter of traces has not seen are to be delivered in any case."""
+        is_wanted = self._is_wanted
+        return is_wanted is None or any(is_wanted(trace_id_of(span)) for span in spans)
 
     def keep(self, spans: Sequence[ReadableSpan], *, until: float) -> int:
         """Keep as many of these spans as there is time for, in order.
@@ -202,6 +230,7 @@ class Spool:
             taken += count
             if not count:
                 break
+        self.settled(spans[:taken])
         return taken
 
     def spill(self, spans: Sequence[ReadableSpan]) -> bool:
@@ -212,10 +241,10 @@ class Spool:
         return True
 
     def _written(self, spans: Sequence[ReadableSpan]) -> bool:
-        return self._write(spans, self._write_all) == len(spans)
+        return self._write(spans, partial(self._write_all, self._spilled)) == len(spans)
 
-    def _write_all(self, spans: Sequence[ReadableSpan]) -> int:
-        self._spilled.write(spans)
+    def _write_all(self, writer: SegmentWriter, spans: Sequence[ReadableSpan]) -> int:
+        writer.write(spans)
         return len(spans)
 
     def _write(
@@ -233,16 +262,21 @@ class Spool:
             if isinstance(error, OSError):
                 self._note_failure(error)
                 return 0
-            return self._write_without_culprit(spans, error)
+            return self._write_without_culprit(spans, write, error)
 
-    def _write_without_culprit(self, spans: Sequence[ReadableSpan], error: Exception) -> int:
+    def _write_without_culprit(
+        self,
+        spans: Sequence[ReadableSpan],
+        write: Callable[[Sequence[ReadableSpan]], int],
+        error: Exception,
+    ) -> int:
         """Write these spans. Drop a span that can never be written and would block the others."""
         if len(spans) > 1:
             middle = len(spans) // 2
-            written = self._write(spans[:middle], self._write_all)
+            written = self._write(spans[:middle], write)
             if written < middle:
                 return written
-            return middle + self._write(spans[middle:], self._write_all)
+            return middle + self._write(spans[middle:], write)
         self._count(dropped=1, dropped_own=1)
         self._log.warning(
             "impossible",
@@ -255,7 +289,7 @@ class Spool:
     def begin_write_ahead(self) -> None:
         """Write every span to the disk before it is sent, from now on in this process."""
         if self._journal is None:
-            self._journal = Journal(self._new_writer())
+            self._journal = self._new_journal()
 
     def write_ahead(self, span: ReadableSpan) -> None:
         """Write a span to the disk before it is queued, if write-ahead is on.
@@ -273,6 +307,15 @@ class Spool:
                 raise
             self._note_failure(error)
         self._count(not_written_ahead=1)
+
+    def note_wanted(self, spans: Sequence[ReadableSpan]) -> None:
+        """Note beside the copies of ``write_ahead`` that their traces are wanted. Never raises."""
+        if self._journal is None or self._is_wanted is None:
+            return
+        try:
+            self._journal.note_wanted(spans)
+        except OSError as error:
+            self._note_failure(error)
 
     def settled(self, spans: Sequence[ReadableSpan]) -> None:
         """Forget what ``write_ahead`` wrote of spans that are settled. Never raises."""
@@ -348,6 +391,14 @@ class Spool:
         own = segment.own
         self._count(stored, lost, stored_own=stored * own, dropped_own=lost * own)
 
+    def note_filtered(self, spans: int) -> None:
+        """Count spans of undecided files whose traces have no wanted span."""
+        self._count(filtered=spans)
+
+    def undecided_files(self) -> list[Entry]:
+        """The files of all processes with spans that no filter of traces has decided on."""
+        return [entry for entry in self._directory.entries() if entry.is_undecided]
+
     def note_unreadable(self, segment: Segment, line: bytes) -> None:
         """Count the spans of a line that is torn or not OTLP; at least one."""
         self.note_redelivery(segment, lost=max(line.count(SPAN_MARK), 1))
@@ -388,6 +439,7 @@ class Spool:
         stored_own: int = 0,
         dropped_own: int = 0,
         not_written_ahead: int = 0,
+        filtered: int = 0,
     ) -> None:
         with self._counts_lock:
             before = self._counts
@@ -397,6 +449,7 @@ class Spool:
                 stored_own=before.stored_own + stored_own,
                 dropped_own=before.dropped_own + dropped_own,
                 not_written_ahead=before.not_written_ahead + not_written_ahead,
+                filtered=before.filtered + filtered,
             )
 
     def status(self) -> SpoolStatus:
@@ -413,6 +466,7 @@ class Spool:
         """Leave all files to the next process. May be used again, and repeated."""
         try:
             self._spilled.close()
+            self._undecided.close()
             if self._journal is not None:
                 self._journal.close()
         except OSError as error:
@@ -421,6 +475,7 @@ class Spool:
     def after_fork(self) -> None:
         """Release all files in a forked child: they belong to the parent."""
         self._spilled.forget_parents()
+        self._undecided.forget_parents()
         if self._journal is not None:
             self._journal.forget_parents()
         if self._acquired is not None:

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from mlflow_bridge._delivery.spool.directory import SpoolDirectory
 from mlflow_bridge._delivery.spool.segment import Segment
-from mlflow_bridge._spans.otlp_json.encoder import first_line
+from mlflow_bridge._spans.otlp_json.encoder import first_line, wanted_traces_line
 
 _SYNC_SPANS: Final = 512
 _LINE_BYTES: Final = 1_048_576
@@ -45,8 +45,10 @@ class SegmentWriter:
         segment_bytes: int,
         sync: bool,
         droppable: Callable[[Path], Segment | None],
+        undecided: bool = False,
     ) -> None:
         self._directory = directory
+        self._undecided = undecided
         self._segment_bytes = segment_bytes
         self._line_bytes = min(_LINE_BYTES, segment_bytes)
         self._sync = sync
@@ -103,7 +105,7 @@ class SegmentWriter:
             segment = None
         if segment is None:
             needed = max(self._segment_bytes, len(line))
-            segment = self._current = self._directory.create(needed, self._droppable)
+            segment = self._current = self._create(needed)
         segment.append(line, spans)
         self._unsynced += spans
         if self._sync and (self._unsynced >= _SYNC_SPANS or spans > 1):
@@ -118,10 +120,13 @@ class SegmentWriter:
         return 0 < segment.size > self._segment_bytes - more
 
     def _write_apart(self, line: bytes, spans: int) -> Segment:
-        segment = self._directory.create(len(line), self._droppable)
+        segment = self._create(len(line))
         segment.append(line, spans)
         self.full.append(segment)
         return segment
+
+    def _create(self, needed: int) -> Segment:
+        return self._directory.create(needed, self._droppable, undecided=self._undecided)
 
     def _seal(self, segment: Segment) -> None:
         if self._sync and self._unsynced:
@@ -192,6 +197,30 @@ class Journal:
             segment = self._writer.write((span,))
             segment.outstanding += 1
             self._files[key_of(span)] = segment
+
+    def note_wanted(self, spans: Iterable[ReadableSpan]) -> None:
+        """Note that the traces of these spans are wanted, in the files that contain the spans.
+
+        Raises:
+            OSError: A note could not be written.
+        """
+        writer = self._writer
+        with writer.lock:
+            interrupted, writer.busy = writer.busy, True
+            try:
+                for segment, traces in self._unnoted(spans).items():
+                    segment.append(wanted_traces_line(traces), 0)
+                    segment.wanted |= traces
+            finally:
+                writer.busy = interrupted
+
+    def _unnoted(self, spans: Iterable[ReadableSpan]) -> dict[Segment, set[int]]:
+        found: dict[Segment, set[int]] = {}
+        for key in map(key_of, spans):
+            segment = self._files.get(key)
+            if segment is not None and key[0] not in segment.wanted and not segment.torn:
+                found.setdefault(segment, set()).add(key[0])
+        return found
 
     def settled(self, spans: Iterable[ReadableSpan]) -> None:
         """Forget spans that are stored, refused, or kept elsewhere.

@@ -16,10 +16,12 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.span import SpanContext, TraceState
 
+from mlflow_bridge._spans.names import WANTED_TRACES
 from mlflow_bridge._spans.otlp_json.encoder import IS_REMOTE
 
 _KINDS: Final = {kind.value + 1: kind for kind in SpanKind}
 _TRACE_FLAGS: Final = 0xFF
+_WANTED_TRACES: Final = WANTED_TRACES.encode()
 _Json = dict[str, Any]
 
 
@@ -76,6 +78,21 @@ def spans_in(line: bytes) -> list[ReadableSpan]:
         return list(_spans(_parsed(line)))
     except (KeyError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise ValueError(f"not OTLP traces: {type(error).__name__} {error}") from error
+
+
+def wanted_traces_in(line: bytes) -> set[int]:
+    """The ids in a line of `wanted_traces_line`; empty for any other line."""
+    if _WANTED_TRACES not in line:
+        return set()
+    try:
+        found = [
+            trace_id
+            for group in _parsed(line)["resourceSpans"]
+            for trace_id in _attributes(group.get("resource", {})).get(WANTED_TRACES, ())
+        ]
+        return {int(trace_id, 16) for trace_id in found}
+    except (KeyError, TypeError, AttributeError, LookupError, RecursionError, ValueError):
+        return set()
 
 
 def _parsed(line: bytes) -> _Json:

@@ -18,7 +18,7 @@ its line.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -28,6 +28,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 from opentelemetry.trace.span import SpanContext
 
+from mlflow_bridge._spans.names import WANTED_TRACES
 from mlflow_bridge._spans.otlp_json.values import attributes_json, text_json
 
 SPAN_MARK: Final = b'"startTimeUnixNano":'
@@ -86,6 +87,13 @@ def first_line(spans: Sequence[ReadableSpan], max_bytes: float = math.inf) -> tu
         if size >= max_bytes:
             break
     return _joined(groups), count
+
+
+def wanted_traces_line(trace_ids: Iterable[int]) -> bytes:
+    """Encode ids of wanted traces as a line without spans, which other readers pass over."""
+    ids = tuple(f"{trace_id:032x}" for trace_id in trace_ids)
+    resource = _object(attributes_json({WANTED_TRACES: ids}))
+    return b'{"resourceSpans":[{"resource":%b,"scopeSpans":[]}]}\n' % resource
 
 
 def _joined(groups: Mapping[_Envelope, list[bytes]]) -> bytes:
