@@ -30,6 +30,7 @@ from mlflow_bridge._spans.trace_buffer import Sorted, TraceBuffer
 _logger = logging.getLogger(__name__)
 
 _REVIVED: Final = 1024
+_NOTED: Final = 4096
 
 
 class _Noted:
@@ -97,7 +98,7 @@ class Collector:
         # Used by the thread that uses the filter. Counted, because a program may end a span twice.
         self._for_disk: Counter[int] = Counter()
         """Spans here that have a slot of the spill writer, by the ids of the objects."""
-        self._most_noted = slots.capacity + (0 if spill is None else spill.capacity)
+        self._most_noted = _NOTED + slots.capacity + (0 if spill is None else spill.capacity)
         self._revived: list[ReadableSpan] = []
         """Roots that were filtered, are wanted after all, and wait for a slot."""
         # From this queue length on, add() looks further: a batch is full, or (at 0) the thread has

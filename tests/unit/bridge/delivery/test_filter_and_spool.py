@@ -275,9 +275,7 @@ def test_the_spans_of_a_wanted_trace_are_delivered_from_whichever_file(tmp_path:
     lines = file.read_bytes().splitlines(keepends=True)
     file.unlink()
     for n, line in enumerate(lines):
-        (
-            tmp_path / f"{n:020d}-1-0000000{n % 10}{'.'.join(['', *file.name.split('.')[1:]])}"
-        ).write_bytes(line)
+        (tmp_path / f"{n:020d}-1-0{''.join(file.suffixes)}").write_bytes(line)
     names, status = delivered_by_the_next_process(tmp_path)
     assert names == sorted([*["auth", "chat"] * 3, *(f"POST /ask {n}" for n in range(3))])
     assert status.spool_filtered == 6
