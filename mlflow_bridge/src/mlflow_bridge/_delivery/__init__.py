@@ -85,4 +85,14 @@ exporter raises.
 - ``test_delivery.py::test_destination_that_refuses_everything_loses_nothing``
 - ``test_delivery.py::test_lone_poison_with_nothing_to_compare_it_with_is_rejected_after_a_while``
 - ``test_processor.py::test_an_exporter_that_raises_is_tried_three_times_and_stops_nothing``
+
+**D11.** Nothing that a span, a file, a disk or a library raises ends a thread of the delivery. A
+file of the spool that cannot be read or removed is set aside after three tries, and counted; it
+holds up no other file. A thread that ends in spite of that is in the status, and its spans go to
+the spool at the exit.
+
+- ``test_threads_survive.py::test_whatever_is_in_a_file_live_spans_are_delivered``
+- ``test_threads_survive.py::test_a_file_that_raises_is_set_aside_after_some_tries``
+- ``test_threads_survive.py::test_the_sender_survives``
+- ``test_threads_survive.py::test_a_thread_that_ends_is_reported_and_its_spans_go_to_the_spool``
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -31,6 +32,8 @@ _logger = logging.getLogger(__name__)
 
 _REVIVED: Final = 1024
 _NOTED: Final = 4096
+_RECOVERY_SECONDS: Final = 0.05
+"""Pause after an error."""
 
 
 class _Noted:
@@ -117,6 +120,11 @@ class Collector:
         self._thread = threading.Thread(target=self._run, name="mlflow-bridge-filter", daemon=True)
         self._thread.start()
 
+    @property
+    def thread(self) -> threading.Thread:
+        """The thread that makes batches."""
+        return self._thread
+
     def add(self, spans: Iterable[_Item]) -> None:
         """Queue spans that have a slot, or take it as `Slots.claim` does.
 
@@ -200,7 +208,9 @@ class Collector:
         self._notable_length = 0
         late, for_disk = self._taken_out()
         with self._handover:
-            self._thread_ends_filter = not self._thread_is_done
+            # A thread that is not alive has died of an error.
+            alive = self._thread.is_alive()
+            self._thread_ends_filter = alive and not self._thread_is_done
         if self._thread_ends_filter:
             # The thread is still using the filter, so these spans are sent unfiltered.
             self._send(late)
@@ -236,8 +246,15 @@ class Collector:
     def _run(self) -> None:
         with suppress_instrumentation():
             while not self._closing:
-                self._await_batch()
-                self._pass_on_all()
+                try:
+                    self._await_batch()
+                    self._pass_on_all()
+                # BaseException: without this thread, no span would ever be delivered.
+                except BaseException as error:
+                    _logger.debug("The collector raised", exc_info=True)
+                    reason = type(error).__name__
+                    self._log.warning("thread", "Making batches raised %s. It goes on.", reason)
+                    time.sleep(_RECOVERY_SECONDS)
             with self._handover:
                 self._thread_is_done = True
             if self._thread_ends_filter:
@@ -250,32 +267,52 @@ class Collector:
         self._woken = False
 
     def _pass_on_all(self) -> None:
+        while self._pass_on_round() and self._queue:
+            pass
+
+    def _pass_on_round(self) -> bool:
+        """Pass on all spans that wait now, and decide on traces. False if spans were taken out."""
+        if self._traces is not None:
+            self._traces.begin()
+        # Spans that had ended by then are among these; see TraceBuffer.begin.
+        left = len(self._queue)
+        marks: list[FlushMark] = []
+        while left > 0 and (items := self._take_out_batch(left)):
+            left -= len(items)
+            marks += [item for item in items if isinstance(item, FlushMark)]
+            self._pass_on([span for item in items for span in self._spans_of(item)])
         # Also for traces to which no span is added any more.
         if self._to_want or self._revived or self.held:
-            self._pass_on(())
-        while self._queue:
-            batch: list[ReadableSpan] = []
-            mark: FlushMark | None = None
-            while mark is None and len(batch) < self._batch_size:
-                item = self._take_out()
-                if item is None:
-                    break
-                if isinstance(item, FlushMark):
-                    mark = item
-                elif isinstance(item, tuple):
-                    self._for_disk[id(item[0])] += 1
-                    batch += item
-                elif isinstance(item, _Noted):
-                    if self._traces is not None:
-                        self._traces.note(item.span)
-                else:
-                    batch.append(item)
-            self._pass_on(batch)
-            if mark is not None:
-                mark.reach(complete=True)
+            self._pass_on((), concluding=True)
+        for mark in marks:
+            mark.reach(complete=True)
+        return left == 0
 
-    def _pass_on(self, spans: Sequence[ReadableSpan]) -> None:
-        """Give the sender the spans of wanted traces."""
+    def _take_out_batch(self, most: int) -> list[_Item]:
+        """The next items; empty if another thread has taken all items out, at the end."""
+        items: list[_Item] = []
+        while len(items) < min(most, self._batch_size) and (item := self._take_out()) is not None:
+            items.append(item)
+        return items
+
+    def _spans_of(self, item: _Item) -> Iterable[ReadableSpan]:
+        """The span of an item that the filter is to divide."""
+        if isinstance(item, tuple):
+            self._for_disk[id(item[0])] += 1
+            return item
+        if isinstance(item, _Noted):
+            if self._traces is not None:
+                self._traces.note(item.span)
+            return ()
+        return () if isinstance(item, FlushMark) else (item,)
+
+    def _pass_on(self, spans: Sequence[ReadableSpan], *, concluding: bool = False) -> None:
+        """Give the sender the spans of wanted traces.
+
+        Args:
+            spans: The spans.
+            concluding: Whether all spans have been added that had ended when `begin` was called.
+        """
         if self._traces is None:
             self._send(spans)
             return
@@ -283,6 +320,8 @@ class Collector:
             while self._to_want:
                 self._traces.keep((self._to_want.popleft(),))
             self._pass_on_sorted(self._traces.add(spans))
+            if concluding:
+                self._pass_on_sorted(self._traces.conclude())
         # BaseException: a SystemExit would end this thread, and with it every later delivery.
         except BaseException as error:
             _logger.debug("The filter of traces raised", exc_info=True)

@@ -273,6 +273,8 @@ class DeliveryProcessor(SpanProcessor):
             context = span.context
             if context is None:
                 return
+            # The filter of traces must see the span here until it is in the queue.
+            self._open.leaving[id(span)] = span
             # An open span in the register is sampled.
             if self._open.held.pop(context.span_id, None) is None:
                 self._open.ended(context.span_id)
@@ -300,6 +302,8 @@ class DeliveryProcessor(SpanProcessor):
                 return
             self._finish_end(span, claim, placing)
             raise
+        finally:
+            self._open.leaving.pop(id(span), None)
 
     def _finish_end(
         self,
@@ -450,7 +454,24 @@ class DeliveryProcessor(SpanProcessor):
             self._spool.status() if self._spool is not None else None,
             held=self._collector.held,
             destination=self._delivery.destination_description,
+            dead_threads=self._dead_threads(),
         )
+
+    def _dead_threads(self) -> tuple[str, ...]:
+        """Names of threads that have ended although the processor is open; logs them, too."""
+        if self._closed:
+            return ()
+        parts = (self._sender, self._collector, self._spill)
+        threads = [part.thread for part in parts if part is not None]
+        dead = tuple(thread.name for thread in threads if not thread.is_alive())
+        # Read again: a close() may have ended the threads meanwhile.
+        if not dead or self._closed:
+            return ()
+        for name in dead:
+            self._log.warning(
+                name, "The thread %s has ended. Its spans go to the spool at the exit.", name
+            )
+        return dead
 
     def _after_fork(self) -> None:
         """Set up again in a forked child, before the program goes on."""

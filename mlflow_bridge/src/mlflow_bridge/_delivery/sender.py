@@ -27,6 +27,9 @@ _logger = logging.getLogger(__name__)
 _MAX_CRASHES = 3
 """Attempts at a batch in which the exporter may raise instead of returning an outcome."""
 
+_RECOVERY_SECONDS = 0.05
+"""Pause after an error outside of the exporter."""
+
 
 class Sender:
     """A daemon thread that delivers spans, one batch after the other.
@@ -86,6 +89,8 @@ class Sender:
         self._given_up = False
         self._closed_complete = False
         # Written by the sender's thread only.
+        self._has_begun = False
+        self._errors = 0
         self._failures = 0
         self._failing_since = 0.0
         self._outage_reported = False
@@ -94,6 +99,11 @@ class Sender:
         # Started at once: from Python 3.12 on no thread can be started while the interpreter exits,
         # and a short program has its first batch only then.
         self._thread.start()
+
+    @property
+    def thread(self) -> threading.Thread:
+        """The thread that sends."""
+        return self._thread
 
     @property
     def is_current_thread(self) -> bool:
@@ -111,7 +121,7 @@ class Sender:
 
     def wake_up(self) -> None:
         """Look for spans in the spool now, if the thread has nothing else to do."""
-        with self._changed:
+        with self._lock:
             self._changed.notify_all()
 
     def put(self, spans: Sequence[ReadableSpan]) -> bool:
@@ -185,18 +195,54 @@ class Sender:
     def _run(self) -> None:
         # Storing a trace must not make further spans (HTTP and SQL instrumentations).
         with suppress_instrumentation():
-            if self._has_time_to_warm_up():
-                self._warm_up()
-            while (batch := self._next_batch()) is not None:
-                if batch:
-                    self._send(batch)
-                else:
-                    self._deliver_next_of_spool()
-            if self._redelivery is not None:
+            while self._step():
+                pass
+            self._finish()
+
+    def _step(self) -> bool:
+        """Do what is due next. False if the thread is to end."""
+        try:
+            if not self._has_begun:
+                self._has_begun = True
+                if self._has_time_to_warm_up():
+                    self._warm_up()
+            batch = self._next_batch()
+            if batch:
+                self._send(batch)
+            elif batch is not None:
+                self._deliver_next_of_spool()
+            return batch is not None
+        # BaseException: without this thread, no span would ever be delivered.
+        except BaseException as error:
+            _logger.debug("The sender raised", exc_info=True)
+            self._recover(format_exception_only(error)[-1].strip())
+            return True
+
+    def _recover(self, reason: str) -> None:
+        """Go on after an error outside of the exporter. The batch is tried again, some times."""
+        self._log.warning("sender", "The delivery of spans raised %s. It goes on.", reason)
+        with self._lock:
+            self._errors += 1
+            batch, self._in_flight = self._in_flight, ()
+            if self._given_up:
+                return
+            if self._errors < _MAX_CRASHES:
+                self._queue.extendleft(reversed(batch))
+            elif batch:
+                self._errors = 0
+                self._counters.settle(self._slots, len(batch), dropped=len(batch))
+                self._counters.error(reason)
+            self._changed.wait(_RECOVERY_SECONDS)
+
+    def _finish(self) -> None:
+        if self._redelivery is not None:
+            try:
                 self._redelivery.drain_own(lambda: not self._given_up)
                 self._redelivery.drain_children(lambda: not self._given_up)
                 self._redelivery.close()
-            self._close_delivery()
+            except BaseException:
+                _logger.debug("The spool could not be delivered at the end", exc_info=True)
+        self._close_delivery()
 
     def _has_time_to_warm_up(self) -> bool:
         """Wait for something to do. True if spans are announced, but none is queued yet."""
@@ -343,7 +389,7 @@ class Sender:
                 return
             self._in_flight = ()
             self._counters.settle(self._slots, len(batch), stored=stored, rejected=rejected)
-        self._failures = 0
+        self._failures = self._errors = 0
         if self._spool is not None:
             self._spool.settled(batch)
         if self._redelivery is not None and stored:
@@ -394,7 +440,7 @@ class Sender:
     def _close_delivery(self) -> None:
         try:
             self._delivery.close()
-        except Exception:
+        except BaseException:
             _logger.warning(
                 "Closing %s failed", self._delivery.destination_description, exc_info=True
             )

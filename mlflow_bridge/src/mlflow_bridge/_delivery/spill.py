@@ -98,6 +98,11 @@ class SpillWriter:
         return self.room.used
 
     @property
+    def thread(self) -> threading.Thread:
+        """The thread that writes."""
+        return self._thread
+
+    @property
     def is_current_thread(self) -> bool:
         return threading.current_thread() is self._thread
 
@@ -178,11 +183,22 @@ class SpillWriter:
 
     def _run(self) -> None:
         with suppress_instrumentation():
-            while self._write_next():
+            while self._goes_on():
                 pass
+
+    def _goes_on(self) -> bool:
+        try:
+            return self._write_next()
+        # BaseException: without this thread, spans would wait here for ever.
+        except BaseException:
+            _logger.debug("The spill writer raised", exc_info=True)
+            time.sleep(_REFUSED_SECONDS)
+            return True
 
     def _write_next(self) -> bool:
         """Write one line. False when there is nothing more to do."""
+        if self._line:  # An error has interrupted the last write.
+            return self._settle()
         item: ReadableSpan | FlushMark | None = self._queue.get()
         line: list[ReadableSpan] = []
         most = min(max(self.waiting // _SHARE, _FEW_SPANS), _MANY_SPANS)

@@ -84,6 +84,11 @@ class DeliveryStatus:
     """Description of the destination, without secrets."""
     spool_filtered: int = 0
     """Spans of other processes left out of the spool: their trace has no span of DSPy or GenAI."""
+    dead_threads: tuple[str, ...] = ()
+    """Names of threads of the delivery that an error has ended; always empty unless there is a bug.
+
+    Spans wait until the exit then, and go to the spool.
+    """
 
     @property
     def missing(self) -> int:
@@ -169,6 +174,7 @@ class Counters:
         *,
         held: int,
         destination: str,
+        dead_threads: tuple[str, ...] = (),
     ) -> DeliveryStatus:
         """The counters now.
 
@@ -177,6 +183,7 @@ class Counters:
             spool: The status of the spool; None without a spool.
             held: Number of waiting spans that the filter holds.
             destination: Description of the destination.
+            dead_threads: Names of threads that an error has ended.
         """
         spool = spool or SpoolStatus()
         rooms = tuple(waiting)
@@ -204,4 +211,5 @@ class Counters:
                 queue_capacity=sum(slots.capacity for slots in rooms),
                 destination=destination,
                 spool_filtered=spool.filtered,
+                dead_threads=dead_threads,
             )

@@ -10,7 +10,7 @@ import time
 from typing import Final
 from weakref import WeakValueDictionary
 
-from opentelemetry.sdk.trace import Span
+from opentelemetry.sdk.trace import ReadableSpan, Span
 from opentelemetry.trace import Status, StatusCode
 
 from opentelemetry.instrumentation.dspy.semconv import DSPY_UNFINISHED
@@ -36,10 +36,13 @@ class OpenSpans:
     Attributes:
         held: The newest open spans by their ids. A caller that handles every span may look here
             first, and take out spans that have ended.
+        leaving: Spans that have ended and are on their way to a queue, by the ids of the objects.
+            They are put here before they are taken out of ``held``.
     """
 
     def __init__(self) -> None:
         self.held: dict[int, Span] = {}
+        self.leaving: dict[int, ReadableSpan] = {}
         self._known: WeakValueDictionary[int, Span] = WeakValueDictionary()
         self._demoting = threading.Lock()
 
@@ -78,11 +81,16 @@ class OpenSpans:
             self._demoting.release()
 
     def _all(self) -> list[Span]:
-        return [*self._known.values(), *list(self.held.values())]
+        # Not values() of the weak dictionary: it fails if another thread starts a span meanwhile.
+        known = [span for refers in self._known.valuerefs() if (span := refers()) is not None]
+        return [*known, *list(self.held.values())]
 
     def trace_ids(self) -> set[int]:
-        """The traces that have an open span."""
-        return {span.get_span_context().trace_id for span in self._all()}
+        """The traces that have a span that is open, or on its way to a queue."""
+        spans: list[ReadableSpan] = [*self._all()]
+        # Afterwards, so that no span is missed that leaves at this moment.
+        spans += list(self.leaving.values())
+        return {context.trace_id for span in spans if (context := span.get_span_context())}
 
     def has(self, trace_id: int) -> bool:
         """Whether the trace has an open span."""

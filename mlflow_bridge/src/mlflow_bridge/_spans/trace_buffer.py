@@ -103,7 +103,7 @@ class TraceBuffer(Generic[Facts]):
 
     From its decision on, a trace is not held any more: its later spans, too, are kept or dropped.
     An undecided trace is decided at the latest when its local root has ended and no other span of
-    it is open in this process. The buffer is bounded in traces, spans, bytes and age.
+    it is open in this process; see `begin`. The buffer is bounded in traces, spans, bytes and age.
 
     Called by one thread at a time, except for `kept_traces` and `is_kept`. A forked child makes a
     new buffer: the held spans belong to its parent.
@@ -137,6 +137,29 @@ class TraceBuffer(Generic[Facts]):
         """Number of spans that are held now."""
         self._held_bytes = 0
         self._ready = Sorted()
+        self._open: set[int] = set()
+
+    def begin(self) -> None:
+        """Look which traces have an open span, before the spans that have ended are added.
+
+        A span that ends meanwhile may be in a queue, where neither the registry of open spans nor
+        this buffer sees it. So a trace is complete if it had no open span at this moment, and
+        `conclude` is called when all spans that had ended then have been added.
+        """
+        self._open = self._open_traces()
+
+    def conclude(self) -> Sorted:
+        """Decide on complete traces, see `begin`, and on traces beyond the limits.
+
+        Returns:
+            Their spans.
+        """
+        for trace_id in [trace_id for trace_id in self._rooted if trace_id not in self._open]:
+            facts = self._undecided[trace_id].facts
+            self._decide(trace_id, self._conclusion(facts, complete=True))
+        # Afterwards: complete traces make room.
+        self._conclude_overdue()
+        return self._take_ready()
 
     def add(self, spans: Sequence[ReadableSpan]) -> Sorted:
         """Take ended spans. Returns all spans of which the decision is known now.
@@ -147,8 +170,9 @@ class TraceBuffer(Generic[Facts]):
             self.note(span)
         for span in spans:
             self._place(span)
-        self._conclude_complete()
-        self._conclude_overdue()
+        return self._take_ready()
+
+    def _take_ready(self) -> Sorted:
         if len(self._kept) > self._limits.kept_traces:
             self._forget_kept()
         ready, self._ready = self._ready, Sorted()
@@ -263,14 +287,6 @@ class TraceBuffer(Generic[Facts]):
         trace.spans, trace.bytes = [], 0
         return trace
 
-    def _conclude_complete(self) -> None:
-        if not self._rooted:
-            return
-        still_open = self._open_traces()
-        for trace_id in [trace_id for trace_id in self._rooted if trace_id not in still_open]:
-            facts = self._undecided[trace_id].facts
-            self._decide(trace_id, self._policy.conclude(facts, complete=True))
-
     def _conclude_overdue(self) -> None:
         now, limits = self._clock(), self._limits
         while self._undecided:
@@ -282,7 +298,14 @@ class TraceBuffer(Generic[Facts]):
                 and now - trace.since <= limits.age_seconds
             ):
                 return
-            self._decide(trace_id, self._policy.conclude(trace.facts, complete=False))
+            self._decide(trace_id, self._conclusion(trace.facts, complete=False))
+
+    def _conclusion(self, facts: Facts, *, complete: bool) -> Decision:
+        try:
+            return self._policy.conclude(facts, complete=complete)
+        except Exception:
+            _logger.debug("The policy raised", exc_info=True)
+            return Decision.KEEP
 
     def _forget_kept(self) -> None:
         """Forget the oldest kept traces that cannot go on in this process."""

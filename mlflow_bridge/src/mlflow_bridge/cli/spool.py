@@ -18,6 +18,7 @@ from mlflow_bridge._delivery.spool.directory import (
     default_directory,
     destination_of,
     files_in,
+    files_set_aside,
     spool_problem,
 )
 from mlflow_bridge._delivery.spool.segment import SUFFIX
@@ -66,6 +67,7 @@ def _list(options: argparse.Namespace) -> int:
     base = base.expanduser()
     candidates = [base, *(sorted(base.iterdir()) if base.is_dir() else [])]
     spools = [path for path in candidates if files_in(path)]
+    aside = [file.path for path in candidates for file in files_set_aside(path)]
     for path in spools:
         files = files_in(path)
         size = sum(file.bytes for file in files)
@@ -73,12 +75,15 @@ def _list(options: argparse.Namespace) -> int:
         _show(str(path))
         _show(f"  for {destination_of(path) or 'an unknown destination'}")
         _show(f"  {len(files)} files, {size} bytes, begun {age:.0f} s ago")
+    for file in aside:
+        _show(str(file))
+        _show("  could not be delivered, and was set aside")
     closed = [problem for path in candidates if (problem := _problem_of(path))]
     for problem in closed:
         _show(f"Left out: {problem}")
-    if not spools and not closed:
+    if not spools and not aside and not closed:
         _show(f"Nothing is in {base}.")
-    return _SOMETHING_MISSING if spools or closed else _ALL_IN_MLFLOW
+    return _SOMETHING_MISSING if spools or aside or closed else _ALL_IN_MLFLOW
 
 
 def _problem_of(path: Path) -> str | None:

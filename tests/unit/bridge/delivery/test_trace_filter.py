@@ -58,10 +58,11 @@ class Filtering:
         self.revived: list[str] = []
 
     def end(self, *spans: ReadableSpan) -> None:
-        found = self.filter.add(spans)
-        self.revived += [span.name for span in found.revived]
-        self.sent += [span.name for span in found.kept]
-        self.dropped += [span.name for span in found.dropped]
+        self.filter.begin()
+        for found in (self.filter.add(spans), self.filter.conclude()):
+            self.revived += [span.name for span in found.revived]
+            self.sent += [span.name for span in found.kept]
+            self.dropped += [span.name for span in found.dropped]
 
 
 @pytest.mark.parametrize(
@@ -142,6 +143,17 @@ def test_a_root_waits_for_the_open_spans_of_its_trace() -> None:
     case.open = set()
     case.end(root("other", 3))
     assert case.dropped == ["request 2", "other"]
+
+
+def test_a_trace_is_complete_only_when_spans_that_had_ended_before_are_added() -> None:
+    case = Filtering()
+    case.open = {1}
+    case.filter.begin()
+    assert case.filter.add([root("request"), span("query")]).dropped == []
+    case.open = set()  # The last span of the trace ends now, and is in the queue.
+    assert case.filter.conclude().dropped == []
+    case.end(span("chat", attributes=GENAI))
+    assert (case.sent, case.dropped) == (["request", "query", "chat"], [])
 
 
 def test_a_dropped_root_comes_back_when_its_trace_goes_on_with_genai() -> None:

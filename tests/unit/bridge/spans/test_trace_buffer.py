@@ -88,7 +88,10 @@ class Case:
         )
 
     def add(self, *spans: ReadableSpan) -> tuple[list[str], list[str], list[str]]:
-        return names(self.buffer.add(spans))
+        self.buffer.begin()
+        kept, dropped, revived = names(self.buffer.add(spans))
+        more_kept, more_dropped, more_revived = names(self.buffer.conclude())
+        return kept + more_kept, dropped + more_dropped, revived + more_revived
 
 
 def names(found: Sorted) -> tuple[list[str], list[str], list[str]]:
@@ -192,8 +195,8 @@ def test_each_span_leaves_the_buffer_once() -> None:
     ]
     for one in given:
         case.now += 30.0
-        found = case.buffer.add((one,))
-        left += [span.name for span in [*found.kept, *found.dropped]]
+        kept, dropped, _ = case.add(one)
+        left += kept + dropped
         assert case.buffer.held <= 7
     found = case.buffer.close()
     left += [span.name for span in [*found.kept, *found.dropped]]

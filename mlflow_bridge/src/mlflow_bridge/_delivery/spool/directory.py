@@ -38,6 +38,8 @@ _REMEDY: Final = "chown it to this user and chmod go-w it, or choose another spo
 _DESTINATION: Final = "destination.txt"
 _MAX_DESTINATION: Final = 1000
 _ABANDONED_SECONDS: Final = 3600.0
+_ASIDE: Final = ".unreadable"
+"""Added to the name of a file that cannot be delivered."""
 
 
 class SpoolFullError(OSError):
@@ -93,6 +95,11 @@ def files_in(path: Path) -> list[Entry]:
     return [entry for entry in _entries(path) if entry.bytes]
 
 
+def files_set_aside(path: Path) -> list[Entry]:
+    """The files of a spool that could not be delivered, the oldest first."""
+    return _entries(path, SUFFIX + _ASIDE)
+
+
 def destination_of(path: Path) -> str:
     """Description of the destination of a spool directory in one line; empty if it is not known."""
     try:
@@ -111,18 +118,21 @@ def spool_problem(path: Path) -> str | None:
     return f"{path}: {problem}. Only its owner may use a spool ({_REMEDY})"
 
 
-def _entries(path: Path, on_foreign: Callable[[Path, str], None] | None = None) -> list[Entry]:
+def _entries(
+    path: Path, suffix: str = SUFFIX, on_foreign: Callable[[Path, str], None] | None = None
+) -> list[Entry]:
     """The files of a spool that are this user's own, the oldest first.
 
     Args:
         path: The directory of the spool.
+        suffix: How the names of the files end.
         on_foreign: Called for every other file, with the reason.
     """
     if directory_problem(path) is not None:
         return []
     try:
         with os.scandir(path) as found:
-            names = sorted(item.name for item in found if item.name.endswith(SUFFIX))
+            names = sorted(item.name for item in found if item.name.endswith(suffix))
     except OSError:
         return []
     entries = [_entry(path / name, on_foreign) for name in names]
@@ -169,10 +179,11 @@ class SpoolDirectory:
         self._on_drop = on_drop
         self._has_told_of_unreadable = False
         self._has_told_of_foreign = False
+        self._aside: set[Path] = set()
 
     def entries(self) -> list[Entry]:
         """All files, the oldest first; [] if the directory does not exist or cannot be read."""
-        return _entries(self.path, self._tell_of_foreign)
+        return _entries(self.path, on_foreign=self._tell_of_foreign)
 
     def _tell_of_foreign(self, path: Path, problem: str) -> None:
         if self._has_told_of_foreign:
@@ -251,7 +262,7 @@ class SpoolDirectory:
             begun_after: Older files are left alone; in seconds since the epoch.
         """
         for entry in self.entries():
-            if entry.begun < begun_after:
+            if entry.begun < begun_after or entry.path in self._aside:
                 continue
             if not entry.is_readable:
                 self._tell_of_unreadable(entry)
@@ -296,6 +307,16 @@ class SpoolDirectory:
         except (OSError, LineTooLargeError) as error:
             self._on_drop(f"their file was removed, and could not be restored ({error})", segment)
 
+    def set_aside(self, segment: Segment) -> None:
+        """Release a file that cannot be delivered, and rename it so that no process acquires it."""
+        # The name may stay as it is, if the disk is read-only for instance.
+        self._aside.add(segment.path)
+        try:
+            if not segment.is_removed:
+                segment.path.rename(segment.path.with_name(segment.path.name + _ASIDE))
+        finally:
+            segment.close()
+
     def _drop(self, why: str, segment: Segment) -> None:
         self._on_drop(why, segment)
         segment.delete()
@@ -306,3 +327,11 @@ class SpoolDirectory:
             entry = _entry(path)
             if entry is not None and time.time() - entry.modified > _ABANDONED_SECONDS:
                 path.unlink(missing_ok=True)
+        for entry in files_set_aside(self.path):
+            if time.time() - entry.modified > self._max_age:
+                _logger.warning(
+                    "The file %s, which could not be delivered, is removed: it is too old "
+                    "(setting: spool_max_age_seconds).",
+                    entry.path,
+                )
+                entry.path.unlink(missing_ok=True)

@@ -7,8 +7,11 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from traceback import format_exception_only
 from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -18,6 +21,7 @@ from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.spool.undecided import UndecidedTraces
 from mlflow_bridge._export.contract import Backoff, Outcome, Rejected, Retry, Sent
 from mlflow_bridge._spans.otlp_json.decoder import spans_in
+from mlflow_bridge._spans.otlp_json.encoder import SPAN_MARK
 
 _logger = logging.getLogger(__name__)
 
@@ -29,6 +33,8 @@ _BETWEEN_LIVE_SECONDS: Final = 1.0
 
 _SLICE_BYTES: Final = 8_388_608
 _MAX_CRASHES: Final = 3
+_MAX_TROUBLES: Final = 3
+"""Tries at a file that cannot be read or removed."""
 
 
 class _OpenFile:
@@ -37,6 +43,10 @@ class _OpenFile:
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
         self.pending: list[ReadableSpan] = []
+        self.settled = 0
+        """Number of spans that are settled, including those of lines that cannot be read."""
+        self.has_unreadable = False
+        """Whether a complete line cannot be read."""
         self._read: list[ReadableSpan] = []
         self._lines = segment.open_for_reading()
 
@@ -55,6 +65,9 @@ class _OpenFile:
             except ValueError:
                 _logger.debug("A line of %s is unreadable", self.segment.path, exc_info=True)
                 on_unreadable(line)
+                self.settled += max(line.count(SPAN_MARK), 1)
+                # A torn line holds nothing that an operator could look at.
+                self.has_unreadable = self.has_unreadable or line.endswith(b"\n")
         self.pending, self._read = spans[:limit], spans[limit:]
         return bool(self.pending)
 
@@ -93,7 +106,9 @@ class Redelivery:
         self._deliver = deliver
         self._batch_size = batch_size
         self._backoff = backoff
+        self._segment: Segment | None = None
         self._file: _OpenFile | None = None
+        self._troubles: Counter[Path] = Counter()
         self._failures = 0
         self._obstacle = ""
         self._crashes = 0
@@ -151,11 +166,35 @@ class Redelivery:
         self._last_attempt = time.monotonic()
         try:
             return self._deliver_next(begun_after)
-        except OSError as error:
-            _logger.debug("The spool could not be read", exc_info=True)
-            self._put_off(str(error))
-            self.close()
+        # BaseException: nothing that a file, a disk or a library raises may end the thread.
+        except BaseException as error:
+            _logger.debug("The spool could not be delivered", exc_info=True)
+            self._note_trouble(format_exception_only(error)[-1].strip())
             return False
+
+    def _note_trouble(self, reason: str) -> None:
+        """Put the file off. After some tries, set it aside, because it holds up all others."""
+        self._put_off(reason)
+        self._spool.note_trouble(reason)
+        segment, file = self._segment, self._file
+        self._segment = self._file = None
+        try:
+            if file is not None:
+                file.close()
+        finally:
+            if segment is not None:
+                self._leave(segment, 0 if file is None else file.settled, reason)
+
+    def _leave(self, segment: Segment, settled: int, reason: str) -> None:
+        self._troubles[segment.path] += 1
+        try:
+            if self._troubles[segment.path] < _MAX_TROUBLES:
+                self._spool.release(segment, done=False)
+            else:
+                lost = max(segment.count_spans() - settled, 0 if settled else 1)
+                self._spool.set_aside(segment, lost=lost, reason=reason)
+        except BaseException:
+            _logger.debug("The file %s could not be released", segment.path, exc_info=True)
 
     def _deliver_next(self, begun_after: float) -> bool:
         file = self._file
@@ -164,7 +203,8 @@ class Redelivery:
             if segment is None:
                 self._next_at = time.monotonic() + _SCAN_SECONDS
                 return False
-            file = self._file = self._opened(segment)
+            self._segment = segment
+            file = self._file = _OpenFile(segment)
             if self._undecided is not None and segment.is_undecided:
                 self._undecided.begin()
         if self._undecided is not None and self._undecided.look_further():
@@ -183,15 +223,10 @@ class Redelivery:
         if self._undecided is None:
             return
         wanted = self._undecided.wanted_of(file.pending)
-        self._spool.note_filtered(len(file.pending) - len(wanted))
+        filtered = len(file.pending) - len(wanted)
+        self._spool.note_filtered(filtered)
+        file.settled += filtered
         file.pending = wanted
-
-    def _opened(self, segment: Segment) -> _OpenFile:
-        try:
-            return _OpenFile(segment)
-        except OSError:
-            self._spool.release(segment, done=False)
-            raise
 
     def _send(self, file: _OpenFile) -> bool:
         try:
@@ -216,6 +251,7 @@ class Redelivery:
 
     def _settle(self, file: _OpenFile, outcome: Sent | Rejected) -> None:
         given = len(file.pending)
+        file.settled += given
         stored = min(outcome.spans, given) if isinstance(outcome, Sent) else 0
         file.pending = []
         self._failures = self._crashes = 0
@@ -238,13 +274,21 @@ class Redelivery:
         self._failures += 1
 
     def _end(self, file: _OpenFile) -> None:
-        self._file = None
         file.close()
+        if file.has_unreadable:
+            self._file = self._segment = None
+            self._spool.set_aside(file.segment, lost=0, reason="a line cannot be read")
+            return
         self._spool.release(file.segment, done=True)
+        self._file = self._segment = None
 
     def close(self) -> None:
         """Leave an unfinished file to the next process that looks for files."""
-        file, self._file = self._file, None
-        if file is not None:
+        file, self._file, self._segment = self._file, None, None
+        if file is None:
+            return
+        try:
             file.close()
             self._spool.release(file.segment, done=False)
+        except BaseException:  # As in deliver_next.
+            _logger.debug("The file %s could not be released", file.segment.path, exc_info=True)

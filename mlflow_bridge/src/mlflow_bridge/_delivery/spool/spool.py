@@ -314,7 +314,7 @@ class Spool:
             return
         try:
             self._journal.note_wanted(spans)
-        except OSError as error:
+        except Exception as error:
             self._note_failure(error)
 
     def settled(self, spans: Sequence[ReadableSpan]) -> None:
@@ -323,7 +323,7 @@ class Spool:
             return
         try:
             self._journal.settled(spans)
-        except OSError as error:
+        except Exception as error:
             self._note_failure(error)
 
     def _note_failure(self, error: Exception) -> None:
@@ -386,6 +386,38 @@ class Spool:
             self._directory.restore(segment, self._give_up)
         segment.close()
 
+    def set_aside(self, segment: Segment, *, lost: int, reason: str) -> None:
+        """Set aside a file that cannot be delivered, so that it holds up no others.
+
+        Args:
+            segment: The file.
+            lost: Number of its spans that are not settled.
+            reason: What keeps the file from being delivered.
+
+        Raises:
+            OSError: The file cannot be renamed. This process leaves it alone all the same.
+        """
+        self._acquired = None
+        self.note_redelivery(segment, lost=lost)
+        self._log.warning(
+            "aside",
+            "The spool file %s cannot be delivered, and is set aside with the name *.unreadable: "
+            "%s. Its spans are counted as spool_dropped.",
+            segment.path,
+            reason,
+        )
+        self._directory.set_aside(segment)
+
+    def note_trouble(self, reason: str) -> None:
+        """Log that the spool cannot be delivered now."""
+        self._log.warning(
+            "trouble",
+            "The spool %s could not be delivered: %s. It is tried again (setting: "
+            "spool_directory).",
+            self.path,
+            reason,
+        )
+
     def note_redelivery(self, segment: Segment, *, stored: int = 0, lost: int = 0) -> None:
         """Count spans of an acquired file that are settled."""
         own = segment.own
@@ -403,7 +435,9 @@ class Spool:
         """Count the spans of a line that is torn or not OTLP; at least one."""
         self.note_redelivery(segment, lost=max(line.count(SPAN_MARK), 1))
         self._log.warning(
-            "unreadable", "A line of the spool file %s is torn and was left out.", segment.path
+            "unreadable",
+            "A line of the spool file %s cannot be read, and is left out.",
+            segment.path,
         )
 
     def note_refusal(self, segment: Segment, spans: int, reason: str) -> None:

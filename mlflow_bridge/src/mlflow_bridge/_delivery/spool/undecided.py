@@ -85,10 +85,16 @@ class UndecidedTraces:
                 spans = spans_in(line)
             except ValueError:  # Counted when the file is delivered.
                 continue
-            for span in spans:
-                if self._policy.note(span, None) is Decision.KEEP:
-                    self._wanted.add(trace_id_of(span))
+            self._wanted |= {trace_id_of(span) for span in spans if self._decides_to_keep(span)}
         self._read[path] = file.tell() - len(line)
+
+    def _decides_to_keep(self, span: ReadableSpan) -> bool:
+        try:
+            return self._policy.note(span, None) is Decision.KEEP
+        except (
+            Exception
+        ):  # Raised by an odd attribute. An unwanted trace is better than a lost one.
+            return True
 
     def wanted_of(self, spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
         """Those of the spans whose trace is wanted, after `look_further` has returned False."""

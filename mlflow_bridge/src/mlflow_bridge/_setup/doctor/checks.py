@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from mlflow_bridge._config.base import ENVIRONMENT_PREFIX, variable_of
 from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig, secrets_of
 from mlflow_bridge._delivery.registry import status
-from mlflow_bridge._delivery.spool.directory import files_in, spool_problem
+from mlflow_bridge._delivery.spool.directory import files_in, files_set_aside, spool_problem
 from mlflow_bridge._delivery.spool.segment import Segment, locks_are_supported
 from mlflow_bridge._delivery.spool.spool import directory_for
 from mlflow_bridge._process.outside_text import outside_text
@@ -190,6 +190,13 @@ def _spool(config: MLflowDSPyConfig) -> Iterator[Check]:
     files = files_in(path)
     size = sum(file.bytes for file in files)
     detail = f"{path} can be written; {size} of {config.spool_max_bytes} bytes are in it"
+    aside = files_set_aside(path)
+    if aside:
+        yield Check(
+            "spool",
+            "warn",
+            f"{len(aside)} files could not be delivered, and are kept as {path}/*.unreadable",
+        )
     left = sum(_is_left_behind(file.path) for file in files if file.bytes)
     if not left:
         yield Check("spool", "warn" if size > config.spool_max_bytes * 0.8 else "ok", detail)
@@ -225,6 +232,8 @@ def _is_left_behind(path: Path) -> bool:
 def _delivery() -> Iterator[Check]:
     for one in status():
         counts = f"{one.destination}: {one.stored} spans stored, {one.queued} queued"
+        for thread in one.dead_threads:
+            yield Check("delivery", "fail", f"the thread {thread} has ended: restart the program")
         if one.missing or one.spool_dropped:
             reason = f"; last error: {one.last_error}" if one.last_error else ""
             lost = f"{counts}, {one.missing} missing, of which {one.kept} are in the spool{reason}"
