@@ -55,6 +55,14 @@ SCOPES: Final = {
     "plain": "opentelemetry.instrumentation.fastapi",
 }
 KINDS = st.sampled_from(sorted(SCOPES))
+FAILURES: Final = (
+    "away",
+    "misconfigured",
+    "refuses everything",
+    "refuses",
+    "refuses one",
+    "raises",
+)
 AWAY_SECONDS: Final = 0.03
 """How long a flush or shutdown waits for a destination that does not answer."""
 
@@ -92,6 +100,8 @@ class Destination:
                 return Retry("connection refused")
             case "misconfigured":
                 return Retry("no such experiment", lasting=True)
+            case "refuses everything":
+                return Retry("a read-only database", lasting=True, refused=True)
             case "refuses":
                 return Rejected("invalid spans")
             case "refuses one":
@@ -252,7 +262,7 @@ class Delivery(RuleBasedStateMachine):
 
     # --- the destination and the disk
 
-    @rule(answer=st.sampled_from(["away", "misconfigured", "refuses", "refuses one", "raises"]))
+    @rule(answer=st.sampled_from(FAILURES))
     def fail(self, answer: str) -> None:
         self.destination.answer = answer
 

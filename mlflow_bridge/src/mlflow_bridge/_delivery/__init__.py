@@ -77,13 +77,15 @@ releases the lock when the process ends.
 - ``test_spool.py::test_a_new_file_cannot_be_seen_before_it_is_owned``
 - ``test_spool_processes.py::test_parent_still_owns_its_files_after_its_child_has_ended``
 
-**D10.** A span that MLflow refuses is given up only after MLflow has taken another span. If there
-is no other span to compare it with, three attempts decide. Three attempts also decide if the
-exporter raises.
+**D10.** A span that MLflow refuses is given up only after MLflow has taken another span. Until
+then it waits in memory or in the spool, within their limits. If the exporter raises instead of
+answering, three attempts decide.
 
 - ``test_delivery.py::test_lone_poison_is_rejected_by_name_when_others_are_taken``
 - ``test_delivery.py::test_destination_that_refuses_everything_loses_nothing``
-- ``test_delivery.py::test_lone_poison_with_nothing_to_compare_it_with_is_rejected_after_a_while``
+- ``test_delivery.py::test_lone_poison_with_nothing_to_compare_it_with_is_not_given_up``
+- ``test_refusals.py::test_a_refused_span_stays_in_the_spool_until_another_is_taken``
+- ``test_refusals.py::test_without_a_spool_a_refused_span_holds_up_no_other``
 - ``test_processor.py::test_an_exporter_that_raises_is_tried_three_times_and_stops_nothing``
 
 **D11.** Nothing that a span, a file, a disk or a library raises ends a thread of the delivery. A

@@ -27,6 +27,9 @@ _logger = logging.getLogger(__name__)
 _MAX_CRASHES = 3
 """Attempts at a batch in which the exporter may raise instead of returning an outcome."""
 
+_MOST_BATCHES = 4
+"""Batches that are sent together if the first is refused and there is no spool."""
+
 _RECOVERY_SECONDS = 0.05
 """Pause after an error outside of the exporter."""
 
@@ -283,7 +286,8 @@ class Sender:
             return None
 
     def _deliver_next_of_spool(self) -> None:
-        if self._redelivery is not None and self._redelivery.deliver_next():
+        redelivery = self._redelivery
+        if redelivery is not None and redelivery.deliver_next() and redelivery.has_stored:
             with self._lock:
                 self._failures = 0
                 self._resume_at = 0.0
@@ -327,8 +331,24 @@ class Sender:
                 if not batch:
                     self._hold_back(outcome.after)
                     return
+            if outcome.refused:
+                batch = self._with_others(batch)
             if not self._pause(self._failures, outcome.after):
                 return
+
+    def _with_others(self, batch: Sequence[ReadableSpan]) -> Sequence[ReadableSpan]:
+        """Send further spans with a refused batch: one that is taken decides on the batch."""
+        with self._lock:
+            room = _MOST_BATCHES * self._batch_size - len(batch)
+            if self._given_up or room <= 0:
+                return batch
+            # Marks stay in the queue: they are reached when the spans before them are settled.
+            items = [*self._queue]
+            others = [item for item in items if not isinstance(item, FlushMark)][:room]
+            chosen = set(map(id, others))
+            self._queue = deque(item for item in items if id(item) not in chosen)
+            self._in_flight = [*batch, *others]
+            return self._in_flight
 
     def _note_failure(self, failure: Retry) -> None:
         if not self._failures:

@@ -5,14 +5,15 @@
 A server with a broken database may refuse good spans with the same response as bad spans. So a
 span is given up only if the destination has just accepted another span: a span of the same attempt,
 or a probe, which is a span that the destination stored before. Sending the probe again changes
-nothing in MLflow.
+nothing in MLflow. Without such a span, the number of attempts decides nothing: a database that is
+read-only for an hour refuses each of them.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mlflow_bridge._export.batches import Batch
@@ -22,8 +23,8 @@ from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
 _MAX_PROBE_BYTES: Final = 16_384
 # If this many spans are refused one by one and none is accepted, the spans are not the reason.
 _ENOUGH_SUSPECTS: Final = 8
-# With fewer suspects and nothing to compare them with, this many attempts decide.
-_ATTEMPTS_TO_CONFIRM: Final = 3
+# After this number of failed attempts at the same spans, an unexplained failure is examined.
+_ATTEMPTS_TO_EXAMINE: Final = 3
 
 
 class DestinationHistory:
@@ -33,7 +34,7 @@ class DestinationHistory:
         self.probe: Batch | None = None
         """A span that the destination has stored, to find out whether it still accepts spans."""
         self.fruitless_attempts = 0
-        """How many attempts in a row stored nothing and refused some spans."""
+        """Number of attempts in a row that stored nothing and refused some spans."""
         self._first: int | None = None
         self._failures = 0
 
@@ -49,7 +50,7 @@ class DestinationHistory:
     @property
     def is_stuck(self) -> bool:
         """Whether the current attempt is one of many at the same spans."""
-        return self._failures >= _ATTEMPTS_TO_CONFIRM
+        return self._failures >= _ATTEMPTS_TO_EXAMINE
 
     def record_stored(self, batch: Batch) -> None:
         """Record that the destination has stored the whole batch."""
@@ -120,9 +121,23 @@ class Attempt:
                 self._record_stored(batch, outcome)
             else:
                 queue.extendleft(reversed(self._rest_of(batch, outcome)))
-            if len(self._suspects) >= _ENOUGH_SUSPECTS:
+            if len(self._suspects) >= _ENOUGH_SUSPECTS and not self._takes_one_of(queue):
                 return self._everything_refused()
-        return self._resolve_suspects()
+        return self._everything_refused() if self._suspects else None
+
+    def _takes_one_of(self, queue: deque[Batch]) -> bool:
+        """Try one of the other spans alone, with each attempt another, to compare the suspects."""
+        spans = [(batch, span) for batch in queue for span in batch.spans]
+        if not spans:
+            return False
+        batch, span = spans[self._history.fruitless_attempts % len(spans)]
+        outcome = self._send(replace(batch, spans=(span,)))
+        if not isinstance(outcome, Sent) or not outcome.spans:
+            return False
+        # The span is sent again with its batch, which is harmless.
+        self._accepts_spans = True
+        self._confirm_suspects()
+        return True
 
     def _examined(self, outcome: Outcome) -> Outcome:
         """The outcome, as a rejection if the spans are the reason, or a retry if they are not."""
@@ -146,7 +161,7 @@ class Attempt:
         outcome = self._send(probe)
         self._accepts_spans = isinstance(outcome, Sent)
         if isinstance(outcome, Rejected):
-            return Retry(outcome.reason, lasting=True)
+            return Retry(outcome.reason, lasting=True, refused=True)
         return outcome if isinstance(outcome, Retry) else None
 
     def _record_stored(self, batch: Batch, sent: Sent) -> None:
@@ -173,20 +188,11 @@ class Attempt:
             self._result.settled.append(refused)
         return ()
 
-    def _resolve_suspects(self) -> Retry | None:
-        if not self._suspects:
-            return None
-        if not self._accepts_spans:
-            self._history.fruitless_attempts += 1
-            if self._history.fruitless_attempts < _ATTEMPTS_TO_CONFIRM:
-                return self._everything_refused()
-        self._confirm_suspects()
-        return None
-
     def _confirm_suspects(self) -> None:
         self._result.settled += self._suspects
         self._suspects = []
 
     def _everything_refused(self) -> Retry:
+        self._history.fruitless_attempts += 1
         outcome = self._suspects[0].outcome
-        return Retry(outcome.reason, lasting=True)
+        return Retry(outcome.reason, lasting=True, refused=True)

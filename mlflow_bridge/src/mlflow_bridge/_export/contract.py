@@ -42,12 +42,15 @@ class Retry:
             credentials, address or experiment. The sender then spills the spans at once.
         about_spans: Whether the spans may be the reason after all, as after an HTTP 500 without an
             explanation. The delivery then tests the spans.
+        refused: Whether MLflow has refused spans one by one, and taken no other span. The spans may
+            be the reason, or nothing is taken at all: another span that is taken decides.
     """
 
     reason: str
     after: float | None = None
     lasting: bool = False
     about_spans: bool = False
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

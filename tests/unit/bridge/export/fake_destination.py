@@ -28,6 +28,7 @@ class FakeDestination:
         self.closed = 0
         self.answers: deque[Answer] = deque(answers)
         self._rejection = rejection or Rejected("unstorable: a value")
+        self.refuses_all = False
 
     def warm_up(self) -> Retry | Rejected | None:
         return None
@@ -49,6 +50,6 @@ class FakeDestination:
         if self.answers:
             answer = self.answers.popleft()
             return answer if isinstance(answer, (Sent, Retry, Rejected, Exception)) else answer()
-        if any(name.startswith("poison") for name in names):
+        if self.refuses_all or any(name.startswith("poison") for name in names):
             return self._rejection
         return Sent(len(names))

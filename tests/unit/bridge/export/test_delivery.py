@@ -90,13 +90,24 @@ def test_lone_poison_is_rejected_by_name_when_others_are_taken() -> None:
     assert delivery.stats == ExporterStats(1, 1, 0, 0, "unstorable: a value")
 
 
-def test_lone_poison_with_nothing_to_compare_it_with_is_rejected_after_a_while() -> None:
+def test_lone_poison_with_nothing_to_compare_it_with_is_not_given_up() -> None:
     delivery = delivery_to(FakeDestination())
     spans = spans_with_poison(1, 0)
-    for _ in range(2):
-        assert delivery.attempt(spans) == Retry("unstorable: a value", lasting=True)
+    for _ in range(20):
+        assert delivery.attempt(spans) == Retry("unstorable: a value", lasting=True, refused=True)
+    assert (delivery.stats.rejected, delivery.stats.retried) == (0, 20)
+    assert delivery.attempt(Recorder().many(1)) == Sent(1)
     assert isinstance(delivery.attempt(spans), Rejected)
-    assert (delivery.stats.rejected, delivery.stats.retried) == (1, 2)
+    assert delivery.stats.rejected == 1
+
+
+def test_many_poisoned_spans_before_the_first_good_one_are_found() -> None:
+    destination = FakeDestination()
+    delivery = delivery_to(destination)
+    spans = spans_with_poison(40, *range(30))
+    outcomes = [delivery.attempt(spans) for _ in range(40)]
+    assert Sent(10, 30, "unstorable: a value") in outcomes
+    assert set(destination.stored) == set(names(spans)[30:])
 
 
 @pytest.mark.parametrize("before", [0, 1])
@@ -107,7 +118,7 @@ def test_destination_that_refuses_everything_loses_nothing(before: int) -> None:
     spans = Recorder().many(64)
     for _ in range(10):
         destination.answers.extend([Rejected("422: failed")] * 100)
-        assert delivery.attempt(spans) == Retry("422: failed", lasting=True)
+        assert delivery.attempt(spans) == Retry("422: failed", lasting=True, refused=True)
         destination.answers.clear()
     assert delivery.stats.rejected == 0
     assert delivery.attempt(spans) == Sent(64)

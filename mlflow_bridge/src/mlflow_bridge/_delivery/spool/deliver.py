@@ -128,7 +128,8 @@ def _deliver(
     try:
         while time.monotonic() < deadline:
             if redelivery.deliver_next():
-                patience = time.monotonic() + patience_seconds
+                if redelivery.has_stored:
+                    patience = time.monotonic() + patience_seconds
                 continue
             if not redelivery.obstacle:
                 return ""

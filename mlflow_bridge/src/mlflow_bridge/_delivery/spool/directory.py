@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,16 +253,19 @@ class SpoolDirectory:
             with os.fdopen(descriptor, "wb") as note:
                 note.write(f"{self._destination}\n".encode("utf-8", "replace"))
 
-    def adopt_oldest(self, begun_after: float = 0.0) -> Segment | None:
+    def adopt_oldest(
+        self, begun_after: float = 0.0, *, but: Set[Path] = frozenset()
+    ) -> Segment | None:
         """Adopt the oldest file that has no owner. Expired files are dropped, empty files removed.
 
         Files of a later release are left to that release.
 
         Args:
             begun_after: Older files are left alone; in seconds since the epoch.
+            but: Files that are left alone, too.
         """
         for entry in self.entries():
-            if entry.begun < begun_after or entry.path in self._aside:
+            if entry.begun < begun_after or entry.path in self._aside or entry.path in but:
                 continue
             if not entry.is_readable:
                 self._tell_of_unreadable(entry)

@@ -109,6 +109,10 @@ class Redelivery:
         self._segment: Segment | None = None
         self._file: _OpenFile | None = None
         self._troubles: Counter[Path] = Counter()
+        self._refused: set[Path] = set()
+        """Files whose next spans were refused since a span was stored the last time."""
+        self.has_stored = False
+        """Whether the latest attempt has stored spans."""
         self._failures = 0
         self._obstacle = ""
         self._crashes = 0
@@ -139,6 +143,7 @@ class Redelivery:
         if self._failures:
             self._failures = 0
             self._next_at = 0.0
+        self._refused.clear()
 
     def drain_own(self, go_on: Callable[[], bool]) -> None:
         """Deliver the spans that this process has spilled itself, until an attempt fails."""
@@ -164,6 +169,7 @@ class Redelivery:
             begun_after: As in `Spool.acquire`.
         """
         self._last_attempt = time.monotonic()
+        self.has_stored = False
         try:
             return self._deliver_next(begun_after)
         # BaseException: nothing that a file, a disk or a library raises may end the thread.
@@ -199,9 +205,12 @@ class Redelivery:
     def _deliver_next(self, begun_after: float) -> bool:
         file = self._file
         if file is None:
-            segment = self._spool.acquire(begun_after=begun_after)
+            segment = self._spool.acquire(begun_after=begun_after, but=self._refused)
             if segment is None:
-                self._next_at = time.monotonic() + _SCAN_SECONDS
+                # Refused files are tried again, after a wait.
+                if not self._refused:
+                    self._next_at = time.monotonic() + _SCAN_SECONDS
+                self._refused.clear()
                 return False
             self._segment = segment
             file = self._file = _OpenFile(segment)
@@ -239,7 +248,14 @@ class Redelivery:
             outcome = Rejected(repr(error)) if crashed else Retry(repr(error))
         if isinstance(outcome, Retry):
             self._put_off(outcome.reason, outcome.after)
-            return False
+            if not outcome.refused:
+                return False
+            # A span of another file may be taken, which decides on these.
+            self._refused.add(file.segment.path)
+            self._file = self._segment = None
+            file.close()
+            self._spool.put_back(file.segment)
+            return True
         if isinstance(outcome, Rejected) and not outcome.spans_to_blame:
             # Another process, with other settings, may deliver them.
             self._put_off(outcome.reason, self._backoff.longest)
@@ -257,6 +273,8 @@ class Redelivery:
         self._failures = self._crashes = 0
         self._next_at = 0.0
         if stored:
+            self.has_stored = True
+            self._refused.clear()
             self._spool.note_redelivery(file.segment, stored=stored)
         if given > stored:
             self._spool.note_refusal(file.segment, given - stored, outcome.reason)

@@ -8,7 +8,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -341,32 +341,44 @@ class Spool:
         """Whether spans that this process spilled wait for delivery."""
         return any(segment.size for segment in self._spilled.segments())
 
-    def acquire(self, *, begun_after: float = 0.0) -> Segment | None:
+    def acquire(self, *, begun_after: float = 0.0, but: Set[Path] = frozenset()) -> Segment | None:
         """Acquire the next file to deliver: the oldest of this process, else of a dead process.
 
         Args:
             begun_after: Leave out older files of dead processes; in seconds since the epoch.
                 Infinity leaves out all of them.
+            but: Files that are left out.
 
         Raises:
             OSError: The directory cannot be used.
         """
         if not self._spilled.full:
             self._spilled.seal()
-        segment = self._oldest_own()
+        segment = self._oldest_own(but)
         if segment is None and begun_after < math.inf:
-            segment = self._directory.adopt_oldest(begun_after)
+            segment = self._directory.adopt_oldest(begun_after, but=but)
         self._acquired = segment
         return segment
 
-    def _oldest_own(self) -> Segment | None:
-        while True:
+    def _oldest_own(self, but: Set[Path]) -> Segment | None:
+        for segment in tuple(self._spilled.full):
+            if segment.path in but:
+                continue
             try:
-                segment = self._spilled.full.popleft()
-            except IndexError:
-                return None
+                self._spilled.full.remove(segment)
+            except ValueError:  # Another thread has dropped the file in this moment.
+                continue
             if not self._directory.drop_if_expired(segment):
                 return segment
+        return None
+
+    def put_back(self, segment: Segment) -> None:
+        """End the delivery of a file for now. It stays a file of this process, if it is one."""
+        if not segment.own:
+            self.release(segment, done=False)
+            return
+        self._acquired = None
+        self._spilled.full.append(segment)
 
     def release(self, segment: Segment, *, done: bool) -> None:
         """End the delivery of a file.
