@@ -448,7 +448,7 @@ class Spool:
         self.note_redelivery(segment, lost=max(line.count(SPAN_MARK), 1))
         self._log.warning(
             "unreadable",
-            "A line of the spool file %s cannot be read, and is left out.",
+            "A line of the spool file %s is torn or unreadable, and is left out.",
             segment.path,
         )
 
