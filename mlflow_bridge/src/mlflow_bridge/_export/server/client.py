@@ -13,7 +13,6 @@ import json
 import math
 import os
 import ssl
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -27,6 +26,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 
 from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig
 from mlflow_bridge._export.contract import Rejected, Retry
+from mlflow_bridge._export.server.whole_answer import WholeAnswerAdapter
 from mlflow_bridge.version import __version__
 
 _SETTING: Final = "MLFLOW_TRACKING_URI"
@@ -36,7 +36,7 @@ _CREDENTIALS: Final = (
 _WORKSPACE_HEADER: Final = "X-MLFLOW-WORKSPACE"
 _AUTH_PLUGINS: Final = "mlflow.request_auth_provider"
 _MAX_CONNECT_SECONDS: Final = 10.0
-_PIECE_BYTES: Final = 64
+_PIECE_BYTES: Final = 8192
 _MAX_BODY_BYTES: Final = 1_048_576
 
 _SUCCESS: Final = range(200, 300)
@@ -156,7 +156,7 @@ class TrackingServer:
                 cert=self._certificate,
                 stream=True,
             ) as response:
-                return _understood(response, _body_of(response, self._timeout))
+                return _understood(response, _body_of(response))
         except requests.exceptions.InvalidURL as error:
             return Retry(f"the request cannot be made ({_SETTING}): {_detail(error)}", lasting=True)
         # A header has an invalid value. The message would repeat the value, which may be a secret.
@@ -172,14 +172,10 @@ class TrackingServer:
                 f"({_SETTING}, MLFLOW_TRACKING_SERVER_CERT_PATH): {_detail(error)}",
                 lasting=isinstance(_first_cause(error), ssl.SSLCertVerificationError),
             )
-        except requests.exceptions.Timeout as error:
-            return Retry(
-                f"the tracking server did not answer in time ({_SETTING}): {_detail(error)}"
-            )
         # OSError is the base class of the exceptions of requests. An unreadable certificate raises
         # it directly.
         except OSError as error:
-            return Retry(f"cannot reach the tracking server ({_SETTING}): {_detail(error)}")
+            return Retry(f"{_kind_of(error)} ({_SETTING}): {_detail(error)}")
 
     def close(self) -> None:
         """Close kept connections; the next request opens new ones."""
@@ -194,28 +190,21 @@ class TrackingServer:
             self._process = os.getpid()
         if self._session is None:
             self._session = requests.Session()
+            for scheme in ("http://", "https://"):
+                self._session.mount(scheme, WholeAnswerAdapter())
             # An auth object, even without headers, prevents requests from reading credentials in
             # ~/.netrc.
             self._session.auth = self._auth
         return self._session
 
 
-def _body_of(response: requests.Response, seconds: float) -> bytes:
-    """The body of a response, or its beginning if it is longer than any answer of MLflow.
-
-    Raises:
-        requests.exceptions.RequestException: The body did not arrive within this time. The time-out
-            of requests limits each wait for a byte, but a server may send single bytes for ever.
-    """
-    until = time.monotonic() + seconds
+def _body_of(response: requests.Response) -> bytes:
+    """The body of a response, or its beginning if it is longer than any answer of MLflow."""
     body = bytearray()
-    # In small pieces, since the iterator returns only complete pieces.
     for piece in response.iter_content(_PIECE_BYTES):
         body += piece
         if len(body) > _MAX_BODY_BYTES:
             break
-        if time.monotonic() > until:
-            raise requests.exceptions.ReadTimeout("the answer arrives too slowly")
     return bytes(body)
 
 
@@ -313,6 +302,15 @@ def _plugin_auth(name: str) -> AuthBase:
         f"MLFLOW_TRACKING_AUTH (argument tracking_auth): there is no plugin named {name!r} in the "
         f"entry points {_AUTH_PLUGINS}"
     )
+
+
+def _kind_of(error: OSError) -> str:
+    # While a body is read, requests reports the end of the time as a broken connection.
+    if isinstance(error, requests.exceptions.Timeout) or isinstance(
+        _first_cause(error), TimeoutError
+    ):
+        return "the tracking server did not answer in time"
+    return "cannot reach the tracking server"
 
 
 def _first_cause(error: BaseException) -> BaseException:

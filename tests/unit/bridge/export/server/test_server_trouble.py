@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import logging
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timezone
 from email.utils import format_datetime
 from typing import Any
@@ -16,6 +19,7 @@ import pytest
 from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig
 from mlflow_bridge._export.contract import Retry, Sent
 from mlflow_bridge._export.server.client import TrackingServer
+from tests.support.fake_delivery import PATIENCE
 from tests.support.fake_tracking_server import (
     JSON,
     PROTOBUF,
@@ -163,6 +167,33 @@ def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(server: FakeTrackin
     assert "did not answer in time" in outcome.reason
     server.traces_reply = HttpReply(200, JSON, b"{}")
     assert destination.send(batch_of()) == Sent(3)
+
+
+def test_headers_that_come_byte_by_byte_are_not_waited_for() -> None:
+    answering = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        with suppress(OSError):
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+                answering.set()
+                for byte in b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 4000:
+                    connection.sendall(bytes([byte]))
+                    time.sleep(0.05)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        dripping = threading.Thread(target=drip, args=(listener,), daemon=True)
+        dripping.start()
+        port = listener.getsockname()[1]
+        config = MLflowDSPyConfig(
+            tracking_uri=f"http://127.0.0.1:{port}", request_timeout_seconds=1.0
+        )
+        outcome = TrackingServer(config).request("GET", "/")
+    assert answering.is_set()
+    assert isinstance(outcome, Retry)
+    assert "did not answer in time" in outcome.reason
+    dripping.join(PATIENCE)
 
 
 def test_an_answer_without_an_end_is_not_kept(server: FakeTrackingServer) -> None:
