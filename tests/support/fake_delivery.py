@@ -35,6 +35,7 @@ class DeliveryProcessor(processor.DeliveryProcessor):
 
 _SETTINGS: dict[str, Any] = {
     "max_queue_size": 20_000,
+    "max_queue_bytes": 268_435_456,
     "max_batch_size": 512,
     "schedule_delay_seconds": 1.0,
     "exit_timeout_seconds": 5.0,
@@ -42,6 +43,7 @@ _SETTINGS: dict[str, Any] = {
     "spool": None,
     "overflow_policy": "spill",
     "max_spill_queue_size": 100_000,
+    "max_spill_queue_bytes": 268_435_456,
     "traces": "all",
 }
 
@@ -126,7 +128,10 @@ class FileDelivery:
 
 
 class ListSpool(Spool):
-    """A spool in memory, with room for this many spans, which never delivers them."""
+    """A spool in memory, with room for this many spans, which never delivers them.
+
+    It has no copies of spans that wait elsewhere.
+    """
 
     def __init__(self, room: int = 1_000_000) -> None:
         super().__init__(Path("a directory that is not there"))
@@ -144,6 +149,9 @@ class ListSpool(Spool):
 
     def keep(self, spans: Sequence[ReadableSpan], *, until: float) -> int:
         return self.take(spans)
+
+    def copy_first(self, spans: Sequence[ReadableSpan]) -> int:
+        return 0
 
 
 def tracer_for(processor: DeliveryProcessor) -> Tracer:

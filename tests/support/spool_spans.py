@@ -116,6 +116,19 @@ def files_in(directory: Path) -> list[Path]:
     return sorted(directory.glob("**/*.jsonl"))
 
 
+def names_on_disk(directory: Path) -> set[str]:
+    """Names of the spans in the files of a spool, which may be in use."""
+    names: set[str] = set()
+    for file in files_in(directory):
+        try:
+            lines = file.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:  # Delivered meanwhile.
+            continue
+        # The last line may not be written completely.
+        names |= {span.name for line in lines if line.endswith(b"\n") for span in spans_in(line)}
+    return names
+
+
 def names_of(spans: Sequence[ReadableSpan]) -> list[str]:
     return [span.name for span in spans]
 

@@ -46,9 +46,9 @@ from mlflow_bridge._delivery.spool.segment import Segment
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.status import DeliveryStatus
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
-from mlflow_bridge._spans.otlp_json.decoder import SpooledSpan, spans_in
+from mlflow_bridge._spans.otlp_json.decoder import SpooledSpan
 from tests.support.fake_delivery import FAST, PATIENCE, DeliveryProcessor, wait_until
-from tests.support.spool_spans import files_in
+from tests.support.spool_spans import names_on_disk
 
 SCOPES: Final = {
     "wanted": "opentelemetry.instrumentation.dspy",
@@ -190,9 +190,11 @@ class Delivery(RuleBasedStateMachine):
         policy=st.sampled_from(["spill", "block"]),
         spills_after=st.sampled_from([0.0, 3600.0]),
         disk=st.sampled_from(["spool", "write-ahead", "none"]),
+        bytes_each=st.sampled_from([700, 100_000]),
     )
     def begin(
         self,
+        *,
         traces: Any,
         queue: int,
         spill_queue: int,
@@ -200,6 +202,7 @@ class Delivery(RuleBasedStateMachine):
         policy: Any,
         spills_after: float,
         disk: str,
+        bytes_each: int,
     ) -> None:
         self.filters = traces == "genai"
         self.spool = None
@@ -209,6 +212,9 @@ class Delivery(RuleBasedStateMachine):
         self.processor = DeliveryProcessor(
             self.destination,
             max_queue_size=queue,
+            # With 700 bytes for each, every span costs further slots.
+            max_queue_bytes=queue * bytes_each,
+            max_spill_queue_bytes=spill_queue * bytes_each,
             max_batch_size=batch,
             schedule_delay_seconds=0.01,
             exit_timeout_seconds=PATIENCE,
@@ -439,18 +445,6 @@ class Delivery(RuleBasedStateMachine):
         status = processor.status()
         assert status.accepted == 0
         return status
-
-
-def names_on_disk(directory: Path) -> set[str]:
-    names: set[str] = set()
-    for file in files_in(directory):
-        try:
-            lines = file.read_bytes().splitlines(keepends=True)
-        except FileNotFoundError:  # Delivered meanwhile.
-            continue
-        # The last line may not be written completely.
-        names |= {span.name for line in lines if line.endswith(b"\n") for span in spans_in(line)}
-    return names
 
 
 EXAMPLES: Final = os.environ.get("DELIVERY_MODEL_EXAMPLES", "")

@@ -64,9 +64,11 @@ SAMPLING_FIELDS: Final = (
 PROCESSOR_FIELDS: Final = (
     "flush_on_sigterm",
     "max_queue_size",
+    "max_queue_bytes",
     "overflow",
     "block_seconds",
     "max_spill_queue_size",
+    "max_spill_queue_bytes",
     "traces",
     "max_batch_size",
     "schedule_delay_seconds",
@@ -195,6 +197,13 @@ class MLflowDSPyConfig(EnvironmentSettings):
         le=10_000_000,
         description="Largest number of ended spans in memory, 1 to 10000000.",
     )
+    max_queue_bytes: int = Field(
+        default=268_435_456,
+        ge=1_048_576,
+        le=1_099_511_627_776,
+        description="Largest size of these spans in bytes, approximately, 1048576 to "
+        "1099511627776.",
+    )
     overflow: Literal["spill", "block"] = Field(
         default="spill",
         description="What happens when max_queue_size spans wait. spill: further spans go to the "
@@ -215,6 +224,13 @@ class MLflowDSPyConfig(EnvironmentSettings):
         le=10_000_000,
         description="Spans held in memory while they wait for the disk, 1 to 10000000, in addition "
         "to max_queue_size.",
+    )
+    max_spill_queue_bytes: int = Field(
+        default=268_435_456,
+        ge=1_048_576,
+        le=1_099_511_627_776,
+        description="Largest size of these spans in bytes, approximately, 1048576 to "
+        "1099511627776, in addition to max_queue_bytes.",
     )
     traces: Literal["genai", "all"] = Field(
         default="genai",

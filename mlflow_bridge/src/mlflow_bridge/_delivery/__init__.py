@@ -47,9 +47,13 @@ id. So an interrupted delivery is begun again.
 
 **D6.** Memory is bounded. An ended span has one of ``max_queue_size`` slots, or one of
 ``max_spill_queue_size`` while it waits for the disk. Spans that the filter of traces holds back
-keep the slot that they have. At most 4096 spans that have not ended are held.
+keep the slot that they have. A large span costs further slots, so that the spans with a slot have
+about ``max_queue_bytes`` and ``max_spill_queue_bytes`` at most. At most 4096 spans that have not
+ended are held.
 
 - ``test_processor_limit.py::test_without_room_anywhere_spans_are_lost_counted_and_logged_once``
+- ``test_large_spans.py::test_large_spans_beyond_the_limit_are_spilled``
+- ``test_large_spans.py::test_spans_that_wait_for_the_disk_are_bounded_in_bytes``
 - ``test_processor.py::test_held_spans_leave_room_for_others``
 - ``test_trace_filter.py::test_memory_is_bounded``
 - ``test_open_spans.py::test_spans_that_are_never_ended_cost_a_bounded_amount_of_memory``
@@ -61,13 +65,15 @@ child starts with an empty queue and with counters at zero.
 - ``test_process_end.py::test_fork_in_the_middle_of_a_delivery``
 - ``test_spool_processes.py::test_a_forked_child_has_a_spool_of_its_own``
 
-**D8.** An exit waits for MLflow for at most ``exit_timeout_seconds``, whatever MLflow does. A part
-of that time is left for the spool, at least 0.25 s even if the caller grants less. A write to the
-disk that has begun is not interrupted.
+**D8.** An exit waits for MLflow for at most ``exit_timeout_seconds``, whatever MLflow does. If the
+waiting spans are not stored soon, they are copied to the spool meanwhile. Spans that have no copy
+at the end are written then: for as long again while the disk takes them, and for at least 0.25 s
+even if the caller grants less. A write to the disk that has begun is not interrupted.
 
 - ``test_processor_end.py::test_shutdown_does_not_wait_for_a_destination_that_hangs``
 - ``test_processor_end.py::test_exit_and_shutdown_share_one_time_limit``
-- ``test_exit_time.py::test_both_shares_add_up_to_the_allowed_time``
+- ``test_exit_time.py::test_the_destination_has_most_of_the_allowed_time``
+- ``test_copies.py::test_spans_are_copied_while_the_exit_waits``
 - ``test_process_end.py::test_a_destination_that_hangs_does_not_hold_up_the_exit``
 
 **D9.** A file of the spool belongs to the process that holds its lock (``flock``). The kernel
@@ -97,4 +103,12 @@ the spool at the exit.
 - ``test_threads_survive.py::test_a_file_that_raises_is_set_aside_after_some_tries``
 - ``test_threads_survive.py::test_the_sender_survives``
 - ``test_threads_survive.py::test_a_thread_that_ends_is_reported_and_its_spans_go_to_the_spool``
+
+**D12.** Spans that MLflow has not taken for 5 s are on disk, and one warning says so, whatever
+keeps MLflow from taking them: refused connections, ``Retry-After``, or no answer.
+
+- ``test_copies.py::test_spans_that_wait_for_an_answer_are_copied_to_the_disk``
+- ``test_copies.py::test_spans_that_wait_for_retry_after_are_copied_to_the_disk``
+- ``test_copies.py::test_spans_are_copied_while_the_spool_is_being_delivered``
+- ``test_copies.py::test_without_a_spool_there_is_a_warning``
 """

@@ -138,7 +138,7 @@ class Admission:
     def admit_too_late(self, span: ReadableSpan) -> None:
         """Find a place for a span that has a slot, but was queued after the queue was closed."""
         spilled = self._is_kept(span)
-        self._counters.settle_late(self._slots, 1, spilled=int(spilled), dropped=int(not spilled))
+        self._counters.settle(self._slots, (span,), spilled=int(spilled), dropped=int(not spilled))
         if not spilled:
             self._report_loss(_TOO_LATE)
 
@@ -154,7 +154,7 @@ class Admission:
             if room is None:
                 self._counters.add(spilled=int(spilled), dropped=int(not spilled))
             else:
-                self._counters.settle_late(room, 1, spilled=int(spilled), dropped=int(not spilled))
+                self._counters.settle(room, (span,), spilled=int(spilled), dropped=int(not spilled))
         if not spilled:
             self._report_loss(_TOO_LATE)
 
@@ -206,16 +206,24 @@ class Admission:
 
     @staticmethod
     def _has_room(spill: SpillWriter, placing: Placing, seconds: float) -> bool:
-        if seconds:
-            return spill.put_within(placing.once, placing.room, seconds)
-        return spill.put(placing.once, placing.room)
+        room = placing.room
+        if not room and not (spill.take_within(seconds, room) if seconds else spill.take(room)):
+            return False
+        spill.put(placing.span, placing.once)
+        return True
 
     @property
     def _reason(self) -> str:
-        reason = f"{self._slots.capacity} spans wait already (setting: max_queue_size)"
+        reason = f"{_load_of(self._slots, 'max_queue')} wait already"
         if self._spill is None:
             return reason
-        return f"{reason}, and {self._spill.capacity} for the disk (setting: max_spill_queue_size)"
+        return f"{reason}, and {_load_of(self._spill.room, 'max_spill_queue')} for the disk"
+
+
+def _load_of(slots: Slots, setting: str) -> str:
+    if slots.reserved:
+        return f"{slots.used} large spans (setting: {setting}_bytes)"
+    return f"{slots.capacity} spans (setting: {setting}_size)"
 
 
 def runs_event_loop() -> bool:

@@ -32,6 +32,7 @@ _logger = logging.getLogger(__name__)
 
 _REVIVED: Final = 1024
 _NOTED: Final = 4096
+_LOOK_SECONDS: Final = 1.0
 _RECOVERY_SECONDS: Final = 0.05
 """Pause after an error."""
 
@@ -68,6 +69,7 @@ class Collector:
         too_late: Finds a place for a span that has a slot, but was added after `close`.
         spill: Gets the spans of wanted traces that have one of its slots and not one of the queue;
             None if there is no spool.
+        look: Called by the thread at least once a second.
     """
 
     def __init__(
@@ -83,7 +85,9 @@ class Collector:
         spool: Spool | None,
         too_late: Callable[[ReadableSpan], None],
         spill: SpillWriter | None,
+        look: Callable[[], object] = lambda: None,
     ) -> None:
+        self._look_after = look
         self._sender = sender
         self._slots = slots
         self._counters = counters
@@ -261,8 +265,15 @@ class Collector:
                 self._end_filter()
 
     def _await_batch(self) -> None:
-        with suppress(Empty):
-            self._wake.get(timeout=self._delay)
+        until = time.monotonic() + self._delay
+        while True:
+            self._look_after()
+            left = until - time.monotonic()
+            with suppress(Empty):
+                self._wake.get(timeout=max(min(left, _LOOK_SECONDS), 0.0))
+                break
+            if left <= _LOOK_SECONDS:
+                break
         # In any case: a signal handler may have interrupted _wake_up() before the put.
         self._woken = False
 
@@ -280,6 +291,8 @@ class Collector:
         while left > 0 and (items := self._take_out_batch(left)):
             left -= len(items)
             marks += [item for item in items if isinstance(item, FlushMark)]
+            own = (item for item in items if isinstance(item, ReadableSpan))
+            self._counters.weigh(self._slots, own)
             self._pass_on([span for item in items for span in self._spans_of(item)])
         # Also for traces to which no span is added any more.
         if self._to_want or self._revived or self.held:
@@ -374,10 +387,13 @@ class Collector:
     def _has_slot_again(self, root: ReadableSpan) -> bool:
         """Take a slot for a filtered span that is wanted after all; False if no slot is free."""
         with self._counters.lock:
-            if not self._slots.try_take():
+            slots = self._slots
+            if not slots.try_take():
                 if self._spill is None or not self._spill.room.try_take():
                     return False
+                slots = self._spill.room
                 self._for_disk[id(root)] += 1
+            self._counters.weigh(slots, (root,))
             self._counters.add(filtered=-1)
             return True
 
@@ -390,10 +406,10 @@ class Collector:
         """Free the slots of spans, and count the outcome."""
         rest = [*spans]
         for_disk = self._take_for_disk(rest)
-        for slots, count in ((self._slots, len(rest)), (self._room, len(for_disk))):
-            if slots is not None and count:
-                outcomes = {} if outcome is None else {outcome: count}
-                self._counters.settle_late(slots, count, **outcomes)
+        for slots, settled in ((self._slots, rest), (self._room, for_disk)):
+            if slots is not None and settled:
+                outcomes = {} if outcome is None else {outcome: len(settled)}
+                self._counters.settle(slots, settled, **outcomes)
 
     @property
     def _room(self) -> Slots | None:

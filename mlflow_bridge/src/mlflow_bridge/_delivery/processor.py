@@ -18,6 +18,7 @@ from opentelemetry.trace import TraceFlags
 
 from mlflow_bridge._delivery.admission import Admission, Placing
 from mlflow_bridge._delivery.collector import Collector
+from mlflow_bridge._delivery.copies import Copying
 from mlflow_bridge._delivery.metrics import observe
 from mlflow_bridge._delivery.registry import register
 from mlflow_bridge._delivery.sender import Sender
@@ -77,6 +78,7 @@ class DeliveryProcessor(SpanProcessor):
         exporter: SpanDelivery,
         *,
         max_queue_size: int,
+        max_queue_bytes: int,
         max_batch_size: int,
         schedule_delay_seconds: float,
         exit_timeout_seconds: float,
@@ -84,6 +86,7 @@ class DeliveryProcessor(SpanProcessor):
         spool: Spool | None,
         overflow_policy: Literal["spill", "block"],
         max_spill_queue_size: int,
+        max_spill_queue_bytes: int,
         traces: Literal["genai", "all"],
         backoff: Backoff | None = None,
         spill_after_seconds: float = 5.0,
@@ -94,6 +97,7 @@ class DeliveryProcessor(SpanProcessor):
         Args:
             exporter: Delivers the spans. From now on, only this processor may use it.
             max_queue_size: The most spans that may wait or be on their way at any time.
+            max_queue_bytes: The most bytes of these spans, approximately.
             max_batch_size: The most spans in one write.
             schedule_delay_seconds: The longest that a span waits for its batch to fill.
             exit_timeout_seconds: The longest that shutdown or exit waits for the destination.
@@ -103,6 +107,7 @@ class DeliveryProcessor(SpanProcessor):
             overflow_policy: Whether a span without a slot is spilled at once, or only after its
                 thread has waited for a slot.
             max_spill_queue_size: The most spans that may wait in memory for the spool.
+            max_spill_queue_bytes: The most bytes of these spans, approximately.
             traces: Whether traces without a DSPy or GenAI span are delivered.
             backoff: How long to wait between attempts.
             spill_after_seconds: How long a destination may be unavailable before the spans that
@@ -112,7 +117,9 @@ class DeliveryProcessor(SpanProcessor):
         """
         self._delivery = exporter
         self._max_queue_size = max_queue_size
+        self._max_queue_bytes = max_queue_bytes
         self._max_spill_queue_size = max_spill_queue_size
+        self._max_spill_queue_bytes = max_spill_queue_bytes
         self._max_batch_size = min(max_batch_size, max_queue_size)
         self._schedule_delay = schedule_delay_seconds
         self._exit_timeout = exit_timeout_seconds
@@ -139,7 +146,7 @@ class DeliveryProcessor(SpanProcessor):
         """Make the parts that belong to one process: counters, slots, locks, threads."""
         self._log = RateLimitedLogger(_logger)
         self._counters = Counters()
-        self._slots = Slots(self._max_queue_size)
+        self._slots = Slots(self._max_queue_size, self._max_queue_bytes)
         self._open = OpenSpans()
         # Reentrant: a signal handler may call shutdown() inside shutdown().
         self._closing = threading.RLock()
@@ -179,6 +186,7 @@ class DeliveryProcessor(SpanProcessor):
             undecided=self._undecided_traces(traces),
         )
         self._spill = self._spill_writer()
+        self._copying = Copying(self._sender.waiting)
         # The threads must not keep a processor alive that the program has dropped.
         this = ref(self)
         self._collector = Collector(
@@ -192,6 +200,7 @@ class DeliveryProcessor(SpanProcessor):
             spool=self._spool,
             too_late=lambda span: (it := this()) and it._admission.admit_too_late(span),
             spill=self._spill,
+            look=lambda: (it := this()) and it._look_at_destination(),
         )
 
     def _trace_buffer(self) -> TraceBuffer[None] | None:
@@ -218,11 +227,26 @@ class DeliveryProcessor(SpanProcessor):
             requeue=lambda span: (it := this()) and it._send(span),
             too_late=lambda span, room: (it := this()) and it._admission.admit_late(span, room),
             capacity=self._max_spill_queue_size,
+            max_bytes=self._max_spill_queue_bytes,
             written=self._sender.wake_up,
             gate=(lambda once: (it := this()) and it._collector.add_for_disk(once))
             if self._filters
             else None,
         )
+
+    def _look_at_destination(self) -> None:
+        """Copy the waiting spans to the disk if MLflow has not taken them for too long.
+
+        The sender cannot, since it waits for MLflow.
+        """
+        overdue = self._sender.overdue_seconds()
+        if overdue:
+            self._copy_waiting()
+            self._sender.report_silence(overdue)
+
+    def _copy_waiting(self) -> None:
+        if self._spill is not None:
+            self._spill.copy(self._copying)
 
     def _send(self, span: ReadableSpan) -> None:
         """Send a span that waited for the disk, and has got a slot of the queue instead."""
@@ -277,8 +301,8 @@ class DeliveryProcessor(SpanProcessor):
             self._open.leaving[id(span)] = span
             # An open span in the register is sampled.
             if self._open.held.pop(context.span_id, None) is None:
-                self._open.ended(context.span_id)
-                if not context.trace_flags & _SAMPLED:
+                is_new = self._open.ended(context.span_id)
+                if not is_new or not context.trace_flags & _SAMPLED:
                     return
             if self._closed:
                 self._admission.admit_late(span)
@@ -321,7 +345,11 @@ class DeliveryProcessor(SpanProcessor):
         complete(lambda: self._go_on(begun, context.span_id))
 
     def _go_on(self, placing: Placing, span_id: int) -> None:
-        self._open.ended(span_id)
+        if not self._open.ended(span_id):
+            return
+        self._place(placing)
+
+    def _place(self, placing: Placing) -> None:
         if self._closed:
             self._admission.admit_late(placing.span)
         else:
@@ -356,7 +384,11 @@ class DeliveryProcessor(SpanProcessor):
     def _admit_missed(self) -> None:
         """Admit ended spans of which a signal handler has kept `on_end` from hearing."""
         for span in self._open.take_missed():
-            self.on_end(span)
+            self._open.leaving[id(span)] = span
+            try:
+                self._place(Placing(span, self._slots.claim(span)))
+            finally:
+                self._open.leaving.pop(id(span), None)
 
     def _flush(self, deadline: float, *, ending: bool = False) -> bool:
         self._admit_missed()
@@ -364,6 +396,10 @@ class DeliveryProcessor(SpanProcessor):
         # In the order in which spans pass the three.
         passed_on = self._collector.flush(seconds_until(deadline))
         spilled = self._spill is None or self._spill.flush(seconds_until(deadline))
+        if ending and self._spill is not None:
+            alone = min(self._time.alone_seconds, seconds_until(deadline))
+            if not self._sender.flush(alone, lost_before=lost_before, ending=True):
+                self._copy_waiting()
         sent = self._sender.flush(seconds_until(deadline), lost_before=lost_before, ending=ending)
         return spilled and passed_on and sent
 
@@ -406,26 +442,26 @@ class DeliveryProcessor(SpanProcessor):
 
     def _deadline(self, timeout_seconds: float | None) -> float:
         """Start the exit time; the `time.monotonic` until which spans may be delivered."""
-        self._time = ExitTime.within(
-            self._exit_timeout,
-            timeout_seconds,
-            queued=sum(slots.used for slots in self._waiting) if self._spool is not None else 0,
-        )
+        self._time = ExitTime.within(self._exit_timeout, timeout_seconds)
         return self._time.delivery_until(self._exit_deadline)
 
     def _stop(self, deadline: float) -> bool:
         self._collector.close(seconds_until(deadline))
-        # Before the sender, which at its end also delivers the spans that this process has spilled.
-        spilling = self._spill.close(seconds_until(deadline) / 2) if self._spill is not None else []
+        if self._spill is not None:
+            # The sender at its end also delivers the spans that this process has spilled.
+            self._spill.flush(seconds_until(deadline) / 2)
+            if not self._sender.finish(min(self._time.alone_seconds, seconds_until(deadline))):
+                self._copy_waiting()
         queued = self._sender.close(seconds_until(deadline))
-        left = [*queued, *spilling]
         # The spool's share ends when planned: a delivery that ended early leaves more time for it.
         until = max(deadline, time.monotonic()) + self._time.spooling_seconds
+        spilling = self._spill.close(seconds_until(until) / 2) if self._spill is not None else []
+        left = [*queued, *spilling]
         kept = self._spool.keep(left, until=until) if self._spool is not None and left else 0
         with self._counters.lock:
-            self._slots.give_back(len(queued))
+            self._slots.release(queued)
             if self._spill is not None:
-                self._spill.room.give_back(len(spilling))
+                self._spill.room.release(spilling)
             # Slots of threads that are about to queue a span. Each thread corrects the count.
             late = sum(slots.give_back_all() for slots in self._waiting)
             self._counters.add(spilled=kept, dropped=len(left) - kept + late)

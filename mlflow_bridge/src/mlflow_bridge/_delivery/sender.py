@@ -90,9 +90,13 @@ class Sender:
         self._ending = False
         self._closing = False
         self._given_up = False
+        self._left: list[ReadableSpan] = []
         self._closed_complete = False
         # Written by the sender's thread only.
         self._has_begun = False
+        self._asking_since: float | None = None
+        """Since when the destination is being asked; None if it is not."""
+        self._last_reason = ""
         self._errors = 0
         self._failures = 0
         self._failing_since = 0.0
@@ -121,6 +125,32 @@ class Sender:
         with self._lock:
             self._announced = True
             self._changed.notify_all()
+
+    def waiting(self) -> list[ReadableSpan]:
+        """The spans that wait or are being sent, in order; after `close`, what it returned."""
+        with self._lock:
+            return self._left if self._given_up else self._waiting_spans()
+
+    def overdue_seconds(self) -> float:
+        """For how long MLflow has not taken the waiting spans; 0 if that is not too long yet."""
+        now = time.monotonic()
+        since = [] if self._asking_since is None else [self._asking_since]
+        if self._failures:
+            since.append(self._failing_since)
+        seconds = now - min(since, default=now)
+        if seconds < self._spill_after or not self.waiting():
+            return 0.0
+        return seconds
+
+    def report_silence(self, seconds: float) -> None:
+        """Log that MLflow has not taken the waiting spans for this long, once for each outage."""
+        if self._ending or self._outage_reported:
+            return
+        self._report_outage(
+            f"{self._last_reason or 'it does not answer'}, for {seconds:.0f} s now"
+            if self._failures
+            else f"it has not answered for {seconds:.0f} s"
+        )
 
     def wake_up(self) -> None:
         """Look for spans in the spool now, if the thread has nothing else to do."""
@@ -167,6 +197,19 @@ class Sender:
             self._changed.notify_all()
         return mark.wait(seconds)
 
+    def finish(self, seconds: float) -> bool:
+        """Deliver the waiting spans, then end the thread. Returns after at most this long.
+
+        Returns:
+            True if the thread has ended.
+        """
+        with self._lock:
+            self._closing = self._ending = self._hurry = True
+            self._changed.notify_all()
+        if not self.is_current_thread:
+            self._thread.join(max(seconds, 0.0))
+        return not self._thread.is_alive()
+
     def close(self, seconds: float) -> list[ReadableSpan]:
         """Deliver the waiting spans for at most this long, then stop.
 
@@ -174,14 +217,10 @@ class Sender:
             The spans that are not known to be stored, in order. They still hold their slots. If the
             destination hangs, the first batch may still arrive there later.
         """
-        with self._lock:
-            self._closing = self._ending = self._hurry = True
-            self._changed.notify_all()
-        if not self.is_current_thread:
-            self._thread.join(max(seconds, 0.0))
+        self.finish(seconds)
         with self._lock:
             self._given_up = True
-            left = self._waiting_spans()
+            self._left = left = self._waiting_spans()
             self._closed_complete = not left
             marks = [item for item in self._queue if isinstance(item, FlushMark)]
             self._queue.clear()
@@ -208,8 +247,11 @@ class Sender:
             if not self._has_begun:
                 self._has_begun = True
                 if self._has_time_to_warm_up():
+                    self._asking_since = time.monotonic()
                     self._warm_up()
+                    self._asking_since = None
             batch = self._next_batch()
+            self._asking_since = time.monotonic()
             if batch:
                 self._send(batch)
             elif batch is not None:
@@ -220,6 +262,8 @@ class Sender:
             _logger.debug("The sender raised", exc_info=True)
             self._recover(format_exception_only(error)[-1].strip())
             return True
+        finally:
+            self._asking_since = None
 
     def _recover(self, reason: str) -> None:
         """Go on after an error outside of the exporter. The batch is tried again, some times."""
@@ -233,8 +277,10 @@ class Sender:
                 self._queue.extendleft(reversed(batch))
             elif batch:
                 self._errors = 0
-                self._counters.settle(self._slots, len(batch), dropped=len(batch))
+                self._counters.settle(self._slots, batch, dropped=len(batch))
                 self._counters.error(reason)
+                if self._spool is not None:
+                    self._spool.settled(batch)
             self._changed.wait(_RECOVERY_SECONDS)
 
     def _finish(self) -> None:
@@ -354,6 +400,7 @@ class Sender:
         if not self._failures:
             self._failing_since = time.monotonic()
         self._failures += 1
+        self._last_reason = failure.reason
         self._report_failed_attempt(self._failures, failure)
 
     def _is_worth_spilling(self, failure: Retry) -> bool:
@@ -372,8 +419,10 @@ class Sender:
             with self._lock:
                 if self._given_up:  # The caller of close() has these spans, too.
                     return ()
-                self._counters.settle(self._slots, len(batch), spilled=len(batch))
-                batch = self._take_batch()
+                self._counters.settle(self._slots, batch, spilled=len(batch))
+                spilled, batch = batch, self._take_batch()
+            # Afterwards: a span that is seen to wait may be copied at any moment.
+            self._spool.settled(spilled)
         return batch
 
     def _hold_back(self, retry_after: float | None) -> None:
@@ -408,7 +457,7 @@ class Sender:
             if self._given_up:  # The caller of close() counts these spans as not delivered.
                 return
             self._in_flight = ()
-            self._counters.settle(self._slots, len(batch), stored=stored, rejected=rejected)
+            self._counters.settle(self._slots, batch, stored=stored, rejected=rejected)
         self._failures = self._errors = 0
         if self._spool is not None:
             self._spool.settled(batch)
@@ -428,13 +477,16 @@ class Sender:
         # A single failure may be transient. At exit, the summary reports the failure.
         if (attempt == 1 and not failure.lasting) or self._ending:
             return
+        self._report_outage(failure.reason)
+
+    def _report_outage(self, reason: str) -> None:
         self._outage_reported = self._has_warned = True
         self._log.warning(
             "outage",
             "%s does not accept spans: %s. It is tried again; %d spans wait for it, and %s "
             "(settings: MLFLOW_TRACKING_URI, max_queue_size).",
             self._delivery.destination_description,
-            failure.reason,
+            reason,
             self._slots.used,
             self._backlog_note,
         )

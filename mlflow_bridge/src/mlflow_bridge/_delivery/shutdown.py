@@ -12,41 +12,48 @@ from typing import Final
 from mlflow_bridge._delivery.status import DeliveryStatus
 
 _SPOOLING_SHARE: Final = 0.1
-"""The share for the spool if no spans wait for it; the rest is for delivery."""
+"""The share of the exit time after which spans are only written to the spool."""
 
-_SPOOLING_SECONDS: Final = 0.00004
-"""The time to write a span of some kB to the spool on a busy machine."""
-
-_LARGEST_SPOOLING_SHARE: Final = 0.75
-"""The largest share for the spool, if more spans wait than MLflow could take in that time."""
+_EXTRA_SHARE: Final = 1.0
+"""The share that is added for a spool that takes spans, but has not taken all of them in time:
+they would be lost."""
 
 _SHORTEST_SPOOLING_SECONDS: Final = 0.25
 """The shortest time for the spool, even if a shutdown is given no time."""
 
+_ALONE_SHARE: Final = 0.1
+_ALONE_SECONDS: Final = 1.0
+
 
 @dataclass(frozen=True)
 class ExitTime:
-    """The shares of the destination and of the spool, in seconds."""
+    """The shares of the destination and of the spool, in seconds.
+
+    The spool is written while the destination takes spans. So the disk and the size of the spans
+    decide how many are safe at the end, and no estimate does.
+    """
 
     delivery_seconds: float
     spooling_seconds: float
+    """How long spans may be written to the spool after the delivery."""
 
     @classmethod
-    def within(cls, allowed: float, asked: float | None, *, queued: int) -> ExitTime:
+    def within(cls, allowed: float, asked: float | None) -> ExitTime:
         """Divide the allowed time, or the time that the caller asks for if that is less.
 
         Args:
-            allowed: The longest that an exit may be delayed.
+            allowed: The longest that the destination may delay an exit.
             asked: The longest that the caller wants to wait; None if it sets no limit.
-            queued: Number of spans that may have to be spooled; 0 without a spool.
         """
         total = allowed if asked is None else min(allowed, asked)
         share = total * _SPOOLING_SHARE
-        if not queued:
-            return cls(total - share, max(share, _SHORTEST_SPOOLING_SECONDS))
-        usual = min(share + queued * _SPOOLING_SECONDS, total * _LARGEST_SPOOLING_SHARE)
-        spooling = max(usual, _SHORTEST_SPOOLING_SECONDS)
-        return cls(max(total - spooling, 0.0), spooling)
+        spooling = max(share + total * _EXTRA_SHARE, _SHORTEST_SPOOLING_SECONDS)
+        return cls(total - share, spooling)
+
+    @property
+    def alone_seconds(self) -> float:
+        """How long the destination is waited for without any write to the spool."""
+        return min(self.delivery_seconds * _ALONE_SHARE, _ALONE_SECONDS)
 
     def delivery_until(self, limit: float | None) -> float:
         """The `time.monotonic` at which delivery ends, if it begins now; at most ``limit``."""

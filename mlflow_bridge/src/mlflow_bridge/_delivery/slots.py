@@ -6,9 +6,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, repeat
 from typing import Any, Final, TypeVar
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from mlflow_bridge._spans.span_size import size_of
 
 _T = TypeVar("_T")
 
@@ -22,10 +26,25 @@ class Slots:
     Taking and giving back are single deque operations and take no lock: a span may end inside a
     garbage collection or a signal handler that interrupted this code in the same thread.
     Only a thread that waits for a slot uses the condition.
+
+    The slots bound the bytes of the spans, too. Each slot stands for its share of ``max_bytes``,
+    and a larger span costs further slots, which are reserved when the span is weighed. The thread
+    that ends a span does not weigh it, since most spans are smaller than that share.
+
+    Args:
+        capacity: Number of slots.
+        max_bytes: The most bytes of the spans that have a slot.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, max_bytes: int) -> None:
         self._capacity = capacity
+        self._share = max(max_bytes // capacity, 1)
+        self._extra: dict[int, int] = {}
+        """Further slots of each large span, by the id of the object, which lives meanwhile."""
+        self._owed = 0
+        """Number of slots to reserve for large spans."""
+        self._reserved = 0
+        """Number of slots that are reserved."""
         self._free: deque[bool] = deque(repeat(True, capacity))
         self.takes = iter(self._free.pop, None)
         """Takes one slot at each step, and raises IndexError if none is free; see `claim`."""
@@ -40,7 +59,48 @@ class Slots:
 
     @property
     def used(self) -> int:
-        return self._capacity - len(self._free)
+        """Number of spans that have a slot."""
+        return self._capacity - len(self._free) - self._reserved
+
+    @property
+    def reserved(self) -> int:
+        """Number of slots that are reserved, because spans are large."""
+        return self._reserved
+
+    def extra_of(self, span: ReadableSpan) -> int:
+        """Number of slots that the size of a span costs, besides the slot that it has."""
+        return min(size_of(span) // self._share, self._capacity - 1)
+
+    def reserve(self, span: ReadableSpan, extra: int) -> None:
+        """Reserve further slots of a span that has a slot.
+
+        The callers of this method and of `release` hold the lock of the `Counters`. If too few
+        slots are free, they are reserved as they are given back.
+        """
+        self._extra[id(span)] = self._extra.get(id(span), 0) + extra
+        self._owed += extra
+        self._reserve()
+
+    def release(self, spans: Sequence[ReadableSpan]) -> int:
+        """Free the slots of spans, and what is reserved for them, unless `give_back_all` has.
+
+        Returns:
+            The number of slots that spans had.
+        """
+        with self._lock:
+            if self._extra:
+                self._owed -= sum(self._extra.pop(id(span), 0) for span in spans)
+                surplus = max(self._reserved - self._owed, 0)
+                self._reserved -= surplus
+                self.give_back(surplus)
+            own = min(self.used, len(spans))
+            self.give_back(own)
+            self._reserve()
+        return own
+
+    def _reserve(self) -> None:
+        while self._reserved < self._owed and self.try_take():
+            self._reserved += 1
 
     def claim(self, item: _T) -> Iterator[_T]:
         """An iterator that takes a slot and then gives the item, once.
@@ -107,13 +167,6 @@ class Slots:
             used = self.used
             self.give_back(used)
         return used
-
-    def give_back_own(self, count: int) -> int:
-        """Free slots, unless `give_back_all` has freed them. Returns how many are freed now."""
-        with self._lock:
-            own = min(self.used, count)
-            self.give_back(own)
-        return own
 
 
 class FlushMark:

@@ -15,6 +15,7 @@ from typing import Final
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
 
+from mlflow_bridge._delivery.copies import Copying
 from mlflow_bridge._delivery.slots import FlushMark, Slots
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.status import Counters
@@ -39,13 +40,16 @@ _GIVE_WAY_SECONDS: Final = 0.0002
 _REFUSED_SECONDS: Final = 0.02
 """Pause before the next attempt if the spool refuses and no slot is free."""
 
+_Item = ReadableSpan | FlushMark | Copying | None
+
 
 class SpillWriter:
     """A daemon thread that writes spans to the spool; any thread may hand spans over.
 
-    ``put`` takes no lock and does not wait. Waiting spans are in memory, at most ``capacity`` of
-    them. While the spool refuses, spans go back to the queue of the processor as slots get free
-    there. The thread is started at once, for the same reason as the sender's.
+    ``put`` does not wait. Waiting spans are in memory, at most ``capacity`` of them. While the
+    spool refuses, spans go back to the queue of the processor as slots get free there. The thread
+    also copies spans that wait in that queue for too long. It is started at once, for the same
+    reason as the sender's.
 
     Args:
         spool: Takes the spans.
@@ -55,6 +59,7 @@ class SpillWriter:
         too_late: Finds a place for a span that has a slot of ``room``, but that `close` could not
             return because it was put too late.
         capacity: The most spans that may wait.
+        max_bytes: The most bytes of spans that may wait, approximately.
         written: Called after spans were written.
         gate: Gets an iterator over each span that has got a slot of ``room``, consumes it in one
             instruction, and gives spans of wanted traces to `take_over`. None if all traces are
@@ -70,6 +75,7 @@ class SpillWriter:
         requeue: Callable[[ReadableSpan], object],
         too_late: Callable[[ReadableSpan, Slots], object],
         capacity: int,
+        max_bytes: int,
         written: Callable[[], object],
         gate: Callable[[Iterator[ReadableSpan]], object] | None = None,
     ) -> None:
@@ -80,10 +86,10 @@ class SpillWriter:
         self._too_late = too_late
         self._written = written
         self._enter = self._put if gate is None else gate
-        self.room = Slots(capacity)
+        self.room = Slots(capacity, max_bytes)
         """A slot for each span that waits here."""
         # Its put() is reentrant: a garbage collection may call put() inside put().
-        self._queue: SimpleQueue[ReadableSpan | FlushMark | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Item] = SimpleQueue()
         # Guards the two fields below: they say whether this thread or the caller of close() counts
         # the spans of the current line.
         self._lock = threading.Lock()
@@ -110,27 +116,27 @@ class SpillWriter:
     def capacity(self) -> int:
         return self.room.capacity
 
-    def put(self, once: Iterator[ReadableSpan], room: list[object]) -> bool:
-        """Take a span if there is room for it. Does not wait.
+    def take(self, room: list[object]) -> bool:
+        """Put a slot for a span into a list, if there is room. Does not wait."""
+        return self.room.take_into(room)
 
-        Args:
-            once: Gives the span once. After an interruption, the same call may be made again.
-            room: Holds the slot of the span; empty if the span has none.
-        """
-        if not room and not self.room.take_into(room):
-            return False
-        self._enter(once)
-        return True
-
-    def put_within(self, once: Iterator[ReadableSpan], room: list[object], seconds: float) -> bool:
-        """Take a span as `put` does, waiting at most this long for room.
+    def take_within(self, seconds: float, room: list[object]) -> bool:
+        """Put a slot for a span into a list as `take` does, waiting at most this long for room.
 
         Callers that can wait leave part of the capacity to callers that cannot.
         """
-        if not room and not self.room.take_within(seconds, room, leaving=self.capacity // _SHARE):
-            return False
+        return self.room.take_within(seconds, room, leaving=self.capacity // _SHARE)
+
+    def put(self, span: ReadableSpan, once: Iterator[ReadableSpan]) -> None:
+        """Take a span that has a slot. Does not wait.
+
+        Args:
+            span: The span.
+            once: Gives the span once. After an interruption, the same call may be made again.
+        """
+        # Here and not when it is written: if the disk hangs, only this bounds the memory.
+        self._counters.weigh(self.room, (span,))
         self._enter(once)
-        return True
 
     def take_over(self, span: ReadableSpan) -> None:
         """Take a span of a wanted trace that has a slot of ``room``. Does not wait."""
@@ -142,6 +148,11 @@ class SpillWriter:
         if self._given_up:  # The span may have been put after close() had emptied the queue.
             for late in self._take_out():
                 self._too_late(late, self.room)
+
+    def copy(self, copying: Copying) -> None:
+        """Begin to copy spans to the disk, unless that is under way. Returns at once."""
+        if copying.begin():
+            self._queue.put(copying)
 
     def flush(self, seconds: float) -> bool:
         """Wait until all spans put before are in the spool, or in the processor's queue again."""
@@ -175,7 +186,7 @@ class SpillWriter:
                 break
             if isinstance(item, FlushMark):
                 item.reach(complete=False)
-            elif item is not None:
+            elif isinstance(item, ReadableSpan):
                 yield item
         # The None that ends the thread may have been taken out. Without it, the thread would wait
         # for ever.
@@ -199,7 +210,7 @@ class SpillWriter:
         """Write one line. False when there is nothing more to do."""
         if self._line:  # An error has interrupted the last write.
             return self._settle()
-        item: ReadableSpan | FlushMark | None = self._queue.get()
+        item: _Item = self._queue.get()
         line: list[ReadableSpan] = []
         most = min(max(self.waiting // _SHARE, _FEW_SPANS), _MANY_SPANS)
         while isinstance(item, ReadableSpan):
@@ -222,9 +233,11 @@ class SpillWriter:
         settled = not line or self._settle()
         if isinstance(item, FlushMark):
             item.reach(complete=settled)
+        elif isinstance(item, Copying) and item.go_on(self._spool):
+            self._queue.put(item)
         return settled and item is not None
 
-    def _settle_late(self, line: list[ReadableSpan], item: ReadableSpan | FlushMark | None) -> None:
+    def _settle_late(self, line: list[ReadableSpan], item: _Item) -> None:
         for span in line:
             self._too_late(span, self.room)
         if isinstance(item, FlushMark):
@@ -255,18 +268,19 @@ class SpillWriter:
         """Queue spans of the line while slots are free. True if all of them are queued."""
         while self._line:
             with self._lock:
-                if self._given_up or not self._exchange_slot():
+                if self._given_up or not self._exchange_slot(self._line[0]):
                     return False
                 span, self._line = self._line[0], self._line[1:]
             self._requeue(span)
         return True
 
-    def _exchange_slot(self) -> bool:
+    def _exchange_slot(self, span: ReadableSpan) -> bool:
         """Exchange a slot of the spill writer for a slot of the queue; False if none is free."""
         with self._counters.lock:
             if not self._slots.try_take():
                 return False
-            self.room.give_back(1)
+            self.room.release((span,))
+            self._counters.weigh(self._slots, (span,))
             return True
 
     def _release(self, count: int) -> None:
@@ -274,7 +288,7 @@ class SpillWriter:
         with self._lock:
             if self._given_up:  # The caller of close() counts these spans.
                 return
-            self._line = self._line[count:]
-            self._counters.settle(self.room, count, spilled=count)
+            taken, self._line = self._line[:count], self._line[count:]
+            self._counters.settle(self.room, taken, spilled=count)
         if count:
             self._written()

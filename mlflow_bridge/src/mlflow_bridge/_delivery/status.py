@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from opentelemetry.sdk.trace import ReadableSpan
 
 from mlflow_bridge._delivery.slots import Slots
 
@@ -133,24 +135,27 @@ class Counters:
             self._spilled += spilled
             self._dropped += dropped
 
-    def settle(self, slots: Slots, count: int, **outcomes: int) -> None:
+    def weigh(self, slots: Slots, spans: Iterable[ReadableSpan]) -> None:
+        """Reserve further slots for those of the spans that are large."""
+        large = [(span, extra) for span in spans if (extra := slots.extra_of(span))]
+        if large:
+            with self.lock:
+                for span, extra in large:
+                    slots.reserve(span, extra)
+
+    def settle(self, slots: Slots, spans: Sequence[ReadableSpan], **outcomes: int) -> None:
         """Free the slots of spans, and count the outcome of each span.
+
+        Spans whose slots `Slots.give_back_all` has freed already count as dropped.
 
         Args:
             slots: The slots that the spans hold.
-            count: Number of spans.
+            spans: The spans.
             **outcomes: Number of spans with each outcome, as in `add`.
         """
         with self.lock:
             self.add(**outcomes)
-            self._dropped_from_queue += outcomes.get("dropped", 0)
-            slots.give_back(count)
-
-    def settle_late(self, slots: Slots, count: int, **outcomes: int) -> None:
-        """Settle spans that already count as dropped if `Slots.give_back_all` freed their slots."""
-        with self.lock:
-            self.add(**outcomes)
-            self.add(dropped=slots.give_back_own(count) - count)
+            self.add(dropped=slots.release(spans) - len(spans))
             self._dropped_from_queue += outcomes.get("dropped", 0)
 
     def failed_attempt(self, reason: str) -> None:

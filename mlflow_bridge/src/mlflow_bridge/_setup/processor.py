@@ -74,6 +74,7 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
         super().__init__(
             exporter,
             max_queue_size=config.max_queue_size,
+            max_queue_bytes=config.max_queue_bytes,
             max_batch_size=config.max_batch_size,
             schedule_delay_seconds=config.schedule_delay_seconds,
             exit_timeout_seconds=config.exit_timeout_seconds,
@@ -82,6 +83,7 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
             spool=None if is_refused else Spool.from_config(config),
             overflow_policy=config.overflow,
             max_spill_queue_size=config.max_spill_queue_size,
+            max_spill_queue_bytes=config.max_spill_queue_bytes,
             traces=config.traces,
             is_refused=is_refused,
             meter_provider=meter_provider,

@@ -22,6 +22,7 @@ UNFINISHED: Final = "the process ended before this span did"
 
 _HELD: Final = 4096
 _DEMOTED_AT_ONCE: Final = 1024
+_TAKEN: Final = 1024
 _REPORTED_WITHIN_NANOSECONDS: Final = 100_000_000
 
 
@@ -44,6 +45,7 @@ class OpenSpans:
         self.held: dict[int, Span] = {}
         self.leaving: dict[int, ReadableSpan] = {}
         self._known: WeakValueDictionary[int, Span] = WeakValueDictionary()
+        self._taken: dict[int, None] = {}
         self._demoting = threading.Lock()
 
     def __len__(self) -> int:
@@ -59,10 +61,13 @@ class OpenSpans:
         if len(held) > _HELD:
             self._demote()
 
-    def ended(self, span_id: int) -> None:
-        """Forget the span."""
-        if self.held.pop(span_id, None) is None and self._known:
-            self._known.pop(span_id, None)
+    def ended(self, span_id: int) -> bool:
+        """Forget the span. False if `take_missed` has taken it out."""
+        if self.held.pop(span_id, None) is not None:
+            return True
+        if self._known and self._known.pop(span_id, None) is not None:
+            return True
+        return span_id not in self._taken
 
     def _demote(self) -> None:
         """Keep only weak references to the oldest spans."""
@@ -108,13 +113,23 @@ class OpenSpans:
         """Take out spans that have ended, but were not reported by ``ended``.
 
         A signal handler that raises can prevent that report. Spans that ended less than a tenth of
-        a second ago stay: the thread that has ended them may be about to report them.
+        a second ago stay: the thread that has ended them may be about to report them. If a thread
+        needs longer, `ended` tells it that the span is taken.
         """
         limit = time.time_ns() - _REPORTED_WITHIN_NANOSECONDS
         ended = [span for span in self._all() if (span.end_time or limit) < limit]
-        for span in ended:
-            self.ended(span.get_span_context().span_id)
-        return ended
+        return [span for span in ended if self._take(span.get_span_context().span_id)]
+
+    def _take(self, span_id: int) -> bool:
+        taken = self._taken
+        # Before the span is taken out: its thread finds it in one of the three at any moment.
+        taken[span_id] = None
+        if self.held.pop(span_id, None) is None and self._known.pop(span_id, None) is None:
+            del taken[span_id]
+            return False
+        while len(taken) > _TAKEN:  # Most of their threads will never report them.
+            del taken[next(iter(taken))]
+        return True
 
     def finish(self) -> int:
         """End every sampled span, the youngest first, so that children end before their parents.

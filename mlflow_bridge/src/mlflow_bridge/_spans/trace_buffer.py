@@ -10,16 +10,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from opentelemetry.sdk.trace import ReadableSpan
 
 from mlflow_bridge._spans.local_root import is_local_root
+from mlflow_bridge._spans.span_size import size_of
 
 _logger = logging.getLogger(__name__)
-
-_SPAN_BYTES: Final = 1024
-"""About the size of a span without the text of its attributes."""
 
 Facts = TypeVar("Facts")
 """Facts of one trace that a policy remembers; None if it remembers nothing."""
@@ -252,7 +250,7 @@ class TraceBuffer(Generic[Facts]):
         if trace is None:
             trace = self._undecided[trace_id] = self._new_trace()
         trace.spans.append(span)
-        size = _size_of(span)
+        size = size_of(span)
         trace.bytes += size
         self._held_bytes += size
         self.held += 1
@@ -319,8 +317,3 @@ def trace_id_of(span: ReadableSpan) -> int:
     """The trace of a span; 0 if the span has no ids."""
     context = span.context
     return 0 if context is None else context.trace_id
-
-
-def _size_of(span: ReadableSpan) -> int:
-    attributes = span.attributes or {}
-    return _SPAN_BYTES + sum(len(value) for value in attributes.values() if type(value) is str)

@@ -9,25 +9,24 @@ import pytest
 from mlflow_bridge._delivery.shutdown import ExitTime
 
 
-@pytest.mark.parametrize("queued", [0, 1, 5_000, 40_000, 120_000, 10_000_000])
-def test_both_shares_add_up_to_the_allowed_time(queued: int) -> None:
-    time = ExitTime.within(5.0, None, queued=queued)
-    assert time.delivery_seconds + time.spooling_seconds == pytest.approx(5.0)
-    assert time.delivery_seconds >= 1.25
+@pytest.mark.parametrize("allowed", [0.5, 5.0, 60.0])
+def test_the_destination_has_most_of_the_allowed_time(allowed: float) -> None:
+    time = ExitTime.within(allowed, None)
+    assert time.delivery_seconds == pytest.approx(0.9 * allowed)
+    assert time.alone_seconds == pytest.approx(min(0.09 * allowed, 1.0))
 
 
-def test_the_share_of_the_disk_grows_with_the_queue() -> None:
-    shares = [
-        ExitTime.within(5.0, None, queued=queued).spooling_seconds
-        for queued in (0, 10_000, 20_000, 60_000, 120_000)
-    ]
-    assert shares == sorted(set(shares))
-    assert shares[0] == pytest.approx(0.5)
-    # Both queues are full: the disk gets most of the time, since MLflow could not take these spans
-    # in it.
-    assert shares[-1] == pytest.approx(3.75)
+def test_a_disk_that_takes_spans_has_as_long_again() -> None:
+    time = ExitTime.within(5.0, None)
+    assert time.delivery_seconds + time.spooling_seconds == pytest.approx(10.0)
+
+
+def test_a_caller_may_ask_for_less() -> None:
+    time = ExitTime.within(5.0, 1.0)
+    assert time.delivery_seconds + time.spooling_seconds == pytest.approx(2.0)
 
 
 def test_a_shutdown_without_time_still_has_some_for_the_disk() -> None:
-    time = ExitTime.within(5.0, 0.0, queued=100)
-    assert (time.delivery_seconds, time.spooling_seconds) == (0.0, 0.25)
+    time = ExitTime.within(5.0, 0.0)
+    assert (time.delivery_seconds, time.alone_seconds) == (0.0, 0.0)
+    assert time.spooling_seconds == 0.25

@@ -11,14 +11,13 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import Tracer, set_span_in_context
 
 from mlflow_bridge._delivery import spill
 from mlflow_bridge._delivery.spool.segment import Segment
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._export.contract import Retry
-from mlflow_bridge._spans.otlp_json.decoder import spans_in
 from mlflow_bridge._spans.trace_buffer import TraceBuffer
 from tests.support.fake_delivery import (
     PATIENCE,
@@ -30,12 +29,7 @@ from tests.support.fake_delivery import (
     end_spans,
     wait_until,
 )
-from tests.support.spool_spans import files_in
-
-
-def names_on_disk(directory: Path) -> list[str]:
-    lines = (line for file in files_in(directory) for line in file.read_bytes().splitlines())
-    return [span.name for line in lines for span in spans_in(line)]
+from tests.support.spool_spans import names_on_disk
 
 
 class SlowWrite:
@@ -181,3 +175,25 @@ def test_a_span_that_is_filtered_during_a_shutdown_without_time_counts_once(
         status = processor.status()
     assert (status.accepted, status.filtered, status.spilled, status.queued) == (3, 2, 1, 0)
     assert (spool.names, delivery.names) == (["wanted"], [])
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_a_span_that_a_flush_finds_before_its_thread_reports_it_counts_once(
+    monkeypatch: pytest.MonkeyPatch, is_held: bool
+) -> None:
+    class Flushing(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            # As another thread would, while this one has no time to go on.
+            assert processor.force_flush(PATIENCE * 1000)
+
+    monkeypatch.setattr("mlflow_bridge._spans.open_spans._REPORTED_WITHIN_NANOSECONDS", -(10**9))
+    monkeypatch.setattr("mlflow_bridge._spans.open_spans._HELD", 4096 if is_held else 0)
+    delivery = FakeDelivery()
+    processor = DeliveryProcessor(delivery)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Flushing())
+    provider.add_span_processor(processor)
+    provider.get_tracer("test").start_span("span").end()
+    assert processor.force_flush(PATIENCE * 1000)
+    assert (delivery.names, processor.status().accepted) == (["span"], 1)
+    processor.close(timeout_seconds=1.0)

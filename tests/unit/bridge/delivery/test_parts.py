@@ -35,7 +35,7 @@ def test_retry_after_is_capped() -> None:
 
 
 def test_slots_are_taken_and_given_back() -> None:
-    slots = Slots(2)
+    slots = Slots(2, 4096)
     assert [slots.try_take() for _ in range(3)] == [True, True, False]
     assert (slots.used, slots.capacity) == (2, 2)
     slots.give_back(1)
@@ -43,7 +43,7 @@ def test_slots_are_taken_and_given_back() -> None:
 
 
 def test_a_waiting_thread_gets_the_slot_that_comes_back() -> None:
-    slots = Slots(1)
+    slots = Slots(1, 4096)
     assert slots.try_take()
     taken: list[bool] = []
     waiter = threading.Thread(target=lambda: taken.append(slots.take_within(PATIENCE, [])))

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import time
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -130,10 +130,13 @@ def test_poison_alone_in_the_spool_ages_out(tmp_path: Path) -> None:
     dead = Spool(tmp_path)
     assert dead.accept(spans_named(POISON))
     dead.close()
-    processor = processor_for(Real(), Spool(tmp_path, max_age_seconds=0.5))
+    real = Real()
+    processor = processor_for(real, Spool(tmp_path, max_age_seconds=3600.0))
     with closing(processor):
         processor.warm_up()
-        time.sleep(0.1)
+        wait_until(lambda: real.attempts > 2)
         assert processor.status().spool_dropped == 0
+        for file in files_in(tmp_path):
+            os.utime(file, (0, 0))
         wait_until(lambda: not files_in(tmp_path))
         assert processor.status().spool_dropped == 1

@@ -200,7 +200,7 @@ class SpoolDirectory:
     def create(
         self,
         needed: int,
-        droppable: Callable[[Path], Segment | None],
+        droppable: Callable[[Path], Segment | None] | None,
         *,
         undecided: bool = False,
     ) -> Segment:
@@ -208,7 +208,8 @@ class SpoolDirectory:
 
         Args:
             needed: Number of bytes that will be written.
-            droppable: Returns a file of this process if the file may be dropped, else None.
+            droppable: Returns a file of this process if the file may be dropped, else None. If this
+                is None, no file is dropped.
             undecided: As in `Segment.create`.
 
         Raises:
@@ -227,7 +228,7 @@ class SpoolDirectory:
         for entry in entries:
             if total + needed <= self._max_bytes:
                 break
-            if not entry.is_readable:
+            if not entry.is_readable or droppable is None:
                 continue
             # Neither a file that a living process writes to, nor a file that is being delivered.
             segment = droppable(entry.path) or Segment.adopt(entry.path)
@@ -300,7 +301,7 @@ class SpoolDirectory:
         self._drop("they are too old (setting: spool_max_age_seconds)", segment)
         return True
 
-    def restore(self, segment: Segment, droppable: Callable[[Path], Segment | None]) -> None:
+    def restore(self, segment: Segment, droppable: Callable[[Path], Segment | None] | None) -> None:
         """Write a removed file again. If that fails, its spans count as dropped."""
         try:
             copy = self.create(segment.size, droppable, undecided=segment.is_undecided)

@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from mlflow_bridge._delivery.spool.directory import (
     Entry,
     SpoolDirectory,
+    SpoolFullError,
     default_directory,
     destination_key,
     spool_problem,
@@ -107,6 +108,8 @@ class Spool:
         self._undecided = self._new_writer(undecided=True)
         self._is_wanted: Callable[[int], bool] | None = None
         self._journal = self._new_journal() if write_ahead else None
+        self._copies = Journal(self._new_writer(may_drop=False))
+        """Copies of spans that have passed the filter and wait for too long."""
         self._begin()
 
     def filter_by(self, is_wanted: Callable[[int], bool]) -> None:
@@ -124,12 +127,12 @@ class Spool:
     def _new_journal(self) -> Journal:
         return Journal(self._new_writer(undecided=self._is_wanted is not None))
 
-    def _new_writer(self, *, undecided: bool = False) -> SegmentWriter:
+    def _new_writer(self, *, undecided: bool = False, may_drop: bool = True) -> SegmentWriter:
         return SegmentWriter(
             self._directory,
             segment_bytes=self._segment_bytes,
             sync=self._sync,
-            droppable=self._give_up,
+            droppable=self._give_up if may_drop else None,
             undecided=undecided,
         )
 
@@ -177,8 +180,8 @@ class Spool:
         return self._directory.path
 
     def has_written_ahead(self, span: ReadableSpan) -> bool:
-        """Whether write-ahead has the span on disk."""
-        return self._journal is not None and self._journal.has(span)
+        """Whether a copy of the span, which waits in memory, is on disk."""
+        return self._copies.has(span) or (self._journal is not None and self._journal.has(span))
 
     @property
     def writes_ahead(self) -> bool:
@@ -205,7 +208,7 @@ class Spool:
         """Keep as many of these spans as there is time for, in order.
 
         Args:
-            spans: The spans. Spans that write-ahead has on disk take no time.
+            spans: The spans. Spans of which a copy is on disk take no time.
             until: The `time.monotonic` after which no further line is written.
 
         Returns:
@@ -215,8 +218,7 @@ class Spool:
         return len(spans) - len(absent) + self.take(absent, until=until)
 
     def _not_written_ahead(self, spans: Sequence[ReadableSpan]) -> Sequence[ReadableSpan]:
-        journal = self._journal
-        return spans if journal is None else [span for span in spans if not journal.has(span)]
+        return [span for span in spans if not self.has_written_ahead(span)]
 
     def take(self, spans: Sequence[ReadableSpan], *, until: float = math.inf) -> int:
         """Write these spans until the disk refuses, in lines of some hundred spans.
@@ -226,7 +228,7 @@ class Spool:
         """
         taken = 0
         while taken < len(spans) and time.monotonic() <= until:
-            count = self._write(spans[taken : taken + _LINE_SPANS], self._spilled.write_first)
+            count = self._write(spans[taken : taken + _LINE_SPANS], self._write_first)
             taken += count
             if not count:
                 break
@@ -234,11 +236,8 @@ class Spool:
         return taken
 
     def spill(self, spans: Sequence[ReadableSpan]) -> bool:
-        """Take over spans that waited in memory; False if the disk refuses."""
-        if not self._written(spans):
-            return False
-        self.settled(spans)
-        return True
+        """Write spans that wait in memory, and are `settled` next; False if the disk refuses."""
+        return self._written(spans)
 
     def _written(self, spans: Sequence[ReadableSpan]) -> bool:
         return self._write(spans, partial(self._write_all, self._spilled)) == len(spans)
@@ -246,6 +245,9 @@ class Spool:
     def _write_all(self, writer: SegmentWriter, spans: Sequence[ReadableSpan]) -> int:
         writer.write(spans)
         return len(spans)
+
+    def _write_first(self, spans: Sequence[ReadableSpan]) -> int:
+        return self._spilled.write_first(spans)[1]
 
     def _write(
         self, spans: Sequence[ReadableSpan], write: Callable[[Sequence[ReadableSpan]], int]
@@ -308,6 +310,32 @@ class Spool:
             self._note_failure(error)
         self._count(not_written_ahead=1)
 
+    def copy_first(self, spans: Sequence[ReadableSpan]) -> int:
+        """Write the first of these spans to the disk, which go on waiting in memory.
+
+        `settled` removes the copies. No other file is dropped to make room for them.
+
+        Args:
+            spans: Spans that have passed the filter of traces, and have no copy.
+
+        Returns:
+            The number of spans that need no further try: 0 if the disk refuses.
+        """
+        if not spans or time.monotonic() < self._refuses_until:
+            return 0
+        try:
+            return self._copies.write_first(spans[:_LINE_SPANS])
+        except SpoolFullError:
+            return 0
+        except OSError as error:
+            self._note_failure(error)
+            return 0
+        # Any exception: a value may run code of the program.
+        except Exception:
+            _logger.debug("Spans could not be copied to the disk", exc_info=True)
+            # A span that can never be written is reported when it is spilled.
+            return 1 if len(spans) == 1 else self.copy_first(spans[: len(spans) // 2])
+
     def note_wanted(self, spans: Sequence[ReadableSpan]) -> None:
         """Note beside the copies of ``write_ahead`` that their traces are wanted. Never raises."""
         if self._journal is None or self._is_wanted is None:
@@ -318,13 +346,14 @@ class Spool:
             self._note_failure(error)
 
     def settled(self, spans: Sequence[ReadableSpan]) -> None:
-        """Forget what ``write_ahead`` wrote of spans that are settled. Never raises."""
-        if self._journal is None:
-            return
-        try:
-            self._journal.settled(spans)
-        except Exception as error:
-            self._note_failure(error)
+        """Remove the copies of spans that are settled. Never raises."""
+        for journal in (self._copies, self._journal):
+            if journal is None:
+                continue
+            try:
+                journal.settled(spans)
+            except Exception as error:
+                self._note_failure(error)
 
     def _note_failure(self, error: Exception) -> None:
         if isinstance(error, OSError):
@@ -513,6 +542,7 @@ class Spool:
         try:
             self._spilled.close()
             self._undecided.close()
+            self._copies.close()
             if self._journal is not None:
                 self._journal.close()
         except OSError as error:
@@ -522,6 +552,7 @@ class Spool:
         """Release all files in a forked child: they belong to the parent."""
         self._spilled.forget_parents()
         self._undecided.forget_parents()
+        self._copies.forget_parents()
         if self._journal is not None:
             self._journal.forget_parents()
         if self._acquired is not None:

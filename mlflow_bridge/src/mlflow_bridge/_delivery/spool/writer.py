@@ -44,9 +44,17 @@ class SegmentWriter:
         *,
         segment_bytes: int,
         sync: bool,
-        droppable: Callable[[Path], Segment | None],
+        droppable: Callable[[Path], Segment | None] | None,
         undecided: bool = False,
     ) -> None:
+        """
+        Args:
+            directory: The directory.
+            segment_bytes: The approximate size of one file.
+            sync: Whether each batch is flushed to the disk.
+            droppable: As in `SpoolDirectory.create`.
+            undecided: As in `Segment.create`.
+        """
         self._directory = directory
         self._undecided = undecided
         self._segment_bytes = segment_bytes
@@ -68,11 +76,11 @@ class SegmentWriter:
         """
         return self._write(*first_line(spans))
 
-    def write_first(self, spans: Sequence[ReadableSpan]) -> int:
+    def write_first(self, spans: Sequence[ReadableSpan]) -> tuple[Segment, int]:
         """Append the first of these spans as one line of about a MiB at most.
 
         Returns:
-            The number of these spans: at least one.
+            The file that contains these spans now, and their number: at least one.
 
         Raises:
             OSError: The spans could not be written; no part of the line was.
@@ -80,13 +88,12 @@ class SegmentWriter:
         """
         line, count = first_line(spans, self._line_bytes)
         try:
-            self._write(line, count)
+            return self._write(line, count), count
         except OSError:
             if count <= _FEW_SPANS:
                 raise
             # A disk that is nearly full may have room for some of the spans.
             return self.write_first(spans[: count // 4])
-        return count
 
     def _write(self, line: bytes, spans: int) -> Segment:
         with self.lock:
@@ -176,7 +183,7 @@ class SegmentWriter:
 
 
 class Journal:
-    """The copies on disk of the spans of this process that wait in memory.
+    """Copies on disk of spans of this process that wait in memory.
 
     A file is removed when the last of its spans is settled, or emptied if it still grows. So the
     files of a killed process may contain spans that MLflow has; storing them again does no harm.
@@ -197,6 +204,14 @@ class Journal:
             segment = self._writer.write((span,))
             segment.outstanding += 1
             self._files[key_of(span)] = segment
+
+    def write_first(self, spans: Sequence[ReadableSpan]) -> int:
+        """Keep the first of these spans, which wait already; see `SegmentWriter.write_first`."""
+        with self._writer.lock:
+            segment, count = self._writer.write_first(spans)
+            segment.outstanding += count
+            self._files.update(dict.fromkeys(map(key_of, spans[:count]), segment))
+            return count
 
     def note_wanted(self, spans: Iterable[ReadableSpan]) -> None:
         """Note that the traces of these spans are wanted, in the files that contain the spans.
@@ -228,6 +243,8 @@ class Journal:
         Raises:
             OSError: A file could not be removed.
         """
+        if not self._files:
+            return
         with self._writer.lock:
             for span in spans:
                 segment = self._files.pop(key_of(span), None)
