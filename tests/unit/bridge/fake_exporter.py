@@ -40,6 +40,10 @@ class FakeExporter:
     def destination_description(self) -> str:
         return self.config.destination_description
 
+    is_loaded = True
+
+    def load(self) -> None: ...
+
     def warm_up(self) -> None: ...
 
     def deliver(self, spans: Sequence[ReadableSpan]) -> Outcome:

@@ -28,7 +28,7 @@ from mlflow_bridge._delivery.spill import SpillWriter
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.spool.undecided import UndecidedTraces
 from mlflow_bridge._delivery.status import Counters, DeliveryStatus
-from mlflow_bridge._delivery.trace_filter import TraceFilter
+from mlflow_bridge._delivery.trace_filter import TraceFilter, is_of_genai
 from mlflow_bridge._export.contract import Backoff, SpanDelivery
 from mlflow_bridge._process.interruption import belongs_to_program, complete
 from mlflow_bridge._process.lifecycle import may_be_killed_at_any_time, watch_process
@@ -150,7 +150,7 @@ class DeliveryProcessor(SpanProcessor):
         self._open = OpenSpans()
         # Reentrant: a signal handler may call shutdown() inside shutdown().
         self._closing = threading.RLock()
-        self._begun = False
+        self._begun = self._expects_spans = False
         if self._closed:
             # A child of a process that has closed this processor. The spans of the writer are the
             # parent's.
@@ -269,22 +269,35 @@ class DeliveryProcessor(SpanProcessor):
             if parent is not None and parent.span_id not in open_spans.held:
                 note_absent_parent(span, parent_context, open_spans)
             open_spans.started(context.span_id, span)
-            if not self._begun:
-                self._begin()
+            if not self._expects_spans:
+                self._look_at(span)
         except BaseException as error:
             if belongs_to_program(error):
                 complete(lambda: end_unfinished(span))
                 raise
             _logger.debug("The start of a span could not be recorded", exc_info=True)
 
+    def _look_at(self, span: Span) -> None:
+        """Have the destination opened at the start of the first span that is known to be for it.
+
+        Opening MLflow's SQL store imports MLflow, which takes seconds and much memory. A process
+        without such a span is not to pay for that. A span may get its first GenAI attribute later;
+        the destination is then opened when the span is delivered.
+        """
+        if not self._begun:
+            self._begin()
+        if not self._filters or is_of_genai(span):
+            self._expects_spans = True
+            if not self._closed:  # In a child, a thread of the parent may hold the sender's lock.
+                self.warm_up()
+
     def _begin(self) -> None:
         """Prepare delivery at the first span; earlier, a child may not know that it is daemonic."""
         self._begun = True
-        if self._closed:  # In a child, the sender's lock may be held by a thread of the parent.
+        if self._closed:
             return
         if self._spool is not None and may_be_killed_at_any_time():
             self._spool.begin_write_ahead()
-        self.warm_up()
 
     def warm_up(self) -> None:
         """Let the sender's thread open the destination now. Returns at once."""

@@ -117,6 +117,17 @@ class Delivery:
         """Count spans that the caller gave up."""
         self._add(abandoned=abandoned, error=error)
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the destination has imported its packages; see `Destination.is_loaded`."""
+        return self._destination.is_loaded
+
+    def load(self) -> Retry | None:
+        """Import the packages of the destination now; return the failure, or None on success."""
+        with self._lock, suppress_instrumentation():
+            failure = self._destination.load()
+            return None if failure is None else self._cleaned(failure)
+
     def warm_up(self) -> Retry | Rejected | None:
         """Open the destination now; return the failure, or None on success."""
         with self._lock, suppress_instrumentation():

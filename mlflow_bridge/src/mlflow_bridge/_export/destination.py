@@ -17,6 +17,19 @@ class Destination(Protocol):
     Only ``warm_up`` and ``send`` access disk or network.
     """
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether all large packages have been imported, or cannot be. Read by any thread."""
+        ...
+
+    def load(self) -> Retry | None:
+        """Import the large packages that the destination needs; ``warm_up`` would otherwise do it.
+
+        Returns:
+            The failure; None on success.
+        """
+        ...
+
     def warm_up(self) -> Retry | Rejected | None:
         """Open the store or connect to the server, and look up or create the experiment.
 
@@ -39,8 +52,13 @@ class Destination(Protocol):
 class UnusableDestination:
     """Replacement for a destination that cannot be made with the given settings."""
 
+    is_loaded = True
+
     def __init__(self, reason: str) -> None:
         self._outcome = Rejected(reason, divisible=False, spans_to_blame=False)
+
+    def load(self) -> None:
+        """Do nothing: no package is needed."""
 
     def warm_up(self) -> Rejected:
         """Return the rejection with its reason."""
@@ -59,6 +77,8 @@ __all__ = ["Destination", "UnusableDestination", "make_destination"]
 
 def make_destination(config: MLflowDSPyConfig) -> Destination:
     """Create the destination that the configuration names, without access to disk or network.
+
+    MLflow is not imported: many processes have an exporter, but make no span for it.
 
     Raises:
         ConfigurationError: A package that the destination needs is not installed.

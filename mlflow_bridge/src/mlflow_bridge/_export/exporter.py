@@ -65,7 +65,8 @@ class MLflowSpanExporter(SpanExporter):
     method may be called from any thread.
 
     There is no access to disk or network before the first span is delivered. For a SQL store,
-    ``mlflow`` is imported at construction.
+    ``mlflow`` is imported then, too: it takes seconds and much memory, and many processes have an
+    exporter but make no span. The constructor checks that a supported version is installed.
 
     Args:
         tracking_uri: Overrides MLFLOW_TRACKING_URI (default ``sqlite:///mlflow.db``).
@@ -155,6 +156,21 @@ class MLflowSpanExporter(SpanExporter):
     def stats(self) -> ExporterStats:
         """Counters of stored, rejected and abandoned spans so far."""
         return self._delivery.stats
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether MLflow has been imported, cannot be imported, or is not needed."""
+        return self._delivery.is_loaded
+
+    def load(self) -> Retry | None:
+        """Import MLflow now if the destination needs it; the first delivery otherwise does so.
+
+        Processes that are forked afterwards share the memory of the imported modules.
+
+        Returns:
+            The failure, which every delivery would also have; None on success.
+        """
+        return self._delivery.load()
 
     def warm_up(self) -> Retry | Rejected | None:
         """Open the store or connect to the server, and look up or create the experiment.

@@ -81,13 +81,30 @@ def join_mlflow_tracing(provider: object) -> bool:
         current = cast("object", trace.get_tracer_provider())
         if provider is not current or not accepts_processors(provider):
             return True
+        watch_import_of_mlflow()
         _joint.provider = provider
+        mlflow = sys.modules.get("mlflow")
+        # While another thread imports MLflow, that thread will call the hook.
+        if mlflow is not None and not _is_being_imported(mlflow):
+            _join(mlflow)
+        return not _joint.waits
+
+
+def watch_import_of_mlflow() -> None:
+    """Register the hook that joins MLflow's tracing as soon as MLflow is imported.
+
+    A hook that is registered during an import of MLflow on another thread would not be called. May
+    be repeated. The hook does nothing before `join_mlflow_tracing`.
+    """
+    with _joint.lock:
         if not _joint.hooked:
             _joint.hooked = True
-            register_post_import_hook(_join, "mlflow")  # calls at once if mlflow is imported
-        elif "mlflow" in sys.modules:
-            _join(sys.modules["mlflow"])
-        return not _joint.waits
+            register_post_import_hook(_join, "mlflow")
+
+
+def _is_being_imported(module: Any) -> bool:
+    # The import system itself decides by this attribute whether to wait for another thread.
+    return getattr(getattr(module, "__spec__", None), "_initializing", False) is True
 
 
 def leave_mlflow_tracing() -> None:
@@ -116,7 +133,7 @@ def leave_provider() -> None:
 
 
 def _join(mlflow: Any) -> None:
-    """Join MLflow's tracing; called by the program's thread when it has imported MLflow."""
+    """Join MLflow's tracing; called by the thread that has imported MLflow."""
     with _joint.lock:
         if _joint.provider is None or _joint.is_switched:
             return

@@ -235,7 +235,7 @@ def _resolved(config: MLflowDSPyConfig | None, overrides: dict[str, Any]) -> Res
 def _send_to_mlflow(resolved: ResolvedConfig) -> None:
     from mlflow_bridge._config.settings import ConfigurationError
     from mlflow_bridge._export.exporter import MLflowSpanExporter
-    from mlflow_bridge._setup.processor import join_provider
+    from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor, join_provider
     from mlflow_bridge._setup.zero_code import adopted_delivery
 
     if resolved.obstacle is not None:
@@ -250,7 +250,13 @@ def _send_to_mlflow(resolved: ResolvedConfig) -> None:
         adopted.reconfigure(config)
         _move_on(None)
     else:
-        processor = _made_processor(MLflowSpanExporter(config=config))
+        exporter = MLflowSpanExporter(config=config)
+        # The program has asked for tracing. An error of the import is reported now, and children
+        # that a server forks share the modules. The store is not opened before the first span.
+        failure = exporter.load()
+        if failure is not None:
+            raise ConfigurationError(failure.reason)
+        processor = MLflowBatchSpanProcessor(exporter)
         _move_on(processor)
         join_provider(processor, _session.provider)
         _logger.info(
@@ -307,15 +313,6 @@ def _move_on(processor: MLflowBatchSpanProcessor | None) -> None:
         _session.switch.switch(None)
     if before is not None:
         before.retire(processor)
-
-
-def _made_processor(exporter: Any) -> MLflowBatchSpanProcessor:
-    from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor
-
-    processor = MLflowBatchSpanProcessor(exporter)
-    # The program has asked for tracing, so the destination is opened before its first span.
-    processor.warm_up()
-    return processor
 
 
 def _content_mode_of(config: MLflowDSPyConfig) -> str:
@@ -394,13 +391,14 @@ def _warn_about(error: Exception, config: MLflowDSPyConfig) -> None:
 
 def _refuse(config: MLflowDSPyConfig, reason: str) -> None:
     """Refuse and count spans, since the delivery cannot be set up."""
+    from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor
     from mlflow_bridge._setup.unconfigured import UnconfiguredDelivery
 
     before = _session.processor
     if before is not None:  # It refuses spans already.
         return
     try:
-        _session.processor = _made_processor(UnconfiguredDelivery(config, reason))
+        _session.processor = MLflowBatchSpanProcessor(UnconfiguredDelivery(config, reason))
         _switch_in_provider(config).switch(_session.processor)
     except Exception:
         _logger.debug("Refused spans cannot be counted", exc_info=True)

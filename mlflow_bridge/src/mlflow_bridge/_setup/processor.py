@@ -8,7 +8,9 @@ by hand all use this class, so that every setting has the same effect.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from opentelemetry.context import Context
@@ -20,6 +22,7 @@ from mlflow_bridge._delivery.processor import DeliveryProcessor
 from mlflow_bridge._delivery.registry import keep_reporting
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._export.contract import SpanDelivery
+from mlflow_bridge._mlflow_tracing.joining import watch_import_of_mlflow
 from mlflow_bridge._process.interruption import belongs_to_program, complete
 from mlflow_bridge._setup.instrumentation import warn_of_unused_instrument_settings
 from mlflow_bridge._setup.provider import global_provider_of, prepare_provider
@@ -30,6 +33,12 @@ from mlflow_bridge._spans.tracer_provider import has_ids_by_the_seed
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
+
+
+_IMPORT_SECONDS_AT_EXIT: Final = 30.0
+"""Longest wait at the end of the process for the import of MLflow, which itself always ends."""
+
+_CHECK_SECONDS: Final = 0.02
 
 
 class MLflowBatchSpanProcessor(DeliveryProcessor):
@@ -67,6 +76,8 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
         *,
         meter_provider: MeterProvider | None = None,
     ) -> None:
+        # First: the sender's thread may import MLflow as soon as there are spans.
+        watch_import_of_mlflow()
         exporter = _exporter_from(config_or_exporter)
         self._config = config = _config_of(exporter)
         self._enrichment = Enrichment()
@@ -135,6 +146,39 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
             successor._follow(self)
         leave_sigterm(self)
         keep_reporting(self)
+
+    @property
+    def import_seconds(self) -> float:
+        """Longest wait of the end of the process for MLflow's import, in seconds; 0 for no wait.
+
+        The import begins with the first span for MLflow, so that other processes do without it. A
+        program that ends soon after its first span must not lose the span by that, so this time
+        does not count towards ``exit_timeout_seconds``. If the process does not end by itself, and
+        may be killed soon, the spans are safer in the spool.
+        """
+        if self._closed or getattr(self._delivery, "is_loaded", True):
+            return 0.0
+        exits = not threading.main_thread().is_alive()
+        is_needed = self._expects_spans or self._slots.used > self._collector.held
+        may_wait = exits or self._spool is None
+        return _IMPORT_SECONDS_AT_EXIT if may_wait and is_needed and self._exit_timeout else 0.0
+
+    def _deadline(self, timeout_seconds: float | None) -> float:
+        self._await_import(timeout_seconds)
+        return super()._deadline(timeout_seconds)
+
+    def _await_import(self, timeout_seconds: float | None) -> None:
+        """Wait for MLflow's import on the sender's thread, if there is a span for MLflow."""
+        # The sender begins the import at the latest when it gets a span.
+        if self.import_seconds:
+            self._collector.flush(self._exit_timeout)
+        seconds = self.import_seconds
+        if timeout_seconds is not None:
+            seconds = min(seconds, timeout_seconds)
+        until = time.monotonic() + seconds
+        # Not by an event: a signal handler may call this inside of any lock.
+        while self.import_seconds and time.monotonic() < until:
+            time.sleep(_CHECK_SECONDS)
 
     def _begin(self) -> None:
         super()._begin()

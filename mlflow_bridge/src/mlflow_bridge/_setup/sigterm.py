@@ -135,7 +135,9 @@ class TerminationHandler:
 def _longest_wait() -> float:
     """How long the handler may wait for the delivery, in seconds; 0 if nothing is to be sent."""
     if not may_be_killed_at_any_time():
-        return max(_needed_by.values(), default=0.0) + _GRACE_SECONDS
+        processors = registered_processors()
+        imports = max((getattr(one, "import_seconds", 0.0) for one in processors), default=0.0)
+        return max(_needed_by.values(), default=0.0) + imports + _GRACE_SECONDS
     return 0.0 if _parent_delivers.is_set() else _DAEMONIC_SECONDS
 
 

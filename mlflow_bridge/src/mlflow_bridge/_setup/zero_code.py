@@ -9,7 +9,8 @@ MLflow exporter. The exporter then ignores spans from the SDK's processor. If th
 the exporter works as it was set up.
 
 The hook runs in every process under ``opentelemetry-instrument``, so this module imports no large
-package before it has found such an exporter.
+package before it has found such an exporter. MLflow is not imported here at all, and the store is
+not opened: most of these processes make no trace.
 """
 
 from __future__ import annotations
@@ -42,8 +43,6 @@ class AdoptedDelivery:
         self._switch = SwitchableSpanProcessor()
         self._processor = MLflowBatchSpanProcessor(exporter)
         self._switch.switch(self._processor)
-        # Creating a new store takes seconds. A short program may end soon after its first span.
-        self._processor.warm_up()
         add_processor(provider, self._switch)
         # After the processor is added: in the other order, a span that ends in between would be
         # lost. A span that is sent twice is stored once.

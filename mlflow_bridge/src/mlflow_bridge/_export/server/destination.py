@@ -51,11 +51,16 @@ class ServerDestination:
         ConfigurationError: The authentication plugin that the configuration names is not installed.
     """
 
+    is_loaded = True
+
     def __init__(self, config: MLflowDSPyConfig) -> None:
         self._config = config
         self._server = TrackingServer(config)
         self._experiments = Experiments(config, ServerExperiments(self._server))
         self._log = RateLimitedLogger(logger)
+
+    def load(self) -> None:
+        """Do nothing: all packages are small, and imported with this module."""
 
     def warm_up(self) -> Retry | Rejected | None:
         """Look up the experiment."""

@@ -18,6 +18,8 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any, Final, TypeVar
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -57,6 +59,15 @@ _STRANDED: Final = Retry(
 )
 _INSTALL: Final = "pip install 'mlflow-bridge[mlflow]' (mlflow >= 3.15, < 4)"
 
+_MODULES: Final = (
+    "mlflow",
+    "mlflow.entities",
+    "mlflow.exceptions",
+    "mlflow.tracing.client",
+    "mlflow.store.tracking.sqlalchemy_store",
+)
+_NEEDED: Final = ("mlflow", "sqlalchemy")  # "mlflow-tracing" alone has no SQLAlchemy.
+
 _Result = TypeVar("_Result")
 
 mlflow_guard: Final = ForkGuard()
@@ -68,6 +79,8 @@ mlflow_guard.watch()
 class StoreDestination:
     """Writes spans to a SQL store. Used by one thread at a time, after construction.
 
+    MLflow is imported by ``load``, ``warm_up`` or ``send``, whichever is called first.
+
     Args:
         config: The settings with store and experiment.
 
@@ -77,9 +90,12 @@ class StoreDestination:
 
     def __init__(self, config: MLflowDSPyConfig) -> None:
         self._config = config
-        # Imported on the caller's thread. An import on the sender's thread fails once the
-        # interpreter exits, which is when a short program sends its first span.
-        self._mlflow = _import_mlflow()
+        _check_installed()
+        # MLflow imports this module, which cannot be imported any more when the interpreter exits.
+        # With this module, MLflow itself can: a short program sends its first span then.
+        importlib.import_module("concurrent.futures.thread")
+        self._mlflow: Any = None
+        self._import_failure: Retry | None = None
         self._tracing: Any = None
         self._client: Any = None
         # The open file of a SQLite store.
@@ -88,14 +104,40 @@ class StoreDestination:
         self._process = os.getpid()
         self._log = RateLimitedLogger(logger)
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether MLflow has been imported, or cannot be imported in this process."""
+        known = self._mlflow is not None or self._import_failure is not None
+        return known or mlflow_guard.stranded
+
+    def load(self) -> Retry | None:
+        """Import MLflow, which takes seconds. A failure is final in this process."""
+        if self._mlflow is not None or self._import_failure is not None:
+            return self._import_failure
+        if mlflow_guard.stranded:  # A lock of the import system may be held for ever.
+            return _STRANDED
+        # A fork waits meanwhile: a child would inherit half-imported modules and their locks.
+        with mlflow_guard.inside():
+            try:
+                self._mlflow = _import_mlflow()
+            # Any exception: the import of an installed MLflow may fail in any way.
+            except Exception as error:
+                said = str(error) if isinstance(error, ConfigurationError) else repr(error)
+                self._import_failure = Retry(said, lasting=True)
+        return self._import_failure
+
     def warm_up(self) -> Retry | Rejected | None:
         """Open the store and look up the experiment."""
+        # Before the lock of the store, for which other processes would wait during the import.
+        failure = self.load()
+        if failure is not None:
+            return failure
         found = self._exclusively(lambda: self._open() or self._experiments.resolve(None))
         return found if isinstance(found, (Retry, Rejected)) else None
 
     def send(self, batch: Batch) -> Outcome:
         """Write the batch in one transaction, then link its traces to its run."""
-        return self._exclusively(lambda: self._send(batch))
+        return self.load() or self._exclusively(lambda: self._send(batch))
 
     def _exclusively(self, work: Callable[[], _Result]) -> _Result:
         """Run a function without a fork, and without another process of the bridge at this store.
@@ -246,25 +288,54 @@ def _offline_pricing() -> Generator[None, None, None]:
         os.environ.pop(_LITELLM_LOCAL, None)
 
 
-def _import_mlflow() -> Any:
+def _check_installed() -> None:
+    """Check that a supported MLflow is installed, without importing it.
+
+    Raises:
+        ConfigurationError: MLflow is not installed, or its version is not supported.
+    """
+    for name in _NEEDED:
+        try:
+            missing = name not in sys.modules and find_spec(name) is None
+        except ImportError as error:
+            raise _cannot_be_imported(error) from error
+        if missing:
+            raise _cannot_be_imported(ModuleNotFoundError(f"No module named {name!r}"))
     try:
-        mlflow = importlib.import_module("mlflow")
-        for name in ("entities", "exceptions", "tracing.client", "store.tracking.sqlalchemy_store"):
-            importlib.import_module(f"mlflow.{name}")
+        _check_version(version("mlflow"))
+    except PackageNotFoundError:
+        return  # MLflow's source tree. Its version is checked when it is imported.
+
+
+def _import_mlflow() -> Any:
+    """Import MLflow and its modules that are used here.
+
+    Raises:
+        ConfigurationError: MLflow cannot be imported, or its version is not supported.
+    """
+    try:
+        mlflow, *_ = [importlib.import_module(name) for name in _MODULES]
     except ImportError as error:
-        raise ConfigurationError(
-            "MLFLOW_TRACKING_URI (argument tracking_uri) names a SQL store, which needs MLflow in "
-            f"this environment, but it cannot be imported ({error}). Install it with {_INSTALL}, "
-            "or name a tracking server (http://... or https://...), which works without it"
-        ) from error
-    numbers = re.match(r"(\d+)\.(\d+)", mlflow.__version__)
-    version = tuple(int(number) for number in numbers.groups()) if numbers else _OLDEST
-    if version < _OLDEST:
-        raise ConfigurationError(
-            f"MLflow {mlflow.__version__} is too old for traces in a SQL store; "
-            f"install it with {_INSTALL}"
-        )
+        raise _cannot_be_imported(error) from error
+    _check_version(mlflow.__version__)
     return mlflow
+
+
+def _cannot_be_imported(error: ImportError) -> ConfigurationError:
+    return ConfigurationError(
+        "MLFLOW_TRACKING_URI (argument tracking_uri) names a SQL store, which needs MLflow in "
+        f"this environment, but it cannot be imported ({error}). Install it with {_INSTALL}, "
+        "or name a tracking server (http://... or https://...), which works without it"
+    )
+
+
+def _check_version(installed: str) -> None:
+    """Raise a ConfigurationError if this version of MLflow is too old."""
+    numbers = re.match(r"(\d+)\.(\d+)", installed)
+    if numbers and tuple(int(number) for number in numbers.groups()) < _OLDEST:
+        raise ConfigurationError(
+            f"MLflow {installed} is too old for traces in a SQL store; install it with {_INSTALL}"
+        )
 
 
 def _trace_id(span: ReadableSpan) -> str:
