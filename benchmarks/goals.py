@@ -93,6 +93,10 @@ def _startup(data: Mapping[str, Any]) -> Iterator[Goal]:
     for key, name in (("cpu_ms", "CPU"), ("rss_mib", "resident size")):
         share = data["with"][key] / data["without"][key] - 1
         yield Goal(f"start-up without dspy, {name} added", share, 0.05, percent)
+    for key, name in (("cpu_ms", "CPU"), ("rss_mib", "resident size")):
+        share = data["named"][key] / data["console"][key] - 1
+        what = f"start-up without dspy, exporter `mlflow` instead of `console`, {name} added"
+        yield Goal(what, share, 0.10, percent)
 
 
 def _delivery(data: Mapping[str, Any]) -> Iterator[Goal]:

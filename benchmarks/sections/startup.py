@@ -13,8 +13,9 @@ import tempfile
 import time
 import venv
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from benchmarks import rounds
 from benchmarks.scale import Scale
@@ -27,25 +28,47 @@ _LAUNCHER = (
     "import sys; sys.argv[0] = 'opentelemetry-instrument';"
     "from opentelemetry.instrumentation.auto_instrumentation import run; run()"
 )
+# Shut down first: no exporter may begin an import at the exit.
 _PROGRAM = (
-    "import resource, sys; assert 'dspy' not in sys.modules;"
+    "import resource, sys; from opentelemetry import trace;"
+    "getattr(trace.get_tracer_provider(), 'shutdown', lambda: None)();"
+    "assert not {'dspy', 'mlflow', 'sqlalchemy'} & set(sys.modules);"
     "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
 )
+
+
+@dataclass(frozen=True)
+class _Variant:
+    label: str
+    has_ours: bool
+    exporter: str = "none"
+
+
+_VARIANTS: Final = {
+    "without": _Variant("not installed", has_ours=False),
+    "with": _Variant("both packages installed", has_ours=True),
+    "console": _Variant("not installed, exporter `console` named", False, "console"),
+    "named": _Variant("both packages installed, exporter `mlflow` named", True, "mlflow"),
+}
 
 
 def run(scale: Scale) -> dict[str, Any]:
     """Time interleaved starts with and without the two distributions; always without the peers."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         pythons = {
-            "without": _environment(Path(directory) / "without", hidden=(*_OURS, *_PEERS)),
-            "with": _environment(Path(directory) / "with", hidden=_PEERS),
+            False: _environment(Path(directory) / "without", hidden=(*_OURS, *_PEERS)),
+            True: _environment(Path(directory) / "with", hidden=_PEERS),
         }
-        taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in pythons}
-        for python in pythons.values():
-            _start(python)
-        for _, order in rounds.in_turns(list(pythons), scale.startup_rounds):
+        store = Path(directory) / "mlflow.db"
+        taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in _VARIANTS}
+        for variant in _VARIANTS.values():
+            _start(pythons[variant.has_ours], variant.exporter, store)
+        for _, order in rounds.in_turns(list(_VARIANTS), scale.startup_rounds):
             for name in order:
-                taken[name].append(_start(pythons[name]))
+                variant = _VARIANTS[name]
+                taken[name].append(_start(pythons[variant.has_ours], variant.exporter, store))
+        if store.exists():
+            raise AssertionError("a process without a trace has made a store")
     return {name: _summary(samples) for name, samples in taken.items()}
 
 
@@ -80,11 +103,16 @@ def _installed() -> Iterator[Path]:
         yield from Path(directory).iterdir()
 
 
-def _start(python: Path) -> tuple[float, float, float]:
-    """Start it. Returns wall and CPU time in milliseconds, and the largest resident size in MiB."""
+def _start(python: Path, exporter: str, store: Path) -> tuple[float, float, float]:
+    """Start it with this exporter named; the exporter `mlflow` has a SQL store.
+
+    Returns wall and CPU time in milliseconds, and the largest resident size in MiB.
+    """
     command = [str(python), "-c", _LAUNCHER, str(python), "-c", _PROGRAM]
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "PYTHON"))}
-    settings = {f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")}
+    cleared = ("OTEL_", "MLFLOW_", "PYTHON")
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(cleared)}
+    settings = {f"OTEL_{signal}_EXPORTER": "none" for signal in ("METRICS", "LOGS")}
+    settings |= {"OTEL_TRACES_EXPORTER": exporter, "MLFLOW_TRACKING_URI": f"sqlite:///{store}"}
     before, start = os.times(), time.perf_counter()
     done = subprocess.run(
         command, env=inherited | settings, capture_output=True, text=True, check=True
@@ -95,12 +123,12 @@ def _start(python: Path) -> tuple[float, float, float]:
 
 
 def tables(data: Mapping[str, Any]) -> list[Table]:
-    """With and without."""
-    labels = {"without": "not installed", "with": "both packages installed"}
+    """One row for each way to start the program."""
     rows = []
-    for name, label in labels.items():
+    for name, variant in _VARIANTS.items():
         figures = data[name]
-        rows.append([label, *(_spread(figures, what) for what in ("wall_ms", "cpu_ms", "rss_mib"))])
+        spreads = (_spread(figures, what) for what in ("wall_ms", "cpu_ms", "rss_mib"))
+        rows.append([variant.label, *spreads])
     return [
         Table(
             "startup",

@@ -145,9 +145,7 @@ def test_autolog_opens_no_store_before_a_span(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_span_right_before_the_end_is_stored(
-    ending: str, store_uri: str, tmp_path: Path
-) -> None:
+def test_a_span_right_before_the_end_is_stored(ending: str, store_uri: str, tmp_path: Path) -> None:
     returncode = -signal.SIGTERM if ending == "SIGTERM" else 0
     environment = {"MLFLOW_TRACKING_URI": store_uri}
     errors = run(GENAI + ENDINGS[ending], tmp_path, environment, returncode=returncode)

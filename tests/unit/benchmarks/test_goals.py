@@ -31,6 +31,14 @@ def test_a_missed_goal_says_so() -> None:
     assert last == ["yes", "**no**", "yes"]
 
 
+def test_start_up_is_held_against_an_exporter_without_mlflow() -> None:
+    small, large = {"cpu_ms": 400.0, "rss_mib": 65.0}, {"cpu_ms": 4_000.0, "rss_mib": 290.0}
+    startup = {"without": small, "with": small, "console": small}
+    for named, reached in ((small, [True] * 4), (large, [True, True, False, False])):
+        found = goals({"startup": {**startup, "named": named}})
+        assert [goal.reached for goal in found] == reached
+
+
 def test_parts_that_were_not_measured_have_no_goals() -> None:
     assert goals({}) == []
     assert goals({"instructions": {}}) == []

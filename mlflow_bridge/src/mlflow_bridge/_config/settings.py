@@ -184,7 +184,8 @@ class MLflowDSPyConfig(EnvironmentSettings):
         default=5.0,
         ge=0,
         le=3600,
-        description="Longest delay of the program's exit, 0 to 3600 seconds.",
+        description="Longest delay of the program's exit, 0 to 3600 seconds. An import of MLflow "
+        "that the first span has begun, for a SQL store, is waited for first.",
     )
     flush_on_sigterm: bool = Field(
         default=True,

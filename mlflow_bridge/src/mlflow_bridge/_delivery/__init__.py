@@ -38,6 +38,7 @@ spans that the filter of traces holds back.
 
 - ``test_processor.py::test_spans_are_delivered_in_order_and_in_batches_by_one_thread``
 - ``test_processor.py::test_the_destination_is_opened_while_the_first_span_is_under_way``
+- ``test_import_at_first_span.py::test_the_import_begins_at_the_start_of_the_first_genai_span``
 
 **D5.** A span may be sent twice, which is harmless: MLflow stores one span for each trace and span
 id. So an interrupted delivery is begun again.
@@ -65,7 +66,8 @@ child starts with an empty queue and with counters at zero.
 - ``test_process_end.py::test_fork_in_the_middle_of_a_delivery``
 - ``test_spool_processes.py::test_a_forked_child_has_a_spool_of_its_own``
 
-**D8.** An exit waits for MLflow for at most ``exit_timeout_seconds``, whatever MLflow does. If the
+**D8.** An exit waits for MLflow for at most ``exit_timeout_seconds``, whatever MLflow does. This
+time begins when MLflow is imported, if the first span for a SQL store has just begun that. If the
 waiting spans are not stored soon, they are copied to the spool meanwhile. Spans that have no copy
 at the end are written then: for as long again while the disk takes them, and for at least 0.25 s
 even if the caller grants less. A write to the disk that has begun is not interrupted.
@@ -75,6 +77,7 @@ even if the caller grants less. A write to the disk that has begun is not interr
 - ``test_exit_time.py::test_the_destination_has_most_of_the_allowed_time``
 - ``test_copies.py::test_spans_are_copied_while_the_exit_waits``
 - ``test_process_end.py::test_a_destination_that_hangs_does_not_hold_up_the_exit``
+- ``test_import_at_first_span.py::test_the_end_of_the_process_waits_for_the_import``
 
 **D9.** A file of the spool belongs to the process that holds its lock (``flock``). The kernel
 releases the lock when the process ends.

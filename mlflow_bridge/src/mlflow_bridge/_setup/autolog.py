@@ -259,6 +259,7 @@ def _send_to_mlflow(resolved: ResolvedConfig) -> None:
         processor = MLflowBatchSpanProcessor(exporter)
         _move_on(processor)
         join_provider(processor, _session.provider)
+        _deliver_spool_of_earlier_processes(processor)
         _logger.info(
             "Traces go to %s (content: %s).",
             config.destination_description,
@@ -313,6 +314,12 @@ def _move_on(processor: MLflowBatchSpanProcessor | None) -> None:
         _session.switch.switch(None)
     if before is not None:
         before.retire(processor)
+
+
+def _deliver_spool_of_earlier_processes(processor: MLflowBatchSpanProcessor) -> None:
+    """Open the destination now if spans wait for it on disk; else its first span opens it."""
+    if processor.status().spool_bytes:
+        processor.warm_up()
 
 
 def _content_mode_of(config: MLflowDSPyConfig) -> str:

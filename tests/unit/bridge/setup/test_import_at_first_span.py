@@ -52,7 +52,13 @@ class Pipeline:
     """A provider with a processor whose exit timeout is shorter than the import."""
 
     def __init__(self, seconds: float = 0.5, **settings: object) -> None:
-        given = {"spool": False, "exit_timeout_seconds": 0.2, "traces": "genai"} | settings
+        given: dict[str, object] = {
+            "spool": False,
+            "exit_timeout_seconds": 0.2,
+            "traces": "genai",
+            "flush_on_sigterm": False,
+            **settings,
+        }
         self.delivery = SlowImport(MLflowDSPyConfig(**given), seconds)  # pyright: ignore[reportArgumentType]
         self.processor = MLflowBatchSpanProcessor(self.delivery)
         self.provider = TracerProvider(shutdown_on_exit=False)
