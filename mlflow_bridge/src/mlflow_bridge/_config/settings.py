@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from urllib.parse import quote
 
-from pydantic import AliasChoices, Field, ImportString, SecretStr, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from mlflow_bridge._config.base import (
@@ -364,10 +364,13 @@ class MLflowDSPyConfig(EnvironmentSettings):
         description="Longest content attribute, in characters, 64 or more. The default is "
         "OTEL_INSTRUMENTATION_DSPY_MAX_CONTENT_LENGTH, then 262144.",
     )
-    redact: ImportString[Any] | None = Field(
+    redact: Any = Field(
         default=None,
-        description="A function redact(operation, field, value) that returns what to record "
-        "instead of a value. In the environment: its import path, package.module:function.",
+        description="What is removed from content: email, phone, card, iban, api_key, ip, "
+        "field:name, a regular expression (as text regex:expression), a function "
+        "redact(operation, field, value) that returns what to record instead of a value (as text "
+        "package.module:function), or a list of these. In the environment: separated by commas; "
+        "regex: takes the rest of the text.",
     )
 
     if not TYPE_CHECKING:  # so that type checkers see the fields as arguments
@@ -414,9 +417,8 @@ class MLflowDSPyConfig(EnvironmentSettings):
     @field_validator("redact")
     @classmethod
     def _check_redact(cls, value: Any) -> Any:
-        if value is not None and not callable(value):
-            raise ValueError("it is not a function")
-        return value
+        settings = load_settings(redact=value)  # raises a ValueError that names what is accepted
+        return value if settings.redaction_rules is not None else settings.redact
 
     @field_validator("headers")
     @classmethod

@@ -26,7 +26,9 @@ never imports dspy pays nothing. Its arguments are keyword-only and optional:
 - ``capture_inputs``, ``capture_outputs``, ``capture_signatures``, ``capture_intermediate_steps``:
   switches for parts of what is recorded;
 - ``max_content_length``: the longest content attribute, in characters;
-- ``redact``: ``redact(operation, field, value)`` returns what to record instead of ``value``;
+- ``redact``: what is removed from content: names of fields (``field:ssn``), ``email``, ``phone``,
+  ``card``, ``iban``, ``api_key``, ``ip``, regular expressions, a function
+  ``redact(operation, field, value)`` that returns what to record instead of ``value``, or a list;
 - ``request_hook``, ``response_hook``: ``request_hook(span, call)`` is called before an operation,
   ``response_hook(span, call, result)`` after it returned, for recording spans. Both may set
   attributes on the span and read the call, a `DSPyCall`. They are ordinary functions, also for
@@ -61,6 +63,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider, get_tracer
 
 from opentelemetry.instrumentation.dspy._guarding import pass_on
+from opentelemetry.instrumentation.dspy._redact_setting import RedactionRules
 from opentelemetry.instrumentation.dspy._settings import (
     ContentMode,
     Settings,
@@ -87,6 +90,7 @@ __all__ = [
     "DSPyCall",
     "DSPyInstrumentor",
     "PatchStatus",
+    "RedactionRules",
     "RequestHook",
     "ResponseHook",
     "Settings",

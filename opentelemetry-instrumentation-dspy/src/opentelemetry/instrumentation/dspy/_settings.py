@@ -6,22 +6,24 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar
 
 from opentelemetry.instrumentation.dspy import environment_variables as env
+from opentelemetry.instrumentation.dspy._redact_setting import (
+    Redact,
+    RedactionRules,
+    RedactSetting,
+    parse_redact,
+)
 from opentelemetry.instrumentation.dspy.api import RequestHook, ResponseHook
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_CONTENT_LENGTH = 262_144
 MIN_CONTENT_LENGTH = 64
-
-Redact = Callable[[str, str, Any], Any]
-"""Called as ``redact(operation, field, value)`` before a value is serialised; returns the value
-to record. If it raises, the value is dropped."""
 
 
 class ContentMode(Enum):
@@ -55,6 +57,7 @@ class Settings:
         capture_intermediate_steps: Make spans for adapters and their format and parse steps.
         max_content_length: Longest content attribute, in characters.
         redact: Hook that receives each top-level value first; ``None`` for no hook.
+        redaction_rules: Fields and patterns that are removed from all values; ``None`` for none.
         request_hook: Called before the operation of a recording span; ``None`` for no hook.
         response_hook: Called after the operation of a recording span; ``None`` for no hook.
         records_inputs: Whether inputs are put on spans.
@@ -70,6 +73,7 @@ class Settings:
     redact: Redact | None = None
     request_hook: RequestHook | None = None
     response_hook: ResponseHook | None = None
+    redaction_rules: RedactionRules | None = None
     records_inputs: bool = field(init=False)
     records_outputs: bool = field(init=False)
 
@@ -116,7 +120,7 @@ def load_settings(
     capture_signatures: bool | None = None,
     capture_intermediate_steps: bool | None = None,
     max_content_length: int | None = None,
-    redact: Redact | None = None,
+    redact: RedactSetting | None = None,
     request_hook: RequestHook | None = None,
     response_hook: ResponseHook | None = None,
 ) -> Settings:
@@ -144,8 +148,10 @@ def load_settings(
 
 def _resolved(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
     argument = arguments.get
+    redact, rules, usable = _redaction(argument("redact"), environment)
+    mode = _content_mode(argument("capture_content"), environment)
     return Settings(
-        content_mode=_content_mode(argument("capture_content"), environment),
+        content_mode=mode if usable else ContentMode.NO_CONTENT,
         capture_inputs=_switch(
             argument("capture_inputs"), environment, env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_INPUTS
         ),
@@ -163,7 +169,8 @@ def _resolved(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> S
             env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_INTERMEDIATE_STEPS,
         ),
         max_content_length=_max_content_length(argument("max_content_length"), environment),
-        redact=_function("redact", argument("redact")),
+        redact=redact,
+        redaction_rules=rules,
         request_hook=_function("request_hook", argument("request_hook")),
         response_hook=_function("response_hook", argument("response_hook")),
     )
@@ -182,6 +189,22 @@ def _function(name: str, argument: _Function) -> _Function:
     if argument is not None and not callable(argument):
         raise ValueError(f"{name} is {argument!r}; accepted: a function or None")
     return argument
+
+
+def _redaction(
+    argument: Any, environment: Mapping[str, str]
+) -> tuple[Redact | None, RedactionRules | None, bool]:
+    """The function, the rules, and whether content may be recorded with them."""
+    if argument is not None:
+        return (*parse_redact(argument), True)
+    name = env.OTEL_INSTRUMENTATION_DSPY_REDACT
+    text = environment.get(name, "").strip()
+    try:
+        return (*parse_redact(text or None), True)
+    except ValueError as error:
+        # What cannot be redacted is not recorded.
+        logger.warning("%s: %s. Recording no content.", name, error)
+        return None, None, False
 
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}

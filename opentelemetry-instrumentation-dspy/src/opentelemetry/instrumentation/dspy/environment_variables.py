@@ -38,3 +38,10 @@ OTEL_INSTRUMENTATION_DSPY_MAX_CONTENT_LENGTH = "OTEL_INSTRUMENTATION_DSPY_MAX_CO
 Longest content attribute, in characters; longer values are shortened and stay valid JSON. The lower
 of this and OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT applies. Default: 262144.
 """
+
+OTEL_INSTRUMENTATION_DSPY_REDACT = "OTEL_INSTRUMENTATION_DSPY_REDACT"
+"""
+What is removed from content, separated by commas: email, phone, card, iban, api_key, ip,
+field:name, package.module:function, or regex:expression, which takes the rest of the text.
+Default: nothing.
+"""

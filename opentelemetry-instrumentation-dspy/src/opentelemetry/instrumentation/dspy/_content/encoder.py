@@ -32,6 +32,7 @@ from opentelemetry.instrumentation.dspy._content.redaction import (
     redact_text,
     shorten_data_uris,
 )
+from opentelemetry.instrumentation.dspy._content.rules import RuleRedactor
 from opentelemetry.instrumentation.dspy._content.tool_arguments import SecretArguments
 from opentelemetry.instrumentation.dspy._guarding import pass_by_value, pass_on
 from opentelemetry.instrumentation.dspy._settings import Settings
@@ -62,6 +63,9 @@ class ContentEncoder:
         limit = settings.max_content_length
         self._limit = limit if max_length is None else min(limit, max_length)
         self._redact = settings.redact
+        rules = settings.redaction_rules
+        self._rules = None if rules is None else RuleRedactor(rules)
+        self._unredacted = self._redact is None and rules is None
         self.secrets = KnownSecrets()
         self.arguments = SecretArguments()
         self._long_texts = LongTextCache()
@@ -87,6 +91,10 @@ class ContentEncoder:
         if self._redact is not None:
             show = self._redact_one if as_one else self._redacted
             value = show(operation, name.rpartition(".")[2], value)
+        if self._rules is not None:
+            # Before the value is shortened, which may leave a part of what is to be removed.
+            plain = JsonableCopier(_UNBOUNDED).copy(value)
+            value = self._rules.hide_field(name.rpartition(".")[2], plain)
         text = None
         try:
             kind: type[Any] = type(value)  # type: ignore[reportUnknownVariableType]
@@ -118,7 +126,7 @@ class ContentEncoder:
             value: Containers without secret keys, and texts without data URIs.
             size: Number of characters in these texts.
         """
-        if self._redact is None and size <= self._limit:
+        if self._unredacted and size <= self._limit:
             try:
                 text = self._dumped(value, size)
             except orjson.JSONEncodeError:
@@ -133,7 +141,7 @@ class ContentEncoder:
         self, attributes: dict[str, Any], name: str, operation: str, value: Any, text: str
     ) -> None:
         """Record ``value`` like `put`, if its JSON text is already known."""
-        if self._redact is None and len(text) <= self._limit:
+        if self._unredacted and len(text) <= self._limit:
             hide = self.arguments.known or self.secrets.echoed
             attributes[name] = self._hide_in_json(attributes, name, text) if hide else text
         else:
@@ -145,8 +153,11 @@ class ContentEncoder:
             text = shorten_data_uris(text)
         if self._redact is not None:
             text = self._redacted_text(operation, name.rpartition(".")[2], text)
-        elif (
-            len(text) <= self._limit
+        if self._rules is not None:
+            text = self._rules.hide_text(text)
+        if (
+            self._unredacted
+            and len(text) <= self._limit
             and text.isascii()
             and not (self.arguments.known or self.secrets.echoed)
         ):
@@ -174,6 +185,8 @@ class ContentEncoder:
         text = shorten_data_uris(text)
         if self._redact is not None:
             text = self._redacted_text(operation, "message", text)
+        if self._rules is not None:
+            text = self._rules.hide_text(text)
         text = self.arguments.hide(self.secrets.hide_all(text))
         return redact_text(valid_text(text[: 2 * _MAX_MESSAGE]))[:_MAX_MESSAGE]
 
@@ -183,6 +196,8 @@ class ContentEncoder:
         text = shorten_data_uris(text)
         if self._redact is not None:
             text = self._redacted_text(operation, "stacktrace", text)
+        if self._rules is not None:
+            text = self._rules.hide_text(text)
         text = self.arguments.hide(self.secrets.hide_all(text))
         return redact_text(valid_text(text[-2 * _MAX_STACK :]))[-_MAX_STACK:]
 

@@ -251,12 +251,21 @@ _SCHEMA_TYPES = frozenset({"string", "integer", "number", "boolean", "object", "
 _MAX_CHOICES = 16
 
 
+def is_schema(value: Any) -> bool:
+    """Whether a value is the JSON schema of a parameter, not the value of one."""
+    if type(value) is not dict:
+        return False
+    schema = cast("dict[str, Any]", value)
+    kind = schema.get("type")
+    return (type(kind) is str and kind in _SCHEMA_TYPES) or type(schema.get("anyOf")) is list
+
+
 def _hidden(value: Any) -> Jsonable:
     """The replacement for a value whose key names a secret.
 
     A JSON schema under such a key describes a parameter: its type is kept, its default is not.
     """
-    if type(value) is not dict:
+    if not is_schema(value):
         return REDACTED
     schema = cast("dict[str, Any]", value)
     kind, choices = schema.get("type"), schema.get("anyOf")

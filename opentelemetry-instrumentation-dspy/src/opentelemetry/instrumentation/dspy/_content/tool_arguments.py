@@ -10,7 +10,8 @@ its name is a secret as well.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from opentelemetry.instrumentation.dspy._content.redaction import REDACTED, is_secret_key
 from opentelemetry.instrumentation.dspy._guarding import new_lock
@@ -73,6 +74,11 @@ class SecretArguments:
 def _pattern(name: str) -> re.Pattern[str]:
     literal = re.escape(name)
     return re.compile(f"{literal}(?:{_QUOTED}|{_TAGGED % literal})", re.DOTALL)
+
+
+def named_value(name: str) -> Callable[[str], str]:
+    """A function that hides the value after a name in JSON, Python or XML inside of a text."""
+    return partial(_pattern(name).sub, _hidden)
 
 
 def _hidden(found: re.Match[str]) -> str:

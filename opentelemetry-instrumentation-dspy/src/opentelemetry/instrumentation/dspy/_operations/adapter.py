@@ -95,8 +95,9 @@ class AdapterOperation(Operation):
         self._content = runtime.content
         self._settings = runtime.settings
         # A redaction hook may return different values for the two operations.
-        self._is_repeated = name == Operations.ADAPTER and runtime.settings.redact is None
-        self._repeats = name == Operations.ADAPTER_FORMAT and runtime.settings.redact is None
+        redacts = runtime.settings.redact is not None
+        self._is_repeated = name == Operations.ADAPTER and not redacts
+        self._repeats = name == Operations.ADAPTER_FORMAT and not redacts
         self._parse_error: type[Any] = dspy.utils.exceptions.AdapterParseError
 
     def start(self, call: Call) -> SpanStart:
