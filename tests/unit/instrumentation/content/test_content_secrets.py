@@ -191,12 +191,17 @@ def test_the_hook_sees_everything_first(trace_with: TraceWith) -> None:
         ("adapter", "demos"),
         ("adapter", "inputs"),
         ("adapter", "output"),
+        ("adapter", "question"),
+        ("adapter", "answer"),
         ("adapter.format", "demos"),
         ("adapter.format", "inputs"),
         ("adapter.format", "output"),
+        ("adapter.format", "question"),
+        ("adapter.format", "content"),
         ("adapter.parse", "completion"),
         ("adapter.parse", "answer"),
         ("lm", "messages"),
+        ("lm", "content"),
     }
 
 
@@ -211,7 +216,9 @@ def test_what_the_hook_returns_is_recorded(trace_with: TraceWith, replacement: A
     assert inputs == {"question": replacement}
 
 
-def test_a_hook_that_raises_drops_the_value(trace_with: TraceWith) -> None:
+def test_a_hook_that_raises_drops_the_value(
+    trace_with: TraceWith, telemetry_log: TelemetryLog
+) -> None:
     def fail(value: Any) -> Any:
         raise RuntimeError("hook is broken")
 
@@ -221,6 +228,9 @@ def test_a_hook_that_raises_drops_the_value(trace_with: TraceWith) -> None:
     assert CANARY not in everything_in(traced.spans)
     inputs = traced.content("invoke_workflow Program", "dspy.module.input")
     assert inputs == {"question": "[REDACTED]"}
+    (warning,) = telemetry_log.take()
+    assert "redact raised RuntimeError" in warning
+    assert "hook is broken" not in warning
 
 
 @pytest.mark.parametrize("where", ["module", "lm", "tool"])

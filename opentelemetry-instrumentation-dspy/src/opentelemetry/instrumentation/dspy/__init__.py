@@ -53,7 +53,7 @@ import importlib.metadata
 import logging
 import sys
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -75,6 +75,7 @@ from opentelemetry.instrumentation.dspy.api import (
     PatchStatus,
     RequestHook,
     ResponseHook,
+    SpanRedactor,
     current_dspy_call,
 )
 from opentelemetry.instrumentation.dspy.package import _instruments  # type: ignore[reportPrivateUsage]
@@ -83,6 +84,7 @@ from opentelemetry.instrumentation.dspy.version import __version__
 
 if TYPE_CHECKING:
     from opentelemetry.instrumentation.dspy._calls.call import Runtime
+    from opentelemetry.instrumentation.dspy._content.redactor import Redactor
     from opentelemetry.instrumentation.dspy._patching.points import Patches
 
 __all__ = [
@@ -94,12 +96,30 @@ __all__ = [
     "RequestHook",
     "ResponseHook",
     "Settings",
+    "SpanRedactor",
     "current_dspy_call",
     "load_settings",
     "set_default_arguments",
+    "watch_redactor",
 ]
 
 logger = logging.getLogger(__name__)
+
+
+_watchers: list[Callable[[SpanRedactor | None], None]] = []
+
+
+def watch_redactor(watcher: Callable[[SpanRedactor | None], None]) -> None:
+    """Call a function now and whenever the setting ``redact`` in use changes.
+
+    For a package that delivers spans of other origin, so that these spans are redacted as well.
+
+    Args:
+        watcher: Gets what redacts spans; None while the setting is not set, or DSPy is not
+            instrumented. It must not raise.
+    """
+    _watchers.append(watcher)
+    watcher(DSPyInstrumentor._redactor)
 
 
 class _Providers(NamedTuple):
@@ -116,6 +136,7 @@ class DSPyInstrumentor(BaseInstrumentor):
     _runtime: Runtime | None = None
     _pending: tuple[_Providers, Settings] | None = None
     _hooked = False
+    _redactor: Redactor | None = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """The versions of dspy that can be instrumented."""
@@ -136,6 +157,7 @@ class DSPyInstrumentor(BaseInstrumentor):
         settings = load_settings(**kwargs)
         with self._lock:
             self._pending = (providers, settings)
+            self._use_redactor(settings)
             hooked, DSPyInstrumentor._hooked = DSPyInstrumentor._hooked, True
         if not hooked:
             wrapt.register_post_import_hook(self._on_dspy_imported, "dspy")  # type: ignore[reportUnknownMemberType]
@@ -151,6 +173,19 @@ class DSPyInstrumentor(BaseInstrumentor):
         with self._lock:
             self._pending = None
             self._remove()
+            self._use_redactor(None)
+
+    def _use_redactor(self, settings: Settings | None) -> None:
+        redactor = None
+        if settings is not None and settings.redacts:
+            # Imported here, since most processes do not need it.
+            from opentelemetry.instrumentation.dspy._content.redactor import Redactor
+
+            redactor = Redactor(settings)
+        if redactor is not DSPyInstrumentor._redactor:
+            DSPyInstrumentor._redactor = redactor
+            for watcher in list(_watchers):
+                watcher(redactor)
 
     def _remove(self) -> None:
         if self._runtime is not None:
@@ -193,7 +228,8 @@ class DSPyInstrumentor(BaseInstrumentor):
             schema_url=SCHEMA_URL,
             attributes={DSPY_VERSION: version},
         )
-        self._runtime = Runtime(tracer, settings, Metrics(providers.meter_provider, version))
+        metrics = Metrics(providers.meter_provider, version)
+        self._runtime = Runtime(tracer, settings, metrics, self._redactor)
         if settings.content_mode.in_events:
             self._runtime.events = EventLog(providers.logger_provider, version)
         patches = DSPyInstrumentor._patches = self._patches or Patches()

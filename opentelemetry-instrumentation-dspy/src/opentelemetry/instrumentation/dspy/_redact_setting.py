@@ -5,17 +5,18 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
+from opentelemetry.instrumentation.dspy._guarding import pass_by_value, pass_on
+
 Redact = Callable[[str, str, Any], Any]
 """Called as ``redact(operation, field, value)`` before a value is serialised; returns the value
 to record. If it raises, the value is dropped."""
 
-RedactItem: TypeAlias = "str | re.Pattern[str] | Redact"
+RedactItem: TypeAlias = "str | re.Pattern[str] | Redact | RedactionRules"
 RedactSetting: TypeAlias = "RedactItem | Sequence[RedactItem]"
 
 PATTERNS: Final = ("email", "phone", "card", "iban", "api_key", "ip")
@@ -60,7 +61,11 @@ def parse_redact(setting: Any) -> tuple[Redact | None, RedactionRules | None]:
     patterns: set[str] = set()
     expressions: list[re.Pattern[str]] = []
     for item in _items(setting):
-        if callable(item):
+        if isinstance(item, RedactionRules):
+            fields |= item.fields
+            patterns |= item.patterns
+            expressions += item.expressions
+        elif callable(item):
             functions.append(item)
         elif isinstance(item, re.Pattern):
             expressions.append(cast("re.Pattern[str]", item))
@@ -113,11 +118,16 @@ def _compiled(item: str) -> re.Pattern[str]:
 
 def _require_package(pattern: str) -> None:
     module, distribution = _PACKAGES.get(pattern, ("", ""))
-    if module and importlib.util.find_spec(module) is None:
+    if not module:
+        return
+    try:
+        importlib.import_module(module)  # now, since it may take a while
+    except Exception as error:
+        pass_on(error)
         raise ValueError(
             f"redact is {pattern!r}, which needs {distribution}: "
             "pip install opentelemetry-instrumentation-dspy[redaction]"
-        )
+        ) from None
 
 
 def _imported(item: str) -> Redact:
@@ -128,9 +138,11 @@ def _imported(item: str) -> Redact:
         function: Any = importlib.import_module(module)
         for part in name.split("."):
             function = getattr(function, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except BaseException as error:  # a module may raise anything, SystemExit included
+        pass_by_value(error)
         raise ValueError(
-            f"redact is {item!r}, which cannot be imported ({error}); accepted: {ACCEPTED}"
+            f"redact is {item!r}, which cannot be imported ({type(error).__name__}: {error}); "
+            f"accepted: {ACCEPTED}"
         ) from None
     if not callable(function):
         raise ValueError(f"redact is {item!r}, which is not a function; accepted: {ACCEPTED}")
@@ -140,10 +152,21 @@ def _imported(item: str) -> Redact:
 def _composed(functions: list[Redact]) -> Redact | None:
     if len(functions) <= 1:
         return functions[0] if functions else None
+    return _Composed(tuple(functions))
 
-    def redact(operation: str, field: str, value: Any) -> Any:
-        for function in functions:
+
+@dataclass(frozen=True)
+class _Composed:
+    """Several functions as one. Equal if the functions are, so that settings can be compared."""
+
+    functions: tuple[Redact, ...]
+
+    def __call__(self, operation: str, field: str, value: Any) -> Any:
+        for function in self.functions:
             value = function(operation, field, value)
         return value
 
-    return redact
+
+def withhold(operation: str, field: str, value: Any) -> str:
+    """The function in place of a setting that cannot be used: nothing is recorded."""
+    return "[REDACTED]"

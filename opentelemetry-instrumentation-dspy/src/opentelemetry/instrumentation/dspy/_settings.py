@@ -17,6 +17,7 @@ from opentelemetry.instrumentation.dspy._redact_setting import (
     RedactionRules,
     RedactSetting,
     parse_redact,
+    withhold,
 )
 from opentelemetry.instrumentation.dspy.api import RequestHook, ResponseHook
 
@@ -56,7 +57,7 @@ class Settings:
         capture_signatures: Describe signatures on module spans.
         capture_intermediate_steps: Make spans for adapters and their format and parse steps.
         max_content_length: Longest content attribute, in characters.
-        redact: Hook that receives each top-level value first; ``None`` for no hook.
+        redact: Function that receives each value first; ``None`` for no function.
         redaction_rules: Fields and patterns that are removed from all values; ``None`` for none.
         request_hook: Called before the operation of a recording span; ``None`` for no hook.
         response_hook: Called after the operation of a recording span; ``None`` for no hook.
@@ -76,6 +77,16 @@ class Settings:
     redaction_rules: RedactionRules | None = None
     records_inputs: bool = field(init=False)
     records_outputs: bool = field(init=False)
+
+    @property
+    def redacts(self) -> bool:
+        """Whether anything is removed from content by the setting ``redact``."""
+        return self.redact is not None or self.redaction_rules is not None
+
+    @property
+    def records_content(self) -> bool:
+        """Whether content is recorded anywhere."""
+        return self.content_mode.in_spans or self.content_mode.in_events
 
     def __post_init__(self) -> None:
         # Fields instead of properties, since they are read several times for each span.
@@ -204,7 +215,7 @@ def _redaction(
     except ValueError as error:
         # What cannot be redacted is not recorded.
         logger.warning("%s: %s. Recording no content.", name, error)
-        return None, None, False
+        return withhold, None, False
 
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}

@@ -20,6 +20,7 @@ __all__ = [
     "PatchStatus",
     "RequestHook",
     "ResponseHook",
+    "SpanRedactor",
     "current_dspy_call",
     "raised_by_signal",
 ]
@@ -85,6 +86,21 @@ def current_dspy_call(context: Context | None = None) -> DSPyCall | None:
     """
     call: Any = context_api.get_value(CALL_KEY, context)
     return call
+
+
+class SpanRedactor(Protocol):
+    """The setting ``redact``, for packages that deliver spans of other origin. Never raises.
+
+    Values of fields that DSPy calls of the same trace have shown are removed as well.
+    """
+
+    def span_attributes(self, trace_id: int, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """What to record instead of the attributes of a span."""
+        ...
+
+    def span_text(self, trace_id: int, field: str, text: str) -> str:
+        """What to record instead of another text of a span, such as the message of its status."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ def begin_call(
             return None
         if parent is None:
             runtime.metrics.look_for_provider()
-        call = Call(operation, instance, args, kwargs, parent, owner, asynchronous)
+        call = runtime.call_type(operation, instance, args, kwargs, parent, owner, asynchronous)
         call.before = before
         return call if call.open(runtime, context, unrecorded) else None
     except BaseException as error:

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextvars import Token
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from opentelemetry import context as context_api
@@ -39,6 +39,7 @@ from opentelemetry.instrumentation.dspy._calls.failures import (
 from opentelemetry.instrumentation.dspy._calls.generators import GENERATORS
 from opentelemetry.instrumentation.dspy._calls.propagation import restore_context
 from opentelemetry.instrumentation.dspy._content.encoder import ContentEncoder
+from opentelemetry.instrumentation.dspy._content.known_values import KnownValues, using
 from opentelemetry.instrumentation.dspy._events import EventLog
 from opentelemetry.instrumentation.dspy._guarding import (
     contain,
@@ -50,6 +51,9 @@ from opentelemetry.instrumentation.dspy._metrics import Metrics
 from opentelemetry.instrumentation.dspy._settings import Settings
 from opentelemetry.instrumentation.dspy.api import CALL_KEY
 from opentelemetry.instrumentation.dspy.semconv import DSPY_OPERATION, DSPY_TRUNCATED
+
+if TYPE_CHECKING:
+    from opentelemetry.instrumentation.dspy._content.redactor import Redactor
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +85,8 @@ class Operation(ABC):
     """
 
     name: str
+    keeps_values = False
+    """Whether values of hidden fields in such a call are forgotten at its end."""
 
     @abstractmethod
     def start(self, call: Call) -> SpanStart | None:
@@ -89,6 +95,10 @@ class Operation(ABC):
         Metrics are grouped by these attributes. Called for unrecorded calls as well.
         """
         ...
+
+    def arguments(self, call: Call) -> Mapping[str, Any]:
+        """The arguments by name, as far as names are known."""
+        return {"args": call.args, **call.kwargs}
 
     def inputs(self, call: Call, attributes: Attributes) -> None:
         """Read the arguments before the call runs; only for recording spans."""
@@ -106,14 +116,23 @@ class Operation(ABC):
 class Runtime:
     """The state that all operations of one ``instrument()`` share."""
 
-    def __init__(self, tracer: Tracer, settings: Settings, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        tracer: Tracer,
+        settings: Settings,
+        metrics: Metrics | None = None,
+        redactor: Redactor | None = None,
+    ) -> None:
         self.tracer = tracer
         self.settings = settings
         self.metrics = metrics or Metrics(NoOpMeterProvider(), "")
         self.events: EventLog | None = None  # set if content goes to events
         # If a provider was given its own limits, only the SDK's tracer has them.
         limits = getattr(tracer, "_span_limits", None)
-        self.content = ContentEncoder(settings, getattr(limits, "max_span_attribute_length", None))
+        max_length = getattr(limits, "max_span_attribute_length", None)
+        self.redactor = redactor
+        self.call_type: type[Call] = Call if redactor is None else RedactedCall
+        self.content = ContentEncoder(settings, max_length, redactor)
         # Turned off by uninstrument(), for replacements that the program still references.
         self.active = True
         self.request_hook = settings.request_hook
@@ -370,6 +389,47 @@ class Call:
         content = runtime.content if runtime.settings.content_mode.in_spans else None
         # The innermost span has the stack; repeating it on each parent adds nothing.
         record_failure(self.span, error, content, self, with_stack=innermost)
+
+
+class RedactedCall(Call):
+    """A call with the setting ``redact``.
+
+    Attributes:
+        values: The values of hidden fields that its trace has shown so far.
+    """
+
+    values: KnownValues
+
+    def open(self, runtime: Runtime, context: Context, unrecorded: bool) -> bool:
+        redactor = runtime.redactor
+        assert redactor is not None, "only then calls are of this class"
+        values: KnownValues | None = getattr(self.parent, "values", None)
+        is_new = False
+        if values is None:
+            around = get_current_span(context).get_span_context()
+            is_new = not around.is_valid
+            values = KnownValues() if is_new else redactor.traces.of(around.trace_id)
+        self.values = KnownValues(values) if self.operation.keeps_values else values
+        with using(self.values):
+            opened = super().open(runtime, context, unrecorded)
+            if opened and self.recording and self.span is not None:
+                if is_new:
+                    redactor.traces.add(self.span.get_span_context().trace_id, values)
+                settings = runtime.settings
+                if settings.records_content and not settings.records_inputs:
+                    guarded(self._learn, redactor)
+        return opened
+
+    def _learn(self, redactor: Redactor) -> None:
+        redactor.learn(self.operation.arguments(self))
+
+    def close(self, result: Any, error: BaseException | None = None) -> None:
+        with using(self.values):
+            if self.recording and self.context is not None and error is None:
+                settings, redactor = self._runtime.settings, self._runtime.redactor
+                if settings.records_content and not settings.records_outputs and redactor:
+                    guarded(redactor.learn, result)
+            super().close(result, error)
 
 
 def _end_interrupted(error: BaseException, context: Context) -> None:

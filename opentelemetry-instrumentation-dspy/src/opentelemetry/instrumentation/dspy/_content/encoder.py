@@ -9,10 +9,8 @@ values without changing them and never raises.
 from __future__ import annotations
 
 import logging
-import sys
 import traceback
-from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -27,16 +25,17 @@ from opentelemetry.instrumentation.dspy._content.jsonable import (
 from opentelemetry.instrumentation.dspy._content.long_texts import LONG_TEXT, LongTextCache
 from opentelemetry.instrumentation.dspy._content.redaction import (
     BASE64_MARK,
-    REDACTED,
     KnownSecrets,
     redact_text,
     shorten_data_uris,
 )
-from opentelemetry.instrumentation.dspy._content.rules import RuleRedactor
 from opentelemetry.instrumentation.dspy._content.tool_arguments import SecretArguments
-from opentelemetry.instrumentation.dspy._guarding import pass_by_value, pass_on
+from opentelemetry.instrumentation.dspy._guarding import pass_by_value
 from opentelemetry.instrumentation.dspy._settings import Settings
 from opentelemetry.instrumentation.dspy.semconv import DSPY_TRUNCATED
+
+if TYPE_CHECKING:
+    from opentelemetry.instrumentation.dspy._content.redactor import Redactor
 
 logger = logging.getLogger(__name__)
 
@@ -53,19 +52,23 @@ class ContentEncoder:
     Args:
         settings: What to record.
         max_length: The SDK's limit, above which it would cut an attribute.
+        redactor: What the setting ``redact`` asks for; None if it is not set.
 
     Attributes:
         secrets: Secret values seen so far; removed from all texts.
         arguments: Parameters of tools whose values are removed from all texts.
     """
 
-    def __init__(self, settings: Settings, max_length: int | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        max_length: int | None = None,
+        redactor: Redactor | None = None,
+    ) -> None:
         limit = settings.max_content_length
         self._limit = limit if max_length is None else min(limit, max_length)
-        self._redact = settings.redact
-        rules = settings.redaction_rules
-        self._rules = None if rules is None else RuleRedactor(rules)
-        self._unredacted = self._redact is None and rules is None
+        self._redactor = redactor
+        self._unredacted = redactor is None
         self.secrets = KnownSecrets()
         self.arguments = SecretArguments()
         self._long_texts = LongTextCache()
@@ -85,16 +88,13 @@ class ContentEncoder:
     ) -> None:
         """Record ``value`` as JSON under ``name``; if shortened, say so in ``dspy.truncated``.
 
-        The redaction hook receives each item of a mapping separately. It receives any other value,
-        and with ``as_one`` also a mapping, as a whole; the field is then the last part of ``name``.
+        With ``as_one``, redaction takes a mapping for one value, not for a record of fields.
         """
-        if self._redact is not None:
-            show = self._redact_one if as_one else self._redacted
-            value = show(operation, name.rpartition(".")[2], value)
-        if self._rules is not None:
+        if self._redactor is not None:
             # Before the value is shortened, which may leave a part of what is to be removed.
-            plain = JsonableCopier(_UNBOUNDED).copy(value)
-            value = self._rules.hide_field(name.rpartition(".")[2], plain)
+            value, cut = self._redactor.value(operation, name, value, as_one=as_one)
+            if cut:
+                attributes.setdefault(DSPY_TRUNCATED, []).append(name)
         text = None
         try:
             kind: type[Any] = type(value)  # type: ignore[reportUnknownVariableType]
@@ -109,7 +109,7 @@ class ContentEncoder:
             text = None  # _encode() can handle any value
         if text is None or len(text) > self._limit:
             text, cut = self._encode(value)
-            if cut:
+            if cut and name not in attributes.get(DSPY_TRUNCATED, ()):
                 attributes.setdefault(DSPY_TRUNCATED, []).append(name)
         hide = self.arguments.known or self.secrets.echoed
         attributes[name] = self._hide_in_json(attributes, name, text) if hide else text
@@ -122,7 +122,7 @@ class ContentEncoder:
         Args:
             attributes: The attributes to add it to.
             name: The name of the attribute.
-            operation: Passed to the redaction hook.
+            operation: Passed to the function of the setting ``redact``.
             value: Containers without secret keys, and texts without data URIs.
             size: Number of characters in these texts.
         """
@@ -151,10 +151,8 @@ class ContentEncoder:
         """Record text as text, not as JSON; redacted and shortened like `put`."""
         if text[:5] == "data:" or (";" in text and BASE64_MARK in text):
             text = shorten_data_uris(text)
-        if self._redact is not None:
-            text = self._redacted_text(operation, name.rpartition(".")[2], text)
-        if self._rules is not None:
-            text = self._rules.hide_text(text)
+        if self._redactor is not None:
+            text = self._redactor.text(operation, name.rpartition(".")[2], text)
         if (
             self._unredacted
             and len(text) <= self._limit
@@ -183,10 +181,8 @@ class ContentEncoder:
     def message(self, text: str, operation: str = "exception") -> str:
         """Bound and redact free text, such as an exception's message."""
         text = shorten_data_uris(text)
-        if self._redact is not None:
-            text = self._redacted_text(operation, "message", text)
-        if self._rules is not None:
-            text = self._rules.hide_text(text)
+        if self._redactor is not None:
+            text = self._redactor.text(operation, "message", text)
         text = self.arguments.hide(self.secrets.hide_all(text))
         return redact_text(valid_text(text[: 2 * _MAX_MESSAGE]))[:_MAX_MESSAGE]
 
@@ -194,36 +190,10 @@ class ContentEncoder:
         """The formatted stack of an exception; if it is too long, its end."""
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         text = shorten_data_uris(text)
-        if self._redact is not None:
-            text = self._redacted_text(operation, "stacktrace", text)
-        if self._rules is not None:
-            text = self._rules.hide_text(text)
+        if self._redactor is not None:
+            text = self._redactor.text(operation, "stacktrace", text)
         text = self.arguments.hide(self.secrets.hide_all(text))
         return redact_text(valid_text(text[-2 * _MAX_STACK :]))[-_MAX_STACK:]
-
-    def _redacted(self, operation: str, field: str, value: Any) -> Any:
-        dspy = sys.modules.get("dspy")
-        # A Prediction is an Example: like a mapping, a record of fields.
-        if isinstance(value, dict) or (dspy is not None and isinstance(value, dspy.Example)):
-            items: Iterable[tuple[Any, Any]] = list(value.items())  # type: ignore[reportUnknownMemberType]
-            return {key: self._redact_one(operation, str(key), item) for key, item in items}
-        return self._redact_one(operation, field, value)
-
-    def _redacted_text(self, operation: str, field: str, text: str) -> str:
-        shown = self._redact_one(operation, field, text)
-        if isinstance(shown, str):
-            return shown
-        return dumps(JsonableCopier(self._limit).copy(shown)).decode()
-
-    def _redact_one(self, operation: str, field: str, value: Any) -> Any:
-        assert self._redact is not None
-        try:
-            return self._redact(operation, field, value)
-        except Exception as error:
-            pass_on(error)
-            # Without its message, which may contain the value.
-            logger.debug("The redaction hook raised %s; the value is dropped", type(error).__name__)
-            return REDACTED
 
     def _encode(self, value: Any) -> tuple[str, bool]:
         budget = max(16, self._limit - 64)  # room for the note about truncation

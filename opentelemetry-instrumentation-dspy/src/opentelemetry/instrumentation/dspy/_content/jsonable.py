@@ -181,7 +181,7 @@ class JsonableCopier:
             return self._mapping(value.items(), depth)
         if kind is list or kind is tuple:
             return self._sequence(value, depth)
-        items = _items_of(value, kind)
+        items = fields_of(value, kind)
         if items is not None:
             return self._mapping(items, depth)
         if isinstance(value, (list, tuple)):
@@ -200,7 +200,9 @@ class JsonableCopier:
             name = key if type(key) is str else _key(key)
             self._left -= len(name) + 4
             given = as_data_uri(item, "format") if name == AUDIO_KEY else item
-            result[name] = _hidden(given) if is_secret_key(name) else self.copy(given, depth + 1)
+            result[name] = (
+                schema_without_values(given) if is_secret_key(name) else self.copy(given, depth + 1)
+            )
         return result
 
     def _sequence(self, items: Iterable[Any], depth: int) -> list[Any]:
@@ -260,7 +262,7 @@ def is_schema(value: Any) -> bool:
     return (type(kind) is str and kind in _SCHEMA_TYPES) or type(schema.get("anyOf")) is list
 
 
-def _hidden(value: Any) -> Jsonable:
+def schema_without_values(value: Any) -> Jsonable:
     """The replacement for a value whose key names a secret.
 
     A JSON schema under such a key describes a parameter: its type is kept, its default is not.
@@ -272,7 +274,12 @@ def _hidden(value: Any) -> Jsonable:
     if type(kind) is str and kind in _SCHEMA_TYPES:
         return {"type": kind}
     if type(choices) is list:
-        return {"anyOf": [_hidden(choice) for choice in cast("list[Any]", choices)[:_MAX_CHOICES]]}
+        return {
+            "anyOf": [
+                schema_without_values(choice)
+                for choice in cast("list[Any]", choices)[:_MAX_CHOICES]
+            ]
+        }
     return REDACTED
 
 
@@ -308,8 +315,8 @@ def _key(key: Any) -> str:
         return _UNREADABLE.format(type(key).__name__)
 
 
-def _items_of(value: Any, kind: type) -> Iterable[tuple[Any, Any]] | None:
-    """The fields of an object that is a kind of record, else None."""
+def fields_of(value: Any, kind: type) -> Iterable[tuple[Any, Any]] | None:
+    """The fields of an object that is a kind of record with their values, else None."""
     dspy = sys.modules.get("dspy")
     if dspy is not None:
         if isinstance(value, dspy.Example):  # Prediction is a subclass
@@ -332,7 +339,7 @@ def _items_of(value: Any, kind: type) -> Iterable[tuple[Any, Any]] | None:
 
 def record_as_dict(value: Any, kind: type) -> Any:
     """The fields of a record as a dict; any other value itself."""
-    items = _items_of(value, kind)
+    items = fields_of(value, kind)
     return value if items is None else dict(items)
 
 

@@ -1,145 +1,113 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Redaction by rules: fields by their names, and texts by patterns, in every recorded value.
-
-The value of a field also occurs where it has no name: in the prompt that an adapter makes of it, in
-the answer of the model, in an exception. So values of such fields are remembered and removed from
-all texts that are recorded later. Texts are also searched for the forms in which adapters name a
-field.
-"""
+"""Redaction by rules: fields by their names, and texts by patterns, in every recorded value."""
 
 from __future__ import annotations
 
 import importlib
 import ipaddress
-import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
-from opentelemetry.instrumentation.dspy._content.jsonable import is_schema
+from opentelemetry.instrumentation.dspy._content.jsonable import is_schema, schema_without_values
+from opentelemetry.instrumentation.dspy._content.known_values import KnownValues, leaves
+from opentelemetry.instrumentation.dspy._content.named_fields import NamedField
 from opentelemetry.instrumentation.dspy._content.redaction import REDACTED, redact_text
-from opentelemetry.instrumentation.dspy._content.tool_arguments import named_value
-from opentelemetry.instrumentation.dspy._guarding import new_lock, pass_on
+from opentelemetry.instrumentation.dspy._guarding import pass_on
 from opentelemetry.instrumentation.dspy._redact_setting import RedactionRules
 
-# Removing a shorter value from every text would remove parts of other words and numbers.
-_MIN_VALUE = 4
-_MAX_VALUES = 4_096
+STRUCTURE: Final = frozenset(
+    {"role", "parts", "type", "id", "name", "finish_reason", "modality", "mime_type", "function"}
+    | {"parameters", "properties", "required", "title", "strict", "constraints", "items", "anyOf"}
+)
+"""Keys of messages, tools and signatures that are not names of the program's fields."""
+_CONTENT = frozenset({"content", "arguments", "response", "uri", "description", "default"})
+_OF_PROGRAM = frozenset({"arguments", "response", "properties"})
+"""Keys below which the names are the program's again."""
 
 
-class RuleRedactor:
-    """The rules of one ``instrument()``, and the values of the fields seen so far. Thread-safe."""
+class Rules:
+    """The rules of one ``instrument()``. Thread-safe."""
 
     def __init__(self, rules: RedactionRules) -> None:
         self._fields = rules.fields
+        self._named = [NamedField(name) for name in sorted(rules.fields)]
         self._patterns: list[Callable[[str], str]] = [
             *(_BUILT_IN[name] for name in sorted(rules.patterns)),
             *(partial(expression.sub, REDACTED) for expression in rules.expressions),
         ]
-        self._named = [_NamedField(name) for name in sorted(rules.fields)]
-        self._values: dict[str, None] = {}
-        self._lock = new_lock()
 
-    def hide(self, value: Any) -> Any:
-        """JSON's own types without what the rules name; the value itself is not changed."""
-        self._learn(value)
-        return self._hidden(value)
+    def hide(self, value: Any, known: KnownValues, structural: bool = False) -> Any:
+        """A copy of JSON's own types without what the rules name.
 
-    def hide_text(self, text: str) -> str:
-        """A text without what the rules name."""
+        Args:
+            value: The value; it is not changed.
+            known: Gets the values of hidden fields, and names further texts to hide.
+            structural: Whether the value is a list of messages, tools or fields of a signature,
+                whose own keys are not names of fields.
+        """
+        if self._fields:
+            known.learn((leaf, REDACTED) for leaf in self._hidden_leaves(value, structural))
+        return REDACTED if known.withholds else self._hidden(value, known, structural)
+
+    def hide_text(self, text: str, known: KnownValues) -> str:
+        """A text without what the rules name and the known values."""
         for field in self._named:
             text = field.hide(text)
-        for known in sorted(self._values, key=len, reverse=True):
-            if known in text:
-                text = text.replace(known, REDACTED)
+        text = known.hide(text)
         for pattern in self._patterns:
             text = pattern(text)
         return text
 
-    def hide_field(self, name: str, value: Any) -> Any:
-        """One value with its name."""
-        return self.hide({name: value})[name]
+    def hides_field(self, name: str) -> bool:
+        """Whether a rule names this field."""
+        return name in self._fields
 
-    def _hidden(self, value: Any) -> Any:
+    def _hidden(self, value: Any, known: KnownValues, structural: bool) -> Any:
         if isinstance(value, str):
-            return self.hide_text(value)
+            return self.hide_text(value, known)
         if isinstance(value, dict):
-            items = cast("dict[str, Any]", value).items()
+            fields = cast("dict[str, Any]", value)
             return {
-                self.hide_text(key): REDACTED if self._is_hidden(key, item) else self._hidden(item)
-                for key, item in items
+                self.hide_text(key, known): self._hidden_item(key, item, fields, known, structural)
+                for key, item in fields.items()
             }
         if isinstance(value, list):
-            return [self._hidden(item) for item in cast("list[Any]", value)]
+            items = cast("list[Any]", value)
+            return [self._hidden(item, known, structural) for item in items]
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             text = str(value)
-            return value if self.hide_text(text) == text else REDACTED
+            return value if self.hide_text(text, known) == text else REDACTED
         return value
 
-    def _is_hidden(self, key: str, item: Any) -> bool:
-        return key in self._fields and not is_schema(item)
+    def _hidden_item(
+        self, key: str, item: Any, fields: dict[str, Any], known: KnownValues, structural: bool
+    ) -> Any:
+        if self._is_hidden(key, fields, structural):
+            return schema_without_values(item)
+        inner = (structural and key not in _OF_PROGRAM) or is_schema(item)
+        return self._hidden(item, known, inner)
 
-    def _learn(self, value: Any) -> None:
+    def _is_hidden(self, key: str, fields: dict[str, Any], structural: bool) -> bool:
+        if not structural or (key not in STRUCTURE and key not in _CONTENT):
+            return key in self._fields
+        # The default of a field, in the description of a signature.
+        return key == "default" and fields.get("name") in self._fields
+
+    def _hidden_leaves(self, value: Any, structural: bool) -> Iterator[str]:
         if isinstance(value, dict):
-            for key, item in cast("dict[str, Any]", value).items():
-                if self._is_hidden(key, item):
-                    self._remember(_leaves(item))
-                else:
-                    self._learn(item)
+            fields = cast("dict[str, Any]", value)
+            for key, item in fields.items():
+                inner = (structural and key not in _OF_PROGRAM) or is_schema(item)
+                if not self._is_hidden(key, fields, structural):
+                    yield from self._hidden_leaves(item, inner)
+                elif not is_schema(item):
+                    yield from leaves(item)
         elif isinstance(value, list):
             for item in cast("list[Any]", value):
-                self._learn(item)
-
-    def _remember(self, values: Iterable[str]) -> None:
-        with self._lock:
-            known = dict(self._values)
-            for value in values:
-                if len(value) >= _MIN_VALUE and value != REDACTED:
-                    known.update(dict.fromkeys(_forms(value)))
-            for old in list(known)[: max(0, len(known) - _MAX_VALUES)]:
-                del known[old]
-            self._values = known
-
-
-def _leaves(value: Any) -> Iterable[str]:
-    if isinstance(value, dict):
-        value = list(cast("dict[str, Any]", value).values())
-    if isinstance(value, list):
-        for item in cast("list[Any]", value):
-            yield from _leaves(item)
-    elif isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        yield str(value).strip()
-
-
-def _forms(value: str) -> Iterable[str]:
-    """A value as it is, in JSON, and in JSON inside of JSON."""
-    escaped = value
-    yield value
-    for _ in range(2):
-        escaped = json.dumps(escaped, ensure_ascii=False)[1:-1]
-        yield escaped
-
-
-class _NamedField:
-    """A field in a text: as a section of a chat, as JSON or Python, as XML."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        literal = re.escape(name)
-        self._section = re.compile(
-            rf"(\[\[ ## {literal} ## \]\][ \t]*\r?\n).*?(?=\r?\n[ \t]*\[\[ ## |\Z)", re.DOTALL
-        )
-        self._element = re.compile(rf"(<{literal}>).*?(</{literal}>)", re.DOTALL)
-        self._value = named_value(name)
-
-    def hide(self, text: str) -> str:
-        if self._name not in text:
-            return text
-        text = self._section.sub(rf"\g<1>{REDACTED}", text)
-        text = self._element.sub(rf"\g<1>{REDACTED}\g<2>", text)
-        return self._value(text)
+                yield from self._hidden_leaves(item, structural)
 
 
 _EMAIL = re.compile(r"[A-Za-z0-9._%+\-]{1,64}@[A-Za-z0-9\-]{1,63}(?:\.[A-Za-z0-9\-]{1,63}){1,8}")

@@ -77,13 +77,15 @@ def _pattern(name: str) -> re.Pattern[str]:
 
 
 def named_value(name: str) -> Callable[[str], str]:
-    """A function that hides the value after a name in JSON, Python or XML inside of a text."""
-    return partial(_pattern(name).sub, _hidden)
+    """A function that hides the value after a name in JSON or Python inside of a text."""
+    # The whole name: after its opening quote.
+    pattern = re.compile(rf"(?<=[\"']){re.escape(name)}(?:{_QUOTED})", re.DOTALL)
+    return partial(pattern.sub, _hidden)
 
 
 def _hidden(found: re.Match[str]) -> str:
     groups = found.groupdict()
-    if groups["tag"]:
+    if groups.get("tag"):
         return f"{found.string[found.start() : found.end('tag')]}{REDACTED}"
     name_and_head = found.string[found.start() : found.end("head")]
     if groups["quote"] is None:  # a number

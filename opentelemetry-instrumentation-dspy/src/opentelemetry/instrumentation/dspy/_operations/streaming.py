@@ -11,7 +11,7 @@ stream is exhausted, fails, is closed early, or is garbage-collected.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -64,6 +64,9 @@ class StreamOperation(Operation):
             {semconv.DSPY_OPERATION: self.name, semconv.DSPY_MODULE_TYPE: kind},
             INTERNAL,
         )
+
+    def arguments(self, call: Call) -> Mapping[str, Any]:
+        return arguments_of(call)
 
     def inputs(self, call: Call, attributes: Attributes) -> None:
         if self._settings.records_inputs:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -103,6 +103,7 @@ class ExampleOperation(Operation):
     """One example of an evaluation: the program call and the metric call."""
 
     name = semconv.Operations.EXAMPLE
+    keeps_values = True
 
     def __init__(self, runtime: Runtime) -> None:
         self._content = runtime.content
@@ -115,6 +116,9 @@ class ExampleOperation(Operation):
         if index is not None:
             attributes[semconv.DSPY_EXAMPLE_INDEX] = index
         return "example", attributes, INTERNAL
+
+    def arguments(self, call: Call) -> Mapping[str, Any]:
+        return {"example": call.instance}
 
     def inputs(self, call: Call, attributes: Attributes) -> None:
         if self._settings.records_inputs:

@@ -136,6 +136,9 @@ class ModuleOperation(Operation):
             return f"invoke_workflow {kind.name}", attributes, INTERNAL
         return _joined(kind.name, call.path or _signature_label(signature)), attributes, INTERNAL
 
+    def arguments(self, call: Call) -> Mapping[str, Any]:
+        return arguments_of(call)
+
     def inputs(self, call: Call, attributes: Attributes) -> None:
         record: ModuleRecord = call.state
         signature = record.signature
