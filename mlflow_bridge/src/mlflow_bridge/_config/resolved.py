@@ -34,11 +34,17 @@ _DESTINATION_FIELDS: Final = frozenset(
 )
 """Settings without a safe default, because spans must not go to another destination than meant."""
 
+
+def _withhold(operation: str, field: str, value: Any) -> str:
+    """The redaction function in place of a setting that cannot be used."""
+    return "[REDACTED]"
+
+
 _NO_CONTENT: Final[Mapping[str, Any]] = {"capture_content": ContentMode.NO_CONTENT}
 _LESS_CONTENT: Final[Mapping[str, Mapping[str, Any]]] = {
     "capture_content": _NO_CONTENT,
-    # Without its redaction function, content is not recorded at all.
-    "redact": {"redact": None, **_NO_CONTENT},
+    # Without its redaction, content is not recorded at all. The function is for spans of others.
+    "redact": {"redact": _withhold, **_NO_CONTENT},
     **{name: {name: False} for name in INSTRUMENT_ARGUMENTS if name.startswith("log_")},
 }
 
@@ -92,6 +98,7 @@ def _described(choice: Mapping[str, Any]) -> str:
     shown = {
         name: value.value if isinstance(value, ContentMode) else value
         for name, value in choice.items()
+        if value is not _withhold
     }
     return ", ".join(
         f"{variable_of(MLflowDSPyConfig, name)}={value}" for name, value in sorted(shown.items())

@@ -35,6 +35,7 @@ from mlflow_bridge._process.lifecycle import may_be_killed_at_any_time, watch_pr
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge._spans.local_root import note_absent_parent
 from mlflow_bridge._spans.open_spans import OpenSpans, end_unfinished
+from mlflow_bridge._spans.redaction import follow_redaction
 from mlflow_bridge._spans.trace_buffer import BufferLimits, TraceBuffer
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class DeliveryProcessor(SpanProcessor):
         self._complete = False
         self._is_refused = is_refused
         self._set_up()
+        follow_redaction(self)
         self._observed = observe(self, register(self, self._before_exit), meter_provider)
         watch_process(
             self,

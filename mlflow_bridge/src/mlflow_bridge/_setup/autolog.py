@@ -208,10 +208,13 @@ def disable_autolog() -> None:
 
     with _session.lock:
         _session.client = None
-        _uninstrument_dspy()
         leave_mlflow_tracing()
         _session.config = None
-        _move_on(None)
+        try:
+            _move_on(None)
+        finally:
+            # Afterwards: the spans that end meanwhile are redacted as the instrumentation says.
+            _uninstrument_dspy()
 
 
 def _resolved(config: MLflowDSPyConfig | None, overrides: dict[str, Any]) -> ResolvedConfig:
@@ -347,6 +350,7 @@ def _instrument_dspy(config: MLflowDSPyConfig) -> None:
         warn_of_unused_instrument_settings,
     )
     from mlflow_bridge._setup.zero_code import adopted_deliveries
+    from mlflow_bridge._spans.redaction import held_redaction
     from opentelemetry.instrumentation.dspy import DSPyInstrumentor
 
     instrumentor = DSPyInstrumentor()
@@ -361,8 +365,10 @@ def _instrument_dspy(config: MLflowDSPyConfig) -> None:
         same_provider = _session.instrumented_for is _session.provider
         if _session.instrumented_with == arguments and same_provider:
             return
-        instrumentor.uninstrument()
-    instrumentor.instrument(tracer_provider=_session.provider, **arguments)
+    with held_redaction():
+        if instrumentor.is_instrumented_by_opentelemetry:
+            instrumentor.uninstrument()
+        instrumentor.instrument(tracer_provider=_session.provider, **arguments)
     if instrumentor.is_instrumented_by_opentelemetry:
         _session.instrumented_with = arguments
         _session.instrumented_for = _session.provider

@@ -9,6 +9,7 @@ from typing import Any
 
 from mlflow_bridge._config.base import report_once
 from mlflow_bridge._config.settings import INSTRUMENT_ARGUMENTS, MLflowDSPyConfig
+from mlflow_bridge._spans.redaction import held_redaction
 from opentelemetry.instrumentation.dspy import (
     DSPyInstrumentor,
     Settings,
@@ -56,8 +57,9 @@ def instrument_again(config: MLflowDSPyConfig) -> None:
     given = [INSTRUMENT_ARGUMENTS[name] for name in _given(config)]
     arguments |= {name: wanted[name] for name in given if name in wanted}
     if load_settings(**arguments) != used:
-        instrumentor.uninstrument()
-        instrumentor.instrument(**arguments)
+        with held_redaction():
+            instrumentor.uninstrument()
+            instrumentor.instrument(**arguments)
 
 
 def warn_of_unused_instrument_settings(config: MLflowDSPyConfig) -> None:
@@ -81,4 +83,7 @@ def other_instrument_settings(config: MLflowDSPyConfig) -> list[str]:
 
 def _value(settings: Settings, name: str) -> object:
     argument = INSTRUMENT_ARGUMENTS[name]
+    if argument == "redact":
+        parts = [part for part in (settings.redact, settings.redaction_rules) if part is not None]
+        return parts or None
     return getattr(settings, "content_mode" if argument == "capture_content" else argument)

@@ -58,7 +58,9 @@ def test_what_cannot_be_redacted_is_not_recorded(
 ) -> None:
     monkeypatch.setenv("MLFLOW_DSPY_REDACT", "nowhere:function")
     config = resolve_config({"capture_content": True}).config
-    assert config.instrument_arguments() == {"capture_content": ContentMode.NO_CONTENT}
+    arguments = config.instrument_arguments()
+    assert arguments.pop("redact")("span", "mlflow.spanInputs", "text") == "[REDACTED]"
+    assert arguments == {"capture_content": ContentMode.NO_CONTENT}
     [line] = caplog.messages
     assert "MLFLOW_DSPY_CAPTURE_CONTENT=NO_CONTENT" in line
 

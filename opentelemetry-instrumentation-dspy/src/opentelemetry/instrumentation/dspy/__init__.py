@@ -106,6 +106,10 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
+class _InUse:
+    redactor: Redactor | None = None
+
+
 _watchers: list[Callable[[SpanRedactor | None], None]] = []
 
 
@@ -119,7 +123,7 @@ def watch_redactor(watcher: Callable[[SpanRedactor | None], None]) -> None:
             instrumented. It must not raise.
     """
     _watchers.append(watcher)
-    watcher(DSPyInstrumentor._redactor)
+    watcher(_InUse.redactor)
 
 
 class _Providers(NamedTuple):
@@ -136,7 +140,6 @@ class DSPyInstrumentor(BaseInstrumentor):
     _runtime: Runtime | None = None
     _pending: tuple[_Providers, Settings] | None = None
     _hooked = False
-    _redactor: Redactor | None = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """The versions of dspy that can be instrumented."""
@@ -182,8 +185,8 @@ class DSPyInstrumentor(BaseInstrumentor):
             from opentelemetry.instrumentation.dspy._content.redactor import Redactor
 
             redactor = Redactor(settings)
-        if redactor is not DSPyInstrumentor._redactor:
-            DSPyInstrumentor._redactor = redactor
+        if redactor is not _InUse.redactor:
+            _InUse.redactor = redactor
             for watcher in list(_watchers):
                 watcher(redactor)
 
@@ -229,7 +232,7 @@ class DSPyInstrumentor(BaseInstrumentor):
             attributes={DSPY_VERSION: version},
         )
         metrics = Metrics(providers.meter_provider, version)
-        self._runtime = Runtime(tracer, settings, metrics, self._redactor)
+        self._runtime = Runtime(tracer, settings, metrics, _InUse.redactor)
         if settings.content_mode.in_events:
             self._runtime.events = EventLog(providers.logger_provider, version)
         patches = DSPyInstrumentor._patches = self._patches or Patches()

@@ -13,7 +13,7 @@ import html
 import json
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, cast
@@ -120,7 +120,7 @@ def current_values() -> KnownValues:
 
 
 @contextmanager
-def using(values: KnownValues) -> Iterator[None]:
+def using(values: KnownValues) -> Generator[None]:
     """Record with the values of a call."""
     before = _current.get()
     _current.set(values)

@@ -276,7 +276,8 @@ def _hidden_items(value: Any, rules: Rules) -> Iterator[Any]:
 
 def _fields(item: Any) -> Iterable[tuple[Any, Any]] | None:
     try:
-        found = fields_of(item, type(item))
+        kind = cast("type[Any]", type(item))
+        found = fields_of(item, kind)
         return None if found is None else list(found)
     except BaseException as error:
         pass_by_value(error)
