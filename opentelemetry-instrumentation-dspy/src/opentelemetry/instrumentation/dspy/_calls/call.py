@@ -98,7 +98,7 @@ class Operation(ABC):
 
     def arguments(self, call: Call) -> Mapping[str, Any]:
         """The arguments by name, as far as names are known."""
-        return {"args": call.args, **call.kwargs}
+        return {**call.kwargs, "args": call.args} if call.args else call.kwargs
 
     def inputs(self, call: Call, attributes: Attributes) -> None:
         """Read the arguments before the call runs; only for recording spans."""
@@ -421,14 +421,14 @@ class RedactedCall(Call):
         return opened
 
     def _learn(self, redactor: Redactor) -> None:
-        redactor.learn(self.operation.arguments(self))
+        redactor.learn(self.operation.name, self.operation.arguments(self))
 
     def close(self, result: Any, error: BaseException | None = None) -> None:
         with using(self.values):
             if self.recording and self.context is not None and error is None:
                 settings, redactor = self._runtime.settings, self._runtime.redactor
                 if settings.records_content and not settings.records_outputs and redactor:
-                    guarded(redactor.learn, result)
+                    guarded(redactor.learn, self.operation.name, result)
             super().close(result, error)
 
 

@@ -58,13 +58,20 @@ class KnownValues:
         with _lock:
             known = {**self._shown, **new}
             if len(known) > MAX_VALUES:
-                self.full, known = True, {}
-                logger.warning(
-                    "One trace has more than %d values of redacted fields; the rest of its content "
-                    "is withheld.",
-                    MAX_VALUES,
-                )
-            self._shown = dict(sorted(known.items(), key=_length, reverse=True))
+                self.withhold()
+            else:
+                self._shown = dict(sorted(known.items(), key=_length, reverse=True))
+
+    def withhold(self) -> None:
+        """Withhold all texts from now on, since there are values that are not known."""
+        if self.full:
+            return
+        self.full, self._shown = True, {}
+        logger.warning(
+            "One trace has more than %d values of fields that redact names; the rest of its "
+            "content is withheld.",
+            MAX_VALUES,
+        )
 
     def hide(self, text: str) -> str:
         """``text`` without the known values."""

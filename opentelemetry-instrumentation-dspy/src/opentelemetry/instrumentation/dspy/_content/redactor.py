@@ -44,7 +44,7 @@ from opentelemetry.instrumentation.dspy.semconv import (
 logger = logging.getLogger(__name__)
 
 _UNBOUNDED = 2**40
-_MAX_LEARNED = 20_000
+_MAX_LEARNED = 200_000
 _MAX_DEPTH = 24
 _SPAN = "span"
 """The operation that the function gets for an attribute of a span that is not DSPy's."""
@@ -85,7 +85,10 @@ class Redactor:
         known = current_values()
         if self._function is None:
             copier = JsonableCopier(_UNBOUNDED)
-            return self._rules.hide(copier.copy(value), known, structural), copier.cut
+            plain = copier.copy(value)
+            if copier.cut:
+                self._learn(value)
+            return self._rules.hide(plain, known, structural), copier.cut
         asking = _Asking(self._function, self._report, operation, known, structural)
         if as_one or not _is_record(value):
             plain = asking.shown(attribute.rpartition(".")[2], value)
@@ -101,14 +104,40 @@ class Redactor:
             text = shown if isinstance(shown, str) else dumps(shown).decode()
         return self._rules.hide_text(text, known)
 
-    def learn(self, value: Any) -> None:
+    def learn(self, operation: str, value: Any) -> None:
         """Remember the values of hidden fields in a value that is not recorded."""
-        if not self._has_rules:
-            return
+        if self._function is not None:
+            self.value(operation, "", value)
+        if self._has_rules:
+            self._learn(value)
+
+    def _learn(self, value: Any) -> None:
+        """Remember the values of fields that rules name; runs no code of the value."""
         known = current_values()
-        for item in _hidden_items(value, self._rules):
-            plain = JsonableCopier(_UNBOUNDED).copy(item)
-            known.learn((leaf, REDACTED) for leaf in leaves(plain))
+        left = [(value, 0)]
+        for _ in range(_MAX_LEARNED):
+            if not left:
+                return
+            self._learn_one(*left.pop(), left, known)
+        known.withhold()
+
+    def _learn_one(
+        self, item: Any, depth: int, left: list[tuple[Any, int]], known: KnownValues
+    ) -> None:
+        kind = cast("type[Any]", type(item))
+        if depth > _MAX_DEPTH or (kind in JSON_TYPES and kind not in (dict, list, tuple)):
+            return
+        fields = _fields(item, kind)
+        if fields is None:
+            if isinstance(item, (list, tuple)):
+                left += [(inner, depth + 1) for inner in list(cast("Iterable[Any]", item))]
+            return
+        for key, inner in fields:
+            if isinstance(key, str) and self._rules.hides_field(key):
+                plain = JsonableCopier(_UNBOUNDED).copy(inner)
+                known.learn((leaf, REDACTED) for leaf in leaves(plain))
+            else:
+                left.append((inner, depth + 1))
 
     def span_attributes(self, trace_id: int, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """What to record instead of attributes of a span that is not DSPy's. Never raises.
@@ -253,30 +282,8 @@ def _replaced(before: Any, after: Any) -> Iterator[tuple[str, str]]:
             yield leaf, REDACTED
 
 
-def _hidden_items(value: Any, rules: Rules) -> Iterator[Any]:
-    """The values of hidden fields at any depth; runs no code of the values."""
-    left = [(value, 0)]
-    count = 0
-    while left and count < _MAX_LEARNED:
-        item, depth = left.pop()
-        count += 1
-        kind: type[Any] = type(item)  # type: ignore[reportUnknownVariableType]
-        if depth > _MAX_DEPTH or (kind in JSON_TYPES and kind not in (dict, list, tuple)):
-            continue
-        fields = _fields(item)
-        if fields is not None:
-            for key, inner in fields:
-                if isinstance(key, str) and rules.hides_field(key):
-                    yield inner
-                else:
-                    left.append((inner, depth + 1))
-        elif isinstance(item, (list, tuple)):
-            left += [(inner, depth + 1) for inner in list(cast("Iterable[Any]", item))]
-
-
-def _fields(item: Any) -> Iterable[tuple[Any, Any]] | None:
+def _fields(item: Any, kind: type[Any]) -> Iterable[tuple[Any, Any]] | None:
     try:
-        kind = cast("type[Any]", type(item))
         found = fields_of(item, kind)
         return None if found is None else list(found)
     except BaseException as error:
