@@ -24,6 +24,7 @@ from opentelemetry.instrumentation.dspy import SpanRedactor, watch_redactor
 from opentelemetry.instrumentation.dspy.semconv import (
     ERROR_TYPE,
     EXCEPTION_TYPE,
+    GEN_AI_CONVERSATION_ID,
     GEN_AI_OPERATION_NAME,
     GEN_AI_PROVIDER_NAME,
     GEN_AI_REQUEST_MODEL,
@@ -36,6 +37,7 @@ _logger = logging.getLogger(__name__)
 _DSPY_SCOPE: Final = "opentelemetry.instrumentation.dspy"
 _REDACTED_BEFORE: Final = ("dspy.", "gen_ai.", "error.", "server.")
 """Prefixes of the attributes that the instrumentation of DSPy sets."""
+_CONVERSATION: Final = GEN_AI_CONVERSATION_ID
 _DSPY_EVENTS: Final = frozenset({"exception", Events.EVALUATION_RESULT})
 _KEPT: Final = frozenset(
     {
@@ -95,7 +97,7 @@ def _redacted(span: ReadableSpan, redactor: SpanRedactor, trace_id: int) -> Read
         seen = {
             key: item
             for key, item in given.items()
-            if key not in _KEPT and not key.startswith(before)
+            if key not in _KEPT and (key == _CONVERSATION or not key.startswith(before))
         }
         # The order of the attributes stays.
         return {**given, **redactor.span_attributes(trace_id, seen)} if seen else given
