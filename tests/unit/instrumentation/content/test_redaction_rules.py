@@ -125,12 +125,44 @@ def hide(redact: str, value: Any) -> Any:
         ("pay 4111 1111 1111 1111 now", f"pay {HIDDEN} now"),
         ("no 4111 1111 1111 1112 card", "no 4111 1111 1111 1112 card"),
         ("to GB82 WEST 1234 5698 7654 32 PLEASE", f"to {HIDDEN} PLEASE"),
+        ("card 4111 1111 1111 1111 12/27", f"card {HIDDEN} 12/27"),
+        ("order 5 4111-1111-1111-1111", f"order 5 {HIDDEN}"),
+        ("4111111111111111 5500005555555559", f"{HIDDEN} {HIDDEN}"),
+        ("GB82WEST12345698765432", HIDDEN),
+        ("GB82WEST12345698765433", "GB82WEST12345698765433"),
         (4111111111111111, HIDDEN),
         ([17], [17]),
     ],
 )
 def test_numbers_are_validated(text: Any, shown: Any) -> None:
     assert hide("card,iban", text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("ip:10.0.0.1", f"ip:{HIDDEN}"),
+        ("at 10.0.0.1:8080", f"at {HIDDEN}:8080"),
+        ("addr:2001:db8::1.", f"addr:{HIDDEN}."),
+        ("::ffff:10.0.0.1", HIDDEN),
+        ("at 10:30:00, items[::-1], std::vector, 999.1.1.1", None),
+        ("mailto:ann%40example.org", f"mailto:{HIDDEN}"),
+        ("Jörg.Müller@exämple.org!", f"{HIDDEN}!"),
+        ("a@b", None),
+    ],
+)
+def test_addresses(text: str, shown: str | None) -> None:
+    assert hide("email,ip", text) == (shown or text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["AB12" + "A" * 40, "1" * 100_000, "a" * 100_000, "1:" * 50_000, "1." * 50_000, "a@" * 50_000],
+    ids=["groups", "digits", "letters", "colons", "dots", "ats"],
+)
+def test_patterns_take_time_in_proportion(text: str) -> None:
+    # Quadratic time would exceed the time limit of the whole run.
+    assert hide("email,card,iban,ip,phone,api_key", f"{text} " * (100_000 // len(text)))
 
 
 def test_phone_numbers_with_a_country_code() -> None:

@@ -110,36 +110,51 @@ class Rules:
                 yield from self._hidden_leaves(item, structural)
 
 
-_EMAIL = re.compile(r"[A-Za-z0-9._%+\-]{1,64}@[A-Za-z0-9\-]{1,63}(?:\.[A-Za-z0-9\-]{1,63}){1,8}")
-_CARD = re.compile(r"(?<![\d.])\d(?:[ \-]?\d){11,18}(?![\d])")
-_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{1,4}){3,9}\b")
+_EMAIL = re.compile(r"[\w.%+\-]{1,64}(?:@|%40)[\w\-]{1,63}(?:\.[\w\-]{1,63}){1,8}")
+# Runs of digits, or of groups of an account number, which may be longer than the number itself.
+_CARD = re.compile(r"(?<![\d.])\d(?:[ \-]?\d){11,}(?!\d)")
+_SHORTEST_CARD, _LONGEST_CARD, _LONGEST_IBAN = 12, 19, 34
+_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,}\b")
 _IP = re.compile(
-    r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7})"
+    r"(?<![\w.])(?:\d{1,3}(?:\.\d{1,3}){3}"
+    r"|[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?:(?:\.\d{1,3}){3})?)"
 )
+_GROUP = re.compile(r"[A-Z0-9]+")
+
+
+def _without_numbers(found: re.Match[str], longest: int, is_valid: Callable[[str], bool]) -> str:
+    """A run of groups without the valid numbers in it, each as long as possible."""
+    text, groups = found[0], list(_GROUP.finditer(found[0]))
+    parts: list[str] = []
+    written = first = 0
+    while first < len(groups):
+        number, after = "", None
+        for last in range(first, len(groups)):
+            number += groups[last][0]
+            if len(number) > longest:
+                break
+            if is_valid(number):
+                after = last + 1
+        if after is None:
+            first += 1
+            continue
+        parts.append(f"{text[written : groups[first].start()]}{REDACTED}")
+        written, first = groups[after - 1].end(), after
+    return "".join([*parts, text[written:]])
 
 
 def _without_cards(text: str) -> str:
     luhn: Any = importlib.import_module("stdnum.luhn")  # an optional package
 
-    def replaced(found: re.Match[str]) -> str:
-        digits = re.sub(r"[ \-]", "", found[0])
-        return REDACTED if luhn.is_valid(digits) else found[0]
+    def is_card(digits: str) -> bool:
+        return len(digits) >= _SHORTEST_CARD and luhn.is_valid(digits)
 
-    return _CARD.sub(replaced, text)
+    return _CARD.sub(lambda found: _without_numbers(found, _LONGEST_CARD, is_card), text)
 
 
 def _without_ibans(text: str) -> str:
     iban: Any = importlib.import_module("stdnum.iban")  # an optional package
-
-    def replaced(found: re.Match[str]) -> str:
-        # The next words may be in capitals as well.
-        groups = found[0].split(" ")
-        for count in range(len(groups), 0, -1):
-            if iban.is_valid("".join(groups[:count])):
-                return " ".join([REDACTED, *groups[count:]])
-        return found[0]
-
-    return _IBAN.sub(replaced, text)
+    return _IBAN.sub(lambda found: _without_numbers(found, _LONGEST_IBAN, iban.is_valid), text)
 
 
 def _without_phones(text: str) -> str:
@@ -155,6 +170,8 @@ def _without_phones(text: str) -> str:
 
 def _without_ips(text: str) -> str:
     def replaced(found: re.Match[str]) -> str:
+        if not found[0].strip(":"):
+            return found[0]  # a slice of Python
         try:
             ipaddress.ip_address(found[0])
         except ValueError as error:
