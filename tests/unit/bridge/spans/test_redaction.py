@@ -11,8 +11,8 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags
 
-from mlflow_bridge._spans.redaction import follow_redaction, held_redaction, redacted
-from opentelemetry.instrumentation.dspy import DSPyInstrumentor, SpanRedactor, watch_redactor
+from mlflow_bridge._spans.redaction import _Watch, follow_redaction, held_redaction, redacted
+from opentelemetry.instrumentation.dspy import DSPyInstrumentor, SpanRedactor
 
 SSN, EMAIL, HIDDEN = "078-05-1120", "ann@example.org", "[REDACTED]"
 
@@ -21,10 +21,9 @@ SSN, EMAIL, HIDDEN = "078-05-1120", "ann@example.org", "[REDACTED]"
 def redactor() -> Iterator[SpanRedactor]:
     """What is in use with these rules."""
     DSPyInstrumentor().instrument(redact="field:ssn,email", skip_dep_check=True)
-    found: list[SpanRedactor | None] = []
-    watch_redactor(found.append)
-    assert found[0] is not None
-    yield found[0]
+    follow_redaction(Processor())
+    assert _Watch.redactor is not None
+    yield _Watch.redactor
     if DSPyInstrumentor().is_instrumented_by_opentelemetry:
         DSPyInstrumentor().uninstrument()
 

@@ -89,17 +89,17 @@ def current_dspy_call(context: Context | None = None) -> DSPyCall | None:
 
 
 class SpanRedactor(Protocol):
-    """The setting ``redact``, for packages that deliver spans of other origin. Never raises.
+    """The setting ``redact``, for packages that deliver spans of other origin.
 
     Values of fields that DSPy calls of the same trace have shown are removed as well.
     """
 
     def span_attributes(self, trace_id: int, attributes: Mapping[str, Any]) -> dict[str, Any]:
-        """What to record instead of the attributes of a span."""
+        """Redact the attributes of a span."""
         ...
 
     def span_text(self, trace_id: int, field: str, text: str) -> str:
-        """What to record instead of another text of a span, such as the message of its status."""
+        """Redact another text of a span, such as the message of its status."""
         ...
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from opentelemetry import context as context_api
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import get_current_span, set_span_in_context
 
@@ -49,7 +49,7 @@ def begin_call(
     """
     call = None
     try:
-        context = before = context_api.get_current()
+        context = before = get_current()
         parent: Any = context.get(CALL_KEY)
         if parent is None and generators.live:
             context = _with_call_of_step(context)

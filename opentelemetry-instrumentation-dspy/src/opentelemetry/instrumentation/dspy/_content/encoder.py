@@ -154,8 +154,7 @@ class ContentEncoder:
         if self._redactor is not None:
             text = self._redactor.text(operation, name.rpartition(".")[2], text)
         if (
-            self._unredacted
-            and len(text) <= self._limit
+            len(text) <= self._limit
             and text.isascii()
             and not (self.arguments.known or self.secrets.echoed)
         ):

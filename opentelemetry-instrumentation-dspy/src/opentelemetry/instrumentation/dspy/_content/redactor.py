@@ -73,7 +73,7 @@ class Redactor:
     def value(
         self, operation: str, attribute: str, value: Any, *, as_one: bool = False
     ) -> tuple[Any, bool]:
-        """What to record instead of a value, as JSON's own types; and whether a part is missing.
+        """Redact a value; returns JSON's own types, and whether a part is missing.
 
         The function receives each item of a mapping separately. It receives any other value, and
         with ``as_one`` also a mapping, as a whole; the field is then the last part of the name.
@@ -97,7 +97,7 @@ class Redactor:
         return self._rules.hide(plain, known, structural), asking.cut
 
     def text(self, operation: str, field: str, text: str) -> str:
-        """What to record instead of a text."""
+        """Redact a text."""
         known = current_values()
         if self._function is not None:
             shown = _Asking(self._function, self._report, operation, known).shown(field, text)
@@ -140,7 +140,7 @@ class Redactor:
                 left.append((inner, depth + 1))
 
     def span_attributes(self, trace_id: int, attributes: Mapping[str, Any]) -> dict[str, Any]:
-        """What to record instead of attributes of a span that is not DSPy's. Never raises.
+        """Redact attributes of a span that is not DSPy's.
 
         Args:
             trace_id: The trace of the span.
@@ -150,7 +150,7 @@ class Redactor:
             return {name: self._attribute(name, value) for name, value in attributes.items()}
 
     def span_text(self, trace_id: int, field: str, text: str) -> str:
-        """What to record instead of a text of a span that is not DSPy's, such as a message."""
+        """Redact a text of a span that is not DSPy's, such as a message."""
         with using(self._values_of(trace_id)):
             return self._attribute(field, text)
 
@@ -195,7 +195,7 @@ class Redactor:
 
 
 class _Asking:
-    """What the function returns for one value, and for the fields and texts inside of it.
+    """The calls of the function for one value, and for the fields and texts inside of it.
 
     Attributes:
         cut: Whether a part is missing from what was returned.
