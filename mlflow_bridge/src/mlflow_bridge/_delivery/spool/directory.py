@@ -180,6 +180,15 @@ class SpoolDirectory:
         self._has_told_of_unreadable = False
         self._has_told_of_foreign = False
         self._aside: set[Path] = set()
+        self._made: set[Path] = set()
+
+    def has_made(self, path: Path) -> bool:
+        """Whether this process has made the file, which it may have released since."""
+        return path in self._made
+
+    def after_fork(self) -> None:
+        """Forget which files the parent has made."""
+        self._made = set()
 
     def entries(self) -> list[Entry]:
         """All files, the oldest first; [] if the directory does not exist or cannot be read."""
@@ -239,7 +248,9 @@ class SpoolDirectory:
             raise SpoolFullError(
                 f"{total} bytes are in it, of {self._max_bytes} (setting: spool_max_bytes)"
             )
-        return Segment.create(self.path, undecided=undecided)
+        segment = Segment.create(self.path, undecided=undecided)
+        self._made.add(segment.path)
+        return segment
 
     def _make(self) -> None:
         make_private_directory(self.path)

@@ -50,7 +50,18 @@ class _OpenFile:
         self._read: list[ReadableSpan] = []
         self._lines = segment.open_for_reading()
 
-    def fill(self, limit: int, on_unreadable: Callable[[bytes], None]) -> bool:
+    def settle(self, spans: int) -> int:
+        """Note that the next spans are settled.
+
+        Returns:
+            How many of them are settled for the first time: a delivery may begin again.
+        """
+        self.settled += spans
+        fresh = min(max(self.settled - self.segment.noted, 0), spans)
+        self.segment.noted += fresh
+        return fresh
+
+    def fill(self, limit: int, on_unreadable: Callable[[int], None]) -> bool:
         """Read the next pending spans, unless some are left. False at the end of the file."""
         if self.pending:
             return True
@@ -64,8 +75,7 @@ class _OpenFile:
                 spans += spans_in(line)
             except ValueError:
                 _logger.debug("A line of %s is unreadable", self.segment.path, exc_info=True)
-                on_unreadable(line)
-                self.settled += max(line.count(SPAN_MARK), 1)
+                on_unreadable(self.settle(max(line.count(SPAN_MARK), 1)))
                 # A torn line holds nothing that an operator could look at.
                 self.has_unreadable = self.has_unreadable or line.endswith(b"\n")
         self.pending, self._read = spans[:limit], spans[limit:]
@@ -197,6 +207,7 @@ class Redelivery:
             if self._troubles[segment.path] < _MAX_TROUBLES:
                 self._spool.release(segment, done=False)
             else:
+                settled = max(settled, segment.noted)
                 lost = max(segment.count_spans() - settled, 0 if settled else 1)
                 self._spool.set_aside(segment, lost=lost, reason=reason)
         except BaseException:
@@ -233,8 +244,7 @@ class Redelivery:
             return
         wanted = self._undecided.wanted_of(file.pending)
         filtered = len(file.pending) - len(wanted)
-        self._spool.note_filtered(filtered)
-        file.settled += filtered
+        self._spool.note_filtered(file.settle(filtered))
         file.pending = wanted
 
     def _send(self, file: _OpenFile) -> bool:
@@ -266,8 +276,7 @@ class Redelivery:
         return True
 
     def _settle(self, file: _OpenFile, outcome: Sent | Rejected) -> None:
-        given = len(file.pending)
-        file.settled += given
+        given = file.settle(len(file.pending))
         stored = min(outcome.spans, given) if isinstance(outcome, Sent) else 0
         file.pending = []
         self._failures = self._crashes = 0

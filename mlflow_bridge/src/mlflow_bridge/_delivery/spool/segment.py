@@ -67,6 +67,8 @@ class Segment:
         self.size = 0
         self.spans = 0
         """Number of spans that this process has written; not counted for an adopted file."""
+        self.noted = 0
+        """Number of spans, from the first on, that are counted as redelivered, lost or filtered."""
         self.outstanding = 0
         """Spans of a write-ahead file that are not settled."""
         self.wanted: set[int] = set()

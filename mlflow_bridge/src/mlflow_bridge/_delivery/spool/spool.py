@@ -29,7 +29,6 @@ from mlflow_bridge._delivery.spool.writer import Journal, SegmentWriter
 from mlflow_bridge._delivery.status import SpoolStatus
 from mlflow_bridge._process.interruption import belongs_to_program
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
-from mlflow_bridge._spans.otlp_json.encoder import SPAN_MARK
 from mlflow_bridge._spans.trace_buffer import trace_id_of
 
 if TYPE_CHECKING:
@@ -461,7 +460,7 @@ class Spool:
 
     def note_redelivery(self, segment: Segment, *, stored: int = 0, lost: int = 0) -> None:
         """Count spans of an acquired file that are settled."""
-        own = segment.own
+        own = segment.own or self._directory.has_made(segment.path)
         self._count(stored, lost, stored_own=stored * own, dropped_own=lost * own)
 
     def note_filtered(self, spans: int) -> None:
@@ -472,9 +471,9 @@ class Spool:
         """The files of all processes with spans that no filter of traces has decided on."""
         return [entry for entry in self._directory.entries() if entry.is_undecided]
 
-    def note_unreadable(self, segment: Segment, line: bytes) -> None:
-        """Count the spans of a line that is torn or not OTLP; at least one."""
-        self.note_redelivery(segment, lost=max(line.count(SPAN_MARK), 1))
+    def note_unreadable(self, segment: Segment, spans: int) -> None:
+        """Count the spans of a line that is torn or not OTLP."""
+        self.note_redelivery(segment, lost=spans)
         self._log.warning(
             "unreadable",
             "A line of the spool file %s is torn or unreadable, and is left out.",
@@ -489,7 +488,7 @@ class Spool:
         )
 
     def _note_drop(self, why: str, segment: Segment) -> None:
-        spans = segment.count_spans()
+        spans = max(segment.count_spans() - segment.noted, 0)
         self.note_redelivery(segment, lost=spans)
         self._log.warning(
             why, "The oldest %d spans of the spool %s are lost: %s.", spans, self.path, why
@@ -551,6 +550,7 @@ class Spool:
     def after_fork(self) -> None:
         """Release all files in a forked child: they belong to the parent."""
         self._spilled.forget_parents()
+        self._directory.after_fork()
         self._undecided.forget_parents()
         self._copies.forget_parents()
         if self._journal is not None:
