@@ -24,6 +24,8 @@ from packaging.version import Version
 
 import mlflow_bridge
 from mlflow_bridge._export.contract import Sent
+from mlflow_bridge._spans.otlp_json.decoder import spans_in
+from mlflow_bridge._spans.otlp_json.encoder import line_of
 from tests.integration.place import Place, cost_of, spans_by_name, tokens_of
 from tests.support.dspy_spans import Recorder, json_of, lm_attributes, text_message
 
@@ -98,6 +100,7 @@ def test_searches_that_find_a_program(place: Place) -> None:
         "span.type = 'CHAT_MODEL'",
         "span.content LIKE '%Capital of Japan%'",
         "span.name = 'execute_tool search'",
+        "span.status = 'OK'",
         "metadata.`mlflow.trace.session` = 's1'",
     ):
         assert len(place.traces(query)) == 1, query
@@ -109,6 +112,17 @@ def test_searches_that_find_a_program(place: Place) -> None:
 def test_search_for_text_that_is_not_ascii(place: Place) -> None:
     place.store(place.recorder.rag())
     assert len(place.traces("span.content LIKE '%東京%'")) == 1
+
+
+def test_every_step_of_a_program_that_worked_is_ok(place: Place) -> None:
+    place.store(place.recorder.rag())
+    codes = {span.name: span.status.status_code for span in place.trace().data.spans}
+    assert set(codes.values()) == {SpanStatusCode.OK}, codes
+
+
+def test_spans_that_were_spooled_are_ok(place: Place) -> None:
+    place.store(spans_in(line_of(place.recorder.rag())))
+    assert {span.status.status_code for span in place.trace().data.spans} == {SpanStatusCode.OK}
 
 
 def test_a_failure(place: Place) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.trace import Link, SpanContext, Status, format_span_id
+from opentelemetry.trace import Link, SpanContext, Status, StatusCode, format_span_id
 
 from mlflow_bridge._export.mapping.content import content_fields
 from mlflow_bridge._export.mapping.model_call import (
@@ -37,6 +37,8 @@ from mlflow_bridge._spans.names import (
     TRACE_TAG_PREFIX,
 )
 from opentelemetry.instrumentation.dspy import semconv
+
+_OK: Final = Status(StatusCode.OK)
 
 # MLflow has no fields for these; the names are those of OpenTelemetry's mapping to other formats.
 _SPAN_KIND: Final = "otel.span.kind"
@@ -114,7 +116,7 @@ class SpanMapper:
             ],
             kind=span.kind,
             instrumentation_scope=span.instrumentation_scope,
-            status=self._status(span.status),
+            status=self._status(span),
             start_time=_nanoseconds(span.start_time),
             # MLflow treats a span without an end as still running.
             end_time=_nanoseconds(span.start_time if span.end_time is None else span.end_time),
@@ -168,7 +170,11 @@ class SpanMapper:
         items = self._storable_items(event.attributes)
         return Event(_name(event.name), items, _nanoseconds(event.timestamp))
 
-    def _status(self, status: Status) -> Status:
+    def _status(self, span: ReadableSpan) -> Status:
+        status = span.status
+        if status.status_code is StatusCode.UNSET and span.end_time is not None:
+            # MLflow's dashboards and searches count only OK as a success.
+            return _OK
         if status.description is None:
             return status
         return Status(status.status_code, clean_text(status.description, self._limit))

@@ -321,6 +321,23 @@ def test_span_that_never_ended_is_not_stored_as_running() -> None:
     assert mapped(span).span.end_time == span.start_time
 
 
+@pytest.mark.parametrize("attributes", [lm_attributes(), {"http.request.method": "GET"}])
+@pytest.mark.parametrize("status", [StatusCode.UNSET, StatusCode.OK])
+def test_an_ended_span_without_an_error_is_ok(
+    attributes: dict[str, Any], status: StatusCode
+) -> None:
+    span = replaced(Recorder().one("span", attributes), status=Status(status))
+    stored = mapped(span).span.status
+    assert (stored.status_code, stored.description) == (StatusCode.OK, None)
+    # The span itself, which other backends get, keeps its status.
+    assert span.status.status_code is status
+
+
+def test_a_span_that_never_ended_keeps_its_status() -> None:
+    span = replaced(Recorder().one(), end_time=None)
+    assert mapped(span).span.status.status_code is StatusCode.UNSET
+
+
 @pytest.mark.parametrize("written", ['"UNKNOWN"', "null", '""'])
 def test_type_that_says_nothing_gives_way_to_what_is_known(written: str) -> None:
     attributes = one({"mlflow.spanType": written, "gen_ai.operation.name": "chat"})
