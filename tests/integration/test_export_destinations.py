@@ -33,6 +33,7 @@ pytest.importorskip("mlflow", reason="needs the extra mlflow")
 
 import mlflow
 from mlflow.entities import SpanStatusCode
+from mlflow.genai.datasets import create_dataset
 
 pytestmark = pytest.mark.integration
 
@@ -90,6 +91,32 @@ def test_spans_of_a_program(place: Place) -> None:
     assert cached.get_attribute("dspy.lm.cache.hit") is True
     assert cached.llm_cost is None
     assert cached.get_attribute("mlflow.chat.tokenUsage") is None
+
+
+def test_every_trace_becomes_a_record_of_a_dataset(place: Place) -> None:
+    embedder = {
+        "dspy.operation": "embedding",
+        "gen_ai.operation.name": "embeddings",
+        "dspy.embedder.input": json_of(["one", "two"]),
+    }
+    tool = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.call.arguments": "Paris"}
+    spans = place.recorder.rag()
+    for attributes in (embedder, tool, {"input.value": "Hi"}, {}):
+        spans.append(place.recorder.one("span", attributes))
+    place.store(spans)
+    traces = place.traces()
+    assert len(traces) == 5
+    mlflow.set_tracking_uri(place.config.tracking_uri)
+    try:
+        dataset = create_dataset(str(place.config.experiment_name))
+        records = dataset.merge_records(traces).to_df()
+    finally:
+        mlflow.set_tracking_uri(None)
+    inputs = [record["inputs"] for record in records.to_dict("records")]
+    assert {"inputs": ["one", "two"]} in inputs
+    assert {"inputs": "Paris"} in inputs
+    assert {"input": "Hi"} in inputs
+    assert {"question": "Capital of Japan?"} in inputs
 
 
 def test_searches_that_find_a_program(place: Place) -> None:

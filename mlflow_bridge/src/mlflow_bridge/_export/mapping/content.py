@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from mlflow_bridge._export.mapping.messages import chat_of, openai_tools
-from mlflow_bridge._export.mapping.storable import Storable, json_text, parsed_json, storable
+from mlflow_bridge._export.mapping.storable import (
+    JsonText,
+    Storable,
+    json_text,
+    parsed_json,
+    storable,
+)
 from mlflow_bridge._export.mapping.summaries import summary_of
 from mlflow_bridge._spans.names import CHAT_TOOLS, INPUTS, MESSAGE_FORMAT, OUTPUTS
 from opentelemetry.instrumentation.dspy import semconv
@@ -38,6 +44,12 @@ _JSON_OUTPUTS: Final = (
     semconv.GEN_AI_TOOL_CALL_RESULT,
     semconv.DSPY_INTERPRETER_OUTPUT,
 )
+# The parameter that holds the content, for content that is the value of one parameter.
+_PARAMETERS: Final = {
+    semconv.DSPY_EMBEDDER_INPUT: "inputs",
+    _INPUT_VALUE: "input",
+}
+_PARAMETER: Final = "inputs"
 _REQUEST_PARAMETERS: Final = {
     semconv.GEN_AI_REQUEST_TEMPERATURE: "temperature",
     semconv.GEN_AI_REQUEST_TOP_P: "top_p",
@@ -59,13 +71,18 @@ class ContentFields:
     consumed: frozenset[str]
 
 
-def content_fields(source: Mapping[str, Any], limit: int) -> ContentFields:
-    """Inputs, outputs and tools of the span with these attributes; empty without content."""
+def content_fields(source: Mapping[str, Any], limit: int, *, is_root: bool) -> ContentFields:
+    """Inputs, outputs and tools of the span with these attributes; empty without content.
+
+    The inputs of a root are a mapping, which MLflow's evaluation datasets require.
+    """
     draft = _Draft(source, limit)
     if INPUTS not in source and OUTPUTS not in source:
         draft.add_values()
         draft.add_chat()
         draft.add_summary()
+        if is_root:
+            draft.name_inputs()
     draft.add_tools()
     return ContentFields(draft.fields, frozenset(draft.consumed))
 
@@ -78,10 +95,13 @@ class _Draft:
         self._limit = limit
         self.fields: dict[str, Storable] = {}
         self.consumed: set[str] = set()
+        self._parameter = _PARAMETER
 
     def add_values(self) -> None:
         for key in _JSON_INPUTS:
             self._add(INPUTS, key, is_json=True)
+        if semconv.DSPY_EMBEDDER_INPUT in self._source:
+            self.name_inputs()
         for key in _JSON_OUTPUTS:
             self._add(OUTPUTS, key, is_json=True)
         self._add_retrieval()
@@ -115,6 +135,17 @@ class _Draft:
             if figures is not None and field not in self.fields:
                 self.fields[field] = json_text(figures, self._limit)
 
+    def name_inputs(self) -> None:
+        """Make a mapping of inputs that are the value of one parameter."""
+        value = self.fields.get(INPUTS)
+        if value is None or (isinstance(value, JsonText) and value.lstrip().startswith("{")):
+            return
+        given = parsed_json(value) if isinstance(value, JsonText) else value
+        named = json_text({self._parameter: given}, self._limit)
+        # A value that had to be cut to its limit may be a text again.
+        if named.startswith("{"):
+            self.fields[INPUTS] = named
+
     def add_tools(self) -> None:
         definitions = parsed_json(self._source.get(semconv.GEN_AI_TOOL_DEFINITIONS))
         tools = openai_tools(definitions)
@@ -129,6 +160,8 @@ class _Draft:
         value = _content(self._source[key], is_json=is_json, limit=self._limit)
         if value is not None:
             self.fields[field] = value
+            if field == INPUTS:
+                self._parameter = _PARAMETERS.get(key, _PARAMETER)
         self.consumed.add(key)
 
     def _add_of_stated_type(self, field: str, key: str, mime_type_key: str) -> None:

@@ -131,14 +131,15 @@ class SpanMapper:
         )
 
     def _attributes(self, span: ReadableSpan, source: Mapping[str, Any]) -> dict[str, Storable]:
-        content = content_fields(source, self._limit)
+        is_root = is_local_root(span)
+        content = content_fields(source, self._limit, is_root=is_root)
         fields = {
             **content.fields,
             **model_call_fields(source, self._limit),
             **_origin(span),
             SPAN_TYPE: span_type(source),
         }
-        if is_local_root(span):
+        if is_root:
             fields[TRACE_NAME] = _trace_name(span, source)
         # MLflow writes these two on its own spans. The trace id follows from the span's context.
         left_out = content.consumed | {TRACE_ID}

@@ -79,20 +79,21 @@ def test_content_is_kept_once() -> None:
         ({"dspy.module.output": "true"}, None, True),
         ({"dspy.module.output": "null"}, None, None),
         ({"dspy.module.output": r'"{\"a\": 1}"'}, None, '{"a": 1}'),
-        ({"dspy.adapter.input": "[1]", "dspy.adapter.output": "[]"}, [1], []),
+        ({"dspy.adapter.input": "[1]", "dspy.adapter.output": "[]"}, {"inputs": [1]}, []),
         (
             {"gen_ai.tool.call.arguments": '{"x": 1}', "gen_ai.tool.call.result": '"ok"'},
             {"x": 1},
             "ok",
         ),
-        ({"dspy.embedder.input": '["a", "b"]'}, ["a", "b"], None),
+        ({"dspy.embedder.input": '["a", "b"]'}, {"inputs": ["a", "b"]}, None),
         (
             {"dspy.interpreter.input": '{"code": "1"}', "dspy.interpreter.output": '"1"'},
             {"code": "1"},
             "1",
         ),
         ({"dspy.example.input": '{"q": "x"}'}, {"q": "x"}, None),
-        ({"input.value": "5", "output.value": "text"}, "5", "text"),
+        ({"input.value": "5", "output.value": "text"}, {"input": "5"}, "text"),
+        ({"input.value": '{"a": 1', "output.value": "text"}, {"input": '{"a": 1'}, "text"),
         (
             {"input.value": '{"a": 1}', "input.mime_type": "application/json"},
             {"a": 1},
@@ -118,6 +119,23 @@ def test_inputs_and_outputs(attributes: dict[str, Any], inputs: Any, outputs: An
     doubled = {"dspy.module.input", "dspy.example.input", "gen_ai.tool.call.result"}
     doubled |= {"input.value", "input.mime_type"}
     assert "mlflow.spanInputs" in attributes or not doubled & stored.keys()
+
+
+def test_inputs_of_a_root_are_a_mapping_also_if_they_are_cut() -> None:
+    texts = json_of(["x" * 1000] * 1000)
+    [first, *_] = one({"dspy.embedder.input": texts})["mlflow.spanInputs"]["inputs"]
+    assert first.endswith("more characters]")
+
+
+def test_a_child_has_the_inputs_that_it_was_given() -> None:
+    recorder = Recorder()
+    with recorder.tracer.start_as_current_span("root"):
+        recorder.tracer.start_span("child", attributes={"input.value": "5"}).end()
+        embedder = {"dspy.embedder.input": '["a"]'}
+        recorder.tracer.start_span("embeddings", attributes=embedder).end()
+    child, embeddings, _ = (attributes_of(span) for span in recorder.take())
+    assert child["mlflow.spanInputs"] == "5"
+    assert embeddings["mlflow.spanInputs"] == {"inputs": ["a"]}
 
 
 def test_genai_span_of_another_instrumentation() -> None:
