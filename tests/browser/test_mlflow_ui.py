@@ -135,8 +135,8 @@ def test_a_model_call_is_shown_as_a_conversation(page: Page) -> None:
 
 def test_a_tool_call_shows_its_schema_among_the_attributes(page: Page) -> None:
     page.open(page.trace)
-    page.wait_for("invoke_workflow RAG", "execute_tool metres_to_feet")
-    page.click("execute_tool metres_to_feet")
+    page.wait_for("invoke_workflow RAG", "metres_to_feet")
+    page.click("metres_to_feet")
     page.wait_for("metres")
     page.click("Attributes")
     page.wait_for("gen_ai.tool.name", "dspy.tool.schema", "Convert a length from metres to feet.")

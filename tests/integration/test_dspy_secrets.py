@@ -94,7 +94,7 @@ def test_what_is_stored(store_uri: str, tmp_path: Path, mode: str) -> None:
     done = run_program(PROGRAM, tmp_path, environment, zygote=MLFLOW)
     (trace,) = stored_traces(store_uri)
     assert trace.info.state.value == "ERROR"
-    assert {span.name for span in trace.data.spans} >= {"execute_tool connect", "chat m"}
+    assert {span.name for span in trace.data.spans} >= {"connect", "chat m"}
     assert kept_in(tmp_path, CANARY) == []
     assert CANARY not in done.stdout + done.stderr
     has_content = ["mlflow.db"] if mode == "SPAN_ONLY" else []

@@ -67,7 +67,7 @@ def test_a_program(place: Place) -> None:
         ("Predict check", "LLM"),
         ("ChatAdapter", "PARSER"),
         ("chat gpt-4o-mini", "CHAT_MODEL"),
-        ("execute_tool search", "TOOL"),
+        ("search", "TOOL"),
     ]
 
 
@@ -91,6 +91,15 @@ def test_spans_of_a_program(place: Place) -> None:
     assert cached.get_attribute("dspy.lm.cache.hit") is True
     assert cached.llm_cost is None
     assert cached.get_attribute("mlflow.chat.tokenUsage") is None
+
+
+def test_the_preview_of_an_agent_begins_with_its_answer(place: Place) -> None:
+    steps = {f"thought_{number}": "x" * 900 for number in range(3)}
+    outputs = {"trajectory": steps, "reasoning": "It is known.", "answer": "Paris"}
+    place.store(place.recorder.rag({"dspy.module.output": json_of(outputs)}))
+    trace = place.trace()
+    assert (trace.info.response_preview or "").startswith('{"answer":"Paris"')
+    assert trace.data.spans[0].outputs == outputs
 
 
 def test_every_trace_becomes_a_record_of_a_dataset(place: Place) -> None:
@@ -126,7 +135,7 @@ def test_searches_that_find_a_program(place: Place) -> None:
         "trace.status = 'OK'",
         "span.type = 'CHAT_MODEL'",
         "span.content LIKE '%Capital of Japan%'",
-        "span.name = 'execute_tool search'",
+        "span.name = 'search'",
         "span.status = 'OK'",
         "metadata.`mlflow.trace.session` = 's1'",
     ):

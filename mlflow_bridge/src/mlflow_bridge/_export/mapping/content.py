@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -44,6 +45,9 @@ _JSON_OUTPUTS: Final = (
     semconv.GEN_AI_TOOL_CALL_RESULT,
     semconv.DSPY_INTERPRETER_OUTPUT,
 )
+# Outputs of DSPy's agents and reasoning modules that are not the answer but the way to it.
+_STEPS: Final = ("trajectory", "reasoning", "final_reasoning", "rationale")
+_BEGINS_WITH_STEPS: Final = re.compile(rf'\s*{{\s*"(?:{"|".join(_STEPS)})"')
 # The parameter that holds the content, for content that is the value of one parameter.
 _PARAMETERS: Final = {
     semconv.DSPY_EMBEDDER_INPUT: "inputs",
@@ -74,7 +78,8 @@ class ContentFields:
 def content_fields(source: Mapping[str, Any], limit: int, *, is_root: bool) -> ContentFields:
     """Inputs, outputs and tools of the span with these attributes; empty without content.
 
-    The inputs of a root are a mapping, which MLflow's evaluation datasets require.
+    The inputs of a root are a mapping, which MLflow's evaluation datasets require. Its outputs
+    begin with the answer, since MLflow's list of traces shows their first characters.
     """
     draft = _Draft(source, limit)
     if INPUTS not in source and OUTPUTS not in source:
@@ -83,6 +88,7 @@ def content_fields(source: Mapping[str, Any], limit: int, *, is_root: bool) -> C
         draft.add_summary()
         if is_root:
             draft.name_inputs()
+            draft.put_answer_first()
     draft.add_tools()
     return ContentFields(draft.fields, frozenset(draft.consumed))
 
@@ -145,6 +151,17 @@ class _Draft:
         # A value that had to be cut to its limit may be a text again.
         if named.startswith("{"):
             self.fields[INPUTS] = named
+
+    def put_answer_first(self) -> None:
+        """Move the trajectory and the reasoning of a module behind its answer."""
+        value = self.fields.get(OUTPUTS)
+        if semconv.DSPY_MODULE_OUTPUT not in self.consumed or not isinstance(value, JsonText):
+            return
+        outputs = parsed_json(value) if _BEGINS_WITH_STEPS.match(value) else None
+        if isinstance(outputs, dict):
+            named = cast("dict[str, Any]", outputs)
+            steps = {name: named.pop(name) for name in _STEPS if name in named}
+            self.fields[OUTPUTS] = json_text({**named, **steps}, self._limit)
 
     def add_tools(self) -> None:
         definitions = parsed_json(self._source.get(semconv.GEN_AI_TOOL_DEFINITIONS))

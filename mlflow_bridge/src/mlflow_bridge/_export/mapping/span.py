@@ -38,6 +38,7 @@ from mlflow_bridge._spans.names import (
 )
 from opentelemetry.instrumentation.dspy import semconv
 
+_TOOL_OPERATION: Final = "execute_tool"
 _OK: Final = Status(StatusCode.OK)
 
 # MLflow has no fields for these; the names are those of OpenTelemetry's mapping to other formats.
@@ -104,7 +105,7 @@ class SpanMapper:
         source = as_dict(span.attributes)
         attributes = self._attributes(span, source)
         mapped = ReadableSpan(
-            name=_name(span.name) or "unnamed",
+            name=_span_name(span, source) or "unnamed",
             context=span.context,
             # Without a root, a trace would stay "in progress" for ever.
             parent=None if is_local_root(span) else span.parent,
@@ -228,6 +229,16 @@ def _trace_name(span: ReadableSpan, source: Mapping[str, Any]) -> str:
         if isinstance(name, str) and name:
             return name
     return _name(span.name)
+
+
+def _span_name(span: ReadableSpan, source: Mapping[str, Any]) -> str:
+    """The span's name; of a tool, the tool's own name, by which MLflow's tables group calls."""
+    name = _name(span.name)
+    if source.get(semconv.GEN_AI_OPERATION_NAME) == _TOOL_OPERATION:
+        tool = source.get(semconv.GEN_AI_TOOL_NAME)
+        if isinstance(tool, str) and tool and span.name == f"{_TOOL_OPERATION} {tool}":
+            return _name(tool)
+    return name
 
 
 def _mlflow_id(value: Any) -> str | None:

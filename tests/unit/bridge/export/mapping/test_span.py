@@ -127,6 +127,50 @@ def test_inputs_of_a_root_are_a_mapping_also_if_they_are_cut() -> None:
     assert first.endswith("more characters]")
 
 
+@pytest.mark.parametrize(
+    ("outputs", "stored"),
+    [
+        (
+            {"trajectory": {"thought_0": "x"}, "reasoning": "y", "answer": "Paris"},
+            ["answer", "trajectory", "reasoning"],
+        ),
+        ({"reasoning": "y", "answer": "Paris", "score": 1}, ["answer", "score", "reasoning"]),
+        ({"answer": "Paris", "reasoning": "y", "score": 1}, ["answer", "reasoning", "score"]),
+        ({"reasoning": "y"}, ["reasoning"]),
+    ],
+)
+def test_outputs_of_a_root_begin_with_the_answer(
+    outputs: dict[str, Any], stored: list[str]
+) -> None:
+    found = one({"dspy.module.output": json_of(outputs)})["mlflow.spanOutputs"]
+    assert list(found) == stored
+    assert found == outputs
+
+
+def test_outputs_of_a_step_keep_their_order() -> None:
+    recorder = Recorder()
+    outputs = {"dspy.module.output": '{"reasoning": "y", "answer": "Paris"}'}
+    with recorder.tracer.start_as_current_span("root"):
+        recorder.tracer.start_span("step", attributes=outputs).end()
+    step = attributes_of(recorder.take()[0])
+    assert list(step["mlflow.spanOutputs"]) == ["reasoning", "answer"]
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes", "stored"),
+    [
+        ("execute_tool search", {"gen_ai.tool.name": "search"}, "search"),
+        ("execute_tool search", {"gen_ai.tool.name": "other"}, "execute_tool search"),
+        ("execute_tool search", {}, "execute_tool search"),
+        ("look it up", {"gen_ai.tool.name": "search"}, "look it up"),
+    ],
+)
+def test_a_tool_has_its_own_name(name: str, attributes: dict[str, Any], stored: str) -> None:
+    span = Recorder().one(name, {"gen_ai.operation.name": "execute_tool", **attributes})
+    assert mapped(span).span.name == stored
+    assert span.name == name
+
+
 def test_a_child_has_the_inputs_that_it_was_given() -> None:
     recorder = Recorder()
     with recorder.tracer.start_as_current_span("root"):
