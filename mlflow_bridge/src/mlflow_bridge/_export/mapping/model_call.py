@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
+from mlflow_bridge._export.mapping.prices import input_share, is_known_to_litellm
 from mlflow_bridge._export.mapping.storable import Storable, json_text
 from mlflow_bridge._spans.names import COST, MODEL, PROVIDER, TOKEN_USAGE
 from opentelemetry.instrumentation.dspy import semconv
@@ -78,7 +78,7 @@ def model_call_fields(source: Mapping[str, Any], limit: int) -> dict[str, Storab
     usage = _usage(source)
     if usage is not None:
         fields[TOKEN_USAGE] = json_text(_with_inner(usage, source), limit)
-    cost = _cost(source, usage or {})
+    cost = _cost(source, usage or {}, fields)
     if cost is None and usage is not None and _is_free_of_charge(fields):
         cost = {}  # The UI shows no cost for this value, and MLflow does not compute a cost.
     if cost is not None:
@@ -140,11 +140,14 @@ def _count(source: Mapping[str, Any], *keys: str) -> int | None:
     return None
 
 
-def _cost(source: Mapping[str, Any], usage: Mapping[str, int]) -> dict[str, float] | None:
+def _cost(
+    source: Mapping[str, Any], usage: Mapping[str, int], fields: Mapping[str, Storable]
+) -> dict[str, float] | None:
     """The known total cost in US dollars, with the parts without which MLflow's UI shows no cost.
 
-    The division of a total into input and output is known only if one side used no tokens. In
-    other cases both parts are 0, as in MLflow's own sum for the trace.
+    The total is divided in the proportion of the model's list prices. If these are not known, both
+    parts are 0, as in MLflow's own sum for the trace: MLflow refuses a part without a number, and
+    its UI shows a total only beside both parts.
     """
     own = _dollars(source, semconv.DSPY_LM_COST_TOTAL)
     # MLflow takes this cost as the total of the spans below; see `_with_inner`.
@@ -152,12 +155,24 @@ def _cost(source: Mapping[str, Any], usage: Mapping[str, int]) -> dict[str, floa
     if own is None and inner is None:
         return None
     total = (own or 0.0) + (inner or 0.0)
-    used, made = usage.get("input_tokens", 0), usage.get("output_tokens", 0)
+    share = None if inner else _input_share(usage, fields)
+    input_cost = 0.0 if share is None else total * share
     return {
-        "input_cost": total if used and not made and not inner else 0.0,
-        "output_cost": total if made and not used and not inner else 0.0,
+        "input_cost": input_cost,
+        "output_cost": 0.0 if share is None else total - input_cost,
         "total_cost": total,
     }
+
+
+def _input_share(usage: Mapping[str, int], fields: Mapping[str, Storable]) -> float | None:
+    used, made = usage.get("input_tokens", 0), usage.get("output_tokens", 0)
+    if used and not made:
+        return 1.0
+    if made and not used:
+        return 0.0
+    if not used or MODEL not in fields:
+        return None
+    return input_share(str(fields.get(PROVIDER, "")), str(fields[MODEL]), usage)
 
 
 def _dollars(source: Mapping[str, Any], key: str) -> float | None:
@@ -175,9 +190,8 @@ def _is_free_of_charge(fields: Mapping[str, Storable]) -> bool:
     """
     if fields.get(PROVIDER) not in _SELF_HOSTED or MODEL not in fields:
         return False
-    # The program may have registered a price in litellm, which is not imported just for this.
-    prices: Any = getattr(sys.modules.get("litellm"), "model_cost", {})
-    return f"{fields[PROVIDER]}/{fields[MODEL]}" not in prices
+    # The program may have registered a price in litellm.
+    return not is_known_to_litellm(str(fields[PROVIDER]), str(fields[MODEL]))
 
 
 def _model(source: Mapping[str, Any]) -> dict[str, Storable]:

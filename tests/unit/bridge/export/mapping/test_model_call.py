@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mlflow_bridge._export.mapping import prices
 from tests.support.dspy_spans import Recorder, json_of, lm_attributes
 from tests.unit.bridge.export.mapped_spans import attributes_of, one, replaced
 
@@ -51,13 +52,67 @@ def test_tool_definition_that_cannot_be_shown_is_kept() -> None:
         ({"dspy__lm__cost__total": -1.0}, None),
         ({"dspy__lm__cost__total": "much"}, None),
         (
+            {"gen_ai__usage__input_tokens": 0},
+            {"input_cost": 0.0, "output_cost": 0.0012, "total_cost": 0.0012},
+        ),
+        (
             {"gen_ai__usage__input_tokens": None, "gen_ai__usage__output_tokens": None},
             {"input_cost": 0.0, "output_cost": 0.0, "total_cost": 0.0012},
         ),
     ],
 )
-def test_cost(overrides: dict[str, Any], cost: dict[str, float] | None) -> None:
+def test_cost(
+    monkeypatch: pytest.MonkeyPatch, overrides: dict[str, Any], cost: dict[str, float] | None
+) -> None:
+    monkeypatch.setattr(prices, "_prices", lambda provider, model: {})
     assert one(lm_attributes(**overrides)).get("mlflow.llm.cost") == cost
+
+
+PRICES = {"input_cost_per_token": 1e-6, "output_cost_per_token": 5e-6}
+CACHED = {**PRICES, "cache_read_input_token_cost": 1e-7, "litellm_provider": "openai"}
+
+
+@pytest.mark.parametrize(
+    ("table", "parts"),
+    [
+        # 100 input tokens, of which 10 are cached, and 20 output tokens cost 0.0012 in all.
+        ({"gpt-4o-mini": PRICES}, (0.0006, 0.0006)),
+        ({"openai/gpt-4o-mini": PRICES}, (0.0006, 0.0006)),
+        ({"gpt-4o-mini": CACHED}, (0.0012 * 91 / 191, 0.0012 * 100 / 191)),
+        ({"gpt-4o-mini": {**PRICES, "litellm_provider": "azure"}}, (0.0, 0.0)),
+        ({"gpt-4o-mini": {"input_cost_per_token": 1e-6}}, (0.0, 0.0)),
+        ({"gpt-4o-mini": {"input_cost_per_token": "x", "output_cost_per_token": 1}}, (0.0, 0.0)),
+        ({"gpt-4o-mini": dict.fromkeys(PRICES, 0.0)}, (0.0, 0.0)),
+        ({"gpt-4o-mini": dict.fromkeys(PRICES, math.nan)}, (0.0, 0.0)),
+        ({"other": PRICES}, (0.0, 0.0)),
+        (None, (0.0, 0.0)),
+    ],
+)
+def test_cost_is_divided_by_list_prices(
+    monkeypatch: pytest.MonkeyPatch, table: Any, parts: tuple[float, float]
+) -> None:
+    monkeypatch.setitem(sys.modules, "litellm", SimpleNamespace(model_cost=table))
+    monkeypatch.delitem(sys.modules, "dspy.clients.model_metadata", raising=False)
+    cost = one(lm_attributes())["mlflow.llm.cost"]
+    assert (cost["input_cost"], cost["output_cost"]) == pytest.approx(parts)
+    assert cost["total_cost"] == 0.0012
+
+
+@pytest.mark.parametrize(
+    ("table", "parts"),
+    [
+        ({"gpt-4o-mini": CACHED}, (0.0012 * 91 / 191, 0.0012 * 100 / 191)),
+        (None, (0.0, 0.0)),  # not loaded, since DSPy has priced no call
+        ("?", (0.0, 0.0)),
+    ],
+)
+def test_cost_is_divided_by_the_prices_of_dspy(
+    monkeypatch: pytest.MonkeyPatch, table: Any, parts: tuple[float, float]
+) -> None:
+    monkeypatch.setitem(sys.modules, "litellm", None)
+    monkeypatch.setitem(sys.modules, "dspy.clients.model_metadata", SimpleNamespace(_data=table))
+    cost = one(lm_attributes())["mlflow.llm.cost"]
+    assert (cost["input_cost"], cost["output_cost"]) == pytest.approx(parts)
 
 
 INNER = {
