@@ -40,7 +40,7 @@ def sees_the_call(trace):
     return any(span.name == "chat gpt-4o-mini" for span in trace.data.spans)
 
 
-def predict(question):
+{define} predict(question):
     return program(question=question).answer
 
 
@@ -56,9 +56,11 @@ print(json.dumps({{
 """
 
 
-@pytest.mark.parametrize("zero_code", [False, True])
+@pytest.mark.parametrize(
+    ("zero_code", "define"), [(False, "def"), (True, "def"), (False, "async def")]
+)
 def test_traces_are_there_when_mlflow_scores_them(
-    store_uri: str, tmp_path: Path, zero_code: bool
+    store_uri: str, tmp_path: Path, zero_code: bool, define: str
 ) -> None:
     environment = {"MLFLOW_TRACKING_URI": store_uri, "MLFLOW_EXPERIMENT_NAME": "evaluation"}
     setup = "import mlflow_bridge\nmlflow_bridge.autolog()"
@@ -66,7 +68,7 @@ def test_traces_are_there_when_mlflow_scores_them(
         environment["OTEL_TRACES_EXPORTER"] = "mlflow"
         setup = ""
     with FakeOpenAI() as server:
-        source = PROGRAM.format(base_url=server.base_url, setup=setup)
+        source = PROGRAM.format(base_url=server.base_url, setup=setup, define=define)
         done = run_program(source, tmp_path, environment, zero_code=zero_code, zygote=MLFLOW)
     assert done.log_lines("Failed to log trace") == [], done.stderr
     # The evaluation switches MLflow's own autologging of DSPy on, and off again.
@@ -76,12 +78,9 @@ def test_traces_are_there_when_mlflow_scores_them(
     assert result["metrics"] == {"answered/mean": 1.0, "sees_the_call/mean": 1.0}
     assert len(result["traces"]) == 3
     assert set(result["traces"]) <= set(result["of run"])
-    scored = [
-        trace
-        for trace in stored_traces(store_uri, "evaluation")
-        if trace.info.trace_id in result["traces"]
-    ]
-    assert len(scored) == 3
+    # MLflow calls the program once more, before the evaluation, and discards the answer.
+    scored = stored_traces(store_uri, "evaluation")
+    assert sorted(trace.info.trace_id for trace in scored) == result["traces"]
     for trace in scored:
         values = {found.name: found.value for found in trace.info.assessments}
         assert values == {"answered": True, "sees_the_call": True}

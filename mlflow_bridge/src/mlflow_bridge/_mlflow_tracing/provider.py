@@ -7,22 +7,62 @@ its own. ``mlflow.set_experiment()`` resets it. ``mlflow.tracing.disable()``, an
 a model, replace it by a provider that makes no spans, so that the whole program would no longer be
 traced. This module limits the effect of these calls to spans that MLflow makes.
 
+``mlflow.genai.evaluate()`` calls the program once before it scores anything, to learn whether the
+program is traced. This call has no trace without the bridge, so it has no trace with the bridge.
+
 The replaced names are not documented, but are the same from MLflow 3.15 to 3.17. No other file
 replaces them.
 """
 
 from __future__ import annotations
 
+import threading
+from contextvars import Token
 from typing import Any, Final, cast
 
 from mlflow.environment_variables import MLFLOW_USE_DEFAULT_TRACER_PROVIDER
 from mlflow.tracing import provider as mlflow_tracing
 from opentelemetry import trace
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.trace import NonRecordingSpan, SpanContext, set_span_in_context
+
+from mlflow_bridge._process.rng import rng
 
 _wrapper: Final = cast("Any", mlflow_tracing.provider)
 _Wrapper: Final = cast("Any", type(_wrapper))
 _initialize: Final[Any] = getattr(mlflow_tracing, "_initialize_tracer_provider")  # noqa: B009
 _REPLACED: Final = ("get", "set", "reset", "_swap_raw", "once")
+
+
+# MLflow replaces this method during the trial call, to count the spans that the program starts.
+_start_span: Final = trace.NoOpTracer.start_span
+
+
+class _TrialCall:
+    """The context of MLflow's trial call, in which the program's thread makes no spans."""
+
+    def __init__(self) -> None:
+        self._thread = 0
+        self._token: Token[Context] | None = None
+
+    def begin(self) -> None:
+        """Enter the context if MLflow is about to make its trial call."""
+        if trace.NoOpTracer.start_span is _start_span or self._token is not None:
+            return
+        self._thread = threading.get_ident()
+        # Children of an unsampled span are not recorded, whatever library makes them.
+        unsampled = SpanContext(rng.getrandbits(128) or 1, rng.getrandbits(64) or 1, False)
+        self._token = attach(set_span_in_context(NonRecordingSpan(unsampled)))
+
+    def end(self) -> None:
+        """Leave the context, if the thread has entered it."""
+        token = self._token
+        if token is not None and self._thread == threading.get_ident():
+            self._token = None
+            detach(token)
+
+
+_trial_call: Final = _TrialCall()
 
 
 def _is_apart() -> bool:
@@ -56,6 +96,10 @@ class _SharedProvider(_Wrapper):
         if _is_apart():
             return _Wrapper._swap_raw(self, tracer_provider)
         # MLflow calls this in pairs: the second call restores the value that the first returned.
+        if isinstance(tracer_provider, trace.NoOpTracerProvider):
+            _trial_call.begin()
+        else:
+            _trial_call.end()
         replaced, self._instead = self._instead, tracer_provider
         return replaced
 
