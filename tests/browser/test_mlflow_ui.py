@@ -80,8 +80,15 @@ class Page:
         experiment = client.get_experiment_by_name("quickstart")
         [trace] = client.search_traces(locations=[experiment.experiment_id])
         self._browser = browser
-        self.trace_list = f"{server.uri}/#/experiments/{experiment.experiment_id}/traces"
+        pages = f"{server.uri}/#/experiments/{experiment.experiment_id}"
+        self.trace_list = f"{pages}/traces"
+        self.tool_calls = f"{pages}/overview/tool-calls"
         self.trace = f"{self.trace_list}?selectedEvaluationId={trace.info.trace_id}"
+        # The page that MLflow embeds in a notebook.
+        self.in_notebook = (
+            f"{server.uri}/static-files/lib/notebook-trace-renderer/index.html"
+            f"?trace_id={trace.info.trace_id}&experiment_id={experiment.experiment_id}"
+        )
 
     def open(self, address: str) -> None:
         self._browser.get("about:blank")
@@ -140,3 +147,14 @@ def test_a_tool_call_shows_its_schema_among_the_attributes(page: Page) -> None:
     page.wait_for("metres")
     page.click("Attributes")
     page.wait_for("gen_ai.tool.name", "dspy.tool.schema", "Convert a length from metres to feet.")
+
+
+def test_the_dashboard_counts_a_tool_that_worked_as_a_success(page: Page) -> None:
+    page.open(page.tool_calls)
+    shown = page.wait_for("Tool Performance Summary", "metres_to_feet", "100.00%")
+    assert "execute_tool" not in shown
+
+
+def test_a_notebook_shows_the_trace(page: Page) -> None:
+    page.open(page.in_notebook)
+    page.wait_for("invoke_workflow RAG", "chat gpt-4o-mini")

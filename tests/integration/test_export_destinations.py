@@ -19,7 +19,6 @@ from opentelemetry.trace import (
     TraceFlags,
     set_span_in_context,
 )
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from packaging.version import Version
 
 import mlflow_bridge
@@ -243,28 +242,6 @@ def test_trace_of_more_spans_than_a_batch(place: Place, count: int) -> None:
     assert len(trace.data.spans) == count + 1
     assert tokens_of(trace.info) == count / 5
     assert cost_of(trace.info) == pytest.approx(count / 10_000)
-
-
-@pytest.mark.parametrize("caller_first", [True, False])
-def test_trace_of_two_processes(place: Place, caller_first: bool) -> None:
-    called = Recorder()
-    headers: dict[str, str] = {}
-    with place.recorder.tracer.start_as_current_span("caller"):
-        place.recorder.tracer.start_span("chat", attributes=lm_attributes()).end()
-        TraceContextTextMapPropagator().inject(headers)
-    context = TraceContextTextMapPropagator().extract(headers)
-    with called.tracer.start_as_current_span("called", context=context):
-        called.tracer.start_span("chat", attributes=lm_attributes()).end()
-    parts = [place.recorder.take(), called.take()]
-    for part in parts if caller_first else reversed(parts):
-        place.store(part)
-    trace = place.trace()
-    assert trace.info.state.value == "OK"
-    assert len(trace.data.spans) == 4
-    assert tokens_of(trace.info) == 240
-    caller, served = (spans_by_name(trace)[name] for name in ("caller", "called"))
-    assert served.parent_id is None
-    assert served.get_attribute("otel.remote_parent.span_id") == caller.span_id
 
 
 def test_child_of_a_remote_span_is_a_complete_trace(place: Place) -> None:

@@ -57,8 +57,10 @@ def lm_attributes(**overrides: Any) -> dict[str, Any]:
 class Recorder:
     """Makes ended spans with a tracer of the instrumentation's name."""
 
-    def __init__(self) -> None:
-        provider_and_memory: tuple[TracerProvider, InMemorySpanExporter] = span_memory()
+    def __init__(self, service: str = "test") -> None:
+        provider_and_memory: tuple[TracerProvider, InMemorySpanExporter] = span_memory(
+            service=service
+        )
         self.provider, self._memory = provider_and_memory
         self.tracer: Tracer = self.provider.get_tracer(SCOPE, "0.1")
 

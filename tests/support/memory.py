@@ -17,7 +17,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 
 
-def span_memory(sampler: Sampler = ALWAYS_ON) -> tuple[TracerProvider, InMemorySpanExporter]:
+def span_memory(
+    sampler: Sampler = ALWAYS_ON, service: str = "test"
+) -> tuple[TracerProvider, InMemorySpanExporter]:
     """A provider that is not the global one, and the exporter that keeps its ended spans.
 
     Neither ``OTEL_TRACES_SAMPLER`` nor ``OTEL_RESOURCE_ATTRIBUTES`` has a say, and nothing is left
@@ -25,7 +27,7 @@ def span_memory(sampler: Sampler = ALWAYS_ON) -> tuple[TracerProvider, InMemoryS
     """
     provider = TracerProvider(
         sampler=sampler,
-        resource=Resource({"service.name": "test"}),
+        resource=Resource({"service.name": service}),
         shutdown_on_exit=False,
     )
     exporter = InMemorySpanExporter()

@@ -68,12 +68,12 @@ def _parts(
     size = roots = 0
     for span in spans:
         too_large = size + span.size > max_bytes
-        too_many = span.is_root and max_roots is not None and roots >= max_roots
+        too_many = span.is_local_root and max_roots is not None and roots >= max_roots
         if part and (too_large or too_many):
             yield part
             part, size, roots = [], 0, 0
         part.append(span)
         size += span.size
-        roots += span.is_root
+        roots += span.is_local_root
     if part:
         yield part

@@ -76,6 +76,19 @@ class Rejected:
 Outcome = Sent | Retry | Rejected
 
 
+@dataclass(frozen=True, slots=True)
+class TraceSight:
+    """The part of a trace that a destination has stored.
+
+    Attributes:
+        has_root: Whether the root is stored, so that the trace is not in progress.
+        start_ms: The earliest start of a stored span, in milliseconds since 1970.
+    """
+
+    has_root: bool
+    start_ms: int
+
+
 def kind_of(reason: str) -> str:
     """The kind of failure in a reason: its part before the first ``": "``."""
     return reason.partition(": ")[0]

@@ -6,18 +6,21 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import format_trace_id
 
 from mlflow_bridge._export.batches import Batch, batches_of
 from mlflow_bridge._export.bisection import Attempt, AttemptResult, DestinationHistory
-from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent, kind_of
+from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent, TraceSight, kind_of
 from mlflow_bridge._export.destination import Destination
 from mlflow_bridge._export.mapping.span import MappedSpan, SpanMapper
+from mlflow_bridge._export.remote_callers import RemoteCallers
 from mlflow_bridge._process.forks import call_in_child
 from mlflow_bridge._process.outside_text import outside_text
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
@@ -91,6 +94,7 @@ class Delivery:
         # Spans that the last attempt settled before a Retry, and whether each of them is stored.
         self._settled: dict[_SpanKey, bool] = {}
         self.closing = threading.Event()
+        self._callers = self._new_callers()
         self._renew_locks()
         call_in_child(self._renew_in_child)
 
@@ -98,9 +102,13 @@ class Delivery:
         self._lock = threading.Lock()
         self._stats_lock = threading.Lock()
 
+    def _new_callers(self) -> RemoteCallers:
+        return RemoteCallers(self._look_up, self._store_again)
+
     def _renew_in_child(self) -> None:
         """Replace the locks in a forked child, where the threads that held them do not exist."""
         self._renew_locks()
+        self._callers = self._new_callers()
         self._settled = {}
         closing = threading.Event()
         if self.closing.is_set():
@@ -144,6 +152,15 @@ class Delivery:
             finally:
                 self._forget_settled_of_others(spans)
 
+    @property
+    def awaits_callers(self) -> bool:
+        """Whether stored traces wait for the spans of a remote caller."""
+        return self._callers.is_waiting
+
+    def complete_traces(self, seconds: float) -> None:
+        """Complete the traces that wait for a remote caller, for at most this time."""
+        self._callers.finish(seconds)
+
     def close(self, seconds: float) -> bool:
         """Make no further attempt, and free the destination when the current attempt has ended.
 
@@ -154,7 +171,9 @@ class Delivery:
             Whether the attempt has ended.
         """
         self.closing.set()
-        if not self._lock.acquire(timeout=max(seconds, 0.0)):
+        until = time.monotonic() + seconds
+        self._callers.finish(seconds)
+        if not self._lock.acquire(timeout=max(until - time.monotonic(), 0.0)):
             return False
         try:
             self._destination.close()
@@ -184,6 +203,9 @@ class Delivery:
             sources, outcome = [span.source for span in settled.batch.spans], settled.outcome
             # MLflow does not report which spans it refused. The numbers are still right.
             stored = outcome.spans if isinstance(outcome, Sent) else 0
+            for span in settled.batch.spans[:stored]:
+                if span.is_local_root and not span.is_root:
+                    self._callers.add(span.source)
             refused = sources[stored:]
             self._settle(sources[:stored], stored=True)
             if not refused:
@@ -198,7 +220,7 @@ class Delivery:
         [span] = batch.spans
         limit = min(self._max_attribute_bytes, span.size)
         while (limit := limit // 4) >= _MIN_ATTRIBUTE_BYTES:
-            shorter = SpanMapper(limit).map(span.source)
+            shorter = SpanMapper(limit).map(span.source, below_caller=not span.is_root)
             if shorter.size < span.size:
                 self._log.warning(
                     "cut",
@@ -219,6 +241,18 @@ class Delivery:
                 kind_of(outcome.reason), "MLflow took all spans, but %s", outcome.reason
             )
         return outcome
+
+    def _look_up(self, trace_id: int) -> TraceSight | Retry | None:
+        """Look a trace up for `RemoteCallers`, on its thread."""
+        with self._lock, suppress_instrumentation():
+            return self._destination.look_up(f"tr-{format_trace_id(trace_id)}")
+
+    def _store_again(self, spans: Sequence[ReadableSpan], below_caller: bool) -> bool:
+        """Store spans with another parent for `RemoteCallers`, on its thread."""
+        with self._lock, suppress_instrumentation():
+            mapped = [self._mapper.map(span, below_caller=below_caller) for span in spans]
+            batches = batches_of(mapped, self._max_batch_bytes)
+            return all(isinstance(self._outcome_of(batch), Sent) for batch in batches)
 
     def _outcome_of(self, batch: Batch) -> Outcome:
         try:
@@ -244,7 +278,8 @@ class Delivery:
         mapped: list[MappedSpan] = []
         for span in spans:
             try:
-                mapped.append(self._mapper.map(span))
+                below_caller = self._callers.awaits(span)
+                mapped.append(self._mapper.map(span, below_caller=below_caller))
             except Exception as error:
                 logger.debug("A span could not be mapped", exc_info=True)
                 reason = f"the span could not be converted: {type(error).__name__} {error}"

@@ -8,13 +8,13 @@ from typing import Protocol
 
 from mlflow_bridge._config.settings import MLflowDSPyConfig
 from mlflow_bridge._export.batches import Batch
-from mlflow_bridge._export.contract import Outcome, Rejected, Retry
+from mlflow_bridge._export.contract import Outcome, Rejected, Retry, TraceSight
 
 
 class Destination(Protocol):
     """A store or server that takes batches of spans, used by one thread at a time.
 
-    Only ``warm_up`` and ``send`` access disk or network.
+    Only ``warm_up``, ``send`` and ``look_up`` access disk or network.
     """
 
     @property
@@ -44,6 +44,10 @@ class Destination(Protocol):
         """Make one attempt at storing the batch in one write. Raises only on a bug."""
         ...
 
+    def look_up(self, trace_id: str) -> TraceSight | Retry | None:
+        """Look a trace up by MLflow's id; None if the destination has nothing of the trace."""
+        ...
+
     def close(self) -> None:
         """Free connections. The destination may be used again afterwards."""
         ...
@@ -67,6 +71,9 @@ class UnusableDestination:
     def send(self, batch: Batch) -> Rejected:
         """Refuse the batch."""
         return self._outcome
+
+    def look_up(self, trace_id: str) -> None:
+        """Find nothing."""
 
     def close(self) -> None:
         """Do nothing: there is nothing to free."""

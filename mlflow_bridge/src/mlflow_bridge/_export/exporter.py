@@ -386,6 +386,15 @@ def live_exporters() -> list[MLflowSpanExporter]:
     return list(_live_exporters)
 
 
+def completions() -> list[Callable[[float], object]]:
+    """A function for each exporter whose stored traces wait for a remote caller.
+
+    It completes these traces, as ``close`` does, for at most a number of seconds.
+    """
+    deliveries = [exporter._delivery for exporter in live_exporters()]  # pyright: ignore[reportPrivateUsage]
+    return [delivery.complete_traces for delivery in deliveries if delivery.awaits_callers]
+
+
 _live_exporters: WeakSet[MLflowSpanExporter] = WeakSet()
 
 

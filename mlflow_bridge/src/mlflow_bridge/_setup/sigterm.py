@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary
 
 from mlflow_bridge._delivery.admission import runs_event_loop
 from mlflow_bridge._delivery.registry import deliveries_before_exit, registered_processors
+from mlflow_bridge._export.exporter import completions
 from mlflow_bridge._process.forks import call_in_child
 from mlflow_bridge._process.lifecycle import may_be_killed_at_any_time
 
@@ -107,6 +108,22 @@ class TerminationHandler:
         started = [thread for thread in threads if _started(thread)]
         if ends or not runs_event_loop():
             self._wait(started, until)
+        if ends:
+            self._complete_traces(until)
+
+    def _complete_traces(self, until: float) -> None:
+        """Complete the traces that wait for a remote caller, since this process can do it now only.
+
+        At other ends of a process, the exporters do this when they are closed.
+        """
+        seconds = max(until - time.monotonic(), 0.0)
+        threads = [
+            threading.Thread(
+                target=complete, args=(seconds,), name="mlflow-bridge-sigterm", daemon=True
+            )
+            for complete in completions()
+        ]
+        self._wait([thread for thread in threads if _started(thread)], until)
 
     def _wait(self, threads: list[threading.Thread], until: float) -> None:
         """Wait for these threads, until a time or a second signal."""

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from mlflow_bridge._export.batches import Batch
-from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
+from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent, TraceSight
 
 Answer = Outcome | Exception | Callable[[], Outcome]
 
@@ -42,6 +42,9 @@ class FakeDestination:
         if isinstance(answer, Sent):
             self.stored += names[: answer.spans]
         return answer
+
+    def look_up(self, trace_id: str) -> TraceSight | Retry | None:
+        return None
 
     def close(self) -> None:
         self.closed += 1

@@ -39,6 +39,7 @@ from mlflow_bridge._spans.names import (
 from opentelemetry.instrumentation.dspy import semconv
 
 _TOOL_OPERATION: Final = "execute_tool"
+_NO_RESOURCE: Final = Resource({})
 _OK: Final = Status(StatusCode.OK)
 
 # MLflow has no fields for these; the names are those of OpenTelemetry's mapping to other formats.
@@ -72,6 +73,7 @@ class MappedSpan:
         experiment_id: The experiment that the span names; ``None`` if it names no experiment.
         run_id: The run that the span names for its trace; ``None`` if it names no run.
         size: Approximate size of the attributes in bytes.
+        is_local_root: Whether this span is the first of its trace in this process.
     """
 
     span: ReadableSpan
@@ -80,6 +82,7 @@ class MappedSpan:
     experiment_id: str | None
     run_id: str | None
     size: int
+    is_local_root: bool
 
     @property
     def is_root(self) -> bool:
@@ -95,21 +98,28 @@ class SpanMapper:
         # All spans of a provider share one resource.
         self._resource: tuple[Resource, Resource] | None = None
 
-    def map(self, span: ReadableSpan) -> MappedSpan:
+    def map(self, span: ReadableSpan, *, below_caller: bool = False) -> MappedSpan:
         """Map a span to MLflow's dialect, without a change to the span itself.
+
+        Args:
+            span: The ended span.
+            below_caller: Whether a local root keeps its remote parent, and is no root in MLflow.
 
         Raises:
             ValueError: The span was made without a context and belongs to no trace.
         """
         trace_id = context_of(span).trace_id
         source = as_dict(span.attributes)
-        attributes = self._attributes(span, source)
+        is_local = is_local_root(span)
+        is_root = is_local and not below_caller
+        attributes = self._attributes(span, source, is_local_root=is_local, is_root=is_root)
         mapped = ReadableSpan(
             name=_span_name(span, source) or "unnamed",
             context=span.context,
             # Without a root, a trace would stay "in progress" for ever.
-            parent=None if is_local_root(span) else span.parent,
-            resource=self._tagging_resource(span.resource),
+            parent=None if is_root else span.parent,
+            # MLflow tags the trace with any resource that it gets: only the root's names the trace.
+            resource=self._tagging_resource(span.resource) if is_root else _NO_RESOURCE,
             attributes=attributes,
             events=[self._event(event) for event in span.events],
             links=[
@@ -129,11 +139,18 @@ class SpanMapper:
             experiment_id=_mlflow_id(source.get(EXPERIMENT_ID)),
             run_id=_mlflow_id(source.get(SOURCE_RUN)),
             size=_size(attributes) + sum(_size(event.attributes or {}) for event in mapped.events),
+            is_local_root=is_local,
         )
 
-    def _attributes(self, span: ReadableSpan, source: Mapping[str, Any]) -> dict[str, Storable]:
-        is_root = is_local_root(span)
-        content = content_fields(source, self._limit, is_root=is_root)
+    def _attributes(
+        self,
+        span: ReadableSpan,
+        source: Mapping[str, Any],
+        *,
+        is_local_root: bool,
+        is_root: bool,
+    ) -> dict[str, Storable]:
+        content = content_fields(source, self._limit, is_root=is_local_root)
         fields = {
             **content.fields,
             **model_call_fields(source, self._limit),
@@ -210,6 +227,9 @@ def _is_unnamed(key: str, value: Any) -> bool:
 
 def _origin(span: ReadableSpan) -> dict[str, str]:
     origin = {_SPAN_KIND: span.kind.name}
+    service = span.resource.attributes.get(SERVICE_NAME)
+    if isinstance(service, str) and not _is_unnamed(SERVICE_NAME, service):
+        origin[SERVICE_NAME] = service
     scope = span.instrumentation_scope
     if scope is not None:
         origin[_SCOPE_NAME] = scope.name

@@ -15,13 +15,14 @@ from typing import Any, Final, cast
 
 from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from mlflow_bridge._config.http_headers import is_header_value
 from mlflow_bridge._config.settings import MLflowDSPyConfig
 from mlflow_bridge._export.batches import Batch
-from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
+from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent, TraceSight
 from mlflow_bridge._export.experiments import Experiment, Experiments, Found
 from mlflow_bridge._export.server.client import Answer, TrackingServer
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 _TRACES_PATH: Final = "/v1/traces"
 _EXPERIMENTS_PATH: Final = "/api/2.0/mlflow/experiments"
+_TRACE_INFOS_PATH: Final = "/api/3.0/mlflow/traces"
+# States of a trace whose root is stored.
+_ENDED: Final = frozenset({"OK", "ERROR"})
 _EXPERIMENT_HEADER: Final = "x-mlflow-experiment-id"
 _RUN_HEADER: Final = "x-mlflow-run-id"
 _PROTOBUF: Final = "application/x-protobuf"
@@ -80,6 +84,23 @@ class ServerDestination:
         if not isinstance(outcome, Sent):
             self._experiments.forget()
         return outcome
+
+    def look_up(self, trace_id: str) -> TraceSight | Retry | None:
+        """Look a trace up by MLflow's id; None if the server has nothing of the trace."""
+        answer = self._server.request("GET", f"{_TRACE_INFOS_PATH}/{trace_id}")
+        if isinstance(answer, Retry):
+            return answer
+        if not answer.ok:
+            return None if answer.error_code == _MISSING else _about_request(answer)
+        trace: Any = answer.json.get("trace")
+        info: Any = cast("dict[str, Any]", trace).get("trace_info") if trace else None
+        if not isinstance(info, dict):
+            return _no_tracking_server("its answer is not a trace")
+        described = cast("dict[str, Any]", info)
+        return TraceSight(
+            has_root=described.get("state") in _ENDED,
+            start_ms=_milliseconds(described.get("request_time")),
+        )
 
     def close(self) -> None:
         """Close kept connections."""
@@ -146,6 +167,17 @@ class ServerExperiments:
             str(described.get("name", "")),
             active=described.get("lifecycle_stage", "active") == "active",
         )
+
+
+def _milliseconds(time: Any) -> int:
+    """A time of the server in milliseconds since 1970.
+
+    Raises:
+        ValueError: It is not a time as RFC 3339 has it.
+    """
+    stamp = Timestamp()
+    stamp.FromJsonString(str(time))
+    return stamp.ToMilliseconds()
 
 
 def _no_tracking_server(detail: str) -> Retry:

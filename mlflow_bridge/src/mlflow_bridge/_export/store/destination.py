@@ -27,7 +27,7 @@ from opentelemetry.trace import format_trace_id
 
 from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig, secrets_of
 from mlflow_bridge._export.batches import Batch
-from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent
+from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent, TraceSight
 from mlflow_bridge._export.experiments import Experiment, Experiments, Found
 from mlflow_bridge._export.mapping.span import context_of
 from mlflow_bridge._export.mapping.storable import JsonText
@@ -67,6 +67,8 @@ _MODULES: Final = (
     "mlflow.store.tracking.sqlalchemy_store",
 )
 _NEEDED: Final = ("mlflow", "sqlalchemy")  # "mlflow-tracing" alone has no SQLAlchemy.
+# States of a trace whose root is stored.
+_ENDED: Final = frozenset({"OK", "ERROR"})
 
 _Result = TypeVar("_Result")
 
@@ -138,6 +140,24 @@ class StoreDestination:
     def send(self, batch: Batch) -> Outcome:
         """Write the batch in one transaction, then link its traces to its run."""
         return self.load() or self._exclusively(lambda: self._send(batch))
+
+    def look_up(self, trace_id: str) -> TraceSight | Retry | None:
+        """Look a trace up by MLflow's id; None if the store has nothing of the trace."""
+        return self.load() or self._exclusively(lambda: self._look_up(trace_id))
+
+    def _look_up(self, trace_id: str) -> TraceSight | Retry | None:
+        failure = self._open()
+        if failure is not None:
+            return failure if isinstance(failure, Retry) else None
+        try:
+            # Not through the client, which looks at the spans of this process first.
+            info = self._tracing.store.get_trace_info(trace_id)
+        except Exception as error:
+            return None if is_missing(error) else request_failure_of(error)
+        return TraceSight(
+            has_root=str(getattr(info.state, "value", info.state)) in _ENDED,
+            start_ms=int(info.request_time),
+        )
 
     def _exclusively(self, work: Callable[[], _Result]) -> _Result:
         """Run a function without a fork, and without another process of the bridge at this store.
@@ -213,7 +233,7 @@ class StoreDestination:
             engine.dispose(close=False)
 
     def _link(self, batch: Batch) -> Retry | None:
-        trace_ids = [_trace_id(item.span) for item in batch.spans if item.is_root]
+        trace_ids = [_trace_id(item.span) for item in batch.spans if item.is_local_root]
         if batch.run_id is None or not trace_ids:
             return None
         try:

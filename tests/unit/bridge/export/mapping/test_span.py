@@ -23,6 +23,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from mlflow_bridge._export.mapping.span import SpanMapper
 from tests.support.dspy_spans import Recorder, json_of, lm_attributes, text_message
 from tests.unit.bridge.export.mapped_spans import LIMIT, attributes_of, mapped, one, replaced
 
@@ -270,6 +271,30 @@ def test_child_of_a_remote_span_becomes_the_root() -> None:
     assert not child.is_root
 
 
+def test_child_of_a_remote_span_may_stay_below_its_caller() -> None:
+    recorder = Recorder("called")
+    remote = SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=TraceFlags(1))
+    context = set_span_in_context(NonRecordingSpan(remote))
+    recorder.tracer.start_span("local root", context, attributes={"input.value": "Hi"}).end()
+    root = SpanMapper(LIMIT).map(recorder.take()[0], below_caller=True)
+    attributes = root.span.attributes or {}
+    assert (root.is_root, root.is_local_root, root.span.parent) == (False, True, remote)
+    assert "mlflow.traceTag.mlflow.traceName" not in attributes
+    assert attributes["service.name"] == "called"
+    assert attributes["mlflow.spanInputs"] == '{"input":"Hi"}'
+
+
+def test_only_the_root_tags_the_trace_with_its_service_and_each_span_has_its_own() -> None:
+    spans = [mapped(span).span for span in Recorder("shop").rag()]
+    tags = [dict(span.resource.attributes) for span in spans]
+    assert tags == [{}] * (len(spans) - 1) + [{"service.name": "shop"}]
+    assert {(span.attributes or {})["service.name"] for span in spans} == {"shop"}
+
+
+def test_a_span_may_name_another_service() -> None:
+    assert one({"service.name": "mine"})["service.name"] == "mine"
+
+
 def test_events_links_and_status_are_kept_and_cleaned() -> None:
     recorder = Recorder()
     context = SpanContext(1, 2, is_remote=False)
@@ -348,6 +373,7 @@ def test_a_service_that_nobody_named_is_no_tag() -> None:
     resource = Resource({"service.name": "unknown_service:python", "deployment": "prod"})
     span = replaced(Recorder().one(), resource=resource)
     assert dict(mapped(span).span.resource.attributes) == {"deployment": "prod"}
+    assert "service.name" not in attributes_of(span)
 
 
 def test_where_the_span_belongs() -> None:
