@@ -30,6 +30,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import format_span_id, format_trace_id
 
+from mlflow_bridge._mlflow_tracing.notebook import notebook_display
 from mlflow_bridge._process.forks import call_in_child
 from mlflow_bridge._process.interruption import belongs_to_program
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
@@ -73,6 +74,7 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
         self._open: dict[int, _OpenTrace] = {}
         self._lock = threading.Lock()
         self._log = RateLimitedLogger(_logger)
+        self._notebook = notebook_display(provider.force_flush)
         call_in_child(self._renew_in_child)
 
     def _renew_in_child(self) -> None:
@@ -128,6 +130,8 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
                 InMemoryTraceManager.get_instance().pop_trace(context.trace_id)
         if span.parent is None:
             _note_last_trace(trace.trace_id)
+            if self._notebook is not None:
+                self._notebook.note(trace.trace_id)
         if trace.evaluation is not None and trace.is_root(context.span_id):
             self._store_for_evaluation(trace, trace.evaluation)
 
