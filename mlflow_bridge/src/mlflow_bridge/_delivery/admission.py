@@ -16,7 +16,7 @@ from mlflow_bridge._delivery.shutdown import seconds_until
 from mlflow_bridge._delivery.slots import Slots
 from mlflow_bridge._delivery.spill import SpillWriter
 from mlflow_bridge._delivery.spool.spool import Spool
-from mlflow_bridge._delivery.status import Counters
+from mlflow_bridge._delivery.status import ALREADY_SHUTDOWN, QUEUE_FULL, Counters
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 
 _TOO_LATE: Final = "it ended after the shutdown of the tracer provider"
@@ -115,7 +115,7 @@ class Admission:
             placing.is_lost = True
             if self._note is not None:  # The rest of its trace is still to be delivered.
                 self._note(placing.span)
-            self.lose(self._reason)
+            self.lose(self._reason, QUEUE_FULL)
 
     def _has_slot(self, placing: Placing, patience: float) -> bool:
         if placing.slot:
@@ -138,7 +138,7 @@ class Admission:
     def admit_too_late(self, span: ReadableSpan) -> None:
         """Find a place for a span that has a slot, but was queued after the queue was closed."""
         spilled = self._is_kept(span)
-        self._counters.settle(self._slots, (span,), spilled=int(spilled), dropped=int(not spilled))
+        self._settle_late(self._slots, span, spilled)
         if not spilled:
             self._report_loss(_TOO_LATE)
 
@@ -151,19 +151,32 @@ class Admission:
         """
         spilled = self._is_kept(span)
         with self._counters.lock:
-            if room is None:
-                self._counters.add(spilled=int(spilled), dropped=int(not spilled))
+            if room is not None:
+                self._settle_late(room, span, spilled)
+            elif spilled:
+                self._counters.add(spilled=1)
             else:
-                self._counters.settle(room, (span,), spilled=int(spilled), dropped=int(not spilled))
+                self._counters.add(dropped=1, dropped_for=ALREADY_SHUTDOWN)
         if not spilled:
             self._report_loss(_TOO_LATE)
+
+    def _settle_late(self, slots: Slots, span: ReadableSpan, spilled: bool) -> None:
+        if spilled:
+            self._counters.settle(slots, (span,), spilled=1)
+        else:
+            self._counters.settle(slots, (span,), dropped=1, dropped_for=ALREADY_SHUTDOWN)
 
     def _is_kept(self, span: ReadableSpan) -> bool:
         return self._spool is not None and self._spool.accept((span,))
 
-    def lose(self, reason: str) -> None:
-        """Count a span as dropped, and log the loss."""
-        self._counters.add(dropped=1)
+    def lose(self, reason: str, kind: str) -> None:
+        """Count a span as dropped, and log the loss.
+
+        Args:
+            reason: The reason in words.
+            kind: The reason as in `DeliveryStatus.dropped_by`.
+        """
+        self._counters.add(dropped=1, dropped_for=kind)
         self._report_loss(reason)
 
     def _report_loss(self, reason: str) -> None:

@@ -400,16 +400,27 @@ class Collector:
     def _drop(self, spans: list[ReadableSpan]) -> None:
         if spans:
             self._forget(spans)
-            self._settle(spans, "filtered")
+            self._settle(spans, filtered=True)
 
-    def _settle(self, spans: Sequence[ReadableSpan], outcome: str | None = None) -> None:
-        """Free the slots of spans, and count the outcome."""
+    def _settle(
+        self,
+        spans: Sequence[ReadableSpan],
+        *,
+        filtered: bool = False,
+        dropped_for: str | None = None,
+    ) -> None:
+        """Free the slots of spans, and count the outcome, unless another processor does."""
         rest = [*spans]
         for_disk = self._take_for_disk(rest)
         for slots, settled in ((self._slots, rest), (self._room, for_disk)):
             if slots is not None and settled:
-                outcomes = {} if outcome is None else {outcome: len(settled)}
-                self._counters.settle(slots, settled, **outcomes)
+                self._counters.settle(
+                    slots,
+                    settled,
+                    filtered=len(settled) * filtered,
+                    dropped=len(settled) * (dropped_for is not None),
+                    dropped_for=dropped_for,
+                )
 
     @property
     def _room(self) -> Slots | None:
@@ -421,7 +432,7 @@ class Collector:
 
     def _lose(self, spans: Sequence[ReadableSpan], error: BaseException) -> None:
         reason = f"the filter of traces raised {type(error).__name__}"
-        self._settle(spans, "dropped")
+        self._settle(spans, dropped_for=type(error).__name__)
         self._counters.error(reason)
         self._log.warning("filter", "%d spans were lost: %s.", len(spans), reason)
 

@@ -53,7 +53,7 @@ _MEASURES: Final = (
         "otel.sdk.processor.span.processed",
         "counter",
         "{span}",
-        lambda it: ((it.stored + it.rejected, None), (it.dropped, "dropped")),
+        lambda it: ((it.processed, None), *((n, reason) for reason, n in it.dropped_by.items())),
     ),
     _Measure(
         "otel.sdk.exporter.span.exported",

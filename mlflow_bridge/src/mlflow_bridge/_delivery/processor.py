@@ -27,7 +27,7 @@ from mlflow_bridge._delivery.slots import SECOND, Slots
 from mlflow_bridge._delivery.spill import SpillWriter
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.spool.undecided import UndecidedTraces
-from mlflow_bridge._delivery.status import Counters, DeliveryStatus
+from mlflow_bridge._delivery.status import TIMEOUT, Counters, DeliveryStatus
 from mlflow_bridge._delivery.trace_filter import TraceFilter, is_of_genai
 from mlflow_bridge._export.contract import Backoff, SpanDelivery
 from mlflow_bridge._process.interruption import belongs_to_program, complete
@@ -337,7 +337,8 @@ class DeliveryProcessor(SpanProcessor):
                 self._admission.place(placing)
         except BaseException as error:
             if not belongs_to_program(error):
-                self._admission.lose(f"{type(error).__name__} at the end of the span")
+                kind = type(error).__name__
+                self._admission.lose(f"{kind} at the end of the span", kind)
                 return
             self._finish_end(span, claim, placing)
             raise
@@ -479,7 +480,17 @@ class DeliveryProcessor(SpanProcessor):
                 self._spill.room.release(spilling)
             # Slots of threads that are about to queue a span. Each thread corrects the count.
             late = sum(slots.give_back_all() for slots in self._waiting)
-            self._counters.add(spilled=kept, dropped=len(left) - kept + late)
+            # Spans that the exporter had were the first to be kept.
+            submitted = min(self._sender.left_in_flight, len(left))
+            kept_of_them = min(kept, submitted)
+            self._counters.add(
+                spilled=kept_of_them, dropped=submitted - kept_of_them, was_submitted=True
+            )
+            others = len(left) - submitted
+            kept_others = kept - kept_of_them
+            self._counters.add(
+                spilled=kept_others, dropped=others - kept_others + late, dropped_for=TIMEOUT
+            )
         if self._spool is not None:
             self._spool.close()
         self._report_what_is_missing()
@@ -497,6 +508,11 @@ class DeliveryProcessor(SpanProcessor):
     @property
     def _waiting(self) -> tuple[Slots, ...]:
         return (self._slots,) if self._spill is None else (self._slots, self._spill.room)
+
+    @property
+    def span_exporter(self) -> SpanDelivery:
+        """The exporter, such as an `MLflowSpanExporter`, which only this processor may use."""
+        return self._delivery
 
     def status(self) -> DeliveryStatus:
         """Counters of the spans of this process so far, and of the spool."""

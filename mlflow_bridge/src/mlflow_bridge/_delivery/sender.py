@@ -91,6 +91,8 @@ class Sender:
         self._closing = False
         self._given_up = False
         self._left: list[ReadableSpan] = []
+        self.left_in_flight = 0
+        """How many of the spans that `close` returned the exporter has had."""
         self._closed_complete = False
         # Written by the sender's thread only.
         self._has_begun = False
@@ -98,6 +100,8 @@ class Sender:
         """Since when the destination is being asked; None if it is not."""
         self._last_reason = ""
         self._errors = 0
+        self._submitted_before = 0
+        """How many of the next spans the exporter has had, before an error of this thread."""
         self._failures = 0
         self._failing_since = 0.0
         self._outage_reported = False
@@ -221,6 +225,7 @@ class Sender:
         with self._lock:
             self._given_up = True
             self._left = left = self._waiting_spans()
+            self.left_in_flight = len(self._in_flight)
             self._closed_complete = not left
             marks = [item for item in self._queue if isinstance(item, FlushMark)]
             self._queue.clear()
@@ -275,6 +280,7 @@ class Sender:
                 return
             if self._errors < _MAX_CRASHES:
                 self._queue.extendleft(reversed(batch))
+                self._submitted_before += len(batch)
             elif batch:
                 self._errors = 0
                 self._counters.settle(self._slots, batch, dropped=len(batch))
@@ -359,6 +365,7 @@ class Sender:
 
     def _send(self, batch: Sequence[ReadableSpan]) -> None:
         crashes = 0
+        self._submit(len(batch))
         while batch:
             try:
                 outcome = self._delivery.deliver(batch)
@@ -382,6 +389,12 @@ class Sender:
             if not self._pause(self._failures, outcome.after):
                 return
 
+    def _submit(self, spans: int) -> None:
+        """Count the spans of a batch that were not handed to the exporter before an error."""
+        again = min(spans, self._submitted_before)
+        self._submitted_before -= again
+        self._counters.submit(spans - again)
+
     def _with_others(self, batch: Sequence[ReadableSpan]) -> Sequence[ReadableSpan]:
         """Send further spans with a refused batch: one that is taken decides on the batch."""
         with self._lock:
@@ -394,7 +407,8 @@ class Sender:
             chosen = set(map(id, others))
             self._queue = deque(item for item in items if id(item) not in chosen)
             self._in_flight = [*batch, *others]
-            return self._in_flight
+        self._submit(len(others))
+        return self._in_flight
 
     def _note_failure(self, failure: Retry) -> None:
         if not self._failures:
@@ -415,11 +429,15 @@ class Sender:
     def _spill_all(self, batch: Sequence[ReadableSpan]) -> Sequence[ReadableSpan]:
         """Spill this batch and all waiting spans. Returns a batch that the spool did not take."""
         assert self._spool is not None
+        was_submitted = True
         while batch and self._spool.spill(batch):
             with self._lock:
                 if self._given_up:  # The caller of close() has these spans, too.
                     return ()
-                self._counters.settle(self._slots, batch, spilled=len(batch))
+                self._counters.settle(
+                    self._slots, batch, spilled=len(batch), was_submitted=was_submitted
+                )
+                was_submitted = False
                 spilled, batch = batch, self._take_batch()
             # Afterwards: a span that is seen to wait may be copied at any moment.
             self._spool.settled(spilled)

@@ -5,12 +5,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 
 from mlflow_bridge._delivery.slots import Slots
+
+QUEUE_FULL: Final = "queue_full"
+ALREADY_SHUTDOWN: Final = "already_shutdown"
+TIMEOUT: Final = "timeout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,14 @@ class DeliveryStatus:
     """Description of the destination, without secrets."""
     spool_filtered: int = 0
     """Spans of other processes left out of the spool: their trace has no span of DSPy or GenAI."""
+    processed: int = 0
+    """Spans that were handed to the exporter, or written to the spool instead."""
+    dropped_by: Mapping[str, int] = field(default_factory=dict[str, int])
+    """The dropped spans that were never handed to the exporter, by reason.
+
+    The reasons are ``queue_full``, ``already_shutdown``, ``timeout`` (no time at the end), or the
+    name of an exception.
+    """
     dead_threads: tuple[str, ...] = ()
     """Names of threads of the delivery that an error has ended; always empty unless there is a bug.
 
@@ -116,6 +130,9 @@ class Counters:
         self._dropped_from_queue = 0
         self._spilled = 0
         self._filtered = 0
+        self._submitted = 0
+        self._spilled_submitted = 0
+        self._dropped_by: Counter[str] = Counter()
         self._last_error: str | None = None
 
     def add(
@@ -126,9 +143,25 @@ class Counters:
         filtered: int = 0,
         spilled: int = 0,
         dropped: int = 0,
+        dropped_for: str | None = None,
+        was_submitted: bool = False,
     ) -> None:
-        """Count spans that hold no slot."""
+        """Count spans that hold no slot.
+
+        Args:
+            stored: Number of spans with this outcome, as the next ones.
+            rejected: See `DeliveryStatus`.
+            filtered: See `DeliveryStatus`.
+            spilled: See `DeliveryStatus`.
+            dropped: See `DeliveryStatus`.
+            dropped_for: Why spans are dropped; None if they were handed to the exporter before.
+            was_submitted: Whether spilled spans were handed to the exporter before.
+        """
         with self.lock:
+            if dropped and dropped_for is not None:
+                self._dropped_by[dropped_for] += dropped
+            if was_submitted:
+                self._spilled_submitted += spilled
             self._stored += stored
             self._rejected += rejected
             self._filtered += filtered
@@ -143,7 +176,20 @@ class Counters:
                 for span, extra in large:
                     slots.reserve(span, extra)
 
-    def settle(self, slots: Slots, spans: Sequence[ReadableSpan], **outcomes: int) -> None:
+    def submit(self, spans: int) -> None:
+        """Count spans that are handed to the exporter for the first time."""
+        with self.lock:
+            self._submitted += spans
+
+    def settle(
+        self,
+        slots: Slots,
+        spans: Sequence[ReadableSpan],
+        *,
+        dropped_for: str | None = None,
+        was_submitted: bool = False,
+        **outcomes: int,
+    ) -> None:
         """Free the slots of spans, and count the outcome of each span.
 
         Spans whose slots `Slots.give_back_all` has freed already count as dropped.
@@ -151,11 +197,13 @@ class Counters:
         Args:
             slots: The slots that the spans hold.
             spans: The spans.
+            dropped_for: As in `add`.
+            was_submitted: As in `add`.
             **outcomes: Number of spans with each outcome, as in `add`.
         """
         with self.lock:
-            self.add(**outcomes)
-            self.add(dropped=slots.release(spans) - len(spans))
+            self.add(**outcomes, dropped_for=dropped_for, was_submitted=was_submitted)
+            self.add(dropped=slots.release(spans) - len(spans), dropped_for=TIMEOUT)
             self._dropped_from_queue += outcomes.get("dropped", 0)
 
     def failed_attempt(self, reason: str) -> None:
@@ -216,5 +264,7 @@ class Counters:
                 queue_capacity=sum(slots.capacity for slots in rooms),
                 destination=destination,
                 spool_filtered=spool.filtered,
+                processed=self._submitted + self._spilled - self._spilled_submitted,
+                dropped_by={reason: spans for reason, spans in self._dropped_by.items() if spans},
                 dead_threads=dead_threads,
             )

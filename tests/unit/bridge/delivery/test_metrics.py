@@ -14,9 +14,19 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 import mlflow_bridge
 from mlflow_bridge._delivery import metrics as self_metrics
 from mlflow_bridge._delivery.status import DeliveryStatus
-from mlflow_bridge._export.contract import Rejected
+from mlflow_bridge._export.contract import Rejected, Retry
 from tests import ROOT
-from tests.support.fake_delivery import DeliveryProcessor, FakeDelivery, closing
+from tests.support.fake_delivery import (
+    FAST,
+    PATIENCE,
+    DeliveryProcessor,
+    FakeDelivery,
+    HangingDelivery,
+    ListSpool,
+    closing,
+    end_spans,
+    wait_until,
+)
 
 REGISTRY = ROOT / "mlflow_bridge/semconv/registry/metrics.yaml"
 
@@ -65,7 +75,7 @@ def test_the_metrics_are_recorded_as_registered(monkeypatch: Any) -> None:
     assert points["otel.sdk.exporter.span.exported", None] == 3
     assert points["otel.sdk.exporter.span.exported", "rejected"] == 2
     assert points["otel.sdk.processor.span.processed", None] == 5
-    assert points["otel.sdk.processor.span.processed", "dropped"] == 0
+    assert not [key for key in points if key[0].endswith("span.processed") and key[1]]
     assert points["otel.sdk.processor.span.queue.size", None] == 0
     assert points["otel.sdk.processor.span.queue.capacity", None] == 50
     assert points["mlflow_bridge.span.accepted", None] == 5
@@ -83,6 +93,62 @@ def test_the_metrics_are_recorded_as_registered(monkeypatch: Any) -> None:
         monotonic = getattr(metric.data, "is_monotonic", None)
         kinds = {True: "counter", False: "updowncounter", None: "gauge"}
         assert kinds[monotonic] == group["instrument"]
+
+
+def processed(processor: DeliveryProcessor) -> tuple[int, dict[str, int]]:
+    status = processor.status()
+    return status.processed, dict(status.dropped_by)
+
+
+def test_a_span_is_processed_when_the_exporter_has_it() -> None:
+    delivery = HangingDelivery()
+    processor = DeliveryProcessor(
+        delivery, max_queue_size=2, max_batch_size=1, block_seconds=0.0, exit_timeout_seconds=0.0
+    )
+    with closing(processor) as tracer:
+        end_spans(tracer, 1)
+        assert delivery.entered.wait(PATIENCE)
+        assert processed(processor) == (1, {})
+        end_spans(tracer, 3)
+        assert processed(processor) == (1, {"queue_full": 2})
+        processor.close()
+        end_spans(tracer, 1)
+        assert processed(processor) == (1, {"queue_full": 2, "timeout": 1, "already_shutdown": 1})
+        status = processor.status()
+        assert (status.accepted, status.dropped) == (5, 5)
+        delivery.release.set()
+
+
+def test_a_span_that_goes_to_the_spool_instead_is_processed_once() -> None:
+    delivery, spool = HangingDelivery(), ListSpool()
+    processor = DeliveryProcessor(
+        delivery, max_queue_size=2, max_batch_size=1, spool=spool, exit_timeout_seconds=0.0
+    )
+    with closing(processor) as tracer:
+        end_spans(tracer, 1)
+        assert delivery.entered.wait(PATIENCE)
+        end_spans(tracer, 3)
+        wait_until(lambda: processor.status().spilled == 2)
+        assert processed(processor) == (3, {})
+        processor.close()
+        assert processed(processor) == (4, {})
+        delivery.release.set()
+
+
+def test_a_span_that_is_sent_again_is_processed_once(monkeypatch: Any) -> None:
+    delivery = FakeDelivery(Retry("no"), ValueError(), Retry("no", None, lasting=True))
+    processor = DeliveryProcessor(delivery, spool=ListSpool(), backoff=FAST, max_batch_size=2)
+    with closing(processor) as tracer:
+        end_spans(tracer, 6)
+        assert processor.force_flush(60_000)
+        assert processed(processor) == (6, {})
+
+
+def test_the_exporter_of_a_processor_is_public() -> None:
+    delivery = FakeDelivery()
+    processor = DeliveryProcessor(delivery)
+    assert processor.span_exporter is delivery
+    processor.shutdown()
 
 
 def test_borrowed_names_are_those_of_the_semantic_conventions() -> None:
