@@ -7,14 +7,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Final
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
 from pydantic import AliasChoices, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from mlflow_bridge._process.outside_text import outside_text
+
 _logger = logging.getLogger(__name__)
+
+_MAX_SHOWN: Final = 100
+_KINDS: Final = {bool: "true or false", int: "a whole number", float: "a number"}
+_UNITS: Final = ("seconds", "bytes")
+_BOUNDS: Final = frozenset({"ge", "gt", "le", "lt"})
 
 ENVIRONMENT_PREFIX: Final = "MLFLOW_DSPY_"
 
@@ -52,8 +60,9 @@ class EnvironmentSettings(BaseSettings):
     """Base class of immutable settings.
 
     Raises:
-        ConfigurationError: A value is not accepted. The message names the environment variable,
-            the argument and what is accepted.
+        ConfigurationError: A value is not accepted. The message names the environment variable and
+            the argument, and shows the value, unless it may have a secret in it, and what is
+            accepted.
     """
 
     model_config = SettingsConfigDict(
@@ -111,11 +120,8 @@ def _as_configuration_error(
 ) -> ConfigurationError:
     if isinstance(error, SettingsError):
         return ConfigurationError(str(error))
-    details = error.errors(include_url=False, include_input=False)
-    problems = [
-        _described_problem(model, tuple(detail["loc"]), detail["type"], detail["msg"])
-        for detail in details
-    ]
+    details = error.errors(include_url=False)
+    problems = [_described_problem(model, detail) for detail in details]
     fields = [name for detail in details for name in _fields_of(model, detail)]
     return ConfigurationError("; ".join(problems), fields=fields)
 
@@ -139,18 +145,65 @@ def _suggestion(model: type[EnvironmentSettings], given: str) -> str:
     return f"; did you mean {similar[0]!r}?" if similar else ""
 
 
-def _described_problem(
-    model: type[EnvironmentSettings], location: tuple[int | str, ...], kind: str, message: str
-) -> str:
+def _described_problem(model: type[EnvironmentSettings], detail: ErrorDetails) -> str:
     # Pydantic puts this prefix before the message of a validator.
-    message = message.removeprefix("Value error, ")
-    if not location:
+    message = detail["msg"].removeprefix("Value error, ")
+    if not detail["loc"]:
         return message
-    given: Any = location[0]
-    if kind == "extra_forbidden":
+    given: Any = detail["loc"][0]
+    if detail["type"] == "extra_forbidden":
         return f"there is no setting {given!r}{_suggestion(model, str(given))}"
     name = _field_at(model, given)
     if name is None:
         return f"{given}: {message}"
-    accepted = (model.model_fields[name].description or "").rstrip(".")
-    return f"{variable_of(model, name)} (argument {name}): {message}. Accepted: {accepted}"
+    field = model.model_fields[name]
+    accepted = _accepted_by(field) or (field.description or "").rstrip(".")
+    unit = next((unit for unit in _UNITS if name.endswith(f"_{unit}")), None)
+    accepted += f" {unit}" if unit and field.metadata else ""
+    setting = f"{variable_of(model, name)} (argument {name})"
+    if "accepted: " in message:
+        return f"{setting}: {message}"
+    if _may_be_secret(field):
+        return f"{setting}: {message}; accepted: {accepted}"
+    value = outside_text(repr(detail["input"]), limit=_MAX_SHOWN)
+    # What a validator says is not in the description.
+    reason = f" ({message})" if detail["type"] == "value_error" else ""
+    return f"{setting} is {value}{reason}; accepted: {accepted}"
+
+
+def _may_be_secret(field: FieldInfo) -> bool:
+    extra: Any = field.json_schema_extra
+    is_marked = isinstance(extra, dict) and "secret" in extra
+    return is_marked or "SecretStr" in repr(field.annotation)
+
+
+def _accepted_by(field: FieldInfo) -> str:
+    """The values that a field takes, from its type and its bounds; empty if they do not say it."""
+    choices = [str(choice) for choice in _choices(field.annotation)]
+    if choices:
+        *first, last = choices
+        return f"{', '.join(first)} or {last}" if first else last
+    kind = next((_KINDS[one] for one in _types(field.annotation) if one in _KINDS), "")
+    if not kind:
+        return ""
+    bounds = {name: getattr(one, name) for one in field.metadata for name in _BOUNDS & {*dir(one)}}
+    if {"ge", "le"} <= bounds.keys():
+        return f"{kind}, {bounds['ge']} to {bounds['le']}"
+    if {"gt", "le"} <= bounds.keys():
+        return f"{kind} above {bounds['gt']}, at most {bounds['le']}"
+    if "ge" in bounds:
+        return f"{kind}, at least {bounds['ge']}"
+    return kind
+
+
+def _types(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) or (annotation,)
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    found = [choice for one in get_args(annotation) for choice in _choices(one)]
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return tuple(member.value for member in annotation)
+    return tuple(found)

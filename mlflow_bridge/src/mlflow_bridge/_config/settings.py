@@ -121,6 +121,7 @@ class MLflowDSPyConfig(EnvironmentSettings):
         "tracking server (http://..., https://...). A relative SQLite path is taken from the "
         "working directory at construction.",
         repr=False,
+        json_schema_extra={"secret": True},
     )
     experiment_name: str | None = _mlflow(
         "MLFLOW_EXPERIMENT_NAME",

@@ -125,6 +125,27 @@ def test_every_setting_from_environment_and_argument(
     assert getattr(MLflowDSPyConfig(), name) == default
 
 
+def test_an_error_shows_the_value_that_was_given() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        MLflowDSPyConfig(**dict[str, Any](max_queue_size="many", overflow="x" * 500))
+    assert str(caught.value).startswith(
+        "MLFLOW_DSPY_MAX_QUEUE_SIZE (argument max_queue_size) is 'many'; accepted: a whole number, "
+        "1 to 10000000; MLFLOW_DSPY_OVERFLOW (argument overflow) is 'xxx"
+    )
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("tracking_uri", "ftp://me:s3cr3t@host"), ("headers", "s3cr3t"), ("tracking_token", 7)],
+)
+def test_an_error_shows_no_value_that_may_be_secret(name: str, value: object) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        MLflowDSPyConfig(**dict[str, Any]([(name, value)]))
+    assert "s3cr3t" not in str(caught.value)
+    assert "is 7" not in str(caught.value)
+
+
 def test_every_setting_is_documented() -> None:
     described = {name: field.description for name, field in MLflowDSPyConfig.model_fields.items()}
     without_sentence = [name for name, text in described.items() if not (text or "").endswith(".")]
@@ -172,7 +193,7 @@ def test_id_wins_over_name_with_a_warning(
         ("max_batch_size", 0, "1 to 100000"),
         ("request_timeout_seconds", -1, "3600 seconds"),
         ("request_timeout_seconds", "nan", "3600 seconds"),
-        ("compression", "brotli", "gzip or none"),
+        ("compression", "brotli", "accepted: gzip or none"),
         ("insecure_tls", "perhaps", "true or false"),
         ("experiment_id", "seven", "a number"),
         ("headers", "oops", "name=value"),
@@ -211,7 +232,7 @@ def test_id_wins_over_name_with_a_warning(
         ("sampling_summary_rate", "inf", "0 to 1"),
         ("capture_content", "some", "SPAN_AND_EVENT"),
         ("log_inputs", "maybe", "true or false"),
-        ("max_content_length", 63, "64 or more"),
+        ("max_content_length", 63, "accepted: a whole number, at least 64"),
         ("redact", "nowhere:function", "package.module:function"),
         ("redact", "os.path:sep", "package.module:function"),
         ("redact", 7, "package.module:function"),

@@ -52,7 +52,7 @@ def test_a_bad_argument_is_named_and_left_out(caplog: pytest.LogCaptureFixture) 
     assert dspy_sampler("10 %").get_description() == "DSPySampler{}"
     [line] = caplog.messages
     assert line.startswith("Sampling: OTEL_TRACES_SAMPLER_ARG=10 %: ")
-    assert line.endswith("each with all of its spans, 0 to 1")
+    assert line.endswith("accepted: a number, 0 to 1")
 
 
 def test_a_bad_variable_is_named_and_its_default_holds(
