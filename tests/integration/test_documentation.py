@@ -16,6 +16,7 @@ import pytest
 from tests import ROOT
 from tests.integration.traced_program import TIMEOUT, hide_litellm
 from tests.support.children import MLFLOW
+from tests.support.otlp_collector import StubCollector
 
 mlflow = pytest.importorskip("mlflow")
 
@@ -154,6 +155,39 @@ def test_the_zero_code_commands_of_a_page(page: str, shown: str, tmp_path: Path)
     run(tmp_path, "bash", "-euc", commands)
 
     assert stored(tmp_path) == ["Predict"]
+
+
+def test_the_zero_code_commands_of_the_bridges_readme(tmp_path: Path) -> None:
+    [commands] = [code for code in blocks("mlflow_bridge/README.md", "sh") if "export" in code]
+    install, _, commands = commands.partition("\n")
+    assert install == 'pip install "mlflow-bridge[mlflow,zero-code]"'
+    (tmp_path / "my_program.py").write_text(PROGRAM + "program(question=question)\n", "utf-8")
+
+    run(tmp_path, "bash", "-euc", commands)
+
+    assert stored(tmp_path) == ["Predict"]
+
+
+def commands_without_mlflow(page: str) -> str:
+    text = (ROOT / page).read_text("utf-8")
+    found = [
+        textwrap.dedent(block)
+        for block in [*blocks(page, "sh"), *re.findall(r"::\n\n((?:    .*\n)+)", text)]
+        if "opentelemetry-instrument python" in block and "EXPORTER=otlp" in block
+    ]
+    assert len(found) == 1, page
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    "page", ["docs/getting-started.md", "opentelemetry-instrumentation-dspy/README.rst"]
+)
+def test_the_commands_without_mlflow(page: str, tmp_path: Path) -> None:
+    (tmp_path / "my_program.py").write_text(PROGRAM + "program(question=question)\n", "utf-8")
+    with StubCollector() as collector:
+        at = f"export OTEL_EXPORTER_OTLP_ENDPOINT={collector.http_endpoint}\n"
+        run(tmp_path, "bash", "-euc", at + commands_without_mlflow(page))
+        assert any(span.name.startswith("invoke_workflow") for span in collector.spans())
 
 
 def test_the_set_up_by_hand(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from mlflow_bridge._setup.doctor import doctor
+from mlflow_bridge._setup.doctor import DoctorReport
+from mlflow_bridge._setup.doctor.checks import examine
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,6 +25,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.ERROR)
-    report = doctor(options.tracking_uri, options.experiment_name, send=not options.offline)
+    report = DoctorReport(
+        tuple(
+            examine(
+                options.tracking_uri,
+                options.experiment_name,
+                None,
+                send=not options.offline,
+                in_program=False,
+            )
+        )
+    )
     print(report)
     return int(report.state == "fail")

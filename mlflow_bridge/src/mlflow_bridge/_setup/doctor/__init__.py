@@ -23,8 +23,8 @@ class Check:
     """Result of one check.
 
     Attributes:
-        name: Subject of the check: settings, versions, instrumentation, sampling, provider, spool,
-            destination, experiment, round trip, delivery.
+        name: Subject of the check: settings, versions, exporters, instrumentation, sampling,
+            provider, spool, destination, experiment, round trip, delivery.
         state: ``ok``; ``warn`` if tracing works only in part; ``fail`` if no trace arrives.
         detail: The finding and the next step; without secrets.
     """

@@ -24,6 +24,7 @@ from mlflow_bridge._delivery.spool.segment import Segment, locks_are_supported
 from mlflow_bridge._delivery.spool.spool import directory_for
 from mlflow_bridge._process.outside_text import outside_text
 from mlflow_bridge._setup.doctor import Check, State
+from mlflow_bridge._setup.doctor.exporters import check_exporters
 from mlflow_bridge._setup.doctor.provider import check_provider
 from mlflow_bridge._setup.doctor.round_trip import check_destination
 from mlflow_bridge._setup.doctor.sampling import check_sampling
@@ -44,31 +45,45 @@ def examine(
     config: MLflowDSPyConfig | None,
     *,
     send: bool,
+    in_program: bool = True,
 ) -> Iterator[Check]:
-    """Make all checks that these settings allow. Each detail is one line without secrets."""
+    """Make all checks that these settings allow. Each detail is one line without secrets.
+
+    Args:
+        tracking_uri: As in `doctor`.
+        experiment_name: As in `doctor`.
+        config: As in `doctor`.
+        send: As in `doctor`.
+        in_program: Whether this process is the program whose traces are to arrive.
+    """
     problem = ""
     try:
         config = config or _settings(tracking_uri, experiment_name)
     except ConfigurationError as error:
         problem, config = str(error), None
     secrets = frozenset[str]() if config is None else secrets_of(config)
-    for check in _checks(config, problem, send=send):
+    for check in _checks(config, problem, send=send, in_program=in_program):
         # Servers, drivers and files have a part in many details.
         yield replace(check, detail=outside_text(check.detail, secrets=secrets, limit=_MAX_DETAIL))
 
 
-def _checks(config: MLflowDSPyConfig | None, problem: str, *, send: bool) -> Iterator[Check]:
+def _checks(
+    config: MLflowDSPyConfig | None, problem: str, *, send: bool, in_program: bool
+) -> Iterator[Check]:
     if config is None:
         yield Check("settings", "fail", problem)
     else:
         yield _settings_found(config)
     yield from _guarded("settings", _unknown_settings)
     yield from _guarded("versions", lambda: _versions(config))
-    yield from _guarded("instrumentation", lambda: _instrumentation(config))
+    yield from _guarded("exporters", check_exporters)
+    if in_program:
+        yield from _guarded("instrumentation", lambda: _instrumentation(config))
     if config is None:
         return
     yield from _guarded("sampling", lambda: check_sampling(config))
-    yield from _guarded("provider", check_provider)
+    if in_program:
+        yield from _guarded("provider", check_provider)
     yield from _guarded("spool", lambda: _spool(config))
     if send:
         yield from _guarded("destination", lambda: check_destination(config))

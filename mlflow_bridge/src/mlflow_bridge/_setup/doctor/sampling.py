@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -27,6 +28,13 @@ _SAMPLED_ELSEWHERE: Final = trace.set_span_in_context(
 )
 
 
+_PARENT_BASED: Final = re.compile(
+    r"^ParentBased\{root:(.*),remoteParentSampled:AlwaysOnSampler,"
+    r"remoteParentNotSampled:AlwaysOffSampler,localParentSampled:AlwaysOnSampler,"
+    r"localParentNotSampled:AlwaysOffSampler\}$"
+)
+
+
 def check_sampling(config: MLflowDSPyConfig) -> Iterator[Check]:
     """Check the current sampler, or the sampler of a new provider, and unused sampling settings."""
     provider: object = trace.get_tracer_provider()
@@ -41,7 +49,9 @@ def check_sampling(config: MLflowDSPyConfig) -> Iterator[Check]:
 
 
 def _described(sampler: Sampler) -> Check:
-    description = sampler.get_description()
+    description = _PARENT_BASED.sub(
+        r"\1, and by the parent of a span that has a parent", sampler.get_description()
+    )
     if _records(sampler, Context()):
         return Check("sampling", "ok", f"traces are chosen by {description}")
     who = f"{description} ({OTEL_TRACES_SAMPLER}, {environment_variable('sampling_rate')})"
