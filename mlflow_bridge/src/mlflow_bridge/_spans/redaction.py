@@ -112,7 +112,7 @@ def _redacted(span: ReadableSpan, redactor: SpanRedactor, trace_id: int) -> Read
     links = [Link(link.context, hidden(link.attributes)) for link in span.links]
     name, status = span.name, span.status
     if not is_dspys:
-        name = redactor.span_text(trace_id, "name", name)
+        name = redactor.span_name(trace_id, name)
         if status.description:
             shown = redactor.span_text(trace_id, "message", status.description)
             status = Status(status.status_code, shown)

@@ -97,7 +97,7 @@ def test_a_redaction_that_fails_withholds_the_span(caplog: pytest.LogCaptureFixt
         def span_attributes(self, trace_id: int, attributes: Mapping[str, Any]) -> Any:
             raise RuntimeError(EMAIL)
 
-        span_text = span_attributes
+        span_text = span_name = span_attributes
 
     span = ended(**{"mlflow.spanType": '"CHAIN"', "text": EMAIL})
     shown = redacted(span, Broken())
@@ -107,6 +107,17 @@ def test_a_redaction_that_fails_withholds_the_span(caplog: pytest.LogCaptureFixt
     [line] = caplog.messages
     assert "RuntimeError" in line
     assert EMAIL not in line
+
+
+def test_a_function_does_not_make_spans_nameless() -> None:
+    instrumentor = DSPyInstrumentor()
+    processor = Processor()
+    follow_redaction(processor)
+    instrumentor.instrument(redact=lambda *_: "-", skip_dep_check=True)
+    processor.on_end(ended(text="private"))
+    instrumentor.uninstrument()
+    [span] = processor.spans
+    assert (span.name, plain(span)["text"]) == (ended().name, "-")
 
 
 class Processor:

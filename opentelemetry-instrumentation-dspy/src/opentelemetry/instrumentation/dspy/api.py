@@ -98,6 +98,10 @@ class SpanRedactor(Protocol):
         """Redact the attributes of a span."""
         ...
 
+    def span_name(self, trace_id: int, name: str) -> str:
+        """Redact the name of a span by patterns and known values; a function does not get it."""
+        ...
+
     def span_text(self, trace_id: int, field: str, text: str) -> str:
         """Redact another text of a span, such as the message of its status."""
         ...

@@ -154,6 +154,13 @@ class Redactor:
         with using(self._values_of(trace_id)):
             return self._attribute(field, text)
 
+    def span_name(self, trace_id: int, name: str) -> str:
+        """Redact the name of a span that is not DSPy's by patterns and known values.
+
+        A function does not get names: one that replaces every text would make traces nameless.
+        """
+        return self._rules.hide_text(name, self._values_of(trace_id))
+
     def _values_of(self, trace_id: int) -> KnownValues:
         call: Any = context_api.get_current().get(CALL_KEY)
         values: KnownValues | None = getattr(call, "values", None)
