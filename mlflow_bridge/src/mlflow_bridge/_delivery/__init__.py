@@ -114,4 +114,13 @@ keeps MLflow from taking them: refused connections, ``Retry-After``, or no answe
 - ``test_copies.py::test_spans_that_wait_for_retry_after_are_copied_to_the_disk``
 - ``test_copies.py::test_spans_are_copied_while_the_spool_is_being_delivered``
 - ``test_copies.py::test_without_a_spool_there_is_a_warning``
+
+**D13.** A span never waits for its root, and a root without values shows the values of its program,
+whichever way both have taken. What is remembered for that is bounded in number and bytes.
+
+- ``test_lent_values.py::test_a_program_that_was_delivered_long_before_its_root``
+- ``test_lent_values.py::test_without_a_slot``
+- ``test_lent_values.py::test_in_the_spool_of_another_process``
+- ``test_lending.py::test_values_are_bounded_in_bytes``
+- ``test_lending.py::test_nothing_is_remembered_of_traces_that_have_ended``
 """

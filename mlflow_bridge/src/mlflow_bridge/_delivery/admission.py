@@ -65,7 +65,8 @@ class Admission:
         blocks: Whether to wait for a slot before a span is spilled.
         block_seconds: The longest wait for room.
         sender: The sender; its thread never waits.
-        note: Tells the filter of traces of a span that it will not get; None without a filter.
+        note: Tells the collector of a span that it will not get.
+        filters: Whether a filter of traces decides which spans are delivered.
     """
 
     def __init__(
@@ -81,9 +82,11 @@ class Admission:
         blocks: bool,
         block_seconds: float,
         sender: Sender,
-        note: Callable[[ReadableSpan], None] | None = None,
+        note: Callable[[ReadableSpan], None],
+        filters: bool,
     ) -> None:
         self._note = note
+        self._filters = filters
         self._enqueue = enqueue
         self._slots = slots
         self._counters = counters
@@ -113,8 +116,7 @@ class Admission:
             self._queue_once(placing)
         elif not self._spilled(placing, until):
             placing.is_lost = True
-            if self._note is not None:  # The rest of its trace is still to be delivered.
-                self._note(placing.span)
+            self._note(placing.span)  # The rest of its trace is still to be delivered.
             self.lose(self._reason, QUEUE_FULL)
 
     def _has_slot(self, placing: Placing, patience: float) -> bool:
@@ -197,7 +199,7 @@ class Admission:
         seconds = seconds_until(until)
         if self._has_room(self._spill, placing, seconds):
             return True
-        if self._note is None or not self._spool.has_written_ahead(placing.span):
+        if not self._filters or not self._spool.has_written_ahead(placing.span):
             return False
         # The next process delivers the copy, unless the trace is not wanted.
         placing.is_spilled = True
@@ -207,13 +209,14 @@ class Admission:
 
     def _is_on_disk(self, placing: Placing, spool: Spool) -> bool:
         """Write the span to the disk. Whether it needs no room in memory then."""
-        if self._note is not None:
+        if self._filters:
             if not spool.has_written_ahead(placing.span):
                 spool.write_ahead(placing.span)
             return False
         if not spool.accept((placing.span,)):
             return False
         placing.is_spilled = True
+        self._note(placing.span)
         self._counters.add(spilled=1)
         return True
 

@@ -26,6 +26,7 @@ from mlflow_bridge._delivery.spill import SpillWriter
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.status import Counters
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
+from mlflow_bridge._spans.local_root import is_local_root
 from mlflow_bridge._spans.trace_buffer import Sorted, TraceBuffer
 
 _logger = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ class Collector:
         batch_size: When this many spans wait, they are passed on at once.
         delay_seconds: The longest that a span waits for its batch to fill.
         traces: Holds spans until it is known whether their trace is wanted; None if all traces are.
+        ended: Called by the thread for each span, with a slot or without, in the order of their
+            ends; not for a local root without a slot.
         spool: Forgets the spans that the filter drops; None if there is no spool.
         too_late: Finds a place for a span that has a slot, but was added after `close`.
         spill: Gets the spans of wanted traces that have one of its slots and not one of the queue;
@@ -82,6 +85,7 @@ class Collector:
         batch_size: int,
         delay_seconds: float,
         traces: TraceBuffer[Any] | None,
+        ended: Callable[[ReadableSpan], object],
         spool: Spool | None,
         too_late: Callable[[ReadableSpan], None],
         spill: SpillWriter | None,
@@ -95,6 +99,7 @@ class Collector:
         self._batch_size = batch_size
         self._delay = delay_seconds
         self._traces = traces
+        self._note_end = ended
         self._spool = spool
         self._too_late = too_late
         self._spill = spill
@@ -210,7 +215,7 @@ class Collector:
         # In this order: a span that is added now is found below, or its thread sees _ended.
         self._ended = True
         self._notable_length = 0
-        late, for_disk = self._taken_out()
+        late, for_disk = self._taken_out(noting=True)
         with self._handover:
             # A thread that is not alive has died of an error.
             alive = self._thread.is_alive()
@@ -224,7 +229,7 @@ class Collector:
         self._pass_on([*late, *for_disk])
         self._end_filter()
 
-    def _taken_out(self) -> tuple[list[ReadableSpan], list[ReadableSpan]]:
+    def _taken_out(self, *, noting: bool = False) -> tuple[list[ReadableSpan], list[ReadableSpan]]:
         """Take out the waiting spans; other threads may do so at the same time.
 
         Returns:
@@ -235,7 +240,10 @@ class Collector:
         while (item := self._take_out()) is not None:
             if isinstance(item, FlushMark):
                 item.reach(complete=False)
-            elif isinstance(item, tuple):
+                continue
+            if noting:
+                self._note(item)
+            if isinstance(item, tuple):
                 for_disk += item
             elif not isinstance(item, _Noted):
                 spans.append(item)
@@ -308,16 +316,28 @@ class Collector:
             items.append(item)
         return items
 
+    def _note(self, item: ReadableSpan | tuple[ReadableSpan] | _Noted) -> None:
+        if isinstance(item, tuple):
+            self._note_end(item[0])
+        elif not isinstance(item, _Noted):
+            self._note_end(item)
+        # A root on disk may be read in this process later, and is looked at then.
+        elif not is_local_root(item.span):
+            self._note_end(item.span)
+
     def _spans_of(self, item: _Item) -> Iterable[ReadableSpan]:
         """The span of an item that the filter is to divide."""
-        if isinstance(item, tuple):
-            self._for_disk[id(item[0])] += 1
-            return item
+        if isinstance(item, FlushMark):
+            return ()
+        self._note(item)
         if isinstance(item, _Noted):
             if self._traces is not None:
                 self._traces.note(item.span)
             return ()
-        return () if isinstance(item, FlushMark) else (item,)
+        if isinstance(item, tuple):
+            self._for_disk[id(item[0])] += 1
+            return item
+        return (item,)
 
     def _pass_on(self, spans: Sequence[ReadableSpan], *, concluding: bool = False) -> None:
         """Give the sender the spans of wanted traces.
@@ -327,7 +347,7 @@ class Collector:
             concluding: Whether all spans have been added that had ended when `begin` was called.
         """
         if self._traces is None:
-            self._send(spans)
+            self._pass_on_sorted(Sorted(kept=[*spans]))
             return
         try:
             while self._to_want:

@@ -28,11 +28,13 @@ from mlflow_bridge._delivery.spill import SpillWriter
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.spool.undecided import UndecidedTraces
 from mlflow_bridge._delivery.status import TIMEOUT, Counters, DeliveryStatus
-from mlflow_bridge._delivery.trace_filter import TraceFilter, is_of_genai
+from mlflow_bridge._delivery.trace_filter import TraceFilter
 from mlflow_bridge._export.contract import Backoff, SpanDelivery
+from mlflow_bridge._export.lending import Lending
 from mlflow_bridge._process.interruption import belongs_to_program, complete
 from mlflow_bridge._process.lifecycle import may_be_killed_at_any_time, watch_process
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
+from mlflow_bridge._spans.genai import is_of_genai
 from mlflow_bridge._spans.local_root import note_absent_parent
 from mlflow_bridge._spans.open_spans import OpenSpans, end_unfinished
 from mlflow_bridge._spans.redaction import follow_redaction
@@ -134,6 +136,9 @@ class DeliveryProcessor(SpanProcessor):
         self._closed = False
         self._complete = False
         self._is_refused = is_refused
+        lending: object = getattr(exporter, "_lending", None)
+        self._lending = lending if isinstance(lending, Lending) else Lending()
+        self._lending.is_fed = True
         self._set_up()
         follow_redaction(self)
         self._observed = observe(self, register(self, self._before_exit), meter_provider)
@@ -170,7 +175,8 @@ class DeliveryProcessor(SpanProcessor):
             blocks=self._overflow_policy == "block",
             block_seconds=self._block_seconds,
             sender=self._sender,
-            note=self._collector.note if self._filters else None,
+            note=self._collector.note,
+            filters=self._filters,
         )
 
     def _start_threads(self) -> None:
@@ -199,6 +205,7 @@ class DeliveryProcessor(SpanProcessor):
             batch_size=self._max_batch_size,
             delay_seconds=self._schedule_delay,
             traces=traces,
+            ended=self._lending.note,
             spool=self._spool,
             too_late=lambda span: (it := this()) and it._admission.admit_too_late(span),
             spill=self._spill,
@@ -231,9 +238,7 @@ class DeliveryProcessor(SpanProcessor):
             capacity=self._max_spill_queue_size,
             max_bytes=self._max_spill_queue_bytes,
             written=self._sender.wake_up,
-            gate=(lambda once: (it := this()) and it._collector.add_for_disk(once))
-            if self._filters
-            else None,
+            gate=lambda once: (it := this()) and it._collector.add_for_disk(once),
         )
 
     def _look_at_destination(self) -> None:
@@ -543,6 +548,7 @@ class DeliveryProcessor(SpanProcessor):
     def _after_fork(self) -> None:
         """Set up again in a forked child, before the program goes on."""
         self._exit_deadline = None
+        self._lending.forget()
         if self._spool is not None:
             self._spool.after_fork()
         self._set_up()

@@ -4,20 +4,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlflow_bridge._spans.names import EXPERIMENT_ID, SOURCE_RUN, TRACE_ID, TRACE_TAG_PREFIX
+from mlflow_bridge._spans.genai import is_of_genai
 from mlflow_bridge._spans.trace_buffer import Decision
-from opentelemetry.instrumentation.dspy.semconv import DSPY_UNFINISHED, GEN_AI_CONVERSATION_ID
-
-_DSPY: Final = "opentelemetry.instrumentation.dspy"
-_PREFIXES: Final = ("dspy.", "gen_ai.", "llm.", "mlflow.", "openinference.", "traceloop.")
-# The bridge itself writes these attributes on any span.
-_NO_SIGN: Final = frozenset(
-    {GEN_AI_CONVERSATION_ID, DSPY_UNFINISHED, EXPERIMENT_ID, SOURCE_RUN, TRACE_ID}
-)
 
 
 class TraceFilter:
@@ -39,14 +29,3 @@ class TraceFilter:
     def conclude(self, facts: None, *, complete: bool) -> Decision:
         """Drop a trace that ended without a DSPy or GenAI span."""
         return Decision.DROP if complete else Decision.KEEP
-
-
-def is_of_genai(span: ReadableSpan) -> bool:
-    """Whether this span makes its trace one for MLflow."""
-    scope = span.instrumentation_scope
-    if scope is not None and scope.name == _DSPY:
-        return True
-    return any(
-        key.startswith(_PREFIXES) and key not in _NO_SIGN and not key.startswith(TRACE_TAG_PREFIX)
-        for key in span.attributes or ()
-    )

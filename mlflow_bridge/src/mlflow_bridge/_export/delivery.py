@@ -19,6 +19,7 @@ from mlflow_bridge._export.batches import Batch, batches_of
 from mlflow_bridge._export.bisection import Attempt, AttemptResult, DestinationHistory
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent, TraceSight, kind_of
 from mlflow_bridge._export.destination import Destination
+from mlflow_bridge._export.lending import Lending
 from mlflow_bridge._export.mapping.span import MappedSpan, SpanMapper
 from mlflow_bridge._export.remote_callers import RemoteCallers
 from mlflow_bridge._process.forks import call_in_child
@@ -93,6 +94,9 @@ class Delivery:
         self._stats = ExporterStats()
         # Spans that the last attempt settled before a Retry, and whether each of them is stored.
         self._settled: dict[_SpanKey, bool] = {}
+        self.lending = Lending()
+        self._seen: frozenset[_SpanKey] = frozenset()
+        """The spans of the last attempt, which may be made again."""
         self.closing = threading.Event()
         self._callers = self._new_callers()
         self._renew_locks()
@@ -110,6 +114,7 @@ class Delivery:
         self._renew_locks()
         self._callers = self._new_callers()
         self._settled = {}
+        self.lending.forget()
         closing = threading.Event()
         if self.closing.is_set():
             closing.set()
@@ -183,6 +188,7 @@ class Delivery:
 
     def _attempt(self, spans: Sequence[ReadableSpan]) -> Outcome:
         refusals: list[tuple[str, Rejected]] = []
+        self._lend(spans)
         mapped = self._map(self._unsettled(spans), refusals)
         self._history.begin_attempt(_key(mapped[0].source)[1] if mapped else None)
         attempt = Attempt(self._send, self._history, self._smaller)
@@ -195,6 +201,10 @@ class Delivery:
         self._add(retried=1, error=result.retry.reason)
         self._report(refusals)
         return result.retry
+
+    def _lend(self, spans: Sequence[ReadableSpan]) -> None:
+        self.lending.note_delivered(span for span in spans if _key(span) not in self._seen)
+        self._seen = frozenset(map(_key, spans))
 
     def _count_settled(self, result: AttemptResult) -> list[tuple[str, Rejected]]:
         """Count the spans that an attempt has settled; return the refusals to report."""

@@ -30,6 +30,7 @@ from mlflow_bridge._config.settings import (
 from mlflow_bridge._export.contract import Backoff, Outcome, Rejected, Retry, kind_of
 from mlflow_bridge._export.delivery import Delivery, ExporterStats
 from mlflow_bridge._export.destination import Destination, UnusableDestination, make_destination
+from mlflow_bridge._export.lending import Lending
 from mlflow_bridge._process.outside_text import outside_text
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 
@@ -152,6 +153,11 @@ class MLflowSpanExporter(SpanExporter):
     def obstacle(self) -> str | None:
         """Error in the settings that prevents any delivery; None if there is no such error."""
         return self._obstacle
+
+    @property
+    def _lending(self) -> Lending:
+        """Values for roots that have no values; a processor gives it the spans that end."""
+        return self._delivery.lending
 
     def stats(self) -> ExporterStats:
         """Counters of stored, rejected and abandoned spans so far."""

@@ -10,7 +10,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from mlflow_bridge._delivery.trace_filter import TraceFilter, is_of_genai
+from mlflow_bridge._delivery.trace_filter import TraceFilter
+from mlflow_bridge._spans.genai import is_of_genai
 from mlflow_bridge._spans.trace_buffer import BufferLimits, TraceBuffer
 
 GENAI = {"gen_ai.operation.name": "chat"}

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from mlflow_bridge._delivery.spool.directory import SpoolDirectory
 from mlflow_bridge._delivery.spool.segment import Segment
+from mlflow_bridge._spans.lent_values import with_lent_values
 from mlflow_bridge._spans.otlp_json.encoder import first_line, wanted_traces_line
 
 _SYNC_SPANS: Final = 512
@@ -74,7 +75,7 @@ class SegmentWriter:
         Returns:
             The file that contains the spans now.
         """
-        return self._write(*first_line(spans))
+        return self._write(*first_line(with_lent_values(spans)))
 
     def write_first(self, spans: Sequence[ReadableSpan]) -> tuple[Segment, int]:
         """Append the first of these spans as one line of about a MiB at most.
@@ -86,7 +87,7 @@ class SegmentWriter:
             OSError: The spans could not be written; no part of the line was.
             ValueError, RecursionError: A span can never be written, or the line is too large.
         """
-        line, count = first_line(spans, self._line_bytes)
+        line, count = first_line(with_lent_values(spans), self._line_bytes)
         try:
             return self._write(line, count), count
         except OSError:

@@ -45,6 +45,21 @@ _JSON_OUTPUTS: Final = (
     semconv.GEN_AI_TOOL_CALL_RESULT,
     semconv.DSPY_INTERPRETER_OUTPUT,
 )
+CONTENT: Final = frozenset(
+    {
+        *_JSON_INPUTS,
+        *_JSON_OUTPUTS,
+        _RETRIEVAL_QUERY,
+        _RETRIEVAL_DOCUMENTS,
+        _INPUT_VALUE,
+        _OUTPUT_VALUE,
+        semconv.GEN_AI_INPUT_MESSAGES,
+        semconv.GEN_AI_OUTPUT_MESSAGES,
+        INPUTS,
+        OUTPUTS,
+    }
+)
+"""The attributes from which inputs and outputs are made."""
 # Outputs of DSPy's agents and reasoning modules that are not the answer but the way to it.
 _STEPS: Final = ("trajectory", "reasoning", "final_reasoning", "rationale")
 _BEGINS_WITH_STEPS: Final = re.compile(rf'\s*{{\s*"(?:{"|".join(_STEPS)})"')

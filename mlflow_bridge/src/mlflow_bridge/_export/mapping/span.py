@@ -27,6 +27,7 @@ from mlflow_bridge._export.mapping.model_call import (
 from mlflow_bridge._export.mapping.span_types import span_type
 from mlflow_bridge._export.mapping.storable import Storable, clean_text, parsed_json, storable
 from mlflow_bridge._spans.attributes import as_dict
+from mlflow_bridge._spans.lent_values import lent_to
 from mlflow_bridge._spans.local_root import is_local_root
 from mlflow_bridge._spans.names import (
     EXPERIMENT_ID,
@@ -110,6 +111,8 @@ class SpanMapper:
         """
         trace_id = context_of(span).trace_id
         source = as_dict(span.attributes)
+        if values := lent_to(span):
+            source = {**values, **source}
         is_local = is_local_root(span)
         is_root = is_local and not below_caller
         attributes = self._attributes(span, source, is_local_root=is_local, is_root=is_root)

@@ -1,0 +1,89 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Programs below a span that is not theirs: of a web framework, of the program, of ``Parallel``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.traced_program import run_program, stored_traces
+from tests.support.children import MLFLOW
+
+pytest.importorskip("mlflow", reason="needs the extra mlflow")
+pytest.importorskip("fastapi", reason="a part of MLflow's server")
+
+from mlflow.genai.utils.trace_utils import extract_inputs_from_trace, extract_outputs_from_trace
+
+pytestmark = pytest.mark.integration
+
+EXPERIMENT = "web roots"
+SETUP = f"""
+import dspy
+from dspy.utils import DummyLM
+from mlflow_bridge import autolog, trace_context
+
+client = autolog(experiment_name={EXPERIMENT!r})
+dspy.configure(lm=DummyLM([{{"answer": "fine"}}] * 20), adapter=dspy.ChatAdapter())
+program = dspy.Predict("question -> answer")
+tracer = trace.get_tracer("app")
+
+
+class Service:
+    # What an instrumentation of a web framework does, without a port.
+    def ask(self, question):
+        from fastapi import FastAPI
+        from fastapi.testclient import TestClient
+
+        app = FastAPI()
+
+        @app.get("/ask")
+        def ask(q: str):
+            return program(question=q).answer
+
+        with tracer.start_as_current_span("GET /ask", kind=trace.SpanKind.SERVER):
+            assert TestClient(app).get("/ask", params={{"q": question}}).json() == "fine"
+
+
+"""
+ASKED, ANSWERED = {"question": "hi"}, {"answer": "fine"}
+LISTED = ({"inputs": [{"question": "a"}, {"question": "b"}]}, [ANSWERED, ANSWERED])
+
+
+@pytest.fixture(params=["store", "server"])
+def uri(request: pytest.FixtureRequest) -> str:
+    if request.param == "store":
+        return str(request.getfixturevalue("store_uri"))
+    return str(request.getfixturevalue("shared_server").uri)
+
+
+def traces_of(source: str, directory: Path, uri: str, **variables: str) -> list[Any]:
+    """The new traces of the program in the experiment, the oldest first."""
+    before = {trace.info.trace_id for trace in stored_traces(uri, EXPERIMENT)}
+    environment = {"MLFLOW_TRACKING_URI": uri, **variables}
+    run_program(SETUP + source, directory, environment, zygote=MLFLOW)
+    found = stored_traces(uri, EXPERIMENT)
+    new = [trace for trace in found if trace.info.trace_id not in before]
+    # With all traces, FastAPI has some that have no program.
+    return [each for each in new if any("workflow" in span.name for span in each.data.spans)]
+
+
+@pytest.mark.parametrize("traces", ["genai", "all"])
+def test_a_trace_shows_the_values_of_the_program(tmp_path: Path, uri: str, traces: str) -> None:
+    source = """
+with tracer.start_as_current_span("answer request"):
+    program(question="hi")
+Service().ask("hi")
+dspy.Parallel(num_threads=2, disable_progress_bar=True)(
+    [(program, dspy.Example(question=q).with_inputs("question")) for q in "ab"])
+program.batch([dspy.Example(question=q).with_inputs("question") for q in "ab"],
+              disable_progress_bar=True)
+"""
+    found = traces_of(source, tmp_path, uri, MLFLOW_DSPY_TRACES=traces)
+    shown = [(extract_inputs_from_trace(one), extract_outputs_from_trace(one)) for one in found]
+    assert shown == [(ASKED, ANSWERED), (ASKED, ANSWERED), LISTED, LISTED]
+    previews = [(one.info.request_preview, one.info.response_preview) for one in found]
+    assert [(json.loads(a), json.loads(b)) for a, b in previews] == shown
