@@ -87,3 +87,30 @@ program.batch([dspy.Example(question=q).with_inputs("question") for q in "ab"],
     assert shown == [(ASKED, ANSWERED), (ASKED, ANSWERED), LISTED, LISTED]
     previews = [(one.info.request_preview, one.info.response_preview) for one in found]
     assert [(json.loads(a), json.loads(b)) for a, b in previews] == shown
+
+
+def test_values_of_a_block_below_a_root_reach_the_trace(tmp_path: Path, uri: str) -> None:
+    source = """
+import mlflow
+mlflow.set_experiment("web roots")
+with mlflow.start_run() as run:
+    pass
+with tracer.start_as_current_span("GET /ask"), tracer.start_as_current_span("handler"):
+    with trace_context(session_id="s", user_id="u", tags={"team": "a"}, run_id=run.info.run_id):
+        program(question="hi")
+try:
+    with trace_context(experiment_id="team-a"):
+        raise AssertionError
+except ValueError as error:
+    print(error)
+"""
+    [trace] = traces_of(source, tmp_path, uri)
+    metadata = trace.info.trace_metadata
+    assert (metadata["mlflow.trace.session"], metadata["mlflow.trace.user"]) == ("s", "u")
+    assert trace.info.tags["team"] == "a"
+    client = pytest.importorskip("mlflow").MlflowClient(uri)
+    [run] = client.search_runs([trace.info.experiment_id])
+    linked = client.search_traces(
+        locations=[trace.info.experiment_id], run_id=run.info.run_id, include_spans=False
+    )
+    assert [each.info.trace_id for each in linked] == [trace.info.trace_id]

@@ -82,6 +82,13 @@ class Experiments:
         known = self._known.get(named)
         if known is not None and self._clock() < known[1]:
             return known[0]
+        if named is not None and not (named.isascii() and named.isdigit()):
+            # A server answers with an error that may pass, so the spans would be sent for ever.
+            return Rejected(
+                "the experiment named by the spans has an id that is not a number "
+                f"(mlflow.experimentId): {named[:40]!r}",
+                divisible=False,
+            )
         found = self._configured() if named is None else self._directory.by_id(named)
         if isinstance(found, Retry):
             return found

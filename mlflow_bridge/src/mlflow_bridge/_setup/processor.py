@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span
@@ -80,7 +80,11 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
         watch_import_of_mlflow()
         exporter = _exporter_from(config_or_exporter)
         self._config = config = _config_of(exporter)
-        self._enrichment = Enrichment()
+        # Weak, so that a processor that a program has dropped is freed at once.
+        this = ref(self)
+        self._enrichment = Enrichment(
+            lambda span_id: None if (it := this()) is None else it._open.get(span_id)
+        )
         is_refused = _obstacle_of(exporter) is not None
         super().__init__(
             exporter,

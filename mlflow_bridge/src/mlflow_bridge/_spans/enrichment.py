@@ -7,14 +7,15 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace import Span
 from opentelemetry.trace import get_current_span
 
+from mlflow_bridge._config.base import report_once
 from mlflow_bridge._process.interruption import belongs_to_program
-from mlflow_bridge._spans.local_root import has_absent_parent
+from mlflow_bridge._spans.local_root import has_absent_parent, is_local_root
 from mlflow_bridge._spans.names import EXPERIMENT_ID, SOURCE_RUN, TRACE_TAG_PREFIX
 from mlflow_bridge._spans.trace_context import (
     TRACE_CONTEXT_KEY,
@@ -25,6 +26,16 @@ from mlflow_bridge._spans.trace_context import (
 
 _logger = logging.getLogger(__name__)
 
+_TOO_LATE: Final = (
+    "trace_context() was entered inside of a trace whose first span has ended: name, tags, "
+    "experiment and run have no effect on the trace. Enter it before that span ends."
+)
+_IN_ANOTHER_EXPERIMENT: Final = (
+    "trace_context(experiment_id=...) has no effect inside of a running trace, which MLflow leaves "
+    "in the experiment of its first spans. Enter it before the trace's first span starts: in a web "
+    "service, in a middleware around the instrumentation of the web framework."
+)
+
 
 class Enrichment:
     """Enrichment of each local root with MLflow's active run, session, user and tags.
@@ -33,14 +44,19 @@ class Enrichment:
     marked before. Values come from `mlflow_bridge.trace_context`, and otherwise from the baggage
     entries ``session.id``, ``user.id`` and ``gen_ai.conversation.id``. An attribute that the span
     was started with is left alone. Session, user and conversation of a ``trace_context`` inside of
-    a running trace go on the spans directly below it: MLflow takes them from any span. If a root
+    a running trace go on the spans directly below it: MLflow takes them from any span. It takes
+    tags and run from the root only, so they go on the local root while that is open. If a root
     names an experiment, all spans below it name the same experiment: MLflow puts a trace into the
     experiment of its first stored spans, and the root is stored last.
 
     ``mlflow`` is asked for its run only if the program has imported it.
+
+    Args:
+        open_span: Returns the open span of this process with an id.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, open_span: Callable[[int], Span | None] = lambda _: None) -> None:
+        self._open_span = open_span
         # Saves the look at every parent until a root has named an experiment.
         self._has_placed = False
 
@@ -65,8 +81,21 @@ class Enrichment:
         known = get_current() if context is None else context
         values: Any = known.get(TRACE_CONTEXT_KEY)
         if values is not None and values.entered_in == parent.span_id:
-            _guarded(_enrich_nested, span, values)
+            _guarded(self._enrich_nested, span, values)
         return False
+
+    def _enrich_nested(self, span: Span, values: TraceContext) -> None:
+        _set_missing(span, values.identity())
+        if values.tags or values.own_run_id or values.experiment_id:
+            _enrich_running(self._local_root(span), values)
+
+    def _local_root(self, span: Span) -> Span | None:
+        """The open local root above a span; None if a span in between has ended."""
+        found: Span | None = span
+        while found is not None and not is_local_root(found):
+            parent = found.parent
+            found = None if parent is None else self._open_span(parent.span_id)
+        return found
 
 
 def _guarded(enrich: Callable[[Span, Any], None], span: Span, source: object) -> None:
@@ -99,8 +128,20 @@ def _follow_parent(span: Span, context: Context | None) -> None:
             _set_missing(span, {EXPERIMENT_ID: str(experiment_id)})
 
 
-def _enrich_nested(span: Span, values: TraceContext) -> None:
-    _set_missing(span, values.identity())
+def _enrich_running(root: Span | None, values: TraceContext) -> None:
+    """Give the local root of a running trace what a block inside of the trace says."""
+    if root is None:
+        report_once(_TOO_LATE)
+        return
+    own = {key: tag for key, tag in values.tags.items() if key in values.own_tags}
+    changes = {TRACE_TAG_PREFIX + key: tag for key, tag in own.items()}
+    if values.own_run_id is not None:
+        changes[SOURCE_RUN] = values.own_run_id
+    root.set_attributes(changes)
+    _set_missing(root, {TRACE_TAG_PREFIX + key: tag for key, tag in values.tags.items()})
+    placed = (root.attributes or {}).get(EXPERIMENT_ID)
+    if values.experiment_id is not None and placed != values.experiment_id:
+        report_once(_IN_ANOTHER_EXPERIMENT)
 
 
 def _set_missing(span: Span, attributes: dict[str, str]) -> None:

@@ -54,6 +54,10 @@ class OpenSpans:
     def __contains__(self, span_id: object) -> bool:
         return span_id in self.held or span_id in self._known
 
+    def get(self, span_id: int) -> Span | None:
+        """The open span with this id."""
+        return self.held.get(span_id) or self._known.get(span_id)
+
     def started(self, span_id: int, span: Span) -> None:
         """Remember the span."""
         held = self.held

@@ -14,6 +14,7 @@ from opentelemetry.context import Context, attach, create_key, detach, get_curre
 from opentelemetry.context import set_value as with_value
 from opentelemetry.trace import get_current_span
 
+from mlflow_bridge._config.base import ConfigurationError
 from mlflow_bridge._spans.names import TRACE_NAME_TAG
 from opentelemetry.instrumentation.dspy import semconv
 
@@ -32,6 +33,10 @@ class TraceContext:
     experiment_id: str | None = None
     run_id: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    own_tags: frozenset[str] = frozenset()
+    """Keys of the tags that the innermost block gives itself."""
+    own_run_id: str | None = None
+    """The run, if the innermost block gives it itself."""
     entered_in: int = 0
     """Id of the span that was current on entry; 0 if no span was current."""
 
@@ -56,9 +61,10 @@ def trace_context(
 
     The values travel in the OpenTelemetry context, so they reach the same threads and tasks as the
     trace itself. Blocks may be nested: values that an inner block leaves out come from the outer
-    block. In a block that is entered inside a running trace, session, user and conversation go on
-    the spans directly below and so still reach the trace; name, tags, experiment and run can only
-    be given before the trace's first span starts.
+    block. In a block that is entered inside a running trace, below a span of a web framework for
+    example, the first span that starts directly below carries the values to the trace: name, tags
+    and run go on the trace's first span of this process, which must be open. The experiment can
+    only be given before that span starts, since MLflow leaves a trace where its first spans are.
 
     Args:
         session_id: Groups traces into a session, at most 250 characters (``session.id``).
@@ -68,25 +74,32 @@ def trace_context(
         tags: Tags of the trace in MLflow. Values that are not strings become strings.
         experiment_id: Id of the experiment that the traces go to, instead of the configured
             experiment. It must exist. MLflow keeps a trace in the experiment of its first spans, so
-            all spans of the trace carry the id.
+            all spans of the trace carry the id. A number, as text or as int.
         run_id: Id of the run that the traces are linked to, instead of MLflow's active run. The run
             does not choose the experiment.
+
+    Raises:
+        ConfigurationError: The experiment id is not a number.
 
     Example:
         >>> with trace_context(session_id="chat-7", tags={"channel": "web"}):
         ...     program(question="...")  # doctest: +SKIP
     """
     outer = current_trace_context() or TraceContext()
-    merged = {**outer.tags, **{str(key): str(value) for key, value in (tags or {}).items()}}
+    own = {str(key): str(value) for key, value in (tags or {}).items()}
     if name is not None:
-        merged[TRACE_NAME_TAG] = name
+        own[TRACE_NAME_TAG] = name
+    if experiment_id is not None:
+        experiment_id = _checked_id(experiment_id)
     inner = TraceContext(
         session_id=outer.session_id if session_id is None else session_id,
         user_id=outer.user_id if user_id is None else user_id,
         conversation_id=outer.conversation_id if conversation_id is None else conversation_id,
         experiment_id=outer.experiment_id if experiment_id is None else experiment_id,
         run_id=outer.run_id if run_id is None else run_id,
-        tags=merged,
+        tags={**outer.tags, **own},
+        own_tags=frozenset(own),
+        own_run_id=run_id,
         entered_in=get_current_span().get_span_context().span_id,
     )
     entered = with_value(TRACE_CONTEXT_KEY, inner)
@@ -98,6 +111,23 @@ def trace_context(
         # nothing to restore, and detaching would log an error.
         if get_current() is entered:
             detach(token)
+
+
+def _checked_id(experiment_id: object) -> str:
+    """The id of an experiment as text.
+
+    Raises:
+        ConfigurationError: It is not a number.
+    """
+    text = str(experiment_id)
+    if text.isascii() and text.isdigit():
+        return text
+    raise ConfigurationError(
+        f"experiment_id of trace_context() is {experiment_id!r}; accepted: the id of an "
+        "experiment, which is a number, and not its name. "
+        "mlflow.get_experiment_by_name(name).experiment_id is the id",
+        fields=("experiment_id",),
+    )
 
 
 def current_trace_context(context: Context | None = None) -> TraceContext | None:

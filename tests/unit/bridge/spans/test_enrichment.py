@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import gc
 import sys
+from contextlib import ExitStack
 from types import SimpleNamespace
+from weakref import ref
 
 import pytest
 from opentelemetry import baggage, context
@@ -16,9 +19,11 @@ from opentelemetry.trace import (
     TraceFlags,
     Tracer,
     set_span_in_context,
+    use_span,
 )
 
 from mlflow_bridge import MLflowBatchSpanProcessor
+from mlflow_bridge._config import base
 from mlflow_bridge._spans.trace_context import trace_context
 from tests.support.fake_delivery import FakeDelivery
 
@@ -195,9 +200,84 @@ def test_a_trace_stays_in_the_experiment_that_it_began_in(recorder: Recorder) ->
     assert places == {"root": "7", "child": "7", "grandchild": "7", "other": "8"}
 
 
+@pytest.mark.parametrize("levels", [0, 2])
+def test_tags_and_run_of_a_block_inside_of_a_trace_go_on_its_root(
+    recorder: Recorder, levels: int
+) -> None:
+    tracer = recorder.tracer
+    with ExitStack() as stack:
+        stack.enter_context(tracer.start_as_current_span("root"))
+        for level in range(levels):
+            stack.enter_context(tracer.start_as_current_span(f"level {level}"))
+        with trace_context(name="N", tags={"team": "a"}, run_id="r", session_id="s"):
+            record_two_below(tracer, "program")
+    spans = recorder.attributes()
+    assert spans["program"] == {"session.id": "s"}
+    assert spans["root"] == {
+        "mlflow.traceTag.mlflow.traceName": "N",
+        "mlflow.traceTag.team": "a",
+        "mlflow.sourceRun": "r",
+    }
+    assert sum(map(len, spans.values())) == 4
+
+
+def test_the_last_block_decides_on_a_tag_that_it_gives_itself(recorder: Recorder) -> None:
+    tracer = recorder.tracer
+    with (
+        trace_context(tags={"a": "outer", "b": "outer"}),
+        tracer.start_as_current_span("root", attributes={"mlflow.traceTag.b": "own"}),
+    ):
+        for value in ("first", "second"):
+            with trace_context(tags={"a": value, f"of {value}": "1"}):
+                tracer.start_span("child").end()
+        with trace_context(tags={"c": "1"}), trace_context(session_id="s"):
+            tracer.start_span("child").end()
+    assert recorder.attributes()["root"] == {
+        "mlflow.traceTag.a": "second",
+        "mlflow.traceTag.b": "own",
+        "mlflow.traceTag.c": "1",
+        "mlflow.traceTag.of first": "1",
+        "mlflow.traceTag.of second": "1",
+    }
+
+
+def test_what_is_too_late_is_logged_once(
+    recorder: Recorder, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "_reported", set[str]())
+    tracer = recorder.tracer
+    root = tracer.start_span("root", attributes={"mlflow.experimentId": "7"})
+    with use_span(root):
+        with trace_context(experiment_id="7", tags={"a": "1"}):
+            tracer.start_span("same experiment").end()
+        assert caplog.messages == []
+        for _ in range(2):
+            with trace_context(experiment_id="8"):
+                tracer.start_span("other experiment").end()
+        root.end()
+        for _ in range(2):
+            with trace_context(tags={"b": "2"}):
+                tracer.start_span("late").end()
+    assert ["inside of a running" in message for message in caplog.messages] == [True, False]
+    assert "first span has ended" in caplog.messages[1]
+
+
 def test_an_experiment_that_a_root_sets_itself_holds_for_its_children(
     recorder: Recorder,
 ) -> None:
     with recorder.tracer.start_as_current_span("root", attributes={"mlflow.experimentId": "7"}):
         recorder.tracer.start_span("child").end()
     assert recorder.attributes()["child"] == {"mlflow.experimentId": "7"}
+
+
+def test_a_processor_that_a_program_has_dropped_is_freed_at_once() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        processor = MLflowBatchSpanProcessor(FakeDelivery())
+        known = ref(processor)
+        processor.shutdown()
+        del processor
+        assert known() is None
+    finally:
+        gc.enable()

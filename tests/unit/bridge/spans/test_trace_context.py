@@ -7,10 +7,12 @@ import contextvars
 import logging
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from opentelemetry import context
 
+from mlflow_bridge import ConfigurationError
 from mlflow_bridge._spans.trace_context import current_trace_context, trace_context
 
 
@@ -24,6 +26,21 @@ def test_values_hold_inside_of_the_block_only() -> None:
     with trace_context(session_id="s"):
         assert current_session() == "s"
     assert current_trace_context() is None
+
+
+@pytest.mark.parametrize("given", ["team-a", "", "٣", "1.5"])
+def test_an_experiment_id_that_is_no_number_is_an_error_at_once(given: str) -> None:
+    entered = trace_context(experiment_id=given)
+    with pytest.raises(ConfigurationError, match="experiment_id of trace_context"):
+        entered.__enter__()
+
+
+def test_an_experiment_id_may_be_an_int() -> None:
+    number: Any = 7
+    with trace_context(experiment_id=number):
+        values = current_trace_context()
+    assert values is not None
+    assert values.experiment_id == "7"
 
 
 def test_values_are_removed_when_the_block_fails() -> None:

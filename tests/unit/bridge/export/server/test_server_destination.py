@@ -177,6 +177,14 @@ def test_experiment_that_is_deleted_meanwhile_is_noticed(server: FakeTrackingSer
     assert isinstance(experiments.resolve(None), Retry)
 
 
+def test_an_experiment_id_that_is_no_number_is_refused_without_a_request() -> None:
+    directory: Any = None
+    config = MLflowDSPyConfig(tracking_uri="http://127.0.0.1:1", experiment_name="mine")
+    outcome = Experiments(config, directory).resolve("team-a")
+    assert isinstance(outcome, Rejected)
+    assert "'team-a'" in outcome.reason
+
+
 def test_server_with_a_new_database_gets_the_experiment_again(server: FakeTrackingServer) -> None:
     destination = destination_at(server)
     assert destination.send(batch_of()) == Sent(3)
