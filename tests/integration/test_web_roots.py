@@ -114,3 +114,16 @@ except ValueError as error:
         locations=[trace.info.experiment_id], run_id=run.info.run_id, include_spans=False
     )
     assert [each.info.trace_id for each in linked] == [trace.info.trace_id]
+
+
+def test_messages_of_a_stream_are_left_out(tmp_path: Path, uri: str) -> None:
+    source = """
+asgi = trace.get_tracer("opentelemetry.instrumentation.asgi")
+with asgi.start_as_current_span("GET /ask", kind=trace.SpanKind.SERVER):
+    program(question="hi")
+    for _ in range(20):
+        asgi.start_span("http send", attributes={"asgi.event.type": "http.response.body"}).end()
+"""
+    [trace] = traces_of(source, tmp_path, uri)
+    assert "http send" not in {span.name for span in trace.data.spans}
+    assert extract_inputs_from_trace(trace) == ASKED

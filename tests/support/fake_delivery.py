@@ -45,6 +45,7 @@ _SETTINGS: dict[str, Any] = {
     "max_spill_queue_size": 100_000,
     "max_spill_queue_bytes": 268_435_456,
     "traces": "all",
+    "drop_asgi_io_spans": True,
 }
 
 

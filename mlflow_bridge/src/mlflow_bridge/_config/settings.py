@@ -70,6 +70,7 @@ PROCESSOR_FIELDS: Final = (
     "max_spill_queue_size",
     "max_spill_queue_bytes",
     "traces",
+    "drop_asgi_io_spans",
     "max_batch_size",
     "schedule_delay_seconds",
     "spool",
@@ -238,6 +239,11 @@ class MLflowDSPyConfig(EnvironmentSettings):
         default="genai",
         description="Which traces go to MLflow. genai: traces with a DSPy or GenAI span; all: "
         "every sampled trace.",
+    )
+    drop_asgi_io_spans: bool = Field(
+        default=True,
+        description="true or false: whether childless spans of single ASGI messages, such as "
+        "'http send', are left out of what goes to MLflow. A stream has one for each chunk.",
     )
     max_batch_size: int = Field(
         default=512,

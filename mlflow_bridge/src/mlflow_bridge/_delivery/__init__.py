@@ -7,12 +7,15 @@ Delivery keeps to these invariants. The tests that show an invariant are listed 
 **D1.** Each sampled span that has ended is stored, rejected by MLflow, filtered, queued, spilled or
 dropped. The six counters of `status()` add up to the number of these spans at any moment. With
 ``traces="genai"``, a trace with a wanted span is delivered whole and other traces are filtered,
-also if some of their spans have no slot or are on disk.
+also if some of their spans have no slot or are on disk. A span of a single ASGI message is filtered
+unless it has a child.
 
 - ``test_delivery_model.py::TestDelivery``
 - ``test_filter_and_spool.py::test_a_root_with_a_slot_is_sent_although_its_chat_had_none``
 - ``test_filter_and_spool.py::test_plain_traces_without_a_slot_are_filtered``
 - ``test_filter_and_spool.py::test_plain_traces_of_a_killed_process_are_filtered``
+- ``test_asgi_io.py::test_messages_are_filtered_and_counted``
+- ``test_asgi_io.py::test_a_message_with_a_child_is_kept``
 - ``test_status_at_any_moment.py::test_the_counters_add_up_at_any_moment``
 
 **D2.** A thread that ends a span never waits for the network. It writes to the disk only with

@@ -20,6 +20,7 @@ from typing import Any, Final
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
 
+from mlflow_bridge._delivery.asgi_io import AsgiIo
 from mlflow_bridge._delivery.sender import Sender
 from mlflow_bridge._delivery.slots import FlushMark, Slots
 from mlflow_bridge._delivery.spill import SpillWriter
@@ -48,7 +49,14 @@ class _Noted:
 
 
 # A tuple is a span that has a slot of the spill writer: zip() makes it inside one instruction.
-_Item = ReadableSpan | tuple[ReadableSpan] | _Noted | FlushMark
+_SpanItem = ReadableSpan | tuple[ReadableSpan] | _Noted
+_Item = _SpanItem | FlushMark
+
+
+def _span_of(item: _SpanItem) -> ReadableSpan:
+    if isinstance(item, tuple):
+        return item[0]
+    return item.span if isinstance(item, _Noted) else item
 
 
 class Collector:
@@ -68,6 +76,7 @@ class Collector:
         traces: Holds spans until it is known whether their trace is wanted; None if all traces are.
         ended: Called by the thread for each span, with a slot or without, in the order of their
             ends; not for a local root without a slot.
+        asgi_io: Finds the spans of single ASGI messages, which are dropped; None if they are kept.
         spool: Forgets the spans that the filter drops; None if there is no spool.
         too_late: Finds a place for a span that has a slot, but was added after `close`.
         spill: Gets the spans of wanted traces that have one of its slots and not one of the queue;
@@ -86,6 +95,7 @@ class Collector:
         delay_seconds: float,
         traces: TraceBuffer[Any] | None,
         ended: Callable[[ReadableSpan], object],
+        asgi_io: AsgiIo | None,
         spool: Spool | None,
         too_late: Callable[[ReadableSpan], None],
         spill: SpillWriter | None,
@@ -100,6 +110,7 @@ class Collector:
         self._delay = delay_seconds
         self._traces = traces
         self._note_end = ended
+        self._asgi_io = asgi_io
         self._spool = spool
         self._too_late = too_late
         self._spill = spill
@@ -293,6 +304,8 @@ class Collector:
         """Pass on all spans that wait now, and decide on traces. False if spans were taken out."""
         if self._traces is not None:
             self._traces.begin()
+        if self._asgi_io is not None:
+            self._asgi_io.begin(self._waiting)
         # Spans that had ended by then are among these; see TraceBuffer.begin.
         left = len(self._queue)
         marks: list[FlushMark] = []
@@ -316,28 +329,33 @@ class Collector:
             items.append(item)
         return items
 
-    def _note(self, item: ReadableSpan | tuple[ReadableSpan] | _Noted) -> None:
-        if isinstance(item, tuple):
-            self._note_end(item[0])
-        elif not isinstance(item, _Noted):
-            self._note_end(item)
+    def _note(self, item: _SpanItem) -> None:
+        span = _span_of(item)
         # A root on disk may be read in this process later, and is looked at then.
-        elif not is_local_root(item.span):
-            self._note_end(item.span)
+        if not (isinstance(item, _Noted) and is_local_root(span)):
+            self._note_end(span)
+
+    def _waiting(self) -> list[ReadableSpan]:
+        """The spans that wait in the queue now."""
+        # A single call into C, which no other thread interrupts.
+        return [_span_of(item) for item in self._queue.copy() if not isinstance(item, FlushMark)]
 
     def _spans_of(self, item: _Item) -> Iterable[ReadableSpan]:
         """The span of an item that the filter is to divide."""
         if isinstance(item, FlushMark):
             return ()
         self._note(item)
+        is_left_out = self._asgi_io is not None and self._asgi_io.is_left_out(_span_of(item))
         if isinstance(item, _Noted):
             if self._traces is not None:
                 self._traces.note(item.span)
             return ()
         if isinstance(item, tuple):
             self._for_disk[id(item[0])] += 1
-            return item
-        return (item,)
+        if is_left_out:
+            self._drop([_span_of(item)])
+            return ()
+        return (_span_of(item),)
 
     def _pass_on(self, spans: Sequence[ReadableSpan], *, concluding: bool = False) -> None:
         """Give the sender the spans of wanted traces.

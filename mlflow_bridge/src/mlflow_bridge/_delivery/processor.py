@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import TraceFlags
 
 from mlflow_bridge._delivery.admission import Admission, Placing
+from mlflow_bridge._delivery.asgi_io import AsgiIo
 from mlflow_bridge._delivery.collector import Collector
 from mlflow_bridge._delivery.copies import Copying
 from mlflow_bridge._delivery.metrics import observe
@@ -91,6 +92,7 @@ class DeliveryProcessor(SpanProcessor):
         max_spill_queue_size: int,
         max_spill_queue_bytes: int,
         traces: Literal["genai", "all"],
+        drop_asgi_io_spans: bool,
         backoff: Backoff | None = None,
         spill_after_seconds: float = 5.0,
         is_refused: bool = False,
@@ -112,6 +114,7 @@ class DeliveryProcessor(SpanProcessor):
             max_spill_queue_size: The most spans that may wait in memory for the spool.
             max_spill_queue_bytes: The most bytes of these spans, approximately.
             traces: Whether traces without a DSPy or GenAI span are delivered.
+            drop_asgi_io_spans: Whether childless spans of single ASGI messages are left out.
             backoff: How long to wait between attempts.
             spill_after_seconds: How long a destination may be unavailable before the spans that
                 wait for it in memory go to the spool.
@@ -132,6 +135,7 @@ class DeliveryProcessor(SpanProcessor):
         self._spill_after = spill_after_seconds
         self._backoff = backoff or Backoff()
         self._filters = traces == "genai"
+        self._drops_asgi_io = drop_asgi_io_spans
         self._exit_deadline: float | None = None
         self._closed = False
         self._complete = False
@@ -206,6 +210,7 @@ class DeliveryProcessor(SpanProcessor):
             delay_seconds=self._schedule_delay,
             traces=traces,
             ended=self._lending.note,
+            asgi_io=AsgiIo(self._open.unqueued) if self._drops_asgi_io else None,
             spool=self._spool,
             too_late=lambda span: (it := this()) and it._admission.admit_too_late(span),
             spill=self._spill,

@@ -100,6 +100,7 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
             max_spill_queue_size=config.max_spill_queue_size,
             max_spill_queue_bytes=config.max_spill_queue_bytes,
             traces=config.traces,
+            drop_asgi_io_spans=config.drop_asgi_io_spans,
             is_refused=is_refused,
             meter_provider=meter_provider,
         )

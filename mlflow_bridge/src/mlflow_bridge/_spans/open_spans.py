@@ -94,11 +94,16 @@ class OpenSpans:
         known = [span for refers in self._known.valuerefs() if (span := refers()) is not None]
         return [*known, *list(self.held.values())]
 
-    def trace_ids(self) -> set[int]:
-        """The traces that have a span that is open, or on its way to a queue."""
+    def unqueued(self) -> list[ReadableSpan]:
+        """The spans that are open, or on their way to a queue."""
         spans: list[ReadableSpan] = [*self._all()]
         # Afterwards, so that no span is missed that leaves at this moment.
         spans += list(self.leaving.values())
+        return spans
+
+    def trace_ids(self) -> set[int]:
+        """The traces that have a span that is open, or on its way to a queue."""
+        spans = self.unqueued()
         return {context.trace_id for span in spans if (context := span.get_span_context())}
 
     def has(self, trace_id: int) -> bool:
