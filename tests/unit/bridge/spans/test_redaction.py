@@ -117,7 +117,8 @@ def test_a_function_does_not_make_spans_nameless() -> None:
     processor.on_end(ended(text="private"))
     instrumentor.uninstrument()
     [span] = processor.spans
-    assert (span.name, plain(span)["text"]) == (ended().name, "-")
+    assert span.name.startswith("serve ")
+    assert plain(span)["text"] == "-"
 
 
 class Processor:
