@@ -17,6 +17,7 @@ LITELLM_FILES = frozenset(
         "tests/unit/instrumentation/operations/lm/test_lm_events.py",
         "tests/unit/instrumentation/operations/lm/test_lm_forward.py",
         "tests/unit/instrumentation/operations/lm/test_lm_provider.py",
+        "tests/unit/instrumentation/operations/lm/test_lm_responses.py",
         "tests/unit/instrumentation/test_metrics.py",
         "tests/unit/instrumentation/operations/lm/test_streaming_lm.py",
         "tests/unit/support/test_fake_openai_with_dspy.py",

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 
 from tests import ROOT
+from tests.support.genai_schemas import shape_faults
 
 _FOLDER = ROOT / "opentelemetry-instrumentation-dspy" / "semconv" / "registry"
 
@@ -59,9 +61,12 @@ JSON_CONTENT = CONTENT - {
 _PYTHON_TYPES: Mapping[str, type] = {"string": str, "int": int, "double": float, "boolean": bool}
 
 
-def faults_of(span: Any) -> Iterator[str]:
-    """What is wrong with the names, types and values on one ended span."""
+def faults_of(span: Any, *, shapes: bool = True) -> Iterator[str]:
+    """What is wrong with the names, types, values and shapes on one ended span."""
     yield from _faults(span.attributes, "")
+    if shapes:
+        with contextlib.suppress(ValueError):  # what is no JSON is a fault of its own
+            yield from shape_faults(span.attributes)
     yield from _faults(span.instrumentation_scope.attributes or {}, "scope: ")
     if "dspy.operation" not in span.attributes:
         yield "dspy.operation is missing"

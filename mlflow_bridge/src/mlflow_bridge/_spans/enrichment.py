@@ -23,6 +23,13 @@ from mlflow_bridge._spans.trace_context import (
     current_trace_context,
     identity_in,
 )
+from opentelemetry.instrumentation.dspy.semconv import (
+    GEN_AI_CONVERSATION_ID,
+    GEN_AI_OPERATION_NAME,
+    GenAIOperations,
+)
+
+_INFERENCES = frozenset({GenAIOperations.CHAT, GenAIOperations.TEXT_COMPLETION})
 
 _logger = logging.getLogger(__name__)
 
@@ -44,8 +51,9 @@ class Enrichment:
     marked before. Values come from `mlflow_bridge.trace_context`, and otherwise from the baggage
     entries ``session.id``, ``user.id`` and ``gen_ai.conversation.id``. An attribute that the span
     was started with is left alone. Session, user and conversation of a ``trace_context`` inside of
-    a running trace go on the spans directly below it: MLflow takes them from any span. It takes
-    tags and run from the root only, so they go on the local root while that is open. If a root
+    a running trace go on the spans directly below it: MLflow takes them from any span. The
+    conversation also goes on each call of a model. MLflow takes tags and run from the root only, so
+    they go on the local root while that is open. If a root
     names an experiment, all spans below it name the same experiment: MLflow puts a trace into the
     experiment of its first stored spans, and the root is stored last.
 
@@ -80,8 +88,11 @@ class Enrichment:
             _guarded(_follow_parent, span, context)
         known = get_current() if context is None else context
         values: Any = known.get(TRACE_CONTEXT_KEY)
-        if values is not None and values.entered_in == parent.span_id:
-            _guarded(self._enrich_nested, span, values)
+        if values is not None:
+            if values.entered_in == parent.span_id:
+                _guarded(self._enrich_nested, span, values)
+            elif values.conversation_id is not None:
+                _guarded(_enrich_inference, span, values)
         return False
 
     def _enrich_nested(self, span: Span, values: TraceContext) -> None:
@@ -142,6 +153,12 @@ def _enrich_running(root: Span | None, values: TraceContext) -> None:
     placed = (root.attributes or {}).get(EXPERIMENT_ID)
     if values.experiment_id is not None and placed != values.experiment_id:
         report_once(_IN_ANOTHER_EXPERIMENT)
+
+
+def _enrich_inference(span: Span, values: TraceContext) -> None:
+    # The GenAI conventions want it on each call of a model, for backends that look at one span.
+    if (span.attributes or {}).get(GEN_AI_OPERATION_NAME) in _INFERENCES:
+        _set_missing(span, {GEN_AI_CONVERSATION_ID: str(values.conversation_id)})
 
 
 def _set_missing(span: Span, attributes: dict[str, str]) -> None:

@@ -43,8 +43,9 @@ def test_audio(traced: Traced) -> None:
     assert given["audio_format"] == "wav"
     assert given["data"].startswith(f"data:audio/wav;base64,{NOTE}")
     messages = traced.content("chat echo", "gen_ai.input.messages")
-    sounds = [part for message in messages for part in message["parts"] if part["type"] == "uri"]
+    sounds = [part for message in messages for part in message["parts"] if part["type"] == "blob"]
     assert [part["modality"] for part in sounds] == ["audio", "audio"]
+    assert {part["mime_type"] for part in sounds} == {"audio/wav"}
 
 
 @pytest.mark.skipif(not hasattr(dspy, "File"), reason="dspy.File came with 3.1")
@@ -91,25 +92,27 @@ def test_as_a_query(traced: Traced) -> None:
 
 
 @pytest.mark.parametrize(
-    "part",
+    ("part", "kind"),
     [
-        {"type": "input_audio", "input_audio": {"data": PAYLOAD, "format": "mp3"}},
-        {"type": "input_audio", "input_audio": None},
-        {"type": "input_audio", "input_audio": {"data": None}},
-        {"type": "input_audio", "input_audio": "odd"},
-        {"type": "input_audio"},
+        ({"type": "input_audio", "input_audio": {"data": PAYLOAD, "format": "mp3"}}, "blob"),
+        ({"type": "input_audio", "input_audio": PAYLOAD}, "blob"),
+        ({"type": "input_audio", "input_audio": None}, "text"),
+        ({"type": "input_audio", "input_audio": {"data": None}}, "text"),
+        ({"type": "input_audio"}, "text"),
     ],
 )
-def test_each_kind_of_audio(part: dict[str, Any]) -> None:
+def test_each_kind_of_audio(part: dict[str, Any], kind: str) -> None:
     ((only,),) = [m["parts"] for m in input_messages((), {"messages": [{"content": [part]}]})]
-    assert (only["type"], only["modality"]) == ("uri", "audio")
+    assert only["type"] == kind
+    assert PAYLOAD not in json.dumps(only)
 
 
 def test_a_part_of_a_typed_request() -> None:
     part = SimpleNamespace(type="image", media_type="image/png", data=PAYLOAD, url=None)
     message = SimpleNamespace(role="user", parts=(part,))
     ((only,),) = [m["parts"] for m in input_messages((), {"messages": [message]})]
-    assert only == {"type": "image", "media_type": "image/png", "data": URI}
+    assert (only["type"], only["modality"], only["mime_type"]) == ("blob", "image", "image/png")
+    assert only["content"].startswith(NOTE)
 
 
 SHORT = [

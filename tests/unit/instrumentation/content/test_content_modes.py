@@ -73,6 +73,7 @@ ELSEWHERE = (
     "exception.",
     "gen_ai.evaluation.",
     "gen_ai.retrieval.",
+    "gen_ai.system_instructions",
     "gen_ai.tool.definitions",
 )
 

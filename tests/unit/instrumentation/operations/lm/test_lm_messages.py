@@ -92,10 +92,8 @@ async def test_an_explicit_request(traced: Traced, server: FakeOpenAI, how: str)
         assert attributes["gen_ai.request.max_tokens"] == 50
     traced.clear()
     lm(*args, **kwargs)
-    assert said(traced, CHAT) == [
-        {"role": "system", "parts": [text("Be short.")]},
-        {"role": "user", "parts": [text("hello")]},
-    ]
+    assert said(traced, CHAT) == HELLO
+    assert traced.content(CHAT, "gen_ai.system_instructions") == [text("Be short.")]
     (answer,) = traced.content(CHAT, "gen_ai.output.messages")
     assert answer == {"role": "assistant", "parts": [text("some text")], "finish_reason": "stop"}
 
@@ -143,11 +141,11 @@ def test_an_image_is_told_and_not_carried_along(traced: Traced) -> None:
     with dspy.context(lm=EchoLM()):
         dspy.Predict("photo: dspy.Image -> answer")(photo=dspy.Image(url=PIXEL))
     photos = [
-        part for message in said(traced) for part in message["parts"] if part["type"] == "uri"
+        part for message in said(traced) for part in message["parts"] if part["type"] == "blob"
     ]
     (photo,) = photos
-    assert photo["modality"] == "image"
-    assert photo["uri"].startswith("data:image/png;base64,[5000 characters, sha256 ")
+    assert (photo["modality"], photo["mime_type"]) == ("image", "image/png")
+    assert photo["content"].startswith("[5000 characters, sha256 ")
     sizes = [len(str(value)) for span in traced.spans for value in (span.attributes or {}).values()]
     assert max(sizes) < 4_000
 
@@ -177,7 +175,7 @@ CALL = {"id": "c-1", "type": "function", "function": {"name": "f", "arguments": 
         ),
         (
             {"role": "user", "content": [{"type": "file", "file": {"file_id": "f-1"}}]},
-            [{"type": "file", "file": {"file_id": "f-1"}}],
+            [{"type": "file", "modality": "document", "file_id": "f-1"}],
         ),
     ],
 )

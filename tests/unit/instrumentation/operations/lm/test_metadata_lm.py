@@ -175,7 +175,9 @@ async def test_an_explicit_request(traced: Traced, server: FakeOpenAI, how: str,
     (tool,) = json.loads(attributes["gen_ai.tool.definitions"])
     assert (tool["name"], tool["description"]) == ("weather", "Tells it.")
     roles = [message["role"] for message in json.loads(attributes["gen_ai.input.messages"])]
-    assert roles == ["system", "user"]
+    assert roles == ["user"]
+    instructions = json.loads(attributes["gen_ai.system_instructions"])
+    assert instructions == [{"type": "text", "content": "Be brief."}]
     (message,) = json.loads(attributes["gen_ai.output.messages"])
     assert message["parts"] == [{"type": "text", "content": "hi"}]
 
@@ -185,5 +187,5 @@ def test_what_openai_nests_in_a_tool_is_flat(traced: Traced) -> None:
     EchoLM()("hello", tools=[{"type": "function", "function": function}, {"type": "web_search"}])
     assert traced.content("chat echo", "gen_ai.tool.definitions") == [
         {"type": "function", **function},
-        {"type": "web_search"},
+        {"type": "web_search", "name": "web_search"},
     ]

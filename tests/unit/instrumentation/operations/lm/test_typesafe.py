@@ -115,6 +115,7 @@ async def test_every_fact_of_a_call(traced: Traced, mode: str) -> None:
     assert answered == {
         "role": "assistant",
         "parts": [{"type": "text", "content": '{"urgent":{"noul":0.75}}'}],
+        "finish_reason": "stop",
     }
 
 

@@ -77,6 +77,10 @@ class ContentEncoder:
         """Clear the cache of long texts; called when an outermost call has ended."""
         self._long_texts.clear()
 
+    def shortened(self, text: str) -> str:
+        """The result of `shorten_data_uris`, which a trace computes once for a long text."""
+        return self._long_texts.shortened(text)
+
     def put(
         self,
         attributes: dict[str, Any],

@@ -19,6 +19,7 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     Runtime,
     SpanStart,
 )
+from opentelemetry.instrumentation.dspy._operations.evaluation.scores import as_number
 from opentelemetry.instrumentation.dspy._operations.services.endpoint import read_connection
 from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint
@@ -38,6 +39,7 @@ _ID_LIST_NAMES = ("indices", "doc_ids", "ids")
 _CONTENT_NAMES = ("long_text", "text", "content", "page_content", "passage")
 _ID_NAMES = ("id", "pid", "doc_id", "document_id")
 
+_SCORED = len(("passages", "indices", "scores"))
 _MISSING: Any = object()
 
 
@@ -87,6 +89,7 @@ class RetrievalOperation(Operation):
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         documents = documents_of(result)
+        _put_scores(documents, call.state)
         attributes[semconv.DSPY_RETRIEVAL_DOCUMENT_COUNT] = len(documents)
         if self._settings.records_outputs:
             self._content.put(attributes, semconv.GEN_AI_RETRIEVAL_DOCUMENTS, self.name, documents)
@@ -96,6 +99,7 @@ def documents_of(result: Any) -> list[dict[str, Any]]:
     """The result of a retriever as ``{"id", "content", "score"}``, with the parts that it has.
 
     Takes a Prediction of parallel lists, or texts, records or Predictions, one or a list of them.
+    An id is a text, as the conventions want it, and a score is a number.
     """
     if result is None:
         return []
@@ -122,8 +126,36 @@ def _documents_of_prediction(prediction: Any) -> list[dict[str, Any]]:
     for name, values in (("id", ids), ("score", scores)):
         if isinstance(values, (list, tuple)):
             for document, value in zip(documents, cast("Sequence[Any]", values), strict=False):
-                document[name] = value
+                _put(document, name, value)
     return documents
+
+
+def _put(document: dict[str, Any], name: str, value: Any) -> None:
+    if name == "score":
+        score = as_number(value)
+        if score is not None and not isinstance(value, bool):
+            document[name] = score
+    elif value is not None:
+        document[name] = value if isinstance(value, str) else str(value)
+
+
+def _put_scores(documents: list[dict[str, Any]], found: Any) -> None:
+    """Add the scores of a search of ``Embeddings``, which leaves them out of its result.
+
+    Args:
+        documents: The documents in the result.
+        found: Passages, indices and scores, as the batched search has returned them.
+    """
+    if not isinstance(found, tuple):
+        return
+    lists = cast("tuple[Any, ...]", found)
+    if len(lists) != _SCORED or not isinstance(lists[-1], (list, tuple)):
+        return
+    scores = cast("Sequence[Any]", lists[-1])
+    if len(scores) == len(documents):
+        for document, score in zip(documents, scores, strict=True):
+            if "score" not in document:
+                _put(document, "score", score)
 
 
 def _document(item: Any) -> dict[str, Any]:
@@ -143,7 +175,7 @@ def _document(item: Any) -> dict[str, Any]:
     for name, names in (("id", _ID_NAMES), ("score", ("score",))):
         value = _first(fields, names)
         if value is not _MISSING:
-            document[name] = value
+            _put(document, name, value)
     return document
 
 

@@ -14,6 +14,10 @@ import dspy
 from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.begin import current_call
 from opentelemetry.instrumentation.dspy._calls.call import Runtime
+from opentelemetry.instrumentation.dspy._operations.lm.messages import (
+    finish_reason,
+    responses_finish_reason,
+)
 from opentelemetry.instrumentation.dspy._operations.lm.record import LMAnswer, LMRecord
 from opentelemetry.instrumentation.dspy._operations.reading import value
 from opentelemetry.instrumentation.dspy._operations.services.usage import (
@@ -169,8 +173,8 @@ def _answer_of(result: Any) -> LMAnswer:
     )
     responses = result.responses
     if responses:
-        answer.response_id = next((r.id for r in responses if r.id), None)
-        answer.finish_reasons = _texts(r.finish_reason for r in responses)
+        answer.response_id = next(filter(None, map(_id_of, responses)), None)
+        answer.finish_reasons = _reasons(r.finish_reason for r in responses)
         _prefer_charges(answer, (value(r.provider_data, "usage") for r in responses))
     elif result.raw is not None:
         _put_ids(answer, result.raw)
@@ -240,21 +244,30 @@ def _record_typed_response(record: LMRecord, _lm: Any, _request: Any, response: 
     answer.response_id = response.response_id or answer.response_id
     answer.response_model = _text(response.model) or answer.response_model
     answer.finish_reasons = (
-        _texts(output.finish_reason for output in response.outputs) or answer.finish_reasons
+        _reasons(output.finish_reason for output in response.outputs) or answer.finish_reasons
     )
     cost = as_cost(response.cost)
     answer.cost = answer.cost if cost is None else cost
 
 
+def _id_of(response: Any) -> str | None:
+    """The id of a response of dspy >= 3.4. A stream has it only in the provider's own data."""
+    return _text(response.id) or _text(value(response.provider_data, "id"))
+
+
 def _put_ids(answer: LMAnswer, response: Any) -> None:
     answer.response_id = _text(value(response, "id"))
-    choices: Any = value(response, "choices") or ()
-    answer.finish_reasons = _texts(value(choice, "finish_reason") for choice in choices)
+    choices: Any = value(response, "choices")
+    if choices:
+        answer.finish_reasons = _reasons(value(choice, "finish_reason") for choice in choices)
+    else:
+        reason = responses_finish_reason(response)
+        answer.finish_reasons = () if reason is None else (reason,)
 
 
 def _text(candidate: Any) -> str | None:
     return candidate if isinstance(candidate, str) and candidate else None
 
 
-def _texts(candidates: Iterable[Any]) -> tuple[str, ...]:
-    return tuple(text for text in candidates if isinstance(text, str))
+def _reasons(candidates: Iterable[Any]) -> tuple[str, ...]:
+    return tuple(finish_reason(text) for text in candidates if isinstance(text, str))

@@ -24,6 +24,7 @@ from opentelemetry.instrumentation.dspy._settings import ContentMode, Settings
 _CONTENT = (
     semconv.GEN_AI_INPUT_MESSAGES,
     semconv.GEN_AI_OUTPUT_MESSAGES,
+    semconv.GEN_AI_SYSTEM_INSTRUCTIONS,
     semconv.GEN_AI_TOOL_DEFINITIONS,
     semconv.DSPY_LM_PARAMETERS,
 )

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from opentelemetry import baggage
+
 import dspy
 from opentelemetry.instrumentation.dspy._calls.call import (
     CLIENT,
@@ -25,15 +27,18 @@ from opentelemetry.instrumentation.dspy._operations.lm.messages import (
     output_messages,
     text_only_messages,
 )
+from opentelemetry.instrumentation.dspy._operations.lm.parts import parts_of
 from opentelemetry.instrumentation.dspy._operations.lm.record import LMRecord
 from opentelemetry.instrumentation.dspy._operations.lm.request import (
     RequestDescription,
     read_request,
-    tool_definitions,
 )
 from opentelemetry.instrumentation.dspy._operations.services.model_names import (
     provider_named,
     split_model_name,
+)
+from opentelemetry.instrumentation.dspy._operations.services.tool_definitions import (
+    tool_definitions,
 )
 from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint
@@ -45,12 +50,15 @@ from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_LM_RETRY_MAX,
     DSPY_LM_TYPE,
     DSPY_OPERATION,
+    GEN_AI_CONVERSATION_ID,
     GEN_AI_INPUT_MESSAGES,
     GEN_AI_OPERATION_NAME,
     GEN_AI_OUTPUT_MESSAGES,
     GEN_AI_PROVIDER_NAME,
     GEN_AI_REQUEST_MODEL,
+    GEN_AI_RESPONSE_FINISH_REASONS,
     GEN_AI_RESPONSE_MODEL,
+    GEN_AI_SYSTEM_INSTRUCTIONS,
     GEN_AI_TOOL_DEFINITIONS,
     GenAIOperations,
     Operations,
@@ -107,6 +115,9 @@ class LMOperation(Operation):
     def inputs(self, call: Call, attributes: Attributes) -> None:
         lm = call.instance
         request = read_request(lm, call.args, call.kwargs, self._content.secrets)
+        conversation = baggage.get_baggage(GEN_AI_CONVERSATION_ID, call.before)
+        if conversation is not None:
+            attributes[GEN_AI_CONVERSATION_ID] = str(conversation)
         attributes.update(request.attributes)
         cached = _is_cached(call)
         if cached is not None:
@@ -123,7 +134,11 @@ class LMOperation(Operation):
         if text_only is not None:
             self._content.put_jsonable(attributes, GEN_AI_INPUT_MESSAGES, name, *text_only)
         else:
-            put(attributes, GEN_AI_INPUT_MESSAGES, name, input_messages(call.args, call.kwargs))
+            messages = input_messages(call.args, call.kwargs, self._content.shortened)
+            put(attributes, GEN_AI_INPUT_MESSAGES, name, messages)
+        if request.instructions:
+            instructions = parts_of(request.instructions, self._content.shortened)
+            put(attributes, GEN_AI_SYSTEM_INSTRUCTIONS, name, instructions)
         if request.tools:
             put(attributes, GEN_AI_TOOL_DEFINITIONS, name, tool_definitions(request.tools))
         if request.others:
@@ -132,7 +147,7 @@ class LMOperation(Operation):
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         if self._settings.records_outputs:
             record: LMRecord = call.state
-            messages = output_messages(result, record.finish_reasons)
+            messages = output_messages(result, record.finish_reasons, self._content.shortened)
             size = _size_of_texts(result)
             if size is not None:
                 self._content.put_jsonable(
@@ -142,7 +157,10 @@ class LMOperation(Operation):
                 self._content.put(attributes, GEN_AI_OUTPUT_MESSAGES, self.name, messages)
 
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
-        attributes.update(finish_lm_call(call))
+        attributes.update(finish_lm_call(call, error))
+
+
+_FAILED = ("error",)
 
 
 def _is_cached(call: Call) -> bool | None:
@@ -188,11 +206,13 @@ def split_model(lm: Any, kwargs: Mapping[str, Any]) -> tuple[str | None, str]:
     return split_model_name(model)
 
 
-def finish_lm_call(call: Call) -> Attributes:
+def finish_lm_call(call: Call, error: BaseException | None) -> Attributes:
     """Count a finished LM call in all calls around it; returns its data as attributes."""
     outer = _count_in_modules(call)
     record: LMRecord = call.state
     attributes = record.attributes()
+    if isinstance(error, Exception) and GEN_AI_RESPONSE_FINISH_REASONS not in attributes:
+        attributes[GEN_AI_RESPONSE_FINISH_REASONS] = _FAILED
     answered = attributes.get(GEN_AI_RESPONSE_MODEL)
     if answered is not None and "/" in answered:
         asked: str = call.start_attributes[GEN_AI_REQUEST_MODEL]

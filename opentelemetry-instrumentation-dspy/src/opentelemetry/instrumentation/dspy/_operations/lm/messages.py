@@ -9,18 +9,27 @@ typed LM interface (3.3: pydantic, 3.4: dataclasses), or a str.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
-from opentelemetry.instrumentation.dspy._content.jsonable import AUDIO_KEY, as_data_uri
-from opentelemetry.instrumentation.dspy._content.redaction import BASE64_MARK, MIN_DATA_URI
+from opentelemetry.instrumentation.dspy._content.redaction import (
+    BASE64_MARK,
+    MIN_DATA_URI,
+    shorten_data_uri,
+)
+from opentelemetry.instrumentation.dspy._operations.lm.parts import (
+    Part,
+    Shorten,
+    part_of,
+    parts_of,
+    reasoning_part,
+    text_part,
+    tool_calls_of,
+    tool_response_part,
+)
 from opentelemetry.instrumentation.dspy._operations.reading import value
 
 Message = dict[str, Any]
-Part = dict[str, Any]
 
 
 def explicit_request(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -31,18 +40,26 @@ def explicit_request(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return request
 
 
-def input_messages(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Message]:
-    """The input messages of an LM call, in any of the calling conventions."""
+def input_messages(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], shorten: Shorten = shorten_data_uri
+) -> list[Message]:
+    """The input messages of an LM call, in any of the calling conventions.
+
+    Args:
+        args: The positional arguments of the call.
+        kwargs: The keyword arguments of the call.
+        shorten: Replaces the payload of a data URI.
+    """
     request = explicit_request(args, kwargs)
     if request is not None:
-        return _request_messages(request)
+        return [_message(message, shorten) for message in value(request, "messages", ())]
     messages = kwargs.get("messages")
     if messages is None and len(args) > 1:
         messages = args[1]  # (prompt, messages) were positional before 3.3
     if messages:
-        return [_message(message) for message in messages]
+        return [_message(message, shorten) for message in messages]
     prompt = kwargs.get("prompt", args[0] if args else None)
-    return [{"role": "user", "parts": [_text(prompt)]}]
+    return [{"role": "user", "parts": parts_of(prompt, shorten)}]
 
 
 def text_only_messages(
@@ -79,117 +96,100 @@ def may_have_data_uri(text: str) -> bool:
     return text[:5] == "data:" or (";" in text and BASE64_MARK in text)
 
 
-def output_messages(result: Any, finish_reasons: tuple[str, ...]) -> list[Message]:
-    """The result of an LM call, with one message for each choice."""
+def output_messages(
+    result: Any, finish_reasons: tuple[str, ...], shorten: Shorten = shorten_data_uri
+) -> list[Message]:
+    """The result of an LM call, with one message for each choice.
+
+    The conventions require a finish reason: without a reported reason, a complete answer counts as
+    ``stop``, or as ``tool_call`` if it calls tools.
+    """
     messages: list[Message] = []
     outputs = list(_outputs(result))
     # Of several answers, an LM may have returned only the last.
     reasons = finish_reasons[-len(outputs) :]
     for index, output in enumerate(outputs):
-        message: Message = {"role": "assistant", "parts": _output_parts(output)}
+        parts = _output_parts(output, shorten)
         if index < len(reasons):
-            message["finish_reason"] = reasons[index]
-        messages.append(message)
+            reason = reasons[index]
+        else:
+            calls_tools = any(part["type"] == "tool_call" for part in parts)
+            reason = "tool_call" if calls_tools else "stop"
+        messages.append({"role": "assistant", "parts": parts, "finish_reason": reason})
     return messages
 
 
-def _request_messages(request: Any) -> list[Message]:
-    messages = [_message(message) for message in value(request, "messages", ())]
-    system = value(request, "system")
-    if system:
-        parts = [_text(system)] if isinstance(system, str) else [_part(part) for part in system]
-        messages.insert(0, {"role": "system", "parts": parts})
-    return messages
+_REASONS = {
+    "tool_calls": "tool_call",  # OpenAI
+    "function_call": "tool_call",
+    "tool_use": "tool_call",  # Anthropic
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "completed": "stop",  # the Responses API
+    "eos": "stop",
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "model_length": "length",
+    "safety": "content_filter",  # Gemini
+    "failed": "error",
+}
 
 
+def finish_reason(reported: str) -> str:
+    """A reported finish reason in the words of the conventions; an unknown reason as it is."""
+    lower = reported.lower()
+    return _REASONS.get(lower, lower)
+
+
+def responses_finish_reason(response: Any) -> str | None:
+    """The finish reason of a response of the Responses API, which has a status instead."""
+    status = value(response, "status")
+    if not isinstance(status, str):
+        return None
+    if status == "incomplete":
+        cause = value(value(response, "incomplete_details"), "reason")
+        return finish_reason(cause) if isinstance(cause, str) else "length"
+    if status == "completed":
+        items: Any = value(response, "output") or ()
+        calls = any(value(item, "type") in _CALLS for item in items)
+        return "tool_call" if calls else "stop"
+    return finish_reason(status)
+
+
+_CALLS = frozenset({"function_call", "custom_tool_call"})
 _TEXT_MESSAGE = {"role", "content"}
 _TEXT_MESSAGE_SIZE = len(_TEXT_MESSAGE)
+# Items of the Responses API that are messages without a role.
+_ASSISTANTS_ITEMS = frozenset({*_CALLS, "reasoning"})
 
 
-def _is_text_message(message: Any) -> bool:
-    if type(message) is not dict:
-        return False
-    fields: dict[str, Any] = message  # type: ignore[reportUnknownVariableType]
-    return fields.keys() == _TEXT_MESSAGE and isinstance(fields["content"], str)
-
-
-def _message(message: Any) -> Message:
-    if _is_text_message(message):
-        return {"role": message["role"], "parts": [_text(message["content"])]}
-    role = value(message, "role", "user")
+def _message(message: Any, shorten: Shorten) -> Message:
+    if isinstance(message, str):
+        return {"role": "user", "parts": [text_part(message)]}
+    role = value(message, "role")
+    kind = value(message, "type")
+    if not isinstance(role, str):
+        role = "user"
+        if kind in _ASSISTANTS_ITEMS:
+            return {"role": "assistant", "parts": [part_of(message, shorten)]}
+        if isinstance(kind, str) and kind.endswith("_call_output"):
+            output = value(message, "output")
+            response = tool_response_part(value(message, "call_id"), output, shorten)
+            return {"role": "tool", "parts": [response]}
     parts = value(message, "parts")
     if parts is not None:
-        return {"role": role, "parts": [_part(part) for part in parts]}
+        return {"role": role, "parts": parts_of(parts, shorten)}
     content = value(message, "content")
     if role == "tool":
-        response = {"type": "tool_call_response", "id": value(message, "tool_call_id")}
-        return {"role": role, "parts": [{**response, "response": content}]}
-    return {"role": role, "parts": [*_content_parts(content), *_tool_calls(message)]}
+        response = tool_response_part(value(message, "tool_call_id"), content, shorten)
+        return {"role": role, "parts": [response]}
+    found = [*_reasoning(message), *parts_of(content, shorten), *tool_calls_of(message)]
+    return {"role": role, "parts": found}
 
 
-def _content_parts(content: Any) -> list[Part]:
-    if content is None:
-        return []
-    if isinstance(content, str):
-        return [_text(content)]
-    if isinstance(content, Iterable):
-        return [_part(part) for part in content]  # type: ignore[reportUnknownVariableType]
-    return [_text(content)]
-
-
-def _part(part: Any) -> Part:
-    if isinstance(part, str):
-        return _text(part)
-    kind = value(part, "type", "text")
-    text = value(part, "text")
-    if kind in ("text", "input_text", "output_text") and text is not None:
-        return _text(text)
-    if kind == "thinking":
-        return {"type": "reasoning", "content": text}
-    if kind == "image_url":
-        return {"type": "uri", "modality": "image", "uri": value(value(part, "image_url"), "url")}
-    if kind == AUDIO_KEY:
-        audio = as_data_uri(value(part, kind), "format")
-        return {"type": "uri", "modality": "audio", "uri": value(audio, "data")}
-    if kind == "tool_call":
-        return _tool_call(value(part, "id"), value(part, "name"), value(part, "input"))
-    if kind == "tool_result":
-        return {
-            "type": "tool_call_response",
-            "id": value(part, "id") or value(part, "call_id"),
-            "response": value(part, "content"),
-        }
-    return dict(part) if isinstance(part, Mapping) else _object_part(kind, part)  # type: ignore[reportUnknownArgumentType]
-
-
-_MEDIA_FIELDS = ("media_type", "url", "data", "file_id", "text", "title", "value")
-
-
-def _object_part(kind: str, part: Any) -> Part:
-    fields = {name: value(part, name) for name in _MEDIA_FIELDS}
-    if isinstance(fields["data"], str) and fields["media_type"]:
-        fields["data"] = f"data:{fields['media_type']}{BASE64_MARK}{fields['data']}"
-    return {"type": kind, **{name: field for name, field in fields.items() if field is not None}}
-
-
-def _text(text: Any) -> Part:
-    return {"type": "text", "content": text}
-
-
-def _tool_call(call_id: Any, name: Any, arguments: Any) -> Part:
-    if isinstance(arguments, str):
-        with contextlib.suppress(ValueError):  # a model may write invalid JSON; keep the text
-            arguments = orjson.loads(arguments)
-    return {"type": "tool_call", "id": call_id, "name": name, "arguments": arguments}
-
-
-def _tool_calls(source: Any) -> list[Part]:
-    calls: list[Part] = []
-    for call in value(source, "tool_calls") or ():
-        function = value(call, "function", call)
-        name, arguments = value(function, "name"), value(function, "arguments")
-        calls.append(_tool_call(value(call, "id"), name, arguments))
-    return calls
+def _reasoning(source: Any) -> list[Part]:
+    reasoning = value(source, "reasoning_content")
+    return [reasoning_part(reasoning)] if isinstance(reasoning, str) and reasoning else []
 
 
 def _outputs(result: Any) -> list[Any]:
@@ -199,17 +199,14 @@ def _outputs(result: Any) -> list[Any]:
     return list(outputs) if outputs is not None else [value(result, "message", result)]
 
 
-def _output_parts(output: Any) -> list[Part]:
+def _output_parts(output: Any, shorten: Shorten) -> list[Part]:
     if output is None or isinstance(output, str):
-        return _content_parts(output)
+        return parts_of(output, shorten)
     typed = value(output, "parts")
     if typed is not None:
-        return [_part(part) for part in typed]
-    parts: list[Part] = []
-    reasoning = value(output, "reasoning_content")
-    if reasoning:
-        parts.append({"type": "reasoning", "content": reasoning})
+        return parts_of(typed, shorten)
+    parts: list[Part] = _reasoning(output)
     text = value(output, "text")
     if text is not None:
-        parts.append(_text(text))
-    return parts + _tool_calls(output)
+        parts.append(text_part(text))
+    return parts + tool_calls_of(output)

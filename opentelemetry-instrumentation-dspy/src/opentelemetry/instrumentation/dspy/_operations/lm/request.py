@@ -35,6 +35,8 @@ _INTEGERS = {
     "seed": semconv.GEN_AI_REQUEST_SEED,
     "rollout_id": semconv.DSPY_LM_ROLLOUT_ID,
 }
+# Of the Responses API, of Anthropic and of Gemini.
+_INSTRUCTIONS = frozenset({"instructions", "system", "system_instruction"})
 # Parts of the call, not of the request, or recorded in attributes of their own.
 _NOT_PARAMETERS = frozenset({"prompt", "messages", "request", "model", "cache", "tools"})
 
@@ -47,11 +49,13 @@ class RequestDescription:
         attributes: The parameters in the GenAI conventions, with the types of the conventions.
         others: The other parameters.
         tools: The tools offered to the model.
+        instructions: Instructions that are given apart from the messages.
     """
 
     attributes: Attributes
     others: dict[str, Any]
     tools: Any = None
+    instructions: Any = None
 
 
 def read_request(
@@ -69,6 +73,7 @@ def read_request(
         connection = {name: defaults[name] for name in defaults if is_connection(name)}
         parameters = {**connection, **_fields(value(request, "config")), **kwargs}
         description.tools = value(request, "tools")
+        description.instructions = value(request, "system")
     for name, parameter in parameters.items():
         if parameter is not None and name not in _NOT_PARAMETERS:
             _read(description, name, parameter, secrets)
@@ -87,17 +92,31 @@ def _read(
         if parameter != 1:
             attributes[semconv.GEN_AI_REQUEST_CHOICE_COUNT] = parameter
     elif name == "stop" and isinstance(parameter, (str, list, tuple)):
-        stops = (parameter,) if isinstance(parameter, str) else cast("list[Any]", parameter)
-        if stops:
-            attributes[semconv.GEN_AI_REQUEST_STOP_SEQUENCES] = tuple(str(stop) for stop in stops)
+        _put_stop_sequences(attributes, parameter)
     elif is_connection(name):
         secrets.learn(name, parameter)
         if name in ADDRESSES:
             attributes.update(server_attributes(parameter))
+    elif name in _INSTRUCTIONS:
+        description.instructions = parameter
+    elif name == "conversation":
+        _put_conversation(attributes, parameter)
     else:
         if name == "response_format":
             attributes[semconv.GEN_AI_OUTPUT_TYPE] = _output_type(parameter)
         description.others[name] = without_credential(name, parameter)
+
+
+def _put_stop_sequences(attributes: Attributes, given: Any) -> None:
+    stops = (given,) if isinstance(given, str) else cast("list[Any]", given)
+    if stops:
+        attributes[semconv.GEN_AI_REQUEST_STOP_SEQUENCES] = tuple(str(stop) for stop in stops)
+
+
+def _put_conversation(attributes: Attributes, parameter: Any) -> None:
+    conversation = parameter if isinstance(parameter, str) else value(parameter, "id")
+    if isinstance(conversation, str):
+        attributes[semconv.GEN_AI_CONVERSATION_ID] = conversation
 
 
 def _is_number(parameter: Any) -> bool:
@@ -118,16 +137,3 @@ def _fields(config: Any) -> dict[str, Any]:
     # Parameters in "extensions" are sent like all others.
     extensions = found.pop("extensions", None)
     return {**found, **(extensions if isinstance(extensions, Mapping) else {})}
-
-
-def tool_definitions(tools: Any) -> list[Any]:
-    """Tools as in ``gen_ai.tool.definitions``; OpenAI nests them in ``function``."""
-    definitions: list[Any] = []
-    for tool in tools:
-        function = value(tool, "function")
-        if isinstance(function, Mapping):
-            given = cast("Mapping[str, Any]", function)
-            definitions.append({"type": "function", **given})
-        else:
-            definitions.append(tool)
-    return definitions

@@ -89,11 +89,11 @@ class TypeSafeOperation(Operation):
                 attributes,
                 semconv.GEN_AI_OUTPUT_MESSAGES,
                 self.name,
-                [_message("assistant", result)],
+                [{**_message("assistant", result), "finish_reason": "stop"}],
             )
 
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
-        attributes.update(finish_lm_call(call))
+        attributes.update(finish_lm_call(call, error))
 
 
 def _message(role: str, data: Any) -> dict[str, Any]:

@@ -17,12 +17,14 @@ from opentelemetry import context as context_api
 from opentelemetry.context import Context
 from opentelemetry.trace import get_current_span
 
+from opentelemetry.instrumentation.dspy._calls.begin import current_call
 from opentelemetry.instrumentation.dspy._calls.call import Runtime
 from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide_frame
 from opentelemetry.instrumentation.dspy._calls.propagation import bound_to_current_context
-from opentelemetry.instrumentation.dspy._guarding import new_lock
+from opentelemetry.instrumentation.dspy._guarding import guarded, new_lock
 from opentelemetry.instrumentation.dspy._operations.reading import instance_dict
 from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint, Version
+from opentelemetry.instrumentation.dspy.semconv import Operations
 
 _POOL = "ThreadPoolExecutor"
 _LOST = "calls in the threads of {} become separate traces"
@@ -92,11 +94,14 @@ class UnbatchifyPatch:
 
     def _carrying_call(self, _original: Any, runtime: Runtime, owner: Any) -> Any:
         _add, _remove, _hide = self._waiting.add, self._waiting.remove, hide_frame
+        _guarded, _note = guarded, _note_search
 
         def __call__(self: Any, input_item: Any) -> Any:
             _key = _add(self, input_item)
             try:
-                return _original(self, input_item)
+                _result = _original(self, input_item)
+                _guarded(_note, _result)
+                return _result
             except BaseException as _error:
                 _hide(_error)
                 raise
@@ -104,6 +109,13 @@ class UnbatchifyPatch:
                 _remove(_key)
 
         return as_dspy_frame(__call__, _original)
+
+
+def _note_search(result: Any) -> None:
+    """Give the search in progress the result of its batch: its own result lacks the scores."""
+    search = current_call(Operations.RETRIEVAL)
+    if search is not None and search.recording:
+        search.state = result
 
 
 class _WaitingCallers:

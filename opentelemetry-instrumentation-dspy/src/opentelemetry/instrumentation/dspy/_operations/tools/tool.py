@@ -19,6 +19,7 @@ from opentelemetry.instrumentation.dspy._calls.call import (
 from opentelemetry.instrumentation.dspy._content.jsonable import valid_text
 from opentelemetry.instrumentation.dspy._content.redaction import is_secret_key
 from opentelemetry.instrumentation.dspy._operations.modules.record import enclosing_agent
+from opentelemetry.instrumentation.dspy._operations.services.tool_definitions import schema_of
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint, method_patch
 
 _MODULE = "dspy.adapters.types.tool"
@@ -74,7 +75,7 @@ class ToolOperation(Operation):
         if tool.args:
             self._content.arguments.learn(tool.args)
         if self._settings.content_mode.in_spans and tool.args:
-            schema = _schema(tool.args)
+            schema = schema_of(tool.args)
             self._content.put(attributes, semconv.DSPY_TOOL_SCHEMA, self.name, schema, as_one=True)
         if self._settings.records_inputs:
             arguments = dict(call.kwargs)
@@ -89,8 +90,3 @@ class ToolOperation(Operation):
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         if self._settings.records_outputs:
             self._content.put(attributes, semconv.GEN_AI_TOOL_CALL_RESULT, self.name, result)
-
-
-def _schema(args: dict[str, Any]) -> dict[str, Any]:
-    required = [name for name, schema in args.items() if "default" not in schema]
-    return {"type": "object", "properties": args, "required": required}
