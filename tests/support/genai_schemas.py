@@ -183,9 +183,10 @@ SHAPES: Mapping[str, Callable[[Any], Faults]] = {
 }
 
 
-def shape_faults(attributes: Mapping[str, Any]) -> Faults:
-    """The deviations of the content among the attributes of a span or a log record.
+def shape_faults(attributes: Mapping[str, Any], *, structured: bool = False) -> Faults:
+    """The deviations of the content among the attributes of a span.
 
+    In a log record, content is ``structured``: values instead of their JSON text.
     An attribute that was shortened, or replaced as a whole by the setting ``redact``, has no shape.
     """
     cut = attributes.get("dspy.truncated", ())
@@ -193,12 +194,9 @@ def shape_faults(attributes: Mapping[str, Any]) -> Faults:
         if name not in attributes or name in cut:
             continue
         value = attributes[name]
+        value = _plain(value) if structured else json.loads(value)
         if isinstance(value, str):
-            value = json.loads(value)
-            if isinstance(value, str):
-                continue
-        else:
-            value = _plain(value)
+            continue
         for fault in check(value):
             yield f"{name}: {fault}"
 

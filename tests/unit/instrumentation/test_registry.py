@@ -114,6 +114,93 @@ def test_the_check_itself_finds(attributes: dict[str, Any], fault: str) -> None:
     assert any(fault in found for found in faults_of(span))
 
 
+# The attributes of the GenAI conventions in the release that the schema URL names.
+_RELEASE = "1.41.0"
+_OF_RELEASE = frozenset(
+    {
+        "agent.description",
+        "agent.id",
+        "agent.name",
+        "agent.version",
+        "conversation.id",
+        "data_source.id",
+        "embeddings.dimension.count",
+        "evaluation.explanation",
+        "evaluation.name",
+        "evaluation.score.label",
+        "evaluation.score.value",
+        "input.messages",
+        "operation.name",
+        "output.messages",
+        "output.type",
+        "prompt.name",
+        "provider.name",
+        "request.choice.count",
+        "request.encoding_formats",
+        "request.frequency_penalty",
+        "request.max_tokens",
+        "request.model",
+        "request.presence_penalty",
+        "request.seed",
+        "request.stop_sequences",
+        "request.stream",
+        "request.temperature",
+        "request.top_k",
+        "request.top_p",
+        "response.finish_reasons",
+        "response.id",
+        "response.model",
+        "response.time_to_first_chunk",
+        "retrieval.documents",
+        "retrieval.query.text",
+        "system_instructions",
+        "token.type",
+        "tool.call.arguments",
+        "tool.call.id",
+        "tool.call.result",
+        "tool.definitions",
+        "tool.description",
+        "tool.name",
+        "tool.type",
+        "usage.cache_creation.input_tokens",
+        "usage.cache_read.input_tokens",
+        "usage.input_tokens",
+        "usage.output_tokens",
+        "usage.reasoning.output_tokens",
+        "workflow.name",
+    }
+)
+_METRICS_OF_RELEASE = frozenset(
+    {
+        "gen_ai.client.operation.duration",
+        "gen_ai.client.operation.time_to_first_chunk",
+        "gen_ai.client.token.usage",
+    }
+)
+
+
+def test_the_schema_url_is_that_of_the_release_of_the_names() -> None:
+    assert f"https://opentelemetry.io/schemas/{_RELEASE}" == semconv.SCHEMA_URL
+    names = {name for name in REGISTRY if name.startswith("gen_ai.")}
+    metrics = {name for name in _values(semconv.MetricNames) if name.startswith("gen_ai.")}
+    known = {f"gen_ai.{name}" for name in _OF_RELEASE} | _METRICS_OF_RELEASE
+    assert (names | metrics) - known == _NEWER
+
+
+def test_the_operations_are_those_of_the_release() -> None:
+    assert _values(semconv.GenAIOperations) <= {
+        "chat",
+        "create_agent",
+        "embeddings",
+        "execute_tool",
+        "generate_content",
+        "invoke_agent",
+        "invoke_workflow",
+        "retrieval",
+        "text_completion",
+    }
+
+
 # Named by the GenAI conventions, which are published apart by now, and used by
 # opentelemetry-util-genai; the package of all conventions does not have them yet.
 _NEWER = {

@@ -355,7 +355,7 @@ def test_a_tool_of_dspy() -> None:
 def test_each_kind_of_document(result: Any, documents: Any) -> None:
     assert documents_of(result) == documents
     # The schemas require what a retriever may not report; see the last test.
-    assert list(shape_faults({"gen_ai.retrieval.documents": documents})) == []
+    assert list(shape_faults({"gen_ai.retrieval.documents": documents}, structured=True)) == []
 
 
 # --- the check itself -------------------------------------------------------------------------
@@ -402,8 +402,8 @@ def test_the_check_finds(name: str, value: Any) -> None:
 @pytest.mark.parametrize("part", FAULTY_PARTS)
 def test_the_check_finds_a_part(part: Any) -> None:
     message = {"role": "user", "parts": [part]}
-    assert list(shape_faults({"gen_ai.input.messages": [message]})) != []
-    assert list(shape_faults({"gen_ai.system_instructions": [part]})) != []
+    assert list(shape_faults({"gen_ai.input.messages": [message]}, structured=True)) != []
+    assert list(shape_faults({"gen_ai.system_instructions": [part]}, structured=True)) != []
 
 
 def test_arguments_of_tools_are_objects() -> None:
@@ -449,7 +449,7 @@ def validators() -> dict[str, Any]:
 
 
 def assert_valid(attributes: Mapping[str, Any]) -> None:
-    assert list(shape_faults(attributes)) == []
+    assert list(shape_faults(attributes, structured=True)) == []
     for name, validator in _validators().items():
         if name in attributes:
             assert [error.message for error in validator.iter_errors(attributes[name])] == []
@@ -469,5 +469,5 @@ def test_the_schemas_are_not_stricter(validators: dict[str, Any], part: Any) -> 
 def test_the_schemas_require_what_a_retriever_may_not_report(validators: dict[str, Any]) -> None:
     """The difference that is known: later conventions require neither."""
     document = {"content": "x"}
-    assert list(shape_faults({"gen_ai.retrieval.documents": [document]})) == []
+    assert list(shape_faults({"gen_ai.retrieval.documents": [document]}, structured=True)) == []
     assert not validators["gen_ai.retrieval.documents"].is_valid([document])

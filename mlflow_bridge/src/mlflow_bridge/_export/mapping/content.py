@@ -146,8 +146,9 @@ class _Draft:
         if chat.outputs is not None and OUTPUTS not in self.fields:
             self.fields[OUTPUTS] = json_text(chat.outputs, self._limit)
             self.consumed.add(answered)
-        if self.fields:
-            self.fields[MESSAGE_FORMAT] = chat.message_format
+        if self.consumed.isdisjoint((asked, answered)):
+            return  # the fields of a module say the same as the messages of an agent
+        self.fields[MESSAGE_FORMAT] = chat.message_format
 
     def add_summary(self) -> None:
         """Add figures if there are no values; the attributes stay, so that searches find them."""

@@ -233,8 +233,11 @@ class DSPyInstrumentor(BaseInstrumentor):
         )
         metrics = Metrics(providers.meter_provider, version)
         self._runtime = Runtime(tracer, settings, metrics, _InUse.redactor)
-        if settings.content_mode.in_events:
-            self._runtime.events = EventLog(providers.logger_provider, version)
+        in_events = settings.content_mode.in_events
+        log = EventLog(providers.logger_provider, version, required=in_events)
+        self._runtime.log = log
+        if in_events:
+            self._runtime.events = log
         patches = DSPyInstrumentor._patches = self._patches or Patches()
         patches.install(patch_points(self._runtime), self._runtime, version)
 

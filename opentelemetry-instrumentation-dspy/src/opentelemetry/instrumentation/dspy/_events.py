@@ -1,9 +1,11 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Events as OpenTelemetry log records, for the modes that record content in events.
+"""Events as OpenTelemetry log records.
 
 The GenAI conventions define one for model calls, ``gen_ai.client.inference.operation.details``: all
-attributes of the span, with the messages as structured values instead of JSON text.
+attributes of the span, with the messages as structured values instead of JSON text. It is emitted
+in the modes that record content in events. Their event for scores, ``gen_ai.evaluation.result``, is
+emitted in every mode, if the program has set up logs.
 """
 
 from __future__ import annotations
@@ -35,10 +37,12 @@ class EventLog:
     Args:
         provider: A logger provider; None for the global provider, whenever it is set.
         dspy_version: An attribute of the instrumentation scope.
+        required: Whether content goes to events, so that a warning is logged if there can be none.
     """
 
-    def __init__(self, provider: Any, dspy_version: str) -> None:
+    def __init__(self, provider: Any, dspy_version: str, *, required: bool = True) -> None:
         self._logger: Any = None
+        self._provider = provider
         try:
             assert logs_api is not None
             self._record: Any = logs_api.LogRecord
@@ -51,12 +55,24 @@ class EventLog:
             )
         except Exception as error:
             pass_on(error)
-            logger.warning(
+            logger.log(
+                logging.WARNING if required else logging.DEBUG,
                 "The logs API of this release of opentelemetry-api cannot be used (%s: %s): "
                 "no events are emitted, and content is recorded on spans only, if at all.",
                 type(error).__name__,
                 error,
             )
+
+    def is_on(self, name: str) -> bool:
+        """Whether anything receives events of this name."""
+        if self._logger is None or logs_api is None:
+            return False
+        provider = self._provider or logs_api.get_logger_provider()
+        # The no-op provider, and the one before the SDK is set up, are classes of the API.
+        if type(provider).__module__.startswith("opentelemetry._logs"):
+            return False
+        enabled = getattr(self._logger, "enabled", None)  # missing in older releases of the API
+        return enabled is None or bool(enabled(event_name=name))
 
     def emit(self, name: str, attributes: Mapping[str, Any], context: Context | None) -> None:
         """Emit an event for the span that is current in the context."""

@@ -3,8 +3,9 @@
 """Names that this instrumentation records: attributes, operations, events and metrics.
 
 The strings are defined here instead of imported: every ``gen_ai.*`` name is still in development,
-and its Python constant is deprecated upstream. They follow the GenAI semantic conventions as
-published with OpenTelemetry semantic conventions 1.40 (`SCHEMA_URL`). The ``dspy.*`` names are
+and its Python constant is deprecated upstream. They are those of release 1.41 of the OpenTelemetry
+semantic conventions (`SCHEMA_URL`), the last release with the GenAI conventions. A test compares
+them with that release, and lists those that are newer. The ``dspy.*`` names are
 defined by the registry in ``semconv/registry`` of this distribution; a test keeps both in step.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from typing import Final
 
-SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.40.0"
+SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.41.0"
 
 # --- attributes shared with every instrumentation -------------------------------------------
 ERROR_TYPE: Final = "error.type"
@@ -180,6 +181,7 @@ DSPY_STREAM_CHUNK_COUNT: Final = "dspy.stream.chunk.count"
 
 GEN_AI_EVALUATION_NAME: Final = "gen_ai.evaluation.name"
 GEN_AI_EVALUATION_SCORE_VALUE: Final = "gen_ai.evaluation.score.value"
+GEN_AI_EVALUATION_SCORE_LABEL: Final = "gen_ai.evaluation.score.label"
 GEN_AI_EVALUATION_EXPLANATION: Final = "gen_ai.evaluation.explanation"
 
 
@@ -215,7 +217,10 @@ class AgentTerminations:
 
 
 class Events:
-    """Names of span events; the first is the name of a log record, too."""
+    """Names of events: of log records; of span events, if they name no GenAI event.
+
+    A score is a span event as well, in a program without logs.
+    """
 
     INFERENCE_DETAILS: Final = "gen_ai.client.inference.operation.details"
     EVALUATION_RESULT: Final = "gen_ai.evaluation.result"

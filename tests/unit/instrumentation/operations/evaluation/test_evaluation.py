@@ -118,7 +118,9 @@ def test_each_example_has_its_index_its_score_and_its_metric_call(
     assert event.name == "gen_ai.evaluation.result"
     assert dict(event.attributes) == {
         "gen_ai.evaluation.name": "agrees",
+        "gen_ai.evaluation.score.label": "pass",
         "gen_ai.evaluation.score.value": 1.0,
+        "gen_ai.response.id": event.attributes["gen_ai.response.id"],
     }
     below = [span for span in finished if span.parent and span.parent.span_id == _id(examples[0])]
     assert sorted(span.name for span in below) == ["invoke_workflow Predict", "metric agrees"]

@@ -8,22 +8,16 @@ from typing import Any
 
 import dspy
 import pytest
-from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.lms import EchoLM, FailingLM, answering, served
+from tests.support.logged import Logged, plain
 from tests.support.registry import CONTENT, REGISTRY
 from tests.support.traced import Traced, everything_in
 from tests.unit.instrumentation.conftest import TelemetryLog, TraceWith
 
 pytestmark = pytest.mark.surface("LM")
-
-try:
-    from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter as MemoryExporter
-except ImportError:  # its name in earlier releases
-    from opentelemetry.sdk._logs.export import InMemoryLogExporter as MemoryExporter
 
 NAME = "gen_ai.client.inference.operation.details"
 ASKED = [{"role": "user", "parts": [{"type": "text", "content": "hello"}]}]
@@ -31,33 +25,6 @@ ANSWERED = [
     {"role": "assistant", "parts": [{"type": "text", "content": "hi"}], "finish_reason": "stop"}
 ]
 EVENT_MODES = pytest.mark.parametrize("mode", ["EVENT_ONLY", "SPAN_AND_EVENT"])
-
-
-class Logged:
-    """A logger provider of a test's own, and the log records that it was given."""
-
-    def __init__(self) -> None:
-        self._exporter = MemoryExporter()
-        self.provider = LoggerProvider(shutdown_on_exit=False)
-        self.provider.add_log_record_processor(SimpleLogRecordProcessor(self._exporter))
-
-    @property
-    def records(self) -> list[Any]:
-        return [data.log_record for data in self._exporter.get_finished_logs()]
-
-    def attributes(self) -> dict[str, Any]:
-        """Those of the one event, as plain lists and dictionaries."""
-        (record,) = self.records
-        assert record.event_name == NAME
-        return {name: _plain(value) for name, value in record.attributes.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if hasattr(value, "items"):
-        return {name: _plain(item) for name, item in value.items()}
-    return value
 
 
 @pytest.fixture
@@ -84,7 +51,7 @@ async def test_a_call_makes_an_event(
     event = logged.attributes()
     assert event.pop("gen_ai.input.messages") == ASKED
     assert event.pop("gen_ai.output.messages") == ANSWERED
-    told = {name: _plain(value) for name, value in (span.attributes or {}).items()}
+    told = {name: plain(value) for name, value in (span.attributes or {}).items()}
     assert event == {name: value for name, value in told.items() if name not in content}
     assert event["gen_ai.request.temperature"] == 0.5
     assert event["gen_ai.usage.input_tokens"] == 3

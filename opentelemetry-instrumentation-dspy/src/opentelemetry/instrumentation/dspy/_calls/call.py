@@ -127,6 +127,7 @@ class Runtime:
         self.settings = settings
         self.metrics = metrics or Metrics(NoOpMeterProvider(), "")
         self.events: EventLog | None = None  # set if content goes to events
+        self.log: EventLog | None = None  # for events that are no content
         # If a provider was given its own limits, only the SDK's tracer has them.
         limits = getattr(tracer, "_span_limits", None)
         max_length = getattr(limits, "max_span_attribute_length", None)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``dspy.Evaluate``: spans for the evaluation, for each example and for each metric call.
 
-The score of an example is recorded on its span, and as a ``gen_ai.evaluation.result`` event.
+The score of an example is recorded on its span, and as the event of `results`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,14 @@ from opentelemetry.instrumentation.dspy._calls.call import (
 from opentelemetry.instrumentation.dspy._guarding import contain, new_lock
 from opentelemetry.instrumentation.dspy._metrics import Metrics
 from opentelemetry.instrumentation.dspy._operations.evaluation.optimizer import start_trial_of
+from opentelemetry.instrumentation.dspy._operations.evaluation.results import (
+    ExampleRecord,
+    ResultEvents,
+    put_explanation,
+)
 from opentelemetry.instrumentation.dspy._operations.evaluation.scores import (
     as_number,
-    feedback_of,
+    label_of,
     name_of,
     score_of,
 )
@@ -109,8 +114,10 @@ class ExampleOperation(Operation):
         self._content = runtime.content
         self._settings = runtime.settings
         self._metrics = runtime.metrics
+        self._results = ResultEvents(runtime)
 
     def start(self, call: Call) -> SpanStart:
+        call.state = ExampleRecord()
         attributes: Attributes = {semconv.DSPY_OPERATION: self.name}
         index = call.kwargs.get("index")
         if index is not None:
@@ -129,18 +136,12 @@ class ExampleOperation(Operation):
         score = score_of(outcome)
         if score is None or call.span is None:
             return
-        event: Attributes = {semconv.GEN_AI_EVALUATION_SCORE_VALUE: score}
         record = _evaluation_record()
-        if record is not None:
-            event[semconv.GEN_AI_EVALUATION_NAME] = record.metric_name
-            record_score(self._metrics, record.metric_name, result)
-        feedback = feedback_of(outcome)
-        if feedback is not None and self._settings.records_outputs:
-            self._content.put_text(
-                event, semconv.GEN_AI_EVALUATION_EXPLANATION, self.name, feedback
-            )
-        call.span.add_event(semconv.Events.EVALUATION_RESULT, event)
+        name = None if record is None else record.metric_name
+        if name is not None:
+            record_score(self._metrics, name, result)
         attributes[semconv.DSPY_EXAMPLE_SCORE] = score
+        self._results.emit(call, name, score, outcome)
 
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
         record = _evaluation_record() if error is not None else None
@@ -154,8 +155,14 @@ class MetricOperation(Operation):
 
     name = semconv.Operations.METRIC
 
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
     def start(self, call: Call) -> SpanStart:
         name = name_of(call.instance)
+        example = None if call.parent is None else call.parent.state
+        if type(example) is ExampleRecord:
+            example.end_program(None)
         attributes: Attributes = {
             semconv.DSPY_OPERATION: self.name,
             semconv.GEN_AI_EVALUATION_NAME: name,
@@ -166,6 +173,11 @@ class MetricOperation(Operation):
         score = score_of(result)
         if score is not None:
             attributes[semconv.GEN_AI_EVALUATION_SCORE_VALUE] = score
+        label = label_of(result)
+        if label is not None:
+            attributes[semconv.GEN_AI_EVALUATION_SCORE_LABEL] = label
+        if self._runtime.settings.records_outputs:
+            put_explanation(self._runtime, attributes, result, self.name)
 
 
 class ExampleSpans:
@@ -174,7 +186,7 @@ class ExampleSpans:
     def __init__(self, runtime: Runtime) -> None:
         self._metrics = runtime.metrics
         self._begin_example = partial(begin_call, ExampleOperation(runtime), runtime, object, False)
-        self._begin_metric = partial(begin_call, MetricOperation(), runtime, object, False)
+        self._begin_metric = partial(begin_call, MetricOperation(runtime), runtime, object, False)
 
     def wrap(self, function: Callable[[Any], Any], data: Any) -> Callable[[Any], Any]:
         """The executor's function with spans; outside of an evaluation, the function itself."""

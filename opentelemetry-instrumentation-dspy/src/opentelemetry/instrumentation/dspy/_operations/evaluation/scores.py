@@ -36,6 +36,21 @@ def feedback_of(outcome: Any) -> str | None:
     return feedback if isinstance(feedback, str) else None
 
 
+def label_of(outcome: Any) -> str | None:
+    """``pass`` or ``fail`` for a metric that answers yes or no."""
+    if isinstance(outcome, dspy.Prediction):
+        outcome = outcome.get("score")
+    if isinstance(outcome, bool):
+        return "pass" if outcome else "fail"
+    return None
+
+
+def own_label_of(outcome: Any) -> str | None:
+    """The label in a metric's result, which is content; None if it has none."""
+    label = outcome.get("label") if isinstance(outcome, dspy.Prediction) else None
+    return label if isinstance(label, str) else None
+
+
 def as_number(value: Any) -> float | None:
     """A finite number as float, including numpy's; None for any other value."""
     if isinstance(value, (bool, int, float)):

@@ -19,6 +19,7 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     SpanStart,
 )
 from opentelemetry.instrumentation.dspy._guarding import new_lock
+from opentelemetry.instrumentation.dspy._operations.evaluation.results import ExampleRecord
 from opentelemetry.instrumentation.dspy._operations.lm import capture, chunks
 from opentelemetry.instrumentation.dspy._operations.lm.event import with_event
 from opentelemetry.instrumentation.dspy._operations.lm.messages import (
@@ -57,6 +58,7 @@ from opentelemetry.instrumentation.dspy.semconv import (
     GEN_AI_PROVIDER_NAME,
     GEN_AI_REQUEST_MODEL,
     GEN_AI_RESPONSE_FINISH_REASONS,
+    GEN_AI_RESPONSE_ID,
     GEN_AI_RESPONSE_MODEL,
     GEN_AI_SYSTEM_INSTRUCTIONS,
     GEN_AI_TOOL_DEFINITIONS,
@@ -208,9 +210,11 @@ def split_model(lm: Any, kwargs: Mapping[str, Any]) -> tuple[str | None, str]:
 
 def finish_lm_call(call: Call, error: BaseException | None) -> Attributes:
     """Count a finished LM call in all calls around it; returns its data as attributes."""
-    outer = _count_in_modules(call)
+    outer, example = _count_in_modules(call)
     record: LMRecord = call.state
     attributes = record.attributes()
+    if example is not None and not example.scoring:
+        example.response_id = attributes.get(GEN_AI_RESPONSE_ID, example.response_id)
     if isinstance(error, Exception) and GEN_AI_RESPONSE_FINISH_REASONS not in attributes:
         attributes[GEN_AI_RESPONSE_FINISH_REASONS] = _FAILED
     answered = attributes.get(GEN_AI_RESPONSE_MODEL)
@@ -236,15 +240,22 @@ def _without_prefix(answered: str, asked: str, named: str) -> str:
     return answered if answered == asked or prefix == named else answered.removeprefix(prefix)
 
 
-def _count_in_modules(call: Call) -> LMRecord | None:
-    """Count the call in the calls around it; returns the record of the enclosing LM call."""
+def _count_in_modules(call: Call) -> tuple[LMRecord | None, ExampleRecord | None]:
+    """Count the call in the calls around it.
+
+    Returns:
+        The records of the enclosing LM call and of the enclosing example of an evaluation.
+    """
     parent = call.parent
     outer: LMRecord | None = None
+    example: ExampleRecord | None = None
     with _count_lock:
         while parent is not None:
             parent.lm_calls += 1
             if outer is None and type(parent.state) is LMRecord:
                 outer = parent.state
                 outer.add_nested(call.state, parent.instance is call.instance)
+            elif type(parent.state) is ExampleRecord:
+                example = parent.state
             parent = parent.parent
-    return outer
+    return outer, example

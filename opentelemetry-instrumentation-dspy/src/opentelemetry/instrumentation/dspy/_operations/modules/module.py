@@ -18,6 +18,7 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     SpanStart,
 )
 from opentelemetry.instrumentation.dspy._guarding import guarded
+from opentelemetry.instrumentation.dspy._operations.evaluation.results import program_ended
 from opentelemetry.instrumentation.dspy._operations.modules import attempts
 from opentelemetry.instrumentation.dspy._operations.modules.agent import (
     agent_kind,
@@ -193,6 +194,7 @@ class ModuleOperation(Operation):
         if not call.recording:
             return
         record: ModuleRecord = call.state
+        program_ended(call)
         cpu_time = None if call.asynchronous else record.cpu_seconds()
         if cpu_time is not None:
             attributes[DSPY_MODULE_CPU_TIME] = cpu_time
