@@ -24,9 +24,9 @@ from opentelemetry.instrumentation.dspy._calls.call import Call, RedactedCall
 from tests.support.dspy_prompts import chat_text
 from tests.support.fake_openai import FakeOpenAI, Reply
 from tests.support.lms import EchoLM, FailingLM, served
+from tests.support.logged import MemoryExporter
 from tests.support.traced import Traced, everything_in
 from tests.unit.instrumentation.conftest import TelemetryLog, TraceWith
-from tests.unit.instrumentation.operations.lm.test_lm_events import MemoryExporter
 
 SSN = "078-05-1120"
 SHORT = "¤¤"

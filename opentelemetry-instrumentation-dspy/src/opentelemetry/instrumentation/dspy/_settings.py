@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from opentelemetry.instrumentation.dspy import environment_variables as env
 from opentelemetry.instrumentation.dspy._redact_setting import (
@@ -56,11 +56,14 @@ class Settings:
         capture_outputs: Record outputs (if content is recorded).
         capture_signatures: Describe signatures on module spans.
         capture_intermediate_steps: Make spans for adapters and their format and parse steps.
+        trace_direct_forward: Make spans for modules whose ``forward`` is called directly.
         max_content_length: Longest content attribute, in characters.
         redact: Function that receives each value first; ``None`` for no function.
         redaction_rules: Fields and patterns that are removed from all values; ``None`` for none.
         request_hook: Called before the operation of a recording span; ``None`` for no hook.
         response_hook: Called after the operation of a recording span; ``None`` for no hook.
+        signature_metadata: For each name of a signature's class, a mapping that is recorded on
+            spans of modules with that signature; ``None`` for none.
         records_inputs: Whether inputs are put on spans.
         records_outputs: Whether outputs are put on spans.
     """
@@ -75,6 +78,8 @@ class Settings:
     request_hook: RequestHook | None = None
     response_hook: ResponseHook | None = None
     redaction_rules: RedactionRules | None = None
+    signature_metadata: Mapping[str, Mapping[str, Any]] | None = None
+    trace_direct_forward: bool = False
     records_inputs: bool = field(init=False)
     records_outputs: bool = field(init=False)
 
@@ -134,6 +139,8 @@ def load_settings(
     redact: RedactSetting | None = None,
     request_hook: RequestHook | None = None,
     response_hook: ResponseHook | None = None,
+    signature_metadata: Mapping[str, Mapping[str, Any]] | None = None,
+    trace_direct_forward: bool | None = None,
 ) -> Settings:
     """Resolve the settings of one ``instrument()`` call; see `Settings` for the arguments.
 
@@ -153,6 +160,8 @@ def load_settings(
         "redact": redact,
         "request_hook": request_hook,
         "response_hook": response_hook,
+        "signature_metadata": signature_metadata,
+        "trace_direct_forward": trace_direct_forward,
     }
     return _resolved({**_Defaults.arguments, **_without_none(given)}, os.environ)
 
@@ -184,6 +193,13 @@ def _resolved(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> S
         redaction_rules=rules,
         request_hook=_function("request_hook", argument("request_hook")),
         response_hook=_function("response_hook", argument("response_hook")),
+        signature_metadata=_metadata(argument("signature_metadata")),
+        trace_direct_forward=_switch(
+            argument("trace_direct_forward"),
+            environment,
+            env.OTEL_INSTRUMENTATION_DSPY_TRACE_DIRECT_FORWARD,
+            default=False,
+        ),
     )
 
 
@@ -200,6 +216,18 @@ def _function(name: str, argument: _Function) -> _Function:
     if argument is not None and not callable(argument):
         raise ValueError(f"{name} is {argument!r}; accepted: a function or None")
     return argument
+
+
+def _metadata(argument: Any) -> Mapping[str, Mapping[str, Any]] | None:
+    if argument is None:
+        return None
+    if not isinstance(argument, Mapping) or not all(
+        isinstance(metadata, Mapping) for metadata in cast("Mapping[str, Any]", argument).values()
+    ):
+        raise ValueError(
+            f"signature_metadata is {argument!r}; accepted: a mapping of names to mappings"
+        )
+    return dict(cast("Mapping[str, Mapping[str, Any]]", argument))
 
 
 def _redaction(
@@ -251,12 +279,14 @@ def _content_mode(
     return mode
 
 
-def _switch(argument: bool | None, environment: Mapping[str, str], name: str) -> bool:
+def _switch(
+    argument: bool | None, environment: Mapping[str, str], name: str, *, default: bool = True
+) -> bool:
     if argument is not None:
         return argument
     text = environment.get(name, "").strip()
     if not text:
-        return True
+        return default
     value = _BOOLEANS.get(text.lower())
     if value is None:
         logger.warning("%s is %r; accepted: true or false. Using false.", name, text)

@@ -33,6 +33,12 @@ OTEL_INSTRUMENTATION_DSPY_CAPTURE_INTERMEDIATE_STEPS = (
 Whether adapter calls, and their format and parse steps, get spans: true or false. Default: true.
 """
 
+OTEL_INSTRUMENTATION_DSPY_TRACE_DIRECT_FORWARD = "OTEL_INSTRUMENTATION_DSPY_TRACE_DIRECT_FORWARD"
+"""
+Whether a module whose forward() or aforward() is called directly gets a span: true or false.
+Default: false.
+"""
+
 OTEL_INSTRUMENTATION_DSPY_MAX_CONTENT_LENGTH = "OTEL_INSTRUMENTATION_DSPY_MAX_CONTENT_LENGTH"
 """
 Longest content attribute, in characters; longer values are shortened and stay valid JSON. The lower

@@ -111,6 +111,8 @@ def _is_covered(parent: Call, operation: Operation, owner: type, asynchronous: b
         return False
     if parent.asynchronous and not asynchronous:
         return True  # an async method that delegates to the sync one of the same object
+    if owner is object:
+        return True  # a method that the traced method of the same object calls
     mro = type(parent.instance).__mro__
     # A class further up the MRO is reached through super(), so this is the same call, however often
     # it is repeated. Reaching the class where the call entered is a recursion.

@@ -19,11 +19,12 @@ def patch_points(runtime: Runtime) -> list[Any]:
     from opentelemetry.instrumentation.dspy._operations import (
         adapter,
         embedding,
+        optimizer,
         persistence,
         retrieval,
         streaming,
     )
-    from opentelemetry.instrumentation.dspy._operations.evaluation import evaluate, optimizer
+    from opentelemetry.instrumentation.dspy._operations.evaluation import evaluate
     from opentelemetry.instrumentation.dspy._operations.lm import language_model, typesafe
     from opentelemetry.instrumentation.dspy._operations.modules import module
     from opentelemetry.instrumentation.dspy._operations.parallel import executor, worker_threads

@@ -19,8 +19,14 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     Runtime,
     SpanStart,
 )
+from opentelemetry.instrumentation.dspy._content.encoder import ContentEncoder
 from opentelemetry.instrumentation.dspy._operations.evaluation.scores import as_number
-from opentelemetry.instrumentation.dspy._operations.services.endpoint import read_connection
+from opentelemetry.instrumentation.dspy._operations.reading import instance_dict
+from opentelemetry.instrumentation.dspy._operations.services.endpoint import (
+    read_connection,
+    without_credential,
+    without_credentials,
+)
 from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint
 
@@ -41,6 +47,16 @@ _ID_NAMES = ("id", "pid", "doc_id", "document_id")
 
 _SCORED = len(("passages", "indices", "scores"))
 _MISSING: Any = object()
+_COUNT_NAMES = ("k", "n", "top_k", "num", "limit", "n_results", "num_results", "max_results")
+_SOURCE_NAMES = (
+    "data_source_id",
+    "knowledge_base_id",
+    "collection_name",
+    "index_name",
+    "weaviate_collection_name",
+    "databricks_index_name",
+    "table_name",
+)
 
 
 def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
@@ -82,10 +98,15 @@ class RetrievalOperation(Operation):
         top_k = _top_k(call)
         if top_k is not None:
             attributes[semconv.GEN_AI_RETRIEVAL_TOP_K] = top_k
+        source = _data_source(call.instance)
+        if source is not None:
+            attributes[semconv.GEN_AI_DATA_SOURCE_ID] = without_credential("", source)
         if self._settings.records_inputs:
             query = _query(call)
             put = self._content.put_text if isinstance(query, str) else self._content.put
             put(attributes, semconv.GEN_AI_RETRIEVAL_QUERY_TEXT, self.name, query)
+            if not isinstance(call.instance, dspy.KNN):  # whose arguments are the query
+                _put_arguments(self._content, call, attributes)
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         documents = documents_of(result)
@@ -193,13 +214,45 @@ def _query(call: Call) -> Any:
     return dict(call.kwargs) if query is _MISSING else query
 
 
+def _put_arguments(content: ContentEncoder, call: Call, attributes: Attributes) -> None:
+    """Record the arguments beside the query and the number of documents, such as filters."""
+    given = {**_positional(call), **call.kwargs}
+    known = {*_COUNT_NAMES, *_QUERY_NAMES}
+    others = {name: value for name, value in given.items() if name not in known}
+    others = without_credentials(others)
+    if others:
+        content.put(attributes, semconv.DSPY_RETRIEVAL_ARGUMENTS, RetrievalOperation.name, others)
+
+
+def _positional(call: Call) -> dict[str, Any]:
+    """The positional arguments after the query by name."""
+    if len(call.args) <= 1:
+        return {}
+    kind: type[Any] = type(call.instance)  # type: ignore[reportUnknownVariableType]
+    function = getattr(kind, "forward", kind.__call__)
+    names = list(inspect.signature(function).parameters)[2:]
+    return dict(zip(names, call.args[1:], strict=False))
+
+
 def _top_k(call: Call) -> int | None:
+    named = [call.kwargs.get(name) for name in _COUNT_NAMES]
     positional = call.args[1] if len(call.args) > 1 else None
-    candidates = (call.kwargs.get("k"), positional, getattr(call.instance, "k", None))
-    for candidate in candidates:
+    own = instance_dict(call.instance)
+    for candidate in (*named, positional, *(own.get(name) for name in _COUNT_NAMES)):
         if _is_count(candidate):
             return candidate
     return _default_k(call.instance)
+
+
+def _data_source(retriever: Any) -> str | None:
+    """The collection, index or knowledge base of a retriever, by the names of its attributes."""
+    own = instance_dict(retriever)
+    for name in _SOURCE_NAMES:
+        for form in (name, f"_{name}"):
+            source = own.get(form)
+            if isinstance(source, str) and source:
+                return source
+    return None
 
 
 def _default_k(retriever: Any) -> int | None:

@@ -36,6 +36,9 @@ class ClassTreePatch:
     """A patch of methods on all classes of a tree, including classes defined later.
 
     A mixin that precedes the root in the MRO of a class is traced in instances of that class.
+
+    With ``inner``, the methods are those that another traced method of the same object calls, so
+    that only a call from elsewhere gets a span. The root need not have them.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class ClassTreePatch:
         closures_in_dspy: bool = False,
         skip: frozenset[str] = frozenset(),
         users_only: bool = False,
+        inner: bool = False,
     ) -> None:
         self.module = module
         self.root = root
@@ -60,6 +64,7 @@ class ClassTreePatch:
         self._closures_in_dspy = closures_in_dspy
         self._skip = skip
         self._users_only = users_only
+        self._inner = inner
         self._runtime: Runtime | None = None
         self._root: type | None = None
         self._replaced: list[tuple[Any, str, Any, Any]] = []
@@ -71,7 +76,7 @@ class ClassTreePatch:
 
     def install(self, runtime: Runtime) -> None:
         root: Any = wrapt.resolve_path(self.module, self.root)[2]  # type: ignore[reportUnknownMemberType]
-        for name in self.methods:
+        for name in () if self._inner else self.methods:
             require_own_or_inherited(root, name)
         self._runtime = runtime
         self._root = root
@@ -117,7 +122,8 @@ class ClassTreePatch:
                 # class with another place in the MRO.
                 method = method.original
             if inspect.isfunction(method):
-                replacement = traced(called_on_instance(method), operation, self._runtime, cls)
+                owner = object if self._inner else cls
+                replacement = traced(called_on_instance(method), operation, self._runtime, owner)
                 if in_dspy and self._closures_in_dspy:
                     self._replace(cls, name, replacement)
                 else:
@@ -133,7 +139,8 @@ class ClassTreePatch:
                 setattr(mixin, name, method)
             if isinstance(method, TracedMixinMethod) and root not in method.replacements:
                 original = called_on_instance(method.original)
-                replacement = traced(original, operation, runtime, mixin)
+                owner = object if self._inner else mixin
+                replacement = traced(original, operation, runtime, owner)
                 method.replace_by({**method.replacements, root: replacement})
                 self._mixins.add(mixin)
 

@@ -32,7 +32,7 @@ def traced(
         make = _traced_async
     else:
         # A function that is not async may return a coroutine of another function.
-        make = _traced_awaitable if original.__name__ == "acall" else _traced_sync
+        make = _traced_awaitable if original.__name__ in ("acall", "aforward") else _traced_sync
     begin = _BeginCall(begin_call, operation, runtime, owner, asynchronous)
     return as_dspy_frame(make(original, begin, _BeginCall(opened_call)), original)
 

@@ -26,7 +26,6 @@ from opentelemetry.instrumentation.dspy._calls.call import (
 )
 from opentelemetry.instrumentation.dspy._guarding import contain, new_lock
 from opentelemetry.instrumentation.dspy._metrics import Metrics
-from opentelemetry.instrumentation.dspy._operations.evaluation.optimizer import start_trial_of
 from opentelemetry.instrumentation.dspy._operations.evaluation.results import (
     ExampleRecord,
     ResultEvents,
@@ -38,6 +37,7 @@ from opentelemetry.instrumentation.dspy._operations.evaluation.scores import (
     name_of,
     score_of,
 )
+from opentelemetry.instrumentation.dspy._operations.evaluation.trials import start_trial_of
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint, method_patch
 from opentelemetry.instrumentation.dspy._patching.replacements import (
     observe_result,

@@ -76,6 +76,12 @@ def patch_points() -> list[PatchPoint]:
             until=(3, 4),
         ),
         FunctionPatch(
+            base_lm,
+            "BaseLM.update_history",
+            observing_lm(_record_history),
+            "LMs that override __call__() have no token usage and cost",
+        ),
+        FunctionPatch(
             "dspy.clients.cache",
             "Cache.cache_key",
             _observing(observe_result, _record_tier),
@@ -248,6 +254,28 @@ def _record_typed_response(record: LMRecord, _lm: Any, _request: Any, response: 
     )
     cost = as_cost(response.cost)
     answer.cost = answer.cost if cost is None else cost
+
+
+def _record_history(record: LMRecord, _lm: Any, entry: Any, *_arguments: Any) -> None:
+    """An LM with a ``__call__`` of the program reports its usage here alone.
+
+    DSPy itself adds an entry of the history after its data has been recorded.
+    """
+    if record.forwarded or any(not answer.from_history for answer in record.answers):
+        return
+    response = value(entry, "response")
+    answer = LMAnswer(
+        usage=value(entry, "usage"),
+        cost=as_cost(value(entry, "cost")),
+        cost_source=COST_FROM_DSPY,
+        response_model=_text(value(entry, "response_model")),
+        raw=response,
+        from_history=True,
+    )
+    if response is not None:
+        answer.cache_hit = value(response, "cache_hit", False) is True
+        _put_ids(answer, response)
+    record.answers.append(answer)
 
 
 def _id_of(response: Any) -> str | None:

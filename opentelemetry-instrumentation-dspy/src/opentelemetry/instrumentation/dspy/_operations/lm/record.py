@@ -34,6 +34,7 @@ class LMAnswer:
         finish_reasons: The finish reason of each choice.
         typed: Whether the data is from the typed response that dspy 3.3 builds.
         raw: The response, to recognise it if the program passes it on.
+        from_history: Whether the data is from an entry that the program adds to the history.
     """
 
     cache_hit: bool = False
@@ -45,6 +46,7 @@ class LMAnswer:
     finish_reasons: tuple[str, ...] = ()
     typed: bool = False
     raw: Any = None
+    from_history: bool = False
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ import dspy
 from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.call import Attributes
 from opentelemetry.instrumentation.dspy._operations.reading import instance_dict, value
+from opentelemetry.instrumentation.dspy._operations.services.tool_definitions import definition_of
 
 # By class name, since older releases lack some of them; CodeAct is also a ReAct.
 # The second item names the attributes that hold the predictors of a step.
@@ -94,6 +95,11 @@ class AgentRecord:
                 del self._tool_calls[index]
                 return call_id
         return None
+
+    def definitions(self) -> list[dict[str, Any]]:
+        """The tools of the agent, without the tool by which it ends."""
+        tools = _tools_of(self.agent)
+        return [definition_of(tool) for tool in tools if not self.ends_with(tool)]
 
     def attributes(self, result: Any, error: BaseException | None) -> Attributes:
         """The number of steps and the reason of the end, as attributes."""
@@ -182,8 +188,11 @@ def agent_record(kind: str, agent: Any, arguments: Mapping[str, Any]) -> AgentRe
 
 def parameters_of_tools(agent: Any) -> Iterator[str]:
     """The parameter names of an agent's tools."""
+    for tool in _tools_of(agent):
+        yield from tool.args or ()
+
+
+def _tools_of(agent: Any) -> Iterator[Any]:
     tools: Any = instance_dict(agent).get("tools") or ()
     held: Iterable[Any] = tools.values() if issubclass(type(tools), dict) else tools
-    for tool in held:
-        if issubclass(type(tool), dspy.Tool):
-            yield from tool.args or ()
+    return (tool for tool in held if issubclass(type(tool), dspy.Tool))

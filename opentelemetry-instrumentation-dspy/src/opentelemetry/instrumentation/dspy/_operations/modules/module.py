@@ -21,6 +21,7 @@ from opentelemetry.instrumentation.dspy._guarding import guarded
 from opentelemetry.instrumentation.dspy._operations.evaluation.results import program_ended
 from opentelemetry.instrumentation.dspy._operations.modules import attempts
 from opentelemetry.instrumentation.dspy._operations.modules.agent import (
+    AgentRecord,
     agent_kind,
     agent_record,
     parameters_of_tools,
@@ -29,9 +30,17 @@ from opentelemetry.instrumentation.dspy._operations.modules.attempts import (
     AttemptsRecord,
     makes_attempts,
 )
+from opentelemetry.instrumentation.dspy._operations.modules.direct_forward import DirectForward
+from opentelemetry.instrumentation.dspy._operations.modules.interface import (
+    config_of,
+    message_of,
+    result_types,
+    types_of,
+)
 from opentelemetry.instrumentation.dspy._operations.modules.program_hash import program_hash
 from opentelemetry.instrumentation.dspy._operations.modules.record import ModuleRecord, record_of
 from opentelemetry.instrumentation.dspy._operations.modules.signature import (
+    NO_NAME,
     SignatureDescription,
     describe_signature,
 )
@@ -50,13 +59,16 @@ from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_ATTEMPT_INDEX,
     DSPY_LM_CALL_COUNT,
     DSPY_MODULE_COMPILED,
+    DSPY_MODULE_CONFIG,
     DSPY_MODULE_CPU_TIME,
     DSPY_MODULE_DEMO_COUNT,
     DSPY_MODULE_EXTRA_INPUTS,
     DSPY_MODULE_INPUT,
+    DSPY_MODULE_INPUT_TYPES,
     DSPY_MODULE_MISSING_INPUTS,
     DSPY_MODULE_MISTYPED_INPUTS,
     DSPY_MODULE_OUTPUT,
+    DSPY_MODULE_OUTPUT_TYPES,
     DSPY_MODULE_PATH,
     DSPY_MODULE_SIGNATURE,
     DSPY_MODULE_TYPE,
@@ -65,14 +77,17 @@ from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_PROGRAM_HASH,
     DSPY_SIGNATURE_FIELDS,
     DSPY_SIGNATURE_INSTRUCTIONS,
+    DSPY_SIGNATURE_METADATA,
+    DSPY_SIGNATURE_QUALIFIED_NAME,
     GEN_AI_AGENT_NAME,
+    GEN_AI_INPUT_MESSAGES,
     GEN_AI_OPERATION_NAME,
+    GEN_AI_OUTPUT_MESSAGES,
+    GEN_AI_TOOL_DEFINITIONS,
     GEN_AI_WORKFLOW_NAME,
     GenAIOperations,
     Operations,
 )
-
-_NO_SIGNATURE_NAME = "StringSignature"
 
 
 def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
@@ -88,12 +103,24 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
         # Overrides in DSPy call super(), and programs hold bound methods of them.
         users_only=True,
     )
-    return [
+    points: list[PatchPoint] = [
         method_patch(module, "Module.__call__", operation, effect),
         method_patch(module, "Module.acall", operation, effect),
         overrides,
         *attempts.patch_points(),
     ]
+    if runtime.settings.trace_direct_forward:
+        points.append(
+            ClassTreePatch(
+                module,
+                "Module",
+                {"forward": operation, "aforward": operation},
+                "modules whose forward() is called directly get no span",
+                closure_on_root=False,
+                inner=True,
+            )
+        )
+    return points
 
 
 class ModuleOperation(Operation):
@@ -105,6 +132,7 @@ class ModuleOperation(Operation):
         self._content = runtime.content
         self._settings = runtime.settings
         self._check_peers = PeerCheck()
+        self._direct_forward = DirectForward(runtime.settings.trace_direct_forward)
 
     def start(self, call: Call) -> SpanStart:
         module = call.instance
@@ -132,6 +160,7 @@ class ModuleOperation(Operation):
             record.attempts = AttemptsRecord(module)
         if enclosing is None:
             self._check_peers()
+            self._direct_forward.look()
             attributes[GEN_AI_OPERATION_NAME] = GenAIOperations.INVOKE_WORKFLOW
             attributes[GEN_AI_WORKFLOW_NAME] = kind.name
             return f"invoke_workflow {kind.name}", attributes, INTERNAL
@@ -147,6 +176,8 @@ class ModuleOperation(Operation):
             attributes.update(signature.attributes)
             if self._settings.content_mode.in_spans:
                 self._put_prompt(attributes, signature)
+            if signature.metadata or self._settings.signature_metadata:
+                self._put_metadata(attributes, signature)
         own = instance_dict(call.instance)
         if record.is_predict:
             demos = call.kwargs["demos"] if "demos" in call.kwargs else own.get("demos")
@@ -161,8 +192,30 @@ class ModuleOperation(Operation):
             self._content.arguments.learn(parameters_of_tools(call.instance))
         if record.outermost:
             guarded(_put_hash, attributes, call.instance)
+        config = config_of(call.instance, strings=self._settings.content_mode.in_spans)
+        if config:
+            self._content.put(attributes, DSPY_MODULE_CONFIG, self.name, config)
+        if signature is None and self._settings.capture_signatures:
+            attributes[DSPY_MODULE_INPUT_TYPES] = types_of(arguments_of(call))
         if self._settings.records_inputs:
             self._content.put(attributes, DSPY_MODULE_INPUT, self.name, arguments_of(call))
+            if record.agent is not None:
+                self._put_agent(attributes, record.agent)
+
+    def _put_agent(self, attributes: Attributes, agent: AgentRecord) -> None:
+        tools = agent.definitions()
+        if tools:
+            self._content.put(attributes, GEN_AI_TOOL_DEFINITIONS, self.name, tools)
+        messages = [message_of("user", attributes[DSPY_MODULE_INPUT])]
+        self._content.put(attributes, GEN_AI_INPUT_MESSAGES, self.name, messages)
+
+    def _put_metadata(self, attributes: Attributes, signature: SignatureDescription) -> None:
+        metadata = dict(signature.metadata)
+        given = self._settings.signature_metadata or {}
+        for name in (signature.name, signature.attributes.get(DSPY_SIGNATURE_QUALIFIED_NAME, "")):
+            metadata.update(given.get(name) or {})
+        if metadata:
+            self._content.put(attributes, DSPY_SIGNATURE_METADATA, self.name, metadata)
 
     def _put_prompt(self, attributes: Attributes, signature: SignatureDescription) -> None:
         # Content, since optimizers write the program's data into them.
@@ -186,8 +239,14 @@ class ModuleOperation(Operation):
             completions = result.completions
             if completions is not None:
                 attributes[DSPY_PREDICTION_COMPLETION_COUNT] = len(completions)
+        if record.signature is None and self._settings.capture_signatures:
+            attributes[DSPY_MODULE_OUTPUT_TYPES] = result_types(result)
         if self._settings.records_outputs:
             self._content.put(attributes, DSPY_MODULE_OUTPUT, self.name, result)
+            if record.agent is not None:
+                message = message_of("assistant", attributes[DSPY_MODULE_OUTPUT])
+                answer = [{**message, "finish_reason": "stop"}]
+                self._content.put(attributes, GEN_AI_OUTPUT_MESSAGES, self.name, answer)
 
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
         attributes[DSPY_LM_CALL_COUNT] = call.lm_calls
@@ -321,7 +380,7 @@ def _signature_of(call: Call, kind: _Kind) -> Any:
 
 
 def _signature_label(signature: SignatureDescription | None) -> str | None:
-    if signature is None or signature.name == _NO_SIGNATURE_NAME:
+    if signature is None or signature.name == NO_NAME:
         return None
     return signature.name
 

@@ -51,6 +51,7 @@ class SignatureDescription:
         own_types: The same for inputs with types of the program, as weak references.
         document: The docstring that the instructions were read from, to detect changes.
         attributes: The parts that are not content, as attributes. Shared: copy before changing.
+        metadata: The mapping ``trace_metadata`` of the class as JSON's own types; usually empty.
     """
 
     name: str
@@ -65,6 +66,7 @@ class SignatureDescription:
     own_types: tuple[tuple[str, _WeakTypes], ...]
     document: str | None
     attributes: dict[str, Any]
+    metadata: dict[str, Any]
 
     def missing_inputs(self, given: Mapping[str, Any]) -> tuple[str, ...]:
         """Names of the required inputs that are not given."""
@@ -108,6 +110,9 @@ def _is_option(name: str, given: Mapping[str, Any]) -> bool:
     return name in _OPTIONS or (name == "prediction" and isinstance(given[name], dict))
 
 
+NO_NAME = "StringSignature"
+"""The name of every signature that is made from a string, or changed by an optimizer."""
+
 _descriptions: weakref.WeakKeyDictionary[type, SignatureDescription] = weakref.WeakKeyDictionary()
 
 
@@ -136,6 +141,9 @@ def _describe(signature: Any) -> SignatureDescription:
         semconv.DSPY_SIGNATURE_OUTPUT_FIELDS: tuple(outputs),
         semconv.DSPY_SIGNATURE_FINGERPRINT: fingerprint,
     }
+    if signature.__name__ != NO_NAME:
+        name = f"{signature.__module__}.{signature.__qualname__}"
+        attributes[semconv.DSPY_SIGNATURE_QUALIFIED_NAME] = name
     return SignatureDescription(
         name=signature.__name__,
         text=f"{', '.join(inputs)} -> {', '.join(outputs)}",
@@ -153,7 +161,14 @@ def _describe(signature: Any) -> SignatureDescription:
         ),
         document=signature.__doc__,
         attributes=attributes,
+        metadata=_metadata(signature),
     )
+
+
+def _metadata(signature: Any) -> dict[str, Any]:
+    given = getattr(signature, "trace_metadata", None)
+    # A copy: the description refers to no object of the program.
+    return orjson.loads(to_json(given)) if isinstance(given, Mapping) else {}
 
 
 def _field(name: str, field: Any) -> dict[str, Any]:

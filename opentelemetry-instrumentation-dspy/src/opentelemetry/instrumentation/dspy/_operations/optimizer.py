@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
+import dspy
 from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.call import (
     INTERNAL,
@@ -17,8 +18,10 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     Runtime,
     SpanStart,
 )
-from opentelemetry.instrumentation.dspy._guarding import new_lock
+from opentelemetry.instrumentation.dspy._guarding import guarded
 from opentelemetry.instrumentation.dspy._operations.evaluation.scores import as_number, name_of
+from opentelemetry.instrumentation.dspy._operations.evaluation.trials import CompileRecord
+from opentelemetry.instrumentation.dspy._operations.modules.program_hash import program_hash
 from opentelemetry.instrumentation.dspy._operations.reading import instance_dict
 from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint
@@ -37,27 +40,6 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
             closures_in_dspy=True,
         )
     ]
-
-
-@dataclass
-class CompileRecord:
-    """The trials of one compilation so far."""
-
-    trials: int = 0
-    best_score: float | None = None
-    lock: Any = field(default_factory=new_lock)
-
-    def start_trial(self) -> int:
-        """The index of a new trial, from 0."""
-        with self.lock:
-            self.trials += 1
-            return self.trials - 1
-
-    def record_score(self, score: float) -> None:
-        """Record the score of a trial."""
-        with self.lock:
-            if self.best_score is None or score > self.best_score:
-                self.best_score = score
 
 
 class OptimizerOperation(Operation):
@@ -80,13 +62,22 @@ class OptimizerOperation(Operation):
         metric = instance_dict(optimizer).get("metric")
         if metric is not None:
             attributes[semconv.DSPY_OPTIMIZER_METRIC] = name_of(metric)
+        given = _arguments_of(call)
         for argument, attribute in _SETS.items():
-            examples = call.kwargs.get(argument)
-            if isinstance(examples, (list, tuple)):
-                attributes[attribute] = len(examples)  # type: ignore[reportUnknownArgumentType]
+            size = _size_of(given.get(argument))
+            if size is not None:
+                attributes[attribute] = size
+        for argument, attribute in _PROGRAMS.items():
+            kinds = _classes_of(given.get(argument))
+            if kinds:
+                attributes[attribute] = kinds
         return f"compile {kind}", attributes, INTERNAL
 
+    def arguments(self, call: Call) -> Mapping[str, Any]:
+        return _arguments_of(call)
+
     def inputs(self, call: Call, attributes: Attributes) -> None:
+        guarded(_put_hash, attributes, _arguments_of(call).get("student"))
         types = (bool, int, float, str) if self._settings.content_mode.in_spans else (int, float)
         config = {
             name: value
@@ -96,6 +87,11 @@ class OptimizerOperation(Operation):
         self._content.put(attributes, semconv.DSPY_OPTIMIZER_CONFIG, self.name, config)
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
+        if semconv.DSPY_OPTIMIZER_VALSET_COUNT not in call.start_attributes:
+            # Some optimizers split a validation set off.
+            size = _size_of(instance_dict(call.instance).get("valset"))
+            if size is not None:
+                attributes[semconv.DSPY_OPTIMIZER_VALSET_COUNT] = size
         score = as_number(getattr(result, "score", None))
         if score is not None:
             call.state.record_score(score)
@@ -111,19 +107,35 @@ _SETS = {
     "trainset": semconv.DSPY_OPTIMIZER_TRAINSET_COUNT,
     "valset": semconv.DSPY_OPTIMIZER_VALSET_COUNT,
 }
+_PROGRAMS = {
+    "student": semconv.DSPY_OPTIMIZER_STUDENT,
+    "teacher": semconv.DSPY_OPTIMIZER_TEACHER,
+}
 
 
-def start_trial_of(call: Call) -> tuple[int | None, Callable[[float], None] | None]:
-    """Count an evaluation as a trial of the compilation that it belongs to.
+def _arguments_of(call: Call) -> dict[str, Any]:
+    """The arguments of ``compile`` by name."""
+    if not call.args:
+        return dict(call.kwargs)
+    kind: type[Any] = type(call.instance)  # type: ignore[reportUnknownVariableType]
+    names = list(inspect.signature(kind.compile).parameters)[1:]
+    return {**dict(zip(names, call.args, strict=False)), **call.kwargs}
 
-    Returns:
-        The trial's index and a function to record its score; None and None outside of a
-        compilation.
-    """
-    parent = call.parent
-    while parent is not None:
-        if parent.operation.name == semconv.Operations.COMPILE and parent.state is not None:
-            record: CompileRecord = parent.state
-            return record.start_trial(), record.record_score
-        parent = parent.parent
-    return None, None
+
+def _size_of(examples: Any) -> int | None:
+    return len(cast("list[Any]", examples)) if isinstance(examples, (list, tuple)) else None
+
+
+def _classes_of(programs: Any) -> str | None:
+    """Names of the classes of a program, or of a list of programs."""
+    if programs is None:
+        return None
+    each = cast("list[Any]", programs if isinstance(programs, (list, tuple)) else [programs])
+    names = [type(program).__name__ for program in each]
+    return ", ".join(dict.fromkeys(names)) or None
+
+
+def _put_hash(attributes: Attributes, program: Any) -> None:
+    digest = program_hash(program) if isinstance(program, dspy.Module) else None
+    if digest is not None:
+        attributes[semconv.DSPY_PROGRAM_HASH] = digest
