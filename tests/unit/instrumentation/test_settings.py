@@ -264,5 +264,5 @@ def test_defaults_of_another_package_reach_an_instrumentor_without_arguments() -
 
 def test_variables_are_named_like_their_values() -> None:
     names = {name: value for name, value in vars(env).items() if name.startswith("OTEL_")}
-    assert len(names) == 7
+    assert len(names) == 8
     assert all(name == value for name, value in names.items())

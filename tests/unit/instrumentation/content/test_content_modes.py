@@ -70,11 +70,11 @@ ELSEWHERE = (
     "dspy.example.",
     "dspy.interpreter.",
     "dspy.lm.parameters",
+    "dspy.retrieval.arguments",
     "exception.",
     "gen_ai.evaluation.",
     "gen_ai.retrieval.",
     "gen_ai.system_instructions",
-    "gen_ai.tool.definitions",
 )
 
 

@@ -148,7 +148,7 @@ def test_the_config_of_a_predict(trace_with: TraceWith) -> None:
     def config(**settings: Any) -> Any:
         traced = trace_with(**settings)
         with dspy.context(lm=EchoLM()):
-            options = {"temperature": 0.5, "api_key": "canary-1", "stop": "canary-2"}
+            options = {"temperature": 0.5, "api_key": "canary-1", "user": "canary-2"}
             dspy.Predict("question -> answer", **options)(question="?")
             dspy.Predict("question -> answer")(question="?")
         first, second = (
@@ -157,7 +157,7 @@ def test_the_config_of_a_predict(trace_with: TraceWith) -> None:
         assert "dspy.module.config" not in (second or {})
         return json.loads((first or {})["dspy.module.config"])
 
-    assert config() == {"temperature": 0.5, "api_key": "[REDACTED]", "stop": "canary-2"}
+    assert config() == {"temperature": 0.5, "api_key": "[REDACTED]", "user": "canary-2"}
     assert config(capture_content=False) == {"temperature": 0.5}
 
 
@@ -166,7 +166,7 @@ class Program(dspy.Module):
         return dspy.Prediction(answer=question, count=limit)
 
 
-@pytest.mark.surface("Module")
+@pytest.mark.surface("workflow")
 def test_types_of_a_module_without_a_signature(trace_with: TraceWith) -> None:
     traced = trace_with(capture_content=False)
     Program()(question="canary-1", limit=2)
