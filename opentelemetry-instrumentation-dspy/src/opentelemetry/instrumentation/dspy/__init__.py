@@ -55,7 +55,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import wrapt
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
@@ -126,6 +126,9 @@ def watch_redactor(watcher: Callable[[SpanRedactor | None], None]) -> None:
     watcher(_InUse.redactor)
 
 
+_NO_SETTINGS: Final = frozenset({"skip_dep_check", "raise_exception_on_conflict"})
+
+
 class _Providers(NamedTuple):
     tracer_provider: TracerProvider | None
     meter_provider: MeterProvider | None
@@ -153,6 +156,36 @@ class DSPyInstrumentor(BaseInstrumentor):
     def settings(self) -> Settings | None:
         """The settings in use; None while DSPy is not instrumented."""
         return None if self._pending is None else self._pending[1]
+
+    def instrument(self, **kwargs: Any) -> None:
+        """Instrument DSPy, now or when it is imported.
+
+        A further call changes nothing until `uninstrument`, and a warning says so if it asks for
+        other settings or providers than are in use.
+
+        Args:
+            **kwargs: ``tracer_provider``, ``meter_provider``, ``logger_provider``, and the settings
+                that `load_settings` takes.
+        """
+        if not self.is_instrumented_by_opentelemetry:
+            super().instrument(**kwargs)
+        elif self._asks_for_others(kwargs):
+            logger.warning(
+                "DSPy is instrumented already, and these arguments of instrument() have no effect: "
+                "%s. Give them to the first call, or call uninstrument() before.",
+                ", ".join(sorted(kwargs.keys() - _NO_SETTINGS)),
+            )
+
+    def _asks_for_others(self, kwargs: dict[str, Any]) -> bool:
+        given = {name: value for name, value in kwargs.items() if name not in _NO_SETTINGS}
+        if not given or self._pending is None:
+            return False
+        providers, settings = self._pending
+        for name in _Providers._fields:
+            asked = given.pop(name, None)
+            if asked is not None and asked is not getattr(providers, name):
+                return True
+        return bool(given) and load_settings(**given) != settings
 
     def _instrument(self, **kwargs: Any) -> None:
         providers = _Providers(*(kwargs.pop(name, None) for name in _Providers._fields))
