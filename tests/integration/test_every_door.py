@@ -64,6 +64,8 @@ EVERYWHERE: dict[str, tuple[Any, str]] = {
     "log_outputs": (False, "false"),
     "log_signatures": (False, "false"),
     "log_intermediate_steps": (False, "false"),
+    "adapter_steps": ("spans", "spans"),
+    "resource_usage": ("all", "all"),
     "max_content_length": (100, "100"),
     "redact": ("redactions:hide", "redactions:hide"),
     "workspace": ("team", "team"),
@@ -140,7 +142,8 @@ def report(door, provider):
             name: plain(getattr(settings, name))
             for name in (
                 "content_mode", "capture_inputs", "capture_outputs", "capture_signatures",
-                "capture_intermediate_steps", "max_content_length", "redact",
+                "capture_intermediate_steps", "adapter_steps", "resource_usage",
+                "max_content_length", "redact",
             )
         },
     }))
@@ -354,6 +357,8 @@ def check_what_is_recorded(report: dict[str, Any]) -> None:
         "capture_outputs": False,
         "capture_signatures": False,
         "capture_intermediate_steps": False,
+        "adapter_steps": "spans",
+        "resource_usage": "all",
         "max_content_length": 100,
         "redact": "redactions:hide",
     }

@@ -28,6 +28,18 @@ SWITCHES = {
     "capture_signatures": env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_SIGNATURES,
     "capture_intermediate_steps": env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_INTERMEDIATE_STEPS,
 }
+CHOICES = {
+    "adapter_steps": (
+        env.OTEL_INSTRUMENTATION_DSPY_ADAPTER_STEPS,
+        ("attributes", "spans"),
+        "attributes or spans",
+    ),
+    "resource_usage": (
+        env.OTEL_INSTRUMENTATION_DSPY_RESOURCE_USAGE,
+        ("outermost", "off", "all"),
+        "off, outermost or all",
+    ),
+}
 MODES = {
     "NO_CONTENT": ContentMode.NO_CONTENT,
     "SPAN_ONLY": ContentMode.SPAN_ONLY,
@@ -50,7 +62,33 @@ def test_defaults() -> None:
         capture_intermediate_steps=True,
         max_content_length=262_144,
         redact=None,
+        adapter_steps="attributes",
+        resource_usage="outermost",
     )
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_choice_of_several_words(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    variable, words, _ = CHOICES[name]
+    assert getattr(load_settings(), name) == words[0]
+    for word in words:
+        monkeypatch.setenv(variable, f" {word.upper()} ")
+        assert getattr(load_settings(), name) == word
+        assert getattr(load_settings(**{name: word}), name) == word
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_word_that_is_not_accepted(
+    monkeypatch: pytest.MonkeyPatch, telemetry_log: TelemetryLog, name: str
+) -> None:
+    variable, words, accepted = CHOICES[name]
+    with pytest.raises(ValueError, match=f"{name} is 'some'; accepted: {accepted}"):
+        load_settings(**{name: "some"})
+    monkeypatch.setenv(variable, "some")
+    assert getattr(load_settings(), name) == words[0]
+    assert telemetry_log.take() == [
+        f"{variable} is 'some'; accepted: {accepted}. Using {words[0]}."
+    ]
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -195,6 +233,8 @@ ARGUMENTS: dict[str, Any] = {
     "capture_outputs": False,
     "capture_signatures": False,
     "capture_intermediate_steps": False,
+    "adapter_steps": "spans",
+    "resource_usage": "all",
     "max_content_length": 100,
     "redact": _redact,
     "request_hook": print,
@@ -264,5 +304,5 @@ def test_defaults_of_another_package_reach_an_instrumentor_without_arguments() -
 
 def test_variables_are_named_like_their_values() -> None:
     names = {name: value for name, value in vars(env).items() if name.startswith("OTEL_")}
-    assert len(names) == 8
+    assert len(names) == 10
     assert all(name == value for name, value in names.items())

@@ -48,6 +48,8 @@ __all__ = ["ConfigurationError", "MLflowDSPyConfig", "environment_variable"]
 DEFAULT_EXPERIMENT_NAME: Final = "Default"
 
 Volume = Literal["full", "summary", "off"]
+AdapterSteps = Literal["attributes", "spans"]
+ResourceUsage = Literal["off", "outermost", "all"]
 Key = Literal["trace", "session", "user", "conversation", "inputs"]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -88,6 +90,8 @@ INSTRUMENT_ARGUMENTS: Final = {
     "log_outputs": "capture_outputs",
     "log_signatures": "capture_signatures",
     "log_intermediate_steps": "capture_intermediate_steps",
+    "adapter_steps": "adapter_steps",
+    "resource_usage": "resource_usage",
     "max_content_length": "max_content_length",
     "redact": "redact",
 }
@@ -362,8 +366,20 @@ class MLflowDSPyConfig(EnvironmentSettings):
     )
     log_intermediate_steps: bool | None = Field(
         default=None,
-        description="true or false: whether adapters and their steps have spans. The default is "
+        description="true or false: whether adapters have spans; without them, the span of the "
+        "module has their failures. The default is "
         "OTEL_INSTRUMENTATION_DSPY_CAPTURE_INTERMEDIATE_STEPS, then true.",
+    )
+    adapter_steps: AdapterSteps | None = Field(
+        default=None,
+        description="How the format and parse steps of adapters are recorded. attributes: on the "
+        "adapter's span; spans: as spans of their own. The default is "
+        "OTEL_INSTRUMENTATION_DSPY_ADAPTER_STEPS, then attributes.",
+    )
+    resource_usage: ResourceUsage | None = Field(
+        default=None,
+        description="Which modules have CPU time and memory growth: off, outermost or all. The "
+        "default is OTEL_INSTRUMENTATION_DSPY_RESOURCE_USAGE, then outermost.",
     )
     max_content_length: int | None = Field(
         default=None,

@@ -96,6 +96,8 @@ SETTINGS: dict[str, tuple[str, str, Any]] = {
     "log_outputs": ("MLFLOW_DSPY_LOG_OUTPUTS", "false", False),
     "log_signatures": ("MLFLOW_DSPY_LOG_SIGNATURES", "false", False),
     "log_intermediate_steps": ("MLFLOW_DSPY_LOG_INTERMEDIATE_STEPS", "false", False),
+    "adapter_steps": ("MLFLOW_DSPY_ADAPTER_STEPS", "spans", "spans"),
+    "resource_usage": ("MLFLOW_DSPY_RESOURCE_USAGE", "all", "all"),
     "max_content_length": ("MLFLOW_DSPY_MAX_CONTENT_LENGTH", "100", 100),
     "redact": ("MLFLOW_DSPY_REDACT", "os.path:join", os.path.join),
 }
@@ -400,6 +402,8 @@ def test_settings_of_the_instrumentation_become_its_arguments() -> None:
         log_outputs=False,
         log_signatures=False,
         log_intermediate_steps=False,
+        adapter_steps="spans",
+        resource_usage="all",
         max_content_length=100,
         redact=os.path.join,
     )
@@ -409,6 +413,8 @@ def test_settings_of_the_instrumentation_become_its_arguments() -> None:
         "capture_outputs": False,
         "capture_signatures": False,
         "capture_intermediate_steps": False,
+        "adapter_steps": "spans",
+        "resource_usage": "all",
         "max_content_length": 100,
         "redact": os.path.join,
     }

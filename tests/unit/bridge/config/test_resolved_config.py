@@ -30,6 +30,8 @@ def redact(operation: str, field: str, value: Any) -> Any:
         ("MLFLOW_DSPY_LOG_OUTPUTS", "log_outputs", False),
         ("MLFLOW_DSPY_LOG_SIGNATURES", "log_signatures", False),
         ("MLFLOW_DSPY_LOG_INTERMEDIATE_STEPS", "log_intermediate_steps", False),
+        ("MLFLOW_DSPY_ADAPTER_STEPS", "adapter_steps", None),
+        ("MLFLOW_DSPY_RESOURCE_USAGE", "resource_usage", None),
         ("MLFLOW_DSPY_MAX_CONTENT_LENGTH", "max_content_length", None),
     ],
 )

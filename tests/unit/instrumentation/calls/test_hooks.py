@@ -34,7 +34,7 @@ async def call(program: Any, mode: str, **kwargs: Any) -> Any:
         return program(**kwargs) if mode == "sync" else await program.acall(**kwargs)
 
 
-NAMES = ["module", "predict", "adapter", "adapter.format", "lm", "adapter.parse"]
+NAMES = ["module", "predict", "adapter", "lm"]
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
@@ -53,9 +53,7 @@ async def test_the_request_hook_comes_first(trace_with: TraceWith, mode: str) ->
         ("module", True, None, None),
         ("predict", True, "module", "generate"),
         ("adapter", True, "predict", None),
-        ("adapter.format", True, "adapter", None),
         ("lm", True, "adapter", None),
-        ("adapter.parse", True, "adapter", None),
     ]
     assert all((span.attributes or {})["user.id"] in NAMES for span in traced.spans)
 
@@ -98,14 +96,7 @@ async def test_the_response_hook_has_the_result(trace_with: TraceWith, mode: str
 
     traced = trace_with(response_hook=response_hook)
     prediction = await call(Program(), mode, question="?")
-    assert [name for name, _ in seen] == [
-        "adapter.format",
-        "lm",
-        "adapter.parse",
-        "adapter",
-        "predict",
-        "module",
-    ]
+    assert [name for name, _ in seen] == NAMES[::-1]
     assert seen[-1][1] is prediction
     assert traced.content("invoke_workflow Program", "dspy.module.output") == {"answer": "blue"}
 
@@ -138,7 +129,7 @@ def test_a_call_that_is_over_holds_nothing(trace_with: TraceWith) -> None:
     trace_with(request_hook=lambda span, call: calls.append(call))
     with dspy.context(lm=EchoLM()):
         Program()(question="?")
-    assert [(call.args, dict(call.kwargs)) for call in calls] == [((), {})] * 6
+    assert [(call.args, dict(call.kwargs)) for call in calls] == [((), {})] * 4
     assert [call.operation_name for call in calls] == NAMES
 
 
@@ -166,7 +157,7 @@ async def test_what_a_hook_raises_is_dropped(
     assert (await call(Program(), mode, question="?")).answer == "blue"
     assert (await call(Program(), mode, question="?")).answer == "blue"
     assert len(telemetry_log.take()) == 1
-    assert len(traced.spans) == 12
+    assert len(traced.spans) == 8
     assert {span.status.status_code for span in traced.spans} == {StatusCode.UNSET}
     output = traced.spans[-1].attributes or {}
     assert output["dspy.module.output"] == '{"answer":"blue"}'

@@ -177,7 +177,7 @@ def program_with_a_tool() -> dspy.Module:
 
 def test_the_hook_sees_everything_first(trace_with: TraceWith) -> None:
     hook = Seen()
-    trace_with(redact=hook)
+    trace_with(redact=hook, adapter_steps="spans")
     with dspy.context(lm=EchoLM()):
         program_with_a_tool()(question="?")
     assert set(hook.shown) == {

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters: the call, its format and its parse, once each, DSPy's own and users'."""
+"""Adapters: spans of the call, its format and its parse, once each, DSPy's own and users'."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ from tests.unit.instrumentation.conftest import TraceWith
 pytestmark = [pytest.mark.surface("adapter"), pytest.mark.surface("adapter format and parse")]
 
 QA = "question -> answer"
+
+
+@pytest.fixture
+def traced(trace_with: TraceWith) -> Traced:
+    """DSPy instrumented with content on spans, and with spans for the steps of adapters."""
+    return trace_with(adapter_steps="spans")
 
 
 async def predict(mode: str, **inputs: Any) -> Any:
@@ -200,7 +206,7 @@ def of_another_tree() -> type[dspy.Adapter]:
 @pytest.mark.parametrize("mode", ["sync", "async"])
 async def test_users_own(trace_with: TraceWith, make: Any, defined: str, mode: str) -> None:
     early = make() if defined == "before" else None
-    traced = trace_with()
+    traced = trace_with(adapter_steps="spans")
     kind = early or make()
     with dspy.context(lm=EchoLM(chat_text(answer="blue")), adapter=kind()):
         assert (await predict(mode, question="?")).answer == "blue"
@@ -254,7 +260,7 @@ def test_a_redaction_hook_is_asked_for_each_step(trace_with: TraceWith) -> None:
         asked.append((operation, field))
         return value
 
-    traced = trace_with(redact=redact)
+    traced = trace_with(redact=redact, adapter_steps="spans")
     with dspy.context(lm=EchoLM()):
         dspy.Predict("question -> answer")(question="why?")
     assert traced.names()

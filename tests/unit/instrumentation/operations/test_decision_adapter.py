@@ -27,9 +27,7 @@ THROUGH_CHAT = """\
 invoke_workflow Predict
 └─ DecisionAdapter
    └─ ChatAdapter
-      ├─ ChatAdapter.format
-      ├─ chat echo
-      └─ ChatAdapter.parse"""
+      └─ chat echo"""
 
 
 def signature() -> Any:

@@ -19,6 +19,12 @@ SIGNATURE = "question -> answer: str, count: int"
 RIGHT = {"answer": "blue", "count": 3}
 
 
+@pytest.fixture
+def traced(trace_with: TraceWith) -> Traced:
+    """DSPy instrumented with content on spans, and with spans for the steps of adapters."""
+    return trace_with(adapter_steps="spans")
+
+
 class Replying(EchoLM):
     """Answers with these texts in turn."""
 
@@ -145,7 +151,7 @@ async def test_xml_with_a_field_of_another_type(traced: Traced, mode: str) -> No
 
 @MODES
 async def test_names_but_no_content(trace_with: TraceWith, mode: str) -> None:
-    traced = trace_with(capture_content=False)
+    traced = trace_with(capture_content=False, adapter_steps="spans")
     await ask(
         mode, dspy.ChatAdapter(), chat_text(answer="canary-1", count="canary-2"), json_text(**RIGHT)
     )

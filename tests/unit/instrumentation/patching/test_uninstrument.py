@@ -90,9 +90,15 @@ def test_something_was_changed_at_all(before: Any, trace_with: TraceWith) -> Non
     assert expected <= set(differences(before))
 
 
-@pytest.mark.parametrize("steps", [True, False], ids=["all", "without steps"])
-def test_every_attribute_is_the_very_same(before: Any, trace_with: TraceWith, steps: bool) -> None:
-    trace_with(capture_intermediate_steps=steps)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"adapter_steps": "spans"}, {"capture_intermediate_steps": False}],
+    ids=["default", "steps as spans", "without adapters"],
+)
+def test_every_attribute_is_the_very_same(
+    before: Any, trace_with: TraceWith, settings: dict[str, Any]
+) -> None:
+    trace_with(**settings)
     uninstrument()
     assert differences(before) == []
 
@@ -253,7 +259,9 @@ def test_a_user_who_replaces_a_method_of_a_class_while_traced(traced: Traced) ->
     assert vars(Swapped)["__call__"] is second
 
 
-def test_a_mock_is_put_on_and_taken_off(traced: Traced) -> None:
+@pytest.mark.parametrize("steps", ["attributes", "spans"])
+def test_a_mock_is_put_on_and_taken_off(trace_with: TraceWith, steps: str) -> None:
+    traced = trace_with(adapter_steps=steps)
     with (
         mock.patch.object(UserAdapter, "parse", lambda *args: {"answer": "mocked"}),
         dspy.context(lm=EchoLM(), adapter=UserAdapter()),
@@ -262,7 +270,10 @@ def test_a_mock_is_put_on_and_taken_off(traced: Traced) -> None:
     traced.clear()
     with dspy.context(lm=EchoLM(), adapter=UserAdapter()):
         assert dspy.Predict(QA)(question="?").answer == "blue"
-    assert "UserAdapter.parse" in traced.names()
+    if steps == "spans":
+        assert "UserAdapter.parse" in traced.names()
+    else:
+        assert "dspy.adapter.parse.duration" in traced.attributes("UserAdapter")
 
 
 def test_uninstrument_is_a_warning_where_there_is_nothing(

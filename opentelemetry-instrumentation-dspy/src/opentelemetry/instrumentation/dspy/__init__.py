@@ -25,6 +25,10 @@ never imports dspy pays nothing. Its arguments are keyword-only and optional:
   recorded;
 - ``capture_inputs``, ``capture_outputs``, ``capture_signatures``, ``capture_intermediate_steps``:
   switches for parts of what is recorded;
+- ``adapter_steps``: ``attributes`` (default) or ``spans``, for the format and parse steps of
+  adapters;
+- ``resource_usage``: ``off``, ``outermost`` (default) or ``all``, for the CPU time and memory
+  growth of modules;
 - ``max_content_length``: the longest content attribute, in characters;
 - ``redact``: what is removed from content: names of fields (``field:ssn``), ``email``, ``phone``,
   ``card``, ``iban``, ``api_key``, ``ip``, regular expressions, a function

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
 from opentelemetry.instrumentation.dspy import environment_variables as env
 from opentelemetry.instrumentation.dspy._redact_setting import (
@@ -46,6 +46,10 @@ class ContentMode(Enum):
         self.in_events = value in ("EVENT_ONLY", "SPAN_AND_EVENT")
 
 
+AdapterSteps: TypeAlias = Literal["attributes", "spans"]
+ResourceUsage: TypeAlias = Literal["off", "outermost", "all"]
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The settings that decide what spans record.
@@ -55,7 +59,12 @@ class Settings:
         capture_inputs: Record inputs (if content is recorded).
         capture_outputs: Record outputs (if content is recorded).
         capture_signatures: Describe signatures on module spans.
-        capture_intermediate_steps: Make spans for adapters and their format and parse steps.
+        capture_intermediate_steps: Make spans for adapters. Without them, the span of the module
+            has their failures.
+        adapter_steps: How the format and parse steps of adapters are recorded: as ``attributes`` of
+            the adapter's span, or as ``spans``.
+        resource_usage: Which modules have CPU time and memory growth: ``off``, the ``outermost``
+            module, or ``all``.
         trace_direct_forward: Make spans for modules whose ``forward`` is called directly.
         max_content_length: Longest content attribute, in characters.
         redact: Function that receives each value first; ``None`` for no function.
@@ -80,6 +89,8 @@ class Settings:
     redaction_rules: RedactionRules | None = None
     signature_metadata: Mapping[str, Mapping[str, Any]] | None = None
     trace_direct_forward: bool = False
+    adapter_steps: AdapterSteps = "attributes"
+    resource_usage: ResourceUsage = "outermost"
     records_inputs: bool = field(init=False)
     records_outputs: bool = field(init=False)
 
@@ -135,6 +146,8 @@ def load_settings(
     capture_outputs: bool | None = None,
     capture_signatures: bool | None = None,
     capture_intermediate_steps: bool | None = None,
+    adapter_steps: AdapterSteps | None = None,
+    resource_usage: ResourceUsage | None = None,
     max_content_length: int | None = None,
     redact: RedactSetting | None = None,
     request_hook: RequestHook | None = None,
@@ -156,6 +169,8 @@ def load_settings(
         "capture_outputs": capture_outputs,
         "capture_signatures": capture_signatures,
         "capture_intermediate_steps": capture_intermediate_steps,
+        "adapter_steps": adapter_steps,
+        "resource_usage": resource_usage,
         "max_content_length": max_content_length,
         "redact": redact,
         "request_hook": request_hook,
@@ -187,6 +202,28 @@ def _resolved(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> S
             argument("capture_intermediate_steps"),
             environment,
             env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_INTERMEDIATE_STEPS,
+        ),
+        adapter_steps=cast(
+            "AdapterSteps",
+            _choice(
+                "adapter_steps",
+                argument("adapter_steps"),
+                environment,
+                env.OTEL_INSTRUMENTATION_DSPY_ADAPTER_STEPS,
+                get_args(AdapterSteps),
+                "attributes",
+            ),
+        ),
+        resource_usage=cast(
+            "ResourceUsage",
+            _choice(
+                "resource_usage",
+                argument("resource_usage"),
+                environment,
+                env.OTEL_INSTRUMENTATION_DSPY_RESOURCE_USAGE,
+                get_args(ResourceUsage),
+                "outermost",
+            ),
         ),
         max_content_length=_max_content_length(argument("max_content_length"), environment),
         redact=redact,
@@ -292,6 +329,26 @@ def _switch(
         logger.warning("%s is %r; accepted: true or false. Using false.", name, text)
         return False
     return value
+
+
+def _choice(
+    argument_name: str,
+    argument: Any,
+    environment: Mapping[str, str],
+    name: str,
+    accepted: Sequence[str],
+    default: str,
+) -> str:
+    words = f"{', '.join(accepted[:-1])} or {accepted[-1]}"
+    if argument is not None:
+        if argument not in accepted:
+            raise ValueError(f"{argument_name} is {argument!r}; accepted: {words}")
+        return argument
+    text = environment.get(name, "").strip()
+    if text and text.lower() not in accepted:
+        logger.warning("%s is %r; accepted: %s. Using %s.", name, text, words, default)
+        return default
+    return text.lower() or default
 
 
 def _max_content_length(argument: int | None, environment: Mapping[str, str]) -> int:

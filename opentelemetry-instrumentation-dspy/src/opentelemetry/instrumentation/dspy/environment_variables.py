@@ -30,7 +30,19 @@ OTEL_INSTRUMENTATION_DSPY_CAPTURE_INTERMEDIATE_STEPS = (
     "OTEL_INSTRUMENTATION_DSPY_CAPTURE_INTERMEDIATE_STEPS"
 )
 """
-Whether adapter calls, and their format and parse steps, get spans: true or false. Default: true.
+Whether adapter calls get spans: true or false. Without them, the span of the module has their
+failures. Default: true.
+"""
+
+OTEL_INSTRUMENTATION_DSPY_ADAPTER_STEPS = "OTEL_INSTRUMENTATION_DSPY_ADAPTER_STEPS"
+"""
+How the format and parse steps of adapters are recorded: attributes (of the adapter's span) or spans
+(of their own). Default: attributes.
+"""
+
+OTEL_INSTRUMENTATION_DSPY_RESOURCE_USAGE = "OTEL_INSTRUMENTATION_DSPY_RESOURCE_USAGE"
+"""
+Which modules have CPU time and memory growth: off, outermost or all. Default: outermost.
 """
 
 OTEL_INSTRUMENTATION_DSPY_TRACE_DIRECT_FORWARD = "OTEL_INSTRUMENTATION_DSPY_TRACE_DIRECT_FORWARD"

@@ -14,6 +14,7 @@ from opentelemetry.trace import get_current_span, set_span_in_context
 
 from opentelemetry.instrumentation.dspy._calls import generators
 from opentelemetry.instrumentation.dspy._calls.call import Call, Operation, Runtime, abandon
+from opentelemetry.instrumentation.dspy._calls.steps import CallPart
 from opentelemetry.instrumentation.dspy._guarding import (
     forget_our_frames,
     is_programs,
@@ -42,7 +43,7 @@ def begin_call(
     instance: Any,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-) -> Call | None:
+) -> Call | CallPart | None:
     """Open the call that a traced function is about to make; None if it gets no call.
 
     Raises only exceptions that `is_programs` accepts, such as KeyboardInterrupt.
@@ -61,8 +62,11 @@ def begin_call(
                 if not (runtime.metrics.enabled and operation.name in MEASURED):
                     return None
                 unrecorded = True
-            if parent.instance is instance and _is_covered(parent, operation, owner, asynchronous):
-                return None
+            if parent.instance is instance:
+                if parent.join is not None and parent.operation is operation:
+                    return parent.join(owner, asynchronous)
+                if _is_covered(parent, operation, owner, asynchronous):
+                    return None
         # Suppression is part of the context, and was checked when the parent attached it.
         unchanged = parent is not None and parent.context is context
         if not runtime.active or not (unchanged or is_instrumentation_enabled()):

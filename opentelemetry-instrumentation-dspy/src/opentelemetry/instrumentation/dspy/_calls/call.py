@@ -134,6 +134,8 @@ class Runtime:
         self.redactor = redactor
         self.call_type: type[Call] = Call if redactor is None else RedactedCall
         self.content = ContentEncoder(settings, max_length, redactor)
+        # Operations that several patch points share, by their names.
+        self.operations: dict[str, Operation] = {}
         # Turned off by uninstrument(), for replacements that the program still references.
         self.active = True
         self.request_hook = settings.request_hook
@@ -158,6 +160,9 @@ class Call:
         lm_calls: Number of LM calls that ended inside a module call so far.
         start_attributes: The attributes that the span started with.
         attributes: Attributes not yet set on the span: setting many at once is the cheapest.
+        recorded_error: Identity of the last exception that an event of the span describes.
+        settled: Whether the outcome is on the span although the call is still open.
+        join: Begins a call of the same object that this call stands for; None for all others.
     """
 
     # Defaults on the class: most calls never set most of these.
@@ -170,7 +175,10 @@ class Call:
     lm_calls = 0
     start_attributes: Attributes = _NOTHING
     error_identity: tuple[int, ...] = ()
-    _started_ns = 0
+    recorded_error: tuple[int, ...] = ()
+    settled = False
+    join: Callable[[type, bool], Any] | None = None
+    _started_ns = _ended_ns = 0
     _shared: tuple[Any, Attributes] | None = None
     _runtime: Runtime
     _token: Token[Context]
@@ -276,33 +284,45 @@ class Call:
         if self.context is not None:
             self._token = context_api.attach(self.context)
 
+    def settle(self, result: Any, error: BaseException | None) -> None:
+        """Put the outcome of the operation on the span, which records; done once for each call."""
+        self.settled = True
+        if error is not None:
+            guarded(self._set_error, error)
+            return
+        try:
+            self.operation.outputs(self, result, self.attributes)
+        except Exception as fault:
+            contain(fault)
+        hook = self._runtime.response_hook
+        if hook is not None:
+            self._set_early()  # the hook may replace the outputs
+            self._run_hook(hook, result)
+
+    def end_measuring(self) -> None:
+        """Let the metrics count the call as ended now, although its span stays open."""
+        self._ended_ns = time.perf_counter_ns()
+
+    def record_handled(self, error: BaseException) -> None:
+        """Put an exception on the span that does not end the operation."""
+        self._record_exception(error, fails=False)
+
     # One function with more branches than elsewhere, since each frame costs every call.
-    def close(  # noqa: PLR0912
-        self, result: Any, error: BaseException | None = None
-    ) -> None:
+    def close(self, result: Any, error: BaseException | None = None) -> None:
         """End the span, with the result of the operation or with the exception that it raised.
 
         A second call does nothing. Raises only exceptions that `is_programs` accepts.
         """
         if self.context is None:
             return
-        ended_ns = time.perf_counter_ns() if self._started_ns else 0
+        ended_ns = (self._ended_ns or time.perf_counter_ns()) if self._started_ns else 0
         try:
             if self.recording and self.span is not None and not self.span.is_recording():
                 # Ended by other code, such as the processor that ends open spans at exit. The SDK
                 # would log a warning for each attribute set from now on.
                 self.recording, self.span = False, None
-            if self.recording and error is None:
-                try:
-                    self.operation.outputs(self, result, self.attributes)
-                except Exception as fault:
-                    contain(fault)
-                hook = self._runtime.response_hook
-                if hook is not None:
-                    self._set_early()  # the hook may replace the outputs
-                    self._run_hook(hook, result)
-            elif self.recording:
-                guarded(self._set_error, error)
+            if self.recording and not self.settled:
+                self.settle(result, error)
             attributes = self.attributes
             try:
                 self.operation.ended(self, error, attributes)
@@ -381,6 +401,9 @@ class Call:
             contain(error)
 
     def _set_error(self, error: BaseException) -> None:
+        self._record_exception(error, fails=True)
+
+    def _record_exception(self, error: BaseException, *, fails: bool) -> None:
         assert self.span is not None
         identity = identity_of(error)
         innermost = self.error_identity != identity
@@ -388,8 +411,17 @@ class Call:
             self.parent.error_identity = identity
         runtime = self._runtime
         content = runtime.content if runtime.settings.content_mode.in_spans else None
+        is_new, self.recorded_error = self.recorded_error != identity, identity
         # The innermost span has the stack; repeating it on each parent adds nothing.
-        record_failure(self.span, error, content, self, with_stack=innermost)
+        record_failure(
+            self.span,
+            error,
+            content,
+            self,
+            with_status=fails,
+            with_event=is_new,
+            with_stack=innermost,
+        )
 
 
 class RedactedCall(Call):
@@ -423,6 +455,14 @@ class RedactedCall(Call):
 
     def _learn(self, redactor: Redactor) -> None:
         redactor.learn(self.operation.name, self.operation.arguments(self))
+
+    def settle(self, result: Any, error: BaseException | None) -> None:
+        with using(self.values):
+            super().settle(result, error)
+
+    def record_handled(self, error: BaseException) -> None:
+        with using(self.values):
+            super().record_handled(error)
 
     def close(self, result: Any, error: BaseException | None = None) -> None:
         with using(self.values):

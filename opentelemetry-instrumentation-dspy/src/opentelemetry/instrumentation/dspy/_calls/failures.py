@@ -46,6 +46,8 @@ def record_failure(
     content: ContentEncoder | None,
     call: DSPyCall,
     *,
+    with_status: bool,
+    with_event: bool,
     with_stack: bool,
 ) -> None:
     """Put status, ``error.type`` and an exception event on a span.
@@ -56,17 +58,25 @@ def record_failure(
         content: Bounds and redacts the message; None if no message is to be recorded, since
             exception messages contain the program's data.
         call: The operation.
+        with_status: Whether the exception ends the operation; else there is only the event.
+        with_event: Whether to add the event, which the span may have already.
         with_stack: Whether the event also has the stack.
     """
     kind = error_type(error)
-    span.set_attribute(ERROR_TYPE, kind)
+    if with_status:
+        span.set_attribute(ERROR_TYPE, kind)
     if content is None:
-        span.set_status(Status(StatusCode.ERROR))
-        span.add_event(_EVENT, {EXCEPTION_TYPE: kind})
+        if with_status:
+            span.set_status(Status(StatusCode.ERROR))
+        if with_event:
+            span.add_event(_EVENT, {EXCEPTION_TYPE: kind})
         return
     _learn_secrets(call, content)
     message = content.message(_message(error))
-    span.set_status(Status(StatusCode.ERROR, f"{kind}: {message}"))
+    if with_status:
+        span.set_status(Status(StatusCode.ERROR, f"{kind}: {message}"))
+    if not with_event:
+        return
     event = {EXCEPTION_TYPE: kind, EXCEPTION_MESSAGE: message}
     if with_stack:
         stack = _stacktrace(error, content)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from opentelemetry.instrumentation.dspy._calls.frames import (
     called_on_instance,
     hide_frame,
 )
+from opentelemetry.instrumentation.dspy._calls.steps import Step
 from opentelemetry.instrumentation.dspy._guarding import guarded
 from opentelemetry.instrumentation.dspy._patching.points import (
     ABSENT,
@@ -45,7 +46,7 @@ class ClassTreePatch:
         self,
         module: str,
         root: str,
-        methods: dict[str, Operation],
+        methods: Mapping[str, Operation | Step],
         effect: str,
         *,
         closure_on_root: bool,

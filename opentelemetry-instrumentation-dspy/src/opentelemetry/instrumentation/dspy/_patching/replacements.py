@@ -18,28 +18,32 @@ from opentelemetry.instrumentation.dspy._calls.frames import (
     hide_frame,
     pickled_by_value,
 )
+from opentelemetry.instrumentation.dspy._calls.steps import CallPart, Step, begin_step
 from opentelemetry.instrumentation.dspy._guarding import guarded
 
-_Begin: TypeAlias = "Callable[..., Call | None]"
+_Begin: TypeAlias = "Callable[..., Call | CallPart | None]"
 
 
 def traced(
-    original: Callable[..., Any], operation: Operation, runtime: Runtime, owner: type
+    original: Callable[..., Any], operation: Operation | Step, runtime: Runtime, owner: type
 ) -> Callable[..., Any]:
-    """A function that behaves like ``original`` and makes a span for each call."""
+    """A function that behaves like ``original``, with a span or a step for each call."""
     asynchronous = inspect.iscoroutinefunction(original)
     if asynchronous:
         make = _traced_async
     else:
         # A function that is not async may return a coroutine of another function.
         make = _traced_awaitable if original.__name__ in ("acall", "aforward") else _traced_sync
-    begin = _BeginCall(begin_call, operation, runtime, owner, asynchronous)
+    if isinstance(operation, Step):
+        begin = _BeginCall(begin_step, operation)
+    else:
+        begin = _BeginCall(begin_call, operation, runtime, owner, asynchronous)
     return as_dspy_frame(make(original, begin, _BeginCall(opened_call)), original)
 
 
 # A partial, which is called without a Python frame.
-class _BeginCall(functools.partial["Call | None"]):
-    """`begin_call` or `opened_call` for a method. Pickled with the method, it knows no calls."""
+class _BeginCall(functools.partial["Call | CallPart | None"]):
+    """A function that opens or finds a call of a method. Pickled with the method, it finds none."""
 
     def __reduce__(self) -> Any:
         return copy.copy, (_begin_nothing,)
@@ -96,7 +100,7 @@ def _traced_awaitable(_original: Callable[..., Any], _begin: _Begin, _opened: _B
 
 
 @pickled_by_value
-def _close_when_awaited(call: Call, coroutine: Coroutine[Any, Any, Any]) -> Any:
+def _close_when_awaited(call: Call | CallPart, coroutine: Coroutine[Any, Any, Any]) -> Any:
     """A coroutine that runs ``coroutine`` and then closes the call."""
     _hide = hide_frame
     call.leave()
@@ -127,7 +131,7 @@ def _close_when_awaited(call: Call, coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 @pickled_by_value
 def _close_unawaited(
-    of_call: Callable[[], Call | None],
+    of_call: Callable[[], Call | CallPart | None],
     of_coroutine: Callable[[], Coroutine[Any, Any, Any] | None],
     end_span: Callable[[], None],
 ) -> None:
@@ -165,7 +169,9 @@ def _traced_async(_original: Callable[..., Any], _begin: _Begin, _opened: _Begin
     return traced
 
 
-def traced_function(function: Callable[..., Any], begin: Callable[..., Call | None]) -> Any:
+def traced_function(
+    function: Callable[..., Any], begin: Callable[..., Call | CallPart | None]
+) -> Any:
     """``function`` with a call around each of its calls, if there is no attribute to patch.
 
     Args:

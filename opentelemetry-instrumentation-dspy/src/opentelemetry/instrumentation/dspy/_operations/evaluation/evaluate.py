@@ -24,6 +24,7 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     Runtime,
     SpanStart,
 )
+from opentelemetry.instrumentation.dspy._calls.steps import CallPart
 from opentelemetry.instrumentation.dspy._guarding import contain, new_lock
 from opentelemetry.instrumentation.dspy._metrics import Metrics
 from opentelemetry.instrumentation.dspy._operations.evaluation.results import (
@@ -210,7 +211,7 @@ class ExampleSpans:
             return self._measured(function, record.metric_name)
         indices = _indices(data)
 
-        def begin_example(item: Any, *_arguments: Any) -> Call | None:
+        def begin_example(item: Any, *_arguments: Any) -> Call | CallPart | None:
             return self._begin_example(item, (), {"index": next(indices.get(id(item), _NO_INDEX))})
 
         return traced_function(self._with_metric_spans(function), begin_example)
