@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from typing import Any, Literal
@@ -13,6 +14,7 @@ import dspy
 import pydantic
 import pytest
 
+from opentelemetry.instrumentation.dspy._operations.modules import resource_usage
 from tests.support.lms import DSPY, EchoLM, Version
 from tests.support.prompt_lm import PromptLM
 from tests.support.traced import Traced
@@ -193,7 +195,7 @@ def test_many_fields_are_cut_and_stay_json(trace_with: TraceWith) -> None:
     assert "dspy.signature.fields" in attributes["dspy.truncated"]
 
 
-# --- CPU time and completions -----------------------------------------------------------------
+# --- CPU time, memory and completions ---------------------------------------------------------
 
 
 class Busy(dspy.Module):
@@ -226,7 +228,9 @@ async def test_no_cpu_time_of_an_asynchronous_call(traced: Traced) -> None:
     assert "dspy.module.cpu_time" not in traced.attributes("invoke_workflow Busy")
 
 
-def test_the_cpu_time_is_that_of_one_thread(traced: Traced) -> None:
+def test_the_cpu_time_is_that_of_one_thread(trace_with: TraceWith) -> None:
+    traced = trace_with(resource_usage="all")
+
     class Delegating(dspy.Module):
         def forward(self) -> None:
             worker = threading.Thread(target=lambda: Busy()(seconds=0.03))
@@ -238,6 +242,100 @@ def test_the_cpu_time_is_that_of_one_thread(traced: Traced) -> None:
     used_here = (time.thread_time_ns() - before) / 1e9
     assert traced.attributes("invoke_workflow Delegating")["dspy.module.cpu_time"] <= used_here
     assert traced.attributes("invoke_workflow Busy")["dspy.module.cpu_time"] >= 0.03
+
+
+CPU_TIME = "dspy.module.cpu_time"
+MEMORY = "dspy.module.memory_growth"
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="no resident size elsewhere")
+
+
+class Hoarding(dspy.Module):
+    """Takes memory itself, and in an inner module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Busy()
+
+    def forward(self) -> Any:
+        self.inner(seconds=0)
+        self.hoard = bytearray(b"x") * 50_000_000
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("off", {"invoke_workflow Hoarding": False, "Busy inner": False}),
+        ("outermost", {"invoke_workflow Hoarding": True, "Busy inner": False}),
+        ("all", {"invoke_workflow Hoarding": True, "Busy inner": True}),
+    ],
+)
+@ON_LINUX
+def test_which_modules_are_measured(
+    trace_with: TraceWith, setting: str, expected: dict[str, bool]
+) -> None:
+    traced = trace_with(resource_usage=setting)
+    Hoarding()()
+    for name, is_measured in expected.items():
+        attributes = traced.attributes(name)
+        assert (CPU_TIME in attributes, MEMORY in attributes) == (is_measured, is_measured)
+
+
+@pytest.mark.parametrize("setting", ["off", "outermost"])
+def test_what_is_not_measured_reads_no_clock(
+    trace_with: TraceWith, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    trace_with(resource_usage=setting)
+    read: list[int] = []
+    monkeypatch.setattr(time, "thread_time_ns", lambda: read.append(1) or 0)
+    monkeypatch.setattr(resource_usage, "resident_size", lambda: read.append(1) or 0)
+
+    class Nesting(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.answer = dspy.Predict(QA)
+
+        def forward(self) -> Any:
+            return [self.answer(question="?") for _ in range(3)]
+
+    with dspy.context(lm=EchoLM()):
+        Nesting()()
+    assert len(read) == (0 if setting == "off" else 4)
+
+
+@ON_LINUX
+def test_the_growth_of_memory_is_in_bytes(traced: Traced) -> None:
+    Hoarding()()
+    grown = traced.attributes("invoke_workflow Hoarding")[MEMORY]
+    assert isinstance(grown, int)
+    assert grown > 40_000_000
+
+
+@ON_LINUX
+async def test_an_asynchronous_call_has_the_growth_of_memory(traced: Traced) -> None:
+    await Busy().acall(seconds=0)
+    assert MEMORY in traced.attributes("invoke_workflow Busy")
+
+
+def test_a_system_without_a_resident_size(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource_usage, "_STATM", "/no/such/file")
+    Busy()(seconds=0)
+    attributes = traced.attributes("invoke_workflow Busy")
+    assert MEMORY not in attributes
+    assert CPU_TIME in attributes
+
+
+@ON_LINUX
+async def test_a_streamed_program_is_measured_in_its_own_thread(traced: Traced) -> None:
+    async for _ in dspy.streamify(Counting())(seconds=0.02):
+        time.sleep(0.05)
+    attributes = traced.attributes("invoke_workflow Counting")
+    assert attributes[CPU_TIME] >= 0.02
+    assert MEMORY in attributes
+
+
+class Counting(Busy):
+    def forward(self, seconds: float) -> Any:
+        return dspy.Prediction(answer=super().forward(seconds))
 
 
 @pytest.mark.parametrize("count", [1, 3])

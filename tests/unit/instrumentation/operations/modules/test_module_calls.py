@@ -200,6 +200,7 @@ def test_facts_of_a_signature(traced: Traced) -> None:
     assert len(attributes.pop("dspy.program.hash")) == 12
     assert attributes.pop("dspy.signature.qualified_name").endswith(".<locals>.Summarize")
     assert attributes.pop("dspy.module.cpu_time") > 0
+    attributes.pop("dspy.module.memory_growth", None)  # on Linux
     facts = {name: value for name, value in attributes.items() if name[-3:] != "put"}
     assert facts == {
         "dspy.operation": "predict",

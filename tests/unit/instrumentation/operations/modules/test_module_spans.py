@@ -50,9 +50,7 @@ invoke_workflow Outer {dspy.operation=module}
 └─ Answer inner {dspy.operation=module, dspy.module.path=inner}
    └─ Predict inner.generate {dspy.operation=predict, dspy.module.path=inner.generate}
       └─ ChatAdapter {dspy.operation=adapter}
-         ├─ ChatAdapter.format {dspy.operation=adapter.format}
-         ├─ chat dummy {dspy.operation=lm}
-         └─ ChatAdapter.parse {dspy.operation=adapter.parse}"""
+         └─ chat dummy {dspy.operation=lm}"""
 
 
 def test_a_nested_program(traced: Traced) -> None:

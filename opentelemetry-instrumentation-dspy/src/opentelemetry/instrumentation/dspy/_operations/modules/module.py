@@ -39,6 +39,7 @@ from opentelemetry.instrumentation.dspy._operations.modules.interface import (
 )
 from opentelemetry.instrumentation.dspy._operations.modules.program_hash import program_hash
 from opentelemetry.instrumentation.dspy._operations.modules.record import ModuleRecord, record_of
+from opentelemetry.instrumentation.dspy._operations.modules.resource_usage import ResourceUsage
 from opentelemetry.instrumentation.dspy._operations.modules.signature import (
     NO_NAME,
     SignatureDescription,
@@ -60,7 +61,6 @@ from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_LM_CALL_COUNT,
     DSPY_MODULE_COMPILED,
     DSPY_MODULE_CONFIG,
-    DSPY_MODULE_CPU_TIME,
     DSPY_MODULE_DEMO_COUNT,
     DSPY_MODULE_EXTRA_INPUTS,
     DSPY_MODULE_INPUT,
@@ -92,7 +92,7 @@ from opentelemetry.instrumentation.dspy.semconv import (
 
 def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
     """The patch points of module calls."""
-    operation = ModuleOperation(runtime)
+    operation = module_operation(runtime)
     module, effect = "dspy.primitives.module", "module calls get no span"
     overrides = ClassTreePatch(
         module,
@@ -123,6 +123,14 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
     return points
 
 
+def module_operation(runtime: Runtime) -> ModuleOperation:
+    """The one operation for all module calls, streamed ones included."""
+    operation = runtime.operations.get(ModuleOperation.name)
+    if not isinstance(operation, ModuleOperation):
+        operation = runtime.operations[ModuleOperation.name] = ModuleOperation(runtime)
+    return operation
+
+
 class ModuleOperation(Operation):
     """A call of a module: of an agent, of the outermost module (a workflow), or of any other."""
 
@@ -133,6 +141,8 @@ class ModuleOperation(Operation):
         self._settings = runtime.settings
         self._check_peers = PeerCheck()
         self._direct_forward = DirectForward(runtime.settings.trace_direct_forward)
+        self._measures_all = runtime.settings.resource_usage == "all"
+        self._measures = runtime.settings.resource_usage != "off"
 
     def start(self, call: Call) -> SpanStart:
         module = call.instance
@@ -201,6 +211,21 @@ class ModuleOperation(Operation):
             self._content.put(attributes, DSPY_MODULE_INPUT, self.name, arguments_of(call))
             if record.agent is not None:
                 self._put_agent(attributes, record.agent)
+        if self._measures_all or (record.outermost and self._measures):
+            record.usage = ResourceUsage()
+
+    def program_begins(self, call: Call) -> None:
+        """Measure from now on, in the thread in which the program of a stream runs."""
+        record: ModuleRecord = call.state
+        if record.usage is not None:
+            record.usage = ResourceUsage()
+
+    def program_ended(self, call: Call) -> None:
+        """Stop measuring, before the stream has ended."""
+        record: ModuleRecord = call.state
+        if record.usage is not None:
+            call.attributes.update(record.usage.attributes(asynchronous=call.asynchronous))
+            record.usage = None
 
     def _put_agent(self, attributes: Attributes, agent: AgentRecord) -> None:
         tools = agent.definitions()
@@ -254,9 +279,8 @@ class ModuleOperation(Operation):
             return
         record: ModuleRecord = call.state
         program_ended(call)
-        cpu_time = None if call.asynchronous else record.cpu_seconds()
-        if cpu_time is not None:
-            attributes[DSPY_MODULE_CPU_TIME] = cpu_time
+        if record.usage is not None:
+            attributes.update(record.usage.attributes(asynchronous=call.asynchronous))
         if error is not None:
             attributes.update(_failed(call, record, error))
 

@@ -4,12 +4,10 @@
 
 from __future__ import annotations
 
-import threading
-import time
-
 from opentelemetry.instrumentation.dspy._calls.call import Call
 from opentelemetry.instrumentation.dspy._operations.modules.agent import AgentRecord
 from opentelemetry.instrumentation.dspy._operations.modules.attempts import AttemptsRecord
+from opentelemetry.instrumentation.dspy._operations.modules.resource_usage import ResourceUsage
 from opentelemetry.instrumentation.dspy._operations.modules.signature import SignatureDescription
 
 
@@ -22,9 +20,10 @@ class ModuleRecord:
         outermost: Whether no other module is calling it.
         agent: The steps so far, if the module is an agent.
         attempts: The attempts so far, if the module makes attempts.
+        usage: What is measured of the call's CPU time and memory; None if nothing is.
     """
 
-    __slots__ = ("_cpu_ns", "_thread", "agent", "attempts", "is_predict", "outermost", "signature")
+    __slots__ = ("agent", "attempts", "is_predict", "outermost", "signature", "usage")
 
     def __init__(
         self, signature: SignatureDescription | None, *, is_predict: bool, outermost: bool
@@ -34,14 +33,7 @@ class ModuleRecord:
         self.outermost = outermost
         self.agent: AgentRecord | None = None
         self.attempts: AttemptsRecord | None = None
-        self._thread = threading.get_ident()
-        self._cpu_ns = time.thread_time_ns()
-
-    def cpu_seconds(self) -> float | None:
-        """CPU time of this thread since the call began; None on another thread."""
-        if threading.get_ident() != self._thread:
-            return None
-        return (time.thread_time_ns() - self._cpu_ns) / 1e9
+        self.usage: ResourceUsage | None = None
 
 
 def record_of(call: Call | None) -> ModuleRecord | None:
