@@ -14,6 +14,8 @@ from typing import Any
 import dspy
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from opentelemetry.instrumentation.dspy import DSPyInstrumentor
@@ -26,12 +28,9 @@ from tests.support.traced import uninstrument
 pytestmark = [pytest.mark.surface("streamify"), pytest.mark.surface("streams")]
 
 TREE = """\
-stream Predict [INTERNAL]
-└─ invoke_workflow Predict [INTERNAL]
-   └─ ChatAdapter [INTERNAL]
-      ├─ ChatAdapter.format [INTERNAL]
-      ├─ chat prompt-lm [CLIENT]
-      └─ ChatAdapter.parse [INTERNAL]"""
+invoke_workflow Predict [INTERNAL]
+└─ ChatAdapter [INTERNAL]
+   └─ chat prompt-lm [CLIENT]"""
 
 
 @pytest.fixture
@@ -82,14 +81,17 @@ async def test_an_exhausted_stream_is_one_tree(spans: InMemorySpanExporter) -> N
 
     assert [type(value).__name__ for value in values] == ["Prediction"]
     assert span_tree(spans.get_finished_spans()) == TREE
-    span = only_span(spans.get_finished_spans(), "stream Predict")
-    assert dict(span.attributes) == {
-        "dspy.operation": "stream",
+    span = only_span(spans.get_finished_spans(), "invoke_workflow Predict")
+    expected = {
+        "dspy.operation": "predict",
         "dspy.module.type": "Predict",
         "dspy.module.input": '{"question":"q"}',
         "dspy.module.output": '{"answer":"a"}',
+        "dspy.lm.call.count": 1,
         "dspy.stream.chunk.count": 1,
+        "gen_ai.operation.name": "invoke_workflow",
     }
+    assert expected.items() <= dict(span.attributes).items()
 
 
 def test_a_sync_stream_is_the_same_tree(spans: InMemorySpanExporter) -> None:
@@ -98,7 +100,7 @@ def test_a_sync_stream_is_the_same_tree(spans: InMemorySpanExporter) -> None:
     assert inspect.isgenerator(chunks)
     assert len(list(chunks)) == 1
     assert span_tree(spans.get_finished_spans()) == TREE
-    span = only_span(spans.get_finished_spans(), "stream Predict")
+    span = only_span(spans.get_finished_spans(), "invoke_workflow Predict")
     assert span.attributes["dspy.module.input"] == '{"question":"q"}'
     assert span.attributes["dspy.module.output"] == '{"answer":"a"}'
 
@@ -107,7 +109,7 @@ async def test_a_stream_that_fails_has_an_input_only(spans: InMemorySpanExporter
     with pytest.raises(Exception, match=r"no answer|TaskGroup"):  # a group of it in dspy 3.0
         async for _ in dspy.streamify(Failing())("q"):
             pass
-    span = only_span(spans.get_finished_spans(), "stream Failing")
+    span = only_span(spans.get_finished_spans(), "invoke_workflow Failing")
     assert span.attributes["dspy.module.input"] == '{"question":"q"}'
     assert "dspy.module.output" not in span.attributes
 
@@ -121,7 +123,7 @@ async def test_a_stream_keeps_content_to_itself_unless_asked() -> None:
                 pass
     finally:
         uninstrument()
-    span = only_span(exporter.get_finished_spans(), "stream Predict")
+    span = only_span(exporter.get_finished_spans(), "invoke_workflow Predict")
     assert not {"dspy.module.input", "dspy.module.output"} & span.attributes.keys()
 
 
@@ -141,7 +143,7 @@ async def test_the_consumer_is_never_inside_the_stream(spans: InMemorySpanExport
     with tracer.start_as_current_span("request") as request:
         async for _ in stream(question="q"):
             assert trace.get_current_span() is request
-    span = only_span(spans.get_finished_spans(), "stream Talking")
+    span = only_span(spans.get_finished_spans(), "invoke_workflow Talking")
     assert span.parent.span_id == request.get_span_context().span_id
     assert span.attributes["dspy.stream.chunk.count"] == 51
 
@@ -154,7 +156,7 @@ async def test_a_failing_program_fails_its_stream_with_its_own_exception(
             pass
     plain = await _outcome_without_us(Failing())
     assert type(raised.value) is type(plain)
-    span = only_span(spans.get_finished_spans(), "stream Failing")
+    span = only_span(spans.get_finished_spans(), "invoke_workflow Failing")
     assert span.status.status_code.name == "ERROR"
     assert_one_tree(spans.get_finished_spans())
 
@@ -172,24 +174,111 @@ async def _closed_early() -> tuple[str, type | None, bool]:
 def test_a_stream_that_is_closed_early_ends_as_an_error(spans: InMemorySpanExporter) -> None:
     # In a loop of its own: since 3.4, DSPy cancels the task that closes a stream, if it goes on.
     outcome = asyncio.run(_closed_early())
-    span = only_span(spans.get_finished_spans(), "stream Talking")
+    span = only_span(spans.get_finished_spans(), "invoke_workflow Talking")
     assert span.attributes["error.type"] == "GeneratorExit"
     assert span.status.status_code.name == "ERROR"
     assert span.attributes["dspy.stream.chunk.count"] == 1
-    program = only_span(spans.get_finished_spans(), "invoke_workflow Talking")
-    assert program.attributes["error.type"] == "asyncio.exceptions.CancelledError"
-    assert program.status.status_code.name == "ERROR"
-    assert assert_one_tree(spans.get_finished_spans()).name == "stream Talking"
+    assert assert_one_tree(spans.get_finished_spans()).name == "invoke_workflow Talking"
     DSPyInstrumentor().uninstrument()
     assert outcome == asyncio.run(_closed_early()) == ("chunk 0", outcome[1], True)
 
 
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["generator", "async generator"])
+async def test_a_consumer_that_leaves_after_the_result_is_no_error(
+    spans: InMemorySpanExporter, asynchronous: bool
+) -> None:
+    stream = dspy.streamify(predict(), async_streaming=asynchronous)(question="q")
+    if asynchronous:
+        async for _ in stream:
+            break
+        await stream.aclose()
+    else:
+        next(stream)
+        del stream
+        gc.collect()
+    span = only_span(spans.get_finished_spans(), "invoke_workflow Predict")
+    assert "error.type" not in span.attributes
+    assert span.attributes["dspy.module.output"] == '{"answer":"a"}'
+    assert span.attributes["dspy.stream.chunk.count"] == 1
+
+
+async def test_the_result_is_recorded_as_the_program_has_returned_it(
+    spans: InMemorySpanExporter,
+) -> None:
+    async for chunk in dspy.streamify(Talking(), is_async_program=True)(question="q"):
+        if isinstance(chunk, dspy.Prediction):
+            chunk.answer = "changed by the consumer"
+    span = only_span(spans.get_finished_spans(), "invoke_workflow Talking")
+    assert span.attributes["dspy.module.output"] == '{"answer":"done"}'
+
+
+async def test_a_program_that_calls_itself_has_a_span_for_each_call(
+    spans: InMemorySpanExporter,
+) -> None:
+    class Recursive(dspy.Module):
+        async def aforward(self, depth: int) -> Any:
+            return await self.acall(depth=depth - 1) if depth else dspy.Prediction(answer="end")
+
+        def forward(self, depth: int) -> Any:
+            return self(depth=depth - 1) if depth else dspy.Prediction(answer="end")
+
+    for asynchronous in (True, False):
+        async for _ in dspy.streamify(Recursive(), is_async_program=asynchronous)(depth=2):
+            pass
+        names = [span.name for span in spans.get_finished_spans()]
+        assert names == ["Recursive", "Recursive", "invoke_workflow Recursive"]
+        spans.clear()
+
+
+async def test_a_streamed_function_has_a_span_of_its_stream(spans: InMemorySpanExporter) -> None:
+    program = predict()
+
+    async def answer(question: str) -> Any:
+        return await program.acall(question=question)
+
+    async for _ in dspy.streamify(answer)(question="q"):
+        pass
+    root = assert_one_tree(spans.get_finished_spans())
+    assert root.name == "stream function"
+    assert root.attributes["dspy.operation"] == "stream"
+    assert root.attributes["dspy.stream.chunk.count"] == 1
+    assert only_span(spans.get_finished_spans(), "invoke_workflow Predict").parent is not None
+
+
+async def test_the_duration_of_a_program_leaves_out_its_consumer() -> None:
+    provider, exporter = span_memory()
+    reader = InMemoryMetricReader()
+    DSPyInstrumentor().instrument(
+        tracer_provider=provider,
+        meter_provider=MeterProvider([reader]),
+        skip_dep_check=True,
+    )
+    try:
+        with dspy.context(lm=PromptLM(answers=["a"])):
+            async for _ in dspy.streamify(predict())(question="q"):
+                await asyncio.sleep(0.3)
+    finally:
+        uninstrument()
+    span = only_span(exporter.get_finished_spans(), "invoke_workflow Predict")
+    data = reader.get_metrics_data()
+    durations: list[Any] = [
+        getattr(point, "sum", None)
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == "gen_ai.invoke_workflow.duration"
+        for point in metric.data.data_points
+    ]
+    assert len(durations) == 1
+    assert durations[0] < 0.3 <= (span.end_time - span.start_time) / 1e9
+
+
 def test_a_stream_that_is_collected_half_way_ends(spans: InMemorySpanExporter) -> None:
-    chunks = dspy.streamify(predict(), async_streaming=False)(question="q")
+    chunks = dspy.streamify(Talking(), is_async_program=True, async_streaming=False)(question="q")
     next(chunks)
     del chunks
     gc.collect()
-    span = only_span(spans.get_finished_spans(), "stream Predict")
+    span = only_span(spans.get_finished_spans(), "invoke_workflow Talking")
     assert span.attributes["error.type"] == "GeneratorExit"
 
 
@@ -207,7 +296,7 @@ async def test_two_streams_in_turns_stay_apart(spans: InMemorySpanExporter) -> N
 
     assert await asyncio.gather(consume(), consume()) == [51, 51]
     roots = [span for span in spans.get_finished_spans() if span.parent is None]
-    assert [span.name for span in roots] == ["stream Talking"] * 2
+    assert [span.name for span in roots] == ["invoke_workflow Talking"] * 2
     assert len({span.get_span_context().trace_id for span in roots}) == 2
 
 

@@ -2,6 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """``dspy.streamify``: one span for a whole stream, from its first step to its end.
 
+The span of a streamed module is also the span of the module's call: it begins with the stream, the
+call of the module joins it in the thread or task in which DSPy runs the program, and it ends with
+the stream. A streamed function has a span of the stream alone.
+
 The span is current only while the stream produces its next chunk, never while the consumer handles
 one. A span left current across a ``yield`` would become the parent of the consumer's work, and
 would be detached in another context if two tasks share the stream. The span ends once: when the
@@ -31,10 +35,23 @@ from opentelemetry.instrumentation.dspy._calls.call import (
 )
 from opentelemetry.instrumentation.dspy._calls.frames import as_dspy_frame, hide_frame
 from opentelemetry.instrumentation.dspy._calls.propagation import restore_context
-from opentelemetry.instrumentation.dspy._operations.modules.module import arguments_of
+from opentelemetry.instrumentation.dspy._calls.steps import CallPart
+from opentelemetry.instrumentation.dspy._guarding import guarded
+from opentelemetry.instrumentation.dspy._operations.modules.module import (
+    ModuleOperation,
+    arguments_of,
+    module_operation,
+)
 from opentelemetry.instrumentation.dspy._patching.points import FunctionPatch, PatchPoint
 
-_EFFECT = "streams get no span of their own"
+_EFFECT = "streams get no span, and the spans of streamed modules end before the stream"
+_PARAMETERS = (
+    "program",
+    "status_message_provider",
+    "stream_listeners",
+    "include_final_prediction_in_output_stream",
+    "is_async_program",
+)
 
 
 def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
@@ -44,11 +61,7 @@ def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
 
 
 class StreamOperation(Operation):
-    """One stream. ``Call.state`` counts its chunks.
-
-    It has the inputs and outputs of the program below it, since it is the root of the trace, where
-    backends look for both.
-    """
+    """One stream of a function, with the inputs and outputs of the function."""
 
     name = semconv.Operations.STREAM
 
@@ -58,7 +71,6 @@ class StreamOperation(Operation):
 
     def start(self, call: Call) -> SpanStart:
         kind = type(call.instance).__name__
-        call.state = 0
         return (
             f"stream {kind}",
             {semconv.DSPY_OPERATION: self.name, semconv.DSPY_MODULE_TYPE: kind},
@@ -76,12 +88,9 @@ class StreamOperation(Operation):
         if result is not None and self._settings.records_outputs:
             self._content.put(attributes, semconv.DSPY_MODULE_OUTPUT, self.name, result)
 
-    def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
-        attributes[semconv.DSPY_STREAM_CHUNK_COUNT] = call.state
-
 
 def _traced_streamify(_streamify: Callable[..., Any], runtime: Runtime, owner: Any) -> Any:
-    _hide, _traced = hide_frame, partial(_traced_streamer, StreamOperation(runtime), runtime)
+    _hide, _traced, _async = hide_frame, partial(_traced_streamer, runtime), _is_async_program
 
     def streamify(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -89,18 +98,38 @@ def _traced_streamify(_streamify: Callable[..., Any], runtime: Runtime, owner: A
         except BaseException as _error:
             _hide(_error)
             raise
-        return _traced(args[0] if args else kwargs["program"], _streamer)
+        return _traced(args[0] if args else kwargs["program"], _async(args, kwargs), _streamer)
 
     return as_dspy_frame(streamify, _streamify)
 
 
-def _traced_streamer(
-    operation: StreamOperation, runtime: Runtime, program: Any, streamer: Any
-) -> Any:
-    start = partial(_Stream, partial(begin_call, operation, runtime, object, False, program))
+def _is_async_program(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    position = _PARAMETERS.index("is_async_program")
+    return bool(args[position] if len(args) > position else kwargs.get("is_async_program"))
+
+
+def _traced_streamer(runtime: Runtime, program: Any, asynchronous: bool, streamer: Any) -> Any:
+    is_module = issubclass(type(program), dspy.Module)
+    operation = module_operation(runtime) if is_module else StreamOperation(runtime)
+    begin = partial(begin_call, operation, runtime, object, asynchronous, program)
+    start = partial(_Stream, begin)
     if inspect.isasyncgenfunction(streamer):
         return as_dspy_frame(_async_streamer(streamer, start), streamer)
     return as_dspy_frame(_sync_streamer(streamer, start), streamer)
+
+
+class _StreamedProgram(CallPart):
+    """The call of the streamed module, whose span is that of the stream."""
+
+    def __init__(self, stream: _Stream, call: Call) -> None:
+        self._stream: _Stream | None = stream
+        self._call = call
+
+    def close(self, result: Any, error: BaseException | None = None) -> None:
+        stream, self._stream = self._stream, None
+        # If the stream has ended, so has its span.
+        if stream is not None and self._call.context is not None:
+            guarded(stream.program_ended, self._call, result, error)
 
 
 class _Stream:
@@ -110,7 +139,10 @@ class _Stream:
     """
 
     def __init__(
-        self, start: Callable[..., Call | None], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        start: Callable[..., Call | CallPart | None],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> None:
         self._start = start
         self._arguments = args, kwargs
@@ -118,20 +150,45 @@ class _Stream:
         self._context: Context | None = None
         self._outside: Context | None = None
         self._prediction: Any = None
+        self._chunks = 0
+        self._returned = False
 
     def begin(self) -> None:
         """Start the span, without making it current."""
         args, kwargs = self._arguments
         try:
-            self._call = self._start(args, kwargs)
-            if self._call is not None:
-                self._context = self._call.context
-                self._call.leave()
+            call = self._start(args, kwargs)
+            if isinstance(call, Call):
+                self._call = call
+                if isinstance(call.operation, ModuleOperation):
+                    call.join = self._join
+                self._context = call.context
+                call.leave()
         except BaseException as error:
             call = self._call or opened_call(None, args, kwargs)
             if call is not None:
                 call.close(None, error)
             raise
+
+    def _join(self, owner: type, asynchronous: bool) -> _StreamedProgram | None:
+        """Begin the call of the program; a call that the program makes of itself is another."""
+        call = self._call
+        if call is None:
+            return None
+        call.join, call.owner, call.asynchronous = None, owner, asynchronous
+        if call.recording and isinstance(call.operation, ModuleOperation):
+            guarded(call.operation.program_begins, call)
+        return _StreamedProgram(self, call)
+
+    def program_ended(self, call: Call, result: Any, error: BaseException | None) -> None:
+        """Record the outcome of the program, whether the consumer has taken all chunks or not."""
+        call.end_measuring()
+        if error is None:
+            self._prediction, self._returned = result, True
+        if call.recording and call.span is not None and call.span.is_recording():
+            if isinstance(call.operation, ModuleOperation):
+                call.operation.program_ended(call)
+            call.settle(result, error)
 
     def enter(self) -> Any:
         """Make the span current during a step; returns the argument of `leave`."""
@@ -151,19 +208,24 @@ class _Stream:
         """Count one chunk; the last Prediction among the chunks is the program's result."""
         if self._call is None:
             return
-        self._call.state += 1
+        self._chunks += 1
         if issubclass(type(chunk), dspy.Prediction):
             self._prediction = chunk
 
     def close(self, error: BaseException | None) -> None:
         """End the span; a second call does nothing."""
-        if self._call is None:
+        call, self._call = self._call, None
+        if call is None:
             return
-        if error is None:
-            self._call.close(self._prediction)
-        else:
-            self._call.close(None, error)
-        self._call = None
+        call.join = None
+        call.attributes[semconv.DSPY_STREAM_CHUNK_COUNT] = self._chunks
+        if error is None or (self._returned and isinstance(error, GeneratorExit)):
+            # A consumer may leave once the program has returned.
+            call.close(self._prediction)
+            return
+        if self._returned:
+            call.settled = False
+        call.close(None, error)
 
 
 def _async_streamer(_streamer: Callable[..., Any], _start: Callable[..., _Stream]) -> Any:
