@@ -86,8 +86,13 @@ def assert_one_tree(spans: Any) -> SpanNode:
 
 
 def spans_named(spans: Iterable[SpanT], name: str) -> list[SpanT]:
-    """The spans of this name, in the order given."""
-    return [span for span in spans if _name(span) == name]
+    """The spans of this name, in the order given.
+
+    If there are none, the spans whose name goes on after this one, with a signature for example.
+    """
+    given = list(spans)
+    found = [span for span in given if _name(span) == name]
+    return found or [span for span in given if _name(span).startswith(f"{name} ")]
 
 
 def only_span(spans: Iterable[SpanT], name: str) -> SpanT:

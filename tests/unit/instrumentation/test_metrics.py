@@ -238,7 +238,7 @@ def test_an_agent(trace_with: TraceWith, measured: Measured, sampler: Sampler) -
     with dspy.context(lm=DummyLM(steps)):
         dspy.ReAct("question -> answer", tools=[search])(question="?")
     agents = measured.counts("gen_ai.invoke_agent.duration")
-    assert agents == {key({"gen_ai.agent.name": "ReAct"}): 1}
+    assert agents == {key({"gen_ai.agent.name": "ReAct question -> answer"}): 1}
     assert measured.counts("gen_ai.invoke_workflow.duration") == {}
     tools = measured.counts("gen_ai.execute_tool.duration")
     assert tools[key({"gen_ai.tool.name": "search"})] == 1

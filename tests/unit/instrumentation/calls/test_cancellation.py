@@ -113,19 +113,22 @@ async def stream(waiting: Waiting) -> Any:
 
 
 SURFACES: list[Any] = [
-    (program, ["invoke_workflow Program", "ChainOfThought generate", "Predict generate.predict"]),
-    (predict, ["invoke_workflow Predict", "ChatAdapter", "chat waiting"]),
-    (react, ["invoke_agent ReAct", "Predict react", "ChatAdapter", "chat waiting"]),
+    (program, ["invoke_workflow Program", "ChainOfThought generate", "Predict generate"]),
+    (predict, ["invoke_workflow Predict question -> answer", "ChatAdapter", "chat waiting"]),
+    (
+        react,
+        ["invoke_agent ReAct question -> answer", "Predict react", "ChatAdapter", "chat waiting"],
+    ),
     (direct, ["chat waiting"]),
     (tool, ["execute_tool search"]),
     (adapter("ChatAdapter"), ["ChatAdapter", "chat waiting"]),
     (adapter("JSONAdapter"), ["JSONAdapter", "chat waiting"]),
     (adapter("XMLAdapter"), ["XMLAdapter", "chat waiting"]),
     (embedder, ["embeddings text-embedding-3-small"]),
-    (stream, ["stream Program", "invoke_workflow Program", "chat waiting"]),
+    (stream, ["invoke_workflow Program", "chat waiting"]),
     pytest.param(
         react_v2,
-        ["invoke_agent ReActV2", "chat waiting"],
+        ["invoke_agent ReActV2 question -> answer", "chat waiting"],
         marks=pytest.mark.skipif(Version("3.4") > DSPY, reason="dspy < 3.4: no async ReActV2"),
     ),
 ]

@@ -75,12 +75,17 @@ def items(program: Program, count: int) -> list[str]:
 
 
 FAN_OUTS = [parallel, batch, evaluate, gather, asyncified]
+EXAMPLES = [f"example {index}" for index in range(10)]
 OWN_SPANS: dict[Any, dict[str, int]] = {
     parallel: {"parallel": 1},
     batch: {"parallel": 1},
-    evaluate: {"evaluate exact": 1, "example": 10, "metric exact": 10},
+    evaluate: {"evaluate exact": 1, **dict.fromkeys(EXAMPLES, 1), "metric exact": 10},
 }
-PARENT: dict[Any, str] = {parallel: "parallel", batch: "parallel", evaluate: "example"}
+PARENTS: dict[Any, set[str]] = {
+    parallel: {"parallel"},
+    batch: {"parallel"},
+    evaluate: set(EXAMPLES),
+}
 
 
 @pytest.mark.parametrize("fan_out", FAN_OUTS)
@@ -104,7 +109,7 @@ async def test_one_trace_and_no_orphan(trace_with: TraceWith, fan_out: Any) -> N
         **own,
     }
     above = parents(traced)
-    assert above["invoke_workflow Program"] == {PARENT.get(fan_out, "request")}
+    assert above["invoke_workflow Program"] == PARENTS.get(fan_out, {"request"})
     assert above["Predict generate"] == {"invoke_workflow Program"}
     assert above["chat echo"] == {"Predict generate"}
     assert inputs_match(traced)

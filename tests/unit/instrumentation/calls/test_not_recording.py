@@ -156,12 +156,12 @@ def test_what_a_sampler_has_to_decide_on(trace_with: TraceWith) -> None:
     with dspy.context(lm=EchoLM()):
         dspy.Predict(QA)(question="?")
     at_start = dict(sampler.asked)
-    assert at_start["invoke_workflow Predict"] == {
+    assert at_start["invoke_workflow Predict question -> answer"] == {
         "dspy.operation": "predict",
         "dspy.module.type": "Predict",
         "dspy.module.signature": "question -> answer",
         "gen_ai.operation.name": "invoke_workflow",
-        "gen_ai.workflow.name": "Predict",
+        "gen_ai.workflow.name": "Predict question -> answer",
     }
     assert at_start["chat echo"]["gen_ai.request.model"] == "echo"
     assert all("dspy.operation" in attributes for attributes in at_start.values())

@@ -29,7 +29,6 @@ from opentelemetry.instrumentation.dspy._calls import call as call_module
 from opentelemetry.instrumentation.dspy._content.encoder import ContentEncoder
 from opentelemetry.instrumentation.dspy._operations import streaming
 from opentelemetry.instrumentation.dspy._operations.modules.module import ModuleOperation
-from opentelemetry.instrumentation.dspy._operations.streaming import StreamOperation
 from opentelemetry.instrumentation.dspy._operations.tools.tool import ToolOperation
 from opentelemetry.instrumentation.dspy.api import raised_by_signal
 from tests.support.traced import Traced, uninstrument
@@ -400,9 +399,9 @@ def test_what_other_code_raises_is_not_taken_for_it() -> None:
 
 
 STREAM_POINTS: list[Any] = [
-    (StreamOperation, "start"),
-    (StreamOperation, "inputs"),
-    (StreamOperation, "outputs"),
+    (ModuleOperation, "start"),
+    (ModuleOperation, "inputs"),
+    (ModuleOperation, "outputs"),
     (streaming._Stream, "begin"),
     (streaming._Stream, "enter"),
     (streaming._Stream, "leave"),
@@ -437,7 +436,7 @@ def test_an_exception_arrives_from_a_stream(
     traced, counting = trace_with(), Counting()
     traced.provider.add_span_processor(counting)
     runtime: Any = DSPyInstrumentor()._runtime
-    stream = streaming._traced_streamer(StreamOperation(runtime), runtime, PROGRAM, streamer)
+    stream = streaming._traced_streamer(runtime, PROGRAM, False, streamer)
     before = context_api.get_current()
     Armed.once = True
     with pytest.raises(TimeLimit):

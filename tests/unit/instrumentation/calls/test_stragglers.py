@@ -63,9 +63,12 @@ def test_the_second_run_and_the_first_are_in_one_trace(trace_with: TraceWith) ->
             assert run(lm) == ["blue"] * 3
         request = traced.span("request")
         late = ended_when_let_go(watch, lm, request)
-    assert sorted(span.name for span in late) == ["chat echo", "invoke_workflow Predict"]
+    assert sorted(span.name for span in late) == [
+        "chat echo",
+        "invoke_workflow Predict question -> answer",
+    ]
     assert assert_one_tree(traced.spans).name == "request"
-    assert traced.names().count("invoke_workflow Predict") == 4  # q0 twice
+    assert traced.names().count("invoke_workflow Predict question -> answer") == 4  # q0 twice
     assert all(span.status.is_ok for span in traced.spans)
 
 
@@ -77,5 +80,5 @@ def test_without_a_parent_each_is_a_trace_of_its_own(trace_with: TraceWith) -> N
         lm.let_go.set()
         spans = watch.ended()
     roots = [span for span in spans if span.parent is None]
-    assert [span.name for span in roots] == ["invoke_workflow Predict"] * 4
+    assert [span.name for span in roots] == ["invoke_workflow Predict question -> answer"] * 4
     assert len(traced.spans) == 8

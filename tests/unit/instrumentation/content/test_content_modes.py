@@ -67,9 +67,11 @@ def run() -> Any:
 # Content of operations that this program has none of.
 ELSEWHERE = (
     "dspy.embedder.",
+    "dspy.evaluate.",
     "dspy.example.",
     "dspy.interpreter.",
     "dspy.lm.parameters",
+    "dspy.metric.",
     "dspy.retrieval.arguments",
     "exception.",
     "gen_ai.evaluation.",

@@ -32,7 +32,7 @@ async def predict(mode: str, **inputs: Any) -> Any:
 
 
 TREE = """\
-invoke_workflow Predict
+invoke_workflow Predict question -> answer
 └─ {0}
    ├─ {0}.format
    ├─ chat echo
@@ -81,7 +81,7 @@ def test_what_is_recorded(traced: Traced) -> None:
 TWO_STEPS = {
     # The second call happens inside of parse().
     "sync": """\
-invoke_workflow Predict
+invoke_workflow Predict question -> answer
 └─ TwoStepAdapter
    ├─ TwoStepAdapter.format
    ├─ chat echo
@@ -92,7 +92,7 @@ invoke_workflow Predict
          └─ ChatAdapter.parse""",
     # acall() has a body of its own, which parses with the other adapter only.
     "async": """\
-invoke_workflow Predict
+invoke_workflow Predict question -> answer
 └─ TwoStepAdapter
    ├─ TwoStepAdapter.format
    ├─ chat echo
@@ -115,7 +115,7 @@ async def test_two_steps(traced: Traced, mode: str) -> None:
 
 
 FALLBACK = """\
-invoke_workflow Predict
+invoke_workflow Predict question -> answer
 └─ ChatAdapter
    ├─ ChatAdapter.format
    ├─ chat echo
@@ -131,7 +131,7 @@ async def test_the_fallback_is_seen_with_its_reason(traced: Traced, mode: str) -
     with dspy.context(lm=EchoLM(json_text(answer="blue")), adapter=dspy.ChatAdapter()):
         assert (await predict(mode, question="?")).answer == "blue"
     assert traced.tree() == FALLBACK
-    root = traced.attributes("invoke_workflow Predict")
+    root = traced.attributes("invoke_workflow Predict question -> answer")
     assert root["dspy.lm.call.count"] == 2
 
 
@@ -225,7 +225,7 @@ def test_steps_can_be_turned_off(trace_with: TraceWith) -> None:
     traced = trace_with(capture_intermediate_steps=False)
     with dspy.context(lm=answering(), adapter=with_super()()):
         dspy.Predict(QA)(question="?")
-    assert traced.tree() == "invoke_workflow Predict\n└─ chat dummy"
+    assert traced.tree() == "invoke_workflow Predict question -> answer\n└─ chat dummy"
 
 
 def test_what_an_adapter_changes_before_it_formats(traced: Traced) -> None:

@@ -24,7 +24,7 @@ pytestmark = [
 MODES = pytest.mark.parametrize("mode", ["sync", "async"])
 
 THROUGH_CHAT = """\
-invoke_workflow Predict
+invoke_workflow Predict text -> urgent
 └─ DecisionAdapter
    └─ ChatAdapter
       └─ chat echo"""
@@ -85,7 +85,7 @@ class Deciding:
 @MODES
 async def test_a_client_of_the_users_own(traced: Traced, mode: str) -> None:
     await decide(mode, Deciding())
-    assert traced.tree() == "invoke_workflow Predict\n└─ DecisionAdapter"
+    assert traced.tree() == "invoke_workflow Predict text -> urgent\n└─ DecisionAdapter"
 
 
 @MODES
@@ -109,4 +109,4 @@ def test_without_intermediate_steps(trace_with: TraceWith) -> None:
     traced = trace_with(capture_intermediate_steps=False)
     with dspy.context(lm=EchoLM(evidence())):
         dspy.Predict(signature())(text="t")
-    assert traced.tree() == "invoke_workflow Predict\n└─ chat echo"
+    assert traced.tree() == "invoke_workflow Predict text -> urgent\n└─ chat echo"

@@ -58,7 +58,7 @@ def fields(traced: Traced, name: str) -> Any:
 # --- fallback ---------------------------------------------------------------------------------
 
 FALLBACK = """\
-invoke_workflow Predict
+invoke_workflow Predict question -> answer, count
 └─ ChatAdapter
    ├─ ChatAdapter.format
    ├─ chat echo

@@ -8,6 +8,7 @@ import asyncio
 import gc
 import inspect
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +29,7 @@ from tests.support.traced import uninstrument
 pytestmark = [pytest.mark.surface("streamify"), pytest.mark.surface("streams")]
 
 TREE = """\
-invoke_workflow Predict [INTERNAL]
+invoke_workflow Predict question -> answer [INTERNAL]
 └─ ChatAdapter [INTERNAL]
    └─ chat prompt-lm [CLIENT]"""
 
@@ -81,7 +82,7 @@ async def test_an_exhausted_stream_is_one_tree(spans: InMemorySpanExporter) -> N
 
     assert [type(value).__name__ for value in values] == ["Prediction"]
     assert span_tree(spans.get_finished_spans()) == TREE
-    span = only_span(spans.get_finished_spans(), "invoke_workflow Predict")
+    span = only_span(spans.get_finished_spans(), "invoke_workflow Predict question -> answer")
     expected = {
         "dspy.operation": "predict",
         "dspy.module.type": "Predict",
@@ -100,7 +101,7 @@ def test_a_sync_stream_is_the_same_tree(spans: InMemorySpanExporter) -> None:
     assert inspect.isgenerator(chunks)
     assert len(list(chunks)) == 1
     assert span_tree(spans.get_finished_spans()) == TREE
-    span = only_span(spans.get_finished_spans(), "invoke_workflow Predict")
+    span = only_span(spans.get_finished_spans(), "invoke_workflow Predict question -> answer")
     assert span.attributes["dspy.module.input"] == '{"question":"q"}'
     assert span.attributes["dspy.module.output"] == '{"answer":"a"}'
 
@@ -123,7 +124,7 @@ async def test_a_stream_keeps_content_to_itself_unless_asked() -> None:
                 pass
     finally:
         uninstrument()
-    span = only_span(exporter.get_finished_spans(), "invoke_workflow Predict")
+    span = only_span(exporter.get_finished_spans(), "invoke_workflow Predict question -> answer")
     assert not {"dspy.module.input", "dspy.module.output"} & span.attributes.keys()
 
 
@@ -196,7 +197,7 @@ async def test_a_consumer_that_leaves_after_the_result_is_no_error(
         next(stream)
         del stream
         gc.collect()
-    span = only_span(spans.get_finished_spans(), "invoke_workflow Predict")
+    span = only_span(spans.get_finished_spans(), "invoke_workflow Predict question -> answer")
     assert "error.type" not in span.attributes
     assert span.attributes["dspy.module.output"] == '{"answer":"a"}'
     assert span.attributes["dspy.stream.chunk.count"] == 1
@@ -242,7 +243,10 @@ async def test_a_streamed_function_has_a_span_of_its_stream(spans: InMemorySpanE
     assert root.name == "stream function"
     assert root.attributes["dspy.operation"] == "stream"
     assert root.attributes["dspy.stream.chunk.count"] == 1
-    assert only_span(spans.get_finished_spans(), "invoke_workflow Predict").parent is not None
+    assert (
+        only_span(spans.get_finished_spans(), "invoke_workflow Predict question -> answer").parent
+        is not None
+    )
 
 
 async def test_the_duration_of_a_program_leaves_out_its_consumer() -> None:
@@ -259,7 +263,7 @@ async def test_the_duration_of_a_program_leaves_out_its_consumer() -> None:
                 await asyncio.sleep(0.3)
     finally:
         uninstrument()
-    span = only_span(exporter.get_finished_spans(), "invoke_workflow Predict")
+    span = only_span(exporter.get_finished_spans(), "invoke_workflow Predict question -> answer")
     data = reader.get_metrics_data()
     durations: list[Any] = [
         getattr(point, "sum", None)
@@ -274,11 +278,20 @@ async def test_the_duration_of_a_program_leaves_out_its_consumer() -> None:
 
 
 def test_a_stream_that_is_collected_half_way_ends(spans: InMemorySpanExporter) -> None:
-    chunks = dspy.streamify(Talking(), is_async_program=True, async_streaming=False)(question="q")
+    go_on = threading.Event()
+
+    class Waiting(dspy.Module):
+        async def aforward(self, question: str) -> Any:
+            await dspy.settings.send_stream.send(dspy.streaming.StatusMessage("first"))
+            await asyncio.to_thread(go_on.wait, 10)
+            return dspy.Prediction(answer="done")
+
+    chunks = dspy.streamify(Waiting(), is_async_program=True, async_streaming=False)(question="q")
     next(chunks)
     del chunks
     gc.collect()
-    span = only_span(spans.get_finished_spans(), "invoke_workflow Talking")
+    go_on.set()
+    span = only_span(spans.get_finished_spans(), "invoke_workflow Waiting")
     assert span.attributes["error.type"] == "GeneratorExit"
 
 

@@ -153,7 +153,7 @@ def test_three_times_on_and_off(before: Any, trace_with: TraceWith) -> None:
         traced.instrument()
     with dspy.context(lm=answering()):
         dspy.Predict(QA)(question="?")
-    assert traced.tree() == "invoke_workflow Predict\n└─ chat dummy"
+    assert traced.tree() == "invoke_workflow Predict question -> answer\n└─ chat dummy"
 
 
 def test_objects_made_before_are_traced_and_are_not_afterwards(trace_with: TraceWith) -> None:
@@ -162,7 +162,7 @@ def test_objects_made_before_are_traced_and_are_not_afterwards(trace_with: Trace
         held = program.__call__
         traced = trace_with()
         program(question="?")
-        assert "invoke_workflow Predict" in traced.names()
+        assert "invoke_workflow Predict question -> answer" in traced.names()
         traced.clear()
         held_while_traced = program.__call__
         uninstrument()
@@ -213,7 +213,7 @@ def test_twice_is_once(traced: Traced, caplog: pytest.LogCaptureFixture) -> None
     assert any("already instrumented" in record.message for record in caplog.records)
     with dspy.context(lm=answering()):
         dspy.Predict(QA)(question="?")
-    assert traced.names().count("invoke_workflow Predict") == 1
+    assert traced.names().count("invoke_workflow Predict question -> answer") == 1
 
 
 def test_other_code_that_patched_after_us(

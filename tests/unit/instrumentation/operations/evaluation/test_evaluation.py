@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from opentelemetry.instrumentation.dspy import DSPyInstrumentor
 from tests.support.memory import span_memory
 from tests.support.prompt_lm import PromptLM
 from tests.support.span_tree import assert_one_tree, only_span, span_tree, spans_named
+from tests.support.traced import everything_in
 
 pytestmark = [
     pytest.mark.surface("Parallel"),
@@ -93,7 +95,9 @@ def test_an_evaluation_is_one_tree(spans: InMemorySpanExporter, threads: int) ->
 
     root = assert_one_tree(spans.get_finished_spans())
     assert root.name == "evaluate agrees"
-    assert {key: root.attributes[key] for key in root.attributes if "evaluate" in key} == {
+    figures = {key: root.attributes[key] for key in root.attributes if "evaluate" in key}
+    assert json.loads(figures.pop("dspy.evaluate.output"))["score"] == result.score
+    assert figures == {
         "dspy.evaluate.metric": "agrees",
         "dspy.evaluate.program": "Predict",
         "dspy.evaluate.num_examples": 4,
@@ -112,6 +116,7 @@ def test_each_example_has_its_index_its_score_and_its_metric_call(
     finished = spans.get_finished_spans()
     examples = spans_named(finished, "example")
     assert [span.attributes["dspy.example.index"] for span in examples] == [0, 1, 2, 3]
+    assert [span.name for span in examples] == [f"example {index}" for index in range(4)]
     assert [span.attributes["dspy.example.score"] for span in examples] == [1.0] * 4
     assert examples[0].attributes["dspy.example.input"] == '{"question":"q0","answer":"a"}'
     event = examples[0].events[0]
@@ -123,7 +128,10 @@ def test_each_example_has_its_index_its_score_and_its_metric_call(
         "gen_ai.response.id": event.attributes["gen_ai.response.id"],
     }
     below = [span for span in finished if span.parent and span.parent.span_id == _id(examples[0])]
-    assert sorted(span.name for span in below) == ["invoke_workflow Predict", "metric agrees"]
+    assert sorted(span.name for span in below) == [
+        "invoke_workflow Predict question -> answer",
+        "metric agrees",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -181,6 +189,106 @@ def test_a_data_set_is_not_read_once_more(spans: InMemorySpanExporter) -> None:
     assert len(spans_named(spans.get_finished_spans(), "example")) == len(EXAMPLES)
     DSPyInstrumentor().uninstrument()
     assert traced == reads()
+
+
+class Graded(dspy.Module):
+    """Answers with the number of the question."""
+
+    def forward(self, question: str) -> Any:
+        if question == "q3":
+            raise LookupError("no answer")
+        return dspy.Prediction(answer=question)
+
+
+def graded(example: Any, prediction: Any, trace: Any = None) -> float:
+    return {"q0": 0.75, "q1": 0.0, "q2": 0.5}[prediction.answer]
+
+
+def test_the_worst_examples_come_first(spans: InMemorySpanExporter) -> None:
+    dspy.Evaluate(devset=EXAMPLES, metric=graded, num_threads=2)(Graded())
+    span = only_span(spans.get_finished_spans(), "evaluate graded")
+    output = json.loads(span.attributes["dspy.evaluate.output"])
+    assert output["score"] == 31.25
+    assert [(item["index"], item["score"]) for item in output["worst_examples"]] == [
+        (1, 0.0),
+        (3, 0.0),  # failed
+        (2, 0.5),
+        (0, 0.75),
+    ]
+    assert output["worst_examples"][0] == {
+        "index": 1,
+        "score": 0.0,
+        "example": {"question": "q1", "answer": "a"},
+        "prediction": {"answer": "q1"},
+    }
+
+
+def test_the_worst_examples_are_bounded(spans: InMemorySpanExporter) -> None:
+    devset = [dspy.Example(question="q2").with_inputs("question") for _ in range(30)]
+    dspy.Evaluate(devset=devset, metric=graded, num_threads=2)(Graded())
+    span = only_span(spans.get_finished_spans(), "evaluate graded")
+    output = json.loads(span.attributes["dspy.evaluate.output"])
+    assert [item["index"] for item in output["worst_examples"]] == list(range(10))
+
+
+def test_a_metric_has_its_inputs(spans: InMemorySpanExporter) -> None:
+    dspy.Evaluate(devset=EXAMPLES[:1], metric=graded, num_threads=1)(Graded())
+    span = only_span(spans.get_finished_spans(), "metric graded")
+    assert json.loads(span.attributes["dspy.metric.input"]) == {
+        "example": {"question": "q0", "answer": "a"},
+        "prediction": {"answer": "q0"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "in_evaluation", "in_metric"),
+    [
+        ({"capture_content": False}, False, False),
+        ({"capture_content": True, "capture_inputs": False}, True, False),
+        ({"capture_content": True, "capture_outputs": False}, False, True),
+    ],
+)
+def test_content_of_evaluations_follows_the_settings(
+    settings: dict[str, Any], in_evaluation: bool, in_metric: bool
+) -> None:
+    provider, exporter = span_memory()
+    DSPyInstrumentor().instrument(tracer_provider=provider, skip_dep_check=True, **settings)
+    try:
+        dspy.Evaluate(devset=EXAMPLES[:1], metric=graded, num_threads=1)(Graded())
+    finally:
+        DSPyInstrumentor().uninstrument()
+    finished = exporter.get_finished_spans()
+    evaluation = only_span(finished, "evaluate graded").attributes
+    assert ("dspy.evaluate.output" in evaluation) is in_evaluation
+    if in_evaluation:
+        (worst,) = json.loads(evaluation["dspy.evaluate.output"])["worst_examples"]
+        assert worst["example"] is None
+        assert worst["prediction"] == {"answer": "q0"}
+    metric = only_span(finished, "metric graded").attributes
+    assert ("dspy.metric.input" in metric) is in_metric
+    if in_metric:
+        given = json.loads(metric["dspy.metric.input"])
+        assert given == {"example": {"question": "q0", "answer": "a"}}
+
+
+def test_hidden_fields_stay_hidden_in_evaluations() -> None:
+    devset = [
+        dspy.Example(
+            ssn=f"{number}78-05-1120", question=f"q{number}", note=f"{number}78-05-1120 x"
+        ).with_inputs("question")
+        for number in range(3)
+    ]
+    provider, exporter = span_memory()
+    DSPyInstrumentor().instrument(
+        tracer_provider=provider, skip_dep_check=True, capture_content=True, redact="field:ssn"
+    )
+    try:
+        dspy.Evaluate(devset=devset, metric=graded, num_threads=1)(Graded())
+    finally:
+        DSPyInstrumentor().uninstrument()
+    finished = exporter.get_finished_spans()
+    assert "dspy.metric.input" in spans_named(finished, "metric graded")[0].attributes
+    assert "78-05-1120" not in everything_in(list(finished))
 
 
 def test_feedback_is_the_explanation_of_the_score(spans: InMemorySpanExporter) -> None:
@@ -247,7 +355,9 @@ def test_parallel_and_batch_are_one_span_with_their_calls_below(
             for span in spans.get_finished_spans()
             if span.parent and span.parent.span_id == _id(parallel)
         ]
-        assert [span.name for span in calls] == ["invoke_workflow Predict"] * tasks
+        assert [span.name for span in calls] == [
+            "invoke_workflow Predict question -> answer"
+        ] * tasks
 
 
 def test_failed_tasks_are_counted_where_the_program_asks_for_them(

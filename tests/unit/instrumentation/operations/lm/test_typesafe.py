@@ -184,5 +184,6 @@ async def test_below_a_predictor(traced: Traced, mode: str) -> None:
     with dspy.context(lm=client()):
         predict(text="t") if mode == "sync" else await predict.acall(text="t")
     assert traced.tree("dspy.lm.call.count") == (
-        "invoke_workflow Predict {dspy.lm.call.count=1}\n└─ DecisionAdapter\n   └─ chat jev-test"
+        "invoke_workflow Predict text -> urgent {dspy.lm.call.count=1}\n"
+        "└─ DecisionAdapter\n   └─ chat jev-test"
     )

@@ -214,7 +214,7 @@ def test_facts_of_a_signature(traced: Traced) -> None:
         "dspy.signature.input_fields": ("text",),
         "dspy.signature.output_fields": ("answer",),
         "gen_ai.operation.name": "invoke_workflow",
-        "gen_ai.workflow.name": "Predict",
+        "gen_ai.workflow.name": "Predict Summarize",
     }
 
 

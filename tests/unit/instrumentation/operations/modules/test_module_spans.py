@@ -83,8 +83,8 @@ def test_a_lone_predict_is_its_own_workflow(modules_only: Traced) -> None:
     with dspy.context(lm=answering()):
         dspy.Predict(QA)(question="?")
     assert modules_only.tree("dspy.operation", "gen_ai.operation.name", "gen_ai.workflow.name") == (
-        "invoke_workflow Predict {dspy.operation=predict, "
-        "gen_ai.operation.name=invoke_workflow, gen_ai.workflow.name=Predict}\n"
+        "invoke_workflow Predict question -> answer {dspy.operation=predict, "
+        "gen_ai.operation.name=invoke_workflow, gen_ai.workflow.name=Predict question -> answer}\n"
         "└─ chat dummy {dspy.operation=lm, gen_ai.operation.name=chat}"
     )
 
@@ -103,9 +103,80 @@ def test_chain_of_thought_and_its_inner_predict(modules_only: Traced) -> None:
     assert modules_only.tree("dspy.module.signature") == (
         "invoke_workflow Program\n"
         "└─ ChainOfThought think {dspy.module.signature=question -> reasoning, answer}\n"
-        "   └─ Predict think.predict {dspy.module.signature=question -> reasoning, answer}\n"
+        "   └─ Predict think {dspy.module.signature=question -> reasoning, answer}\n"
         "      └─ chat dummy"
     )
+
+
+class BasicQA(dspy.Signature):
+    """Answer."""
+
+    question: str = dspy.InputField()
+    answer: str = dspy.OutputField()
+
+
+@pytest.mark.parametrize(
+    ("signature", "name"),
+    [
+        (BasicQA, "Predict BasicQA"),
+        (QA, "Predict question -> answer"),
+        (f"question, {', '.join(f'input_{n}' for n in range(30))} -> answer", None),
+    ],
+)
+def test_the_name_of_a_lone_predict_says_its_signature(
+    modules_only: Traced, signature: Any, name: str | None
+) -> None:
+    with dspy.context(lm=answering()):
+        dspy.Predict(signature)(question="?")
+    (root,) = [span for span in modules_only.spans if span.parent is None]
+    shown = root.attributes["gen_ai.workflow.name"]
+    assert root.name == f"invoke_workflow {shown}"
+    if name is not None:
+        assert shown == name
+    else:
+        assert shown.startswith("Predict question, input_0, ")
+        assert shown.endswith("…")
+        assert len(shown) == len("Predict ") + 64
+
+
+def test_without_signatures_the_name_is_that_of_the_class(trace_with: Any) -> None:
+    traced = trace_with(capture_intermediate_steps=False, capture_signatures=False)
+    with dspy.context(lm=answering()):
+        dspy.Predict(QA)(question="?")
+    assert traced.attributes("invoke_workflow Predict")["gen_ai.workflow.name"] == "Predict"
+
+
+def test_a_module_of_the_user_has_the_name_of_its_class(modules_only: Traced) -> None:
+    class Summarizer(dspy.Predict):
+        pass
+
+    with dspy.context(lm=answering()):
+        Summarizer(QA)(question="?")
+    assert "invoke_workflow Summarizer" in modules_only.names()
+
+
+def test_a_predict_that_is_called_predict_is_not_named_twice(modules_only: Traced) -> None:
+    with dspy.context(lm=DummyLM([{"reasoning": "r", "answer": "a"}])):
+        dspy.ChainOfThought(QA)(question="?")
+    assert modules_only.tree("dspy.module.path") == (
+        "invoke_workflow ChainOfThought question -> reasoning, answer\n"
+        "└─ Predict {dspy.module.path=predict}\n"
+        "   └─ chat dummy"
+    )
+
+
+def test_only_a_whole_part_of_the_path_is_left_out(modules_only: Traced) -> None:
+    class Program(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.repredict = dspy.Predict(QA)
+
+        def forward(self, question: str) -> Any:
+            return self.repredict(question=question)
+
+    with dspy.context(lm=answering()):
+        Program()(question="?")
+    assert "Predict repredict" in modules_only.names()
 
 
 def lookup(query: str) -> str:
@@ -139,17 +210,17 @@ REACT = """\
 ├─ Predict {0}react
 │  └─ chat dummy
 └─ ChainOfThought {0}extract
-   └─ Predict {0}extract.predict
+   └─ Predict {0}extract
       └─ chat dummy"""
 
 
 def test_an_agent_as_the_root(modules_only: Traced) -> None:
     with dspy.context(lm=DummyLM(REACT_STEPS)):
         dspy.ReAct(QA, tools=[lookup])(question="?")
-    assert modules_only.tree() == "invoke_agent ReAct\n" + REACT.format("")
-    root = modules_only.attributes("invoke_agent ReAct")
+    assert modules_only.tree() == "invoke_agent ReAct question -> answer\n" + REACT.format("")
+    root = modules_only.attributes("invoke_agent ReAct question -> answer")
     assert root["gen_ai.operation.name"] == "invoke_agent"
-    assert root["gen_ai.agent.name"] == "ReAct"
+    assert root["gen_ai.agent.name"] == "ReAct question -> answer"
     assert "gen_ai.workflow.name" not in root
 
 

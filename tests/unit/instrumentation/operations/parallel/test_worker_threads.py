@@ -256,7 +256,7 @@ def test_the_pool_of_the_avatar_optimizer(traced: Traced) -> None:
     with traced.tracer.start_as_current_span("root"):
         optimizer.thread_safe_evaluator(devset, program, num_threads=2)
     assert_one_tree(traced.spans)
-    assert traced.names().count("invoke_workflow Predict") == 4
+    assert traced.names().count("invoke_workflow Predict question -> answer") == 4
 
 
 def test_the_pool_is_a_pool(traced: Traced) -> None:

@@ -192,14 +192,14 @@ def steps(*calls: tuple[str, dict[str, Any]]) -> DummyLM:
 
 
 AGENT = """\
-invoke_agent ReAct
+invoke_agent ReAct question -> answer
 ├─ Predict react
 │  └─ chat dummy
 ├─ execute_tool search ERROR(ValueError)
 ├─ Predict react
 │  └─ chat dummy
 └─ ChainOfThought extract
-   └─ Predict extract.predict
+   └─ Predict extract
       └─ chat dummy"""
 
 

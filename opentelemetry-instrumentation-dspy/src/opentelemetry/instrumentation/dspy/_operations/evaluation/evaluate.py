@@ -7,12 +7,14 @@ The score of an example is recorded on its span, and as the event of `results`.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from operator import itemgetter
+from typing import Any, Final, cast
 
 from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.begin import begin_call, current_call
@@ -48,11 +50,14 @@ from opentelemetry.instrumentation.dspy._patching.replacements import (
 _NO_INDEX: Iterator[None] = itertools.repeat(None)
 _READ_AT_ONCE = (list[Any].__iter__, tuple[Any, ...].__iter__)
 _PARAMETERS = ("program", "metric", "devset", "num_threads")
+_METRIC_PARAMETERS = ("example", "prediction")
+MAX_WORST_EXAMPLES: Final = 10
+"""Largest number of examples in the output of an evaluation."""
 
 
 def patch_points(runtime: Runtime) -> Sequence[PatchPoint]:
     """The patch points of evaluations; the parallel executor's patch adds examples and metrics."""
-    operation = EvaluateOperation()
+    operation = EvaluateOperation(runtime)
     effect = "evaluations, their examples and metrics get no span"
     return [method_patch("dspy.evaluate.evaluate", "Evaluate.__call__", operation, effect)]
 
@@ -72,6 +77,10 @@ class EvaluateOperation(Operation):
     """One call of an ``Evaluate``."""
 
     name = semconv.Operations.EVALUATE
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._content = runtime.content
+        self._settings = runtime.settings
 
     def start(self, call: Call) -> SpanStart:
         given = {**dict(zip(_PARAMETERS, call.args, strict=False)), **call.kwargs}
@@ -100,9 +109,31 @@ class EvaluateOperation(Operation):
         if call.state.record_trial_score is not None:
             call.state.record_trial_score(score)
         attributes[semconv.DSPY_EVALUATE_SCORE] = score
+        results = getattr(result, "results", None)
+        if self._settings.records_outputs and isinstance(results, list):
+            worst = _worst(cast("list[Any]", results))
+            if not self._settings.records_inputs:
+                worst = [{**item, "example": None} for item in worst]
+            output = {"score": score, "worst_examples": worst}
+            self._content.put(attributes, semconv.DSPY_EVALUATE_OUTPUT, self.name, output)
 
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
         attributes[semconv.DSPY_EVALUATE_ERROR_COUNT] = call.state.errors
+
+
+def _worst(results: list[Any]) -> list[dict[str, Any]]:
+    """The results with the lowest scores, the worst first."""
+    scored: list[tuple[float, int, Any]] = []
+    for index, (example, prediction, outcome) in enumerate(results):
+        score = score_of(outcome)
+        if score is not None:
+            scored.append((score, index, (example, prediction)))
+    # By score and index alone: examples cannot be compared.
+    worst = heapq.nsmallest(MAX_WORST_EXAMPLES, scored, key=itemgetter(0, 1))
+    return [
+        {"index": index, "score": score, "example": example, "prediction": prediction}
+        for score, index, (example, prediction) in worst
+    ]
 
 
 class ExampleOperation(Operation):
@@ -123,6 +154,7 @@ class ExampleOperation(Operation):
         index = call.kwargs.get("index")
         if index is not None:
             attributes[semconv.DSPY_EXAMPLE_INDEX] = index
+            return f"example {index}", attributes, INTERNAL
         return "example", attributes, INTERNAL
 
     def arguments(self, call: Call) -> Mapping[str, Any]:
@@ -158,6 +190,8 @@ class MetricOperation(Operation):
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._content = runtime.content
+        self._settings = runtime.settings
 
     def start(self, call: Call) -> SpanStart:
         name = name_of(call.instance)
@@ -169,6 +203,16 @@ class MetricOperation(Operation):
             semconv.GEN_AI_EVALUATION_NAME: name,
         }
         return f"metric {name}", attributes, INTERNAL
+
+    def arguments(self, call: Call) -> Mapping[str, Any]:
+        return {**dict(zip(_METRIC_PARAMETERS, call.args, strict=False)), **call.kwargs}
+
+    def inputs(self, call: Call, attributes: Attributes) -> None:
+        if self._settings.records_inputs:
+            given = dict(self.arguments(call))
+            if not self._settings.records_outputs:
+                given.pop("prediction", None)  # an output of the program
+            self._content.put(attributes, semconv.DSPY_METRIC_INPUT, self.name, given)
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         score = score_of(result)
@@ -216,6 +260,11 @@ class ExampleSpans:
 
         return traced_function(self._with_metric_spans(function), begin_example)
 
+    def _begin_metric_call(
+        self, metric: Any, example: Any, arguments: tuple[Any, ...], options: Mapping[str, Any]
+    ) -> Call | CallPart | None:
+        return self._begin_metric(metric, (example, *arguments), options)
+
     def _measured(self, function: Callable[[Any], Any], metric_name: str) -> Callable[[Any], Any]:
         """The executor's function without spans, with its scores measured."""
         metrics = self._metrics
@@ -238,7 +287,7 @@ class ExampleSpans:
         cells = list(function.__closure__)
         position = names.index("metric")
         metric = cells[position].cell_contents
-        traced = traced_function(metric, lambda *_arguments: self._begin_metric(metric, (), {}))
+        traced = traced_function(metric, partial(self._begin_metric_call, metric))
         cells[position] = types.CellType(traced)
         return types.FunctionType(
             function.__code__,

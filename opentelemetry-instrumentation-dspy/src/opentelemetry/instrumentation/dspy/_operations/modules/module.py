@@ -41,7 +41,6 @@ from opentelemetry.instrumentation.dspy._operations.modules.program_hash import 
 from opentelemetry.instrumentation.dspy._operations.modules.record import ModuleRecord, record_of
 from opentelemetry.instrumentation.dspy._operations.modules.resource_usage import ResourceUsage
 from opentelemetry.instrumentation.dspy._operations.modules.signature import (
-    NO_NAME,
     SignatureDescription,
     describe_signature,
 )
@@ -164,17 +163,30 @@ class ModuleOperation(Operation):
         if kind.agent is not None:
             record.agent = agent_record(kind.agent, module, call.kwargs)
             attributes[GEN_AI_OPERATION_NAME] = GenAIOperations.INVOKE_AGENT
-            attributes[GEN_AI_AGENT_NAME] = call.path or kind.name
-            return _joined("invoke_agent", kind.name, call.path), attributes, INTERNAL
+            own_name = self._name_of(kind, signature) if enclosing is None else kind.name
+            attributes[GEN_AI_AGENT_NAME] = call.path or own_name
+            return _joined("invoke_agent", own_name, call.path), attributes, INTERNAL
         if kind.makes_attempts:
             record.attempts = AttemptsRecord(module)
         if enclosing is None:
             self._check_peers()
             self._direct_forward.look()
             attributes[GEN_AI_OPERATION_NAME] = GenAIOperations.INVOKE_WORKFLOW
-            attributes[GEN_AI_WORKFLOW_NAME] = kind.name
-            return f"invoke_workflow {kind.name}", attributes, INTERNAL
-        return _joined(kind.name, call.path or _signature_label(signature)), attributes, INTERNAL
+            attributes[GEN_AI_WORKFLOW_NAME] = name = self._name_of(kind, signature)
+            return f"invoke_workflow {name}", attributes, INTERNAL
+        path = call.path
+        if not path:
+            return self._name_of(kind, signature), attributes, INTERNAL
+        # The attribute is often named like the class: Predict predict.
+        if path == kind.attribute:
+            return kind.name, attributes, INTERNAL
+        return f"{kind.name} {path.removesuffix(kind.suffix)}", attributes, INTERNAL
+
+    def _name_of(self, kind: _Kind, signature: SignatureDescription | None) -> str:
+        """The class, and what tells a module of DSPy's own classes from others."""
+        if signature is None or not kind.is_dspys or not self._settings.capture_signatures:
+            return kind.name
+        return f"{kind.name} {signature.label}"
 
     def arguments(self, call: Call) -> Mapping[str, Any]:
         return arguments_of(call)
@@ -292,6 +304,9 @@ class _Kind(NamedTuple):
     is_predict: bool
     agent: str | None
     makes_attempts: bool
+    is_dspys: bool
+    attribute: str
+    suffix: str
 
 
 @cached_by_class
@@ -301,6 +316,9 @@ def _kind_of(module_type: type) -> _Kind:
         issubclass(module_type, dspy.Predict),
         agent_kind(module_type),
         makes_attempts(module_type),
+        module_type.__module__.partition(".")[0] == "dspy",
+        module_type.__name__.lower(),
+        f".{module_type.__name__.lower()}",
     )
 
 
@@ -401,12 +419,6 @@ def _signature_of(call: Call, kind: _Kind) -> Any:
         if issubclass(type(predict), dspy.Predict):
             signature = instance_dict(predict).get("signature")  # ChainOfThought
     return signature
-
-
-def _signature_label(signature: SignatureDescription | None) -> str | None:
-    if signature is None or signature.name == NO_NAME:
-        return None
-    return signature.name
 
 
 def _joined(*parts: str | None) -> str:

@@ -21,6 +21,9 @@ from opentelemetry.instrumentation.dspy._content.jsonable import dumps
 from opentelemetry.instrumentation.dspy._content.redaction import REDACTED, is_secret_key
 from opentelemetry.instrumentation.dspy._guarding import pass_by_value
 
+MAX_LABEL = 64
+"""Longest label of a signature in the name of a span, in characters."""
+
 _FIELD_EXTRAS = ("__dspy_field_type", "desc", "prefix", "constraints")
 # Marks a field of a string signature without a type, since dspy 3.2.
 _TYPE_UNDEFINED = "IS_TYPE_UNDEFINED"
@@ -40,6 +43,7 @@ class SignatureDescription:
     Attributes:
         name: Class name; ``StringSignature`` for a signature made from a string.
         text: ``"question -> answer"``.
+        label: A short name: the class name, or the text if the signature was made from a string.
         instructions: The task description.
         fields: Each field's name, role, type, description, constraints, required and default.
         fields_json: The fields as JSON text.
@@ -56,6 +60,7 @@ class SignatureDescription:
 
     name: str
     text: str
+    label: str
     instructions: str
     fields: tuple[dict[str, Any], ...]
     fields_json: str
@@ -144,9 +149,12 @@ def _describe(signature: Any) -> SignatureDescription:
     if signature.__name__ != NO_NAME:
         name = f"{signature.__module__}.{signature.__qualname__}"
         attributes[semconv.DSPY_SIGNATURE_QUALIFIED_NAME] = name
+    text = f"{', '.join(inputs)} -> {', '.join(outputs)}"
+    label = text if signature.__name__ == NO_NAME else signature.__name__
     return SignatureDescription(
         name=signature.__name__,
-        text=f"{', '.join(inputs)} -> {', '.join(outputs)}",
+        text=text,
+        label=label if len(label) <= MAX_LABEL else label[: MAX_LABEL - 1] + "…",
         instructions=signature.instructions,
         fields=tuple(orjson.loads(fields_json)),
         fields_json=fields_json,
