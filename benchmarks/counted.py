@@ -20,7 +20,9 @@ from opentelemetry.instrumentation.dspy import DSPyInstrumentor
 
 
 def counted(names: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    """Count for each program ``alone``, ``added``, ``floor`` and ``spans``, also without content.
+    """Count for each program ``alone``, ``added``, ``floor`` and ``spans``.
+
+    The same without content, and with spans for the steps of adapters.
 
     ``sampled_out`` is the number of steps that are added if the root is not sampled.
     """
@@ -30,19 +32,24 @@ def counted(names: tuple[str, ...]) -> dict[str, dict[str, float]]:
         alone = _steps_of(chosen)
         figures = _figures(chosen, alone, content=True)
         bare = _figures(chosen, alone, content=False)
+        steps = _figures(chosen, alone, content=True, adapter_steps="spans")
         found[name] = {
             "alone": alone,
             **figures,
             "no_content_added": bare["added"],
             "no_content_floor": bare["floor"],
+            "adapter_steps_added": steps["added"],
+            "adapter_steps_floor": steps["floor"],
             # Counted again: in some releases of DSPy, the cost of a call grows with earlier calls.
             "sampled_out": _sampled_out(chosen) - _steps_of(chosen),
         }
     return found
 
 
-def _figures(chosen: Program, alone: float, *, content: bool) -> dict[str, float]:
-    installed, provider = _instrumented(None, content)
+def _figures(
+    chosen: Program, alone: float, *, content: bool, adapter_steps: str = "attributes"
+) -> dict[str, float]:
+    installed, provider = _instrumented(None, content, adapter_steps)
     try:
         together = _steps_of(chosen)
         spans = installed.spans_of(lambda: chosen.calls(1))
@@ -54,7 +61,7 @@ def _figures(chosen: Program, alone: float, *, content: bool) -> dict[str, float
 
 
 def _sampled_out(chosen: Program) -> float:
-    _, provider = _instrumented(ParentBased(TraceIdRatioBased(0.0)), True)
+    _, provider = _instrumented(ParentBased(TraceIdRatioBased(0.0)), True, "attributes")
     try:
         return _steps_of(chosen)
     finally:
@@ -62,9 +69,13 @@ def _sampled_out(chosen: Program) -> float:
         provider.shutdown()
 
 
-def _instrumented(sampler: Sampler | None, content: bool) -> tuple[Installed, Any]:
+def _instrumented(
+    sampler: Sampler | None, content: bool, adapter_steps: str
+) -> tuple[Installed, Any]:
     provider, exporter = null_provider(sampler)
-    DSPyInstrumentor().instrument(tracer_provider=provider, capture_content=content)
+    DSPyInstrumentor().instrument(
+        tracer_provider=provider, capture_content=content, adapter_steps=adapter_steps
+    )
     flush = provider.force_flush
     return Installed(flush, lambda: exporter.count, exporter), provider
 

@@ -25,6 +25,12 @@ LIMITS: Final[Mapping[str, float]] = dict.fromkeys(_COMPARED, 2.1)
 NO_CONTENT_LIMITS: Final[Mapping[str, float]] = dict.fromkeys(_COMPARED, 1.9)
 """Steps added to a call without content, as a multiple of the floor's steps."""
 
+ADAPTER_STEPS_LIMITS: Final[Mapping[str, float]] = dict.fromkeys(_COMPARED, 2.1)
+"""Steps added with spans for format and parse, as a multiple of the floor's steps."""
+
+ATTRIBUTES_LIMITS: Final[Mapping[str, float]] = dict.fromkeys(_COMPARED, 0.8)
+"""Steps added with format and parse as attributes, as a part of those with spans for both."""
+
 SAMPLED_OUT_LIMIT: Final = 95.0
 """Steps added to one operation below a root that is not sampled."""
 
@@ -51,6 +57,9 @@ def ratios(
         figures = counts[name]
         found[name] = figures["added"] / figures["floor"]
         found[f"{name}, NO_CONTENT"] = figures["no_content_added"] / figures["no_content_floor"]
+        steps = figures["adapter_steps_added"]
+        found[f"{name}, adapter_steps=spans"] = steps / figures["adapter_steps_floor"]
+        found[f"{name}, beside adapter_steps=spans"] = figures["added"] / steps
     deep, flat = counts["nested 11"], counts["nested 1"]
     found[_SAMPLED_OUT] = (deep["sampled_out"] - flat["sampled_out"]) / 10
     found[_PROCESSOR] = processors["ours"] / processors["OpenTelemetry's"]
@@ -63,6 +72,8 @@ def limits() -> dict[str, float]:
     for name, limit in LIMITS.items():
         found[name] = limit
         found[f"{name}, NO_CONTENT"] = NO_CONTENT_LIMITS[name]
+        found[f"{name}, adapter_steps=spans"] = ADAPTER_STEPS_LIMITS[name]
+        found[f"{name}, beside adapter_steps=spans"] = ATTRIBUTES_LIMITS[name]
     found[_SAMPLED_OUT] = SAMPLED_OUT_LIMIT
     found[_PROCESSOR] = PROCESSOR_LIMIT
     return found

@@ -69,7 +69,7 @@ def trace_maker(tracer: Tracer) -> Callable[[], None]:
                 pass
             with (
                 start("ChainOfThought generate", attributes=_module("module", "ChainOfThought")),
-                start("Predict generate.predict", attributes=_module("predict", "Predict")),
+                start("Predict generate", attributes=_module("predict", "Predict")),
                 start("ChatAdapter", attributes=_ADAPTER),
                 start("chat gpt-4o-mini", kind=SpanKind.CLIENT, attributes=_CHAT),
             ):

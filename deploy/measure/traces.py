@@ -46,7 +46,7 @@ def recorded_trace() -> list[ReadableSpan]:
     provider = TracerProvider(resource=Resource.create({"service.name": "measured"}))
     provider.add_span_processor(SimpleSpanProcessor(memory))
     instrumentor = DSPyInstrumentor()
-    instrumentor.instrument(tracer_provider=provider, capture_content=True)
+    instrumentor.instrument(tracer_provider=provider, capture_content=True, adapter_steps="spans")
     try:
         with dspy.context(lm=DummyLM([_ANSWER]), adapter=dspy.ChatAdapter()):
             _Answering()(question=_QUESTION)

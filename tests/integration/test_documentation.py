@@ -117,14 +117,14 @@ def stored(tmp_path: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("page", "names"),
     [
-        ("README.md", {"Predict"}),
-        ("mlflow_bridge/README.md", {"Predict"}),
-        ("docs/getting-started.md", {"Predict"}),
+        ("README.md", {"Predict question -> answer"}),
+        ("mlflow_bridge/README.md", {"Predict question -> answer"}),
+        ("docs/getting-started.md", {"Predict question -> answer"}),
         ("docs/troubleshooting.md", None),
         ("docs/spool.md", None),
-        ("docs/with-mlflow-tracing.md", {"serve", "Predict"}),
-        ("docs/best-practice.md", {"answer request", "Predict"}),
-        ("docs/migration.md", {"Predict"}),
+        ("docs/with-mlflow-tracing.md", {"serve", "Predict question -> answer"}),
+        ("docs/best-practice.md", {"answer request", "Predict question -> answer"}),
+        ("docs/migration.md", {"Predict question -> answer"}),
     ],
 )
 def test_python_of_a_page(page: str, names: set[str] | None, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_the_zero_code_commands_of_a_page(page: str, shown: str, tmp_path: Path)
 
     run(tmp_path, "bash", "-euc", commands)
 
-    assert stored(tmp_path) == ["Predict"]
+    assert stored(tmp_path) == ["Predict question -> answer"]
 
 
 def test_the_zero_code_commands_of_the_bridges_readme(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_the_set_up_by_hand(tmp_path: Path) -> None:
 
     run_page(tmp_path, "\n".join([PROGRAM, code, AFTER]))
 
-    assert stored(tmp_path) == ["Predict"]
+    assert stored(tmp_path) == ["Predict question -> answer"]
 
 
 def test_the_declarative_file(tmp_path: Path) -> None:
@@ -229,4 +229,4 @@ def test_the_declarative_file(tmp_path: Path) -> None:
     )
 
     assert shown.splitlines()[-3:] == ["DSPySampler{}", "10000", "hidden"]
-    assert stored(tmp_path) == ["Predict"]
+    assert stored(tmp_path) == ["Predict question -> answer"]

@@ -48,9 +48,7 @@ TREE = """\
 invoke_workflow Program [INTERNAL]
 └─ Predict generate [INTERNAL]
    └─ ChatAdapter [INTERNAL]
-      ├─ ChatAdapter.format [INTERNAL]
-      ├─ chat gpt-4o-mini [CLIENT]
-      └─ ChatAdapter.parse [INTERNAL]"""
+      └─ chat gpt-4o-mini [CLIENT]"""
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_an_optimizer_afterwards_has_one_trace(store_uri: str, tmp_path: Path) -
     names = [span.name for span in trace.data.spans]
     assert "compile BootstrapFewShot" in names
     assert "compile LabeledFewShot" in names
-    assert "invoke_workflow Predict" in names
+    assert "invoke_workflow Predict question -> answer" in names
 
 
 def test_an_mlflow_that_keeps_them_in_another_way_is_one_warning(

@@ -125,11 +125,9 @@ def test_decorated_function_around_a_program(stored: Stored) -> None:
     assert tree(trace) == {
         "serve": None,
         "look up": "serve",
-        "invoke_workflow Predict": "serve",
-        "ChatAdapter": "invoke_workflow Predict",
-        "ChatAdapter.format": "ChatAdapter",
+        "invoke_workflow Predict question -> answer": "serve",
+        "ChatAdapter": "invoke_workflow Predict question -> answer",
         "chat gpt-4o-mini": "ChatAdapter",
-        "ChatAdapter.parse": "ChatAdapter",
     }
     spans = {span.name: span for span in trace.data.spans}
     assert spans["serve"].span_type == "CHAIN"

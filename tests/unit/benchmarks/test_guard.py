@@ -9,12 +9,16 @@ from benchmarks import guard
 CHEAP = {"ours": 200.0, "OpenTelemetry's": 100.0}
 
 
-def _counts(added: float, sampled_out: float = 10.0) -> dict[str, dict[str, float]]:
+def _counts(
+    added: float, sampled_out: float = 10.0, steps_added: float = 150.0
+) -> dict[str, dict[str, float]]:
     figures = {
         "added": added,
         "floor": 100.0,
         "no_content_added": added,
         "no_content_floor": 100.0,
+        "adapter_steps_added": steps_added,
+        "adapter_steps_floor": 100.0,
         "sampled_out": sampled_out,
     }
     deep = {**figures, "sampled_out": sampled_out * 11}
@@ -26,7 +30,7 @@ def test_what_costs_as_much_as_the_floor_passes() -> None:
 
 
 def test_every_program_that_is_over_its_limit_is_named() -> None:
-    over = guard.exceeded(guard.ratios(_counts(added=100_000.0), CHEAP))
+    over = guard.exceeded(guard.ratios(_counts(100_000.0, steps_added=10_000.0), CHEAP))
 
     assert [line.partition(":")[0] for line in over] == [
         name for name in guard.limits() if not name.startswith(("sampled out", "span processor"))

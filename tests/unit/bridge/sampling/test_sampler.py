@@ -127,7 +127,7 @@ def test_the_attributes_of_the_start_stay_on_the_span(sample_with: SampleWith) -
     [root] = [span for span in sampled.spans if _is_root(span)]
     attributes = dict(root.attributes or {})
     assert attributes["dspy.operation"] == "predict"
-    assert attributes["gen_ai.workflow.name"] == "Predict"
+    assert attributes["gen_ai.workflow.name"] == "Predict question -> answer"
     assert attributes["dspy.module.signature"] == "question -> answer"
 
 

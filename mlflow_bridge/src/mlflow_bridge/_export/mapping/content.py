@@ -38,12 +38,14 @@ _JSON_INPUTS: Final = (
     semconv.DSPY_EMBEDDER_INPUT,
     semconv.DSPY_INTERPRETER_INPUT,
     semconv.DSPY_EXAMPLE_INPUT,
+    semconv.DSPY_METRIC_INPUT,
 )
 _JSON_OUTPUTS: Final = (
     semconv.DSPY_MODULE_OUTPUT,
     semconv.DSPY_ADAPTER_OUTPUT,
     semconv.GEN_AI_TOOL_CALL_RESULT,
     semconv.DSPY_INTERPRETER_OUTPUT,
+    semconv.DSPY_EVALUATE_OUTPUT,
 )
 CONTENT: Final = frozenset(
     {

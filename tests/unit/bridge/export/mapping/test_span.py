@@ -97,6 +97,12 @@ def test_content_is_kept_once() -> None:
             "1",
         ),
         ({"dspy.example.input": '{"q": "x"}'}, {"q": "x"}, None),
+        ({"dspy.metric.input": '{"example": {}}'}, {"example": {}}, None),
+        (
+            {"dspy.operation": "evaluate", "dspy.evaluate.output": '{"score": 50.0}'},
+            None,
+            {"score": 50.0},
+        ),
         ({"input.value": "5", "output.value": "text"}, {"input": "5"}, "text"),
         ({"input.value": '{"a": 1', "output.value": "text"}, {"input": '{"a": 1'}, "text"),
         (
