@@ -28,7 +28,7 @@ NO_CONTENT_LIMITS: Final[Mapping[str, float]] = dict.fromkeys(_COMPARED, 1.9)
 ADAPTER_STEPS_LIMITS: Final[Mapping[str, float]] = dict.fromkeys(_COMPARED, 2.1)
 """Steps added with spans for format and parse, as a multiple of the floor's steps."""
 
-ATTRIBUTES_LIMITS: Final[Mapping[str, float]] = dict.fromkeys(_COMPARED, 0.8)
+ATTRIBUTES_LIMITS: Final[Mapping[str, float]] = dict.fromkeys(_COMPARED, 0.85)
 """Steps added with format and parse as attributes, as a part of those with spans for both."""
 
 SAMPLED_OUT_LIMIT: Final = 95.0
