@@ -19,7 +19,7 @@ from tests.unit.bridge.sampling.conftest import SampleWith
 from tests.unit.bridge.sampling.sampled import RAG, Chat, sampling
 
 SESSIONS = [f"session-{index}" for index in range(40)]
-WHOLE_RAG = {"module": 1, "predict": 1, "adapter": 1, "adapter.format": 1, "lm": 1}
+WHOLE_RAG = {"module": 1, "predict": 1, "adapter": 1, "lm": 1}
 
 
 def remote_parent(*, sampled: bool) -> Any:

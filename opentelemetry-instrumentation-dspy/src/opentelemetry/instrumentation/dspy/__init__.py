@@ -69,7 +69,9 @@ from opentelemetry.trace import TracerProvider, get_tracer
 from opentelemetry.instrumentation.dspy._guarding import pass_on
 from opentelemetry.instrumentation.dspy._redact_setting import RedactionRules
 from opentelemetry.instrumentation.dspy._settings import (
+    AdapterSteps,
     ContentMode,
+    ResourceUsage,
     Settings,
     load_settings,
     set_default_arguments,
@@ -92,12 +94,14 @@ if TYPE_CHECKING:
     from opentelemetry.instrumentation.dspy._patching.points import Patches
 
 __all__ = [
+    "AdapterSteps",
     "ContentMode",
     "DSPyCall",
     "DSPyInstrumentor",
     "PatchStatus",
     "RedactionRules",
     "RequestHook",
+    "ResourceUsage",
     "ResponseHook",
     "Settings",
     "SpanRedactor",

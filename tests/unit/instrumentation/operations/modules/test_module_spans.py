@@ -128,8 +128,9 @@ def test_the_name_of_a_lone_predict_says_its_signature(
 ) -> None:
     with dspy.context(lm=answering()):
         dspy.Predict(signature)(question="?")
+    root: Any
     (root,) = [span for span in modules_only.spans if span.parent is None]
-    shown = root.attributes["gen_ai.workflow.name"]
+    shown: str = root.attributes["gen_ai.workflow.name"]
     assert root.name == f"invoke_workflow {shown}"
     if name is not None:
         assert shown == name
