@@ -63,7 +63,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",
         "MLFLOW_EXPERIMENT_NAME": "my-program",
         "MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS": "60",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,7 +223,9 @@ class Surroundings:
         surroundings = {
             # Which the helper sets for programs that make a store; here it is one under test.
             "MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS": "",
-            "PYTHONPATH": str(self.directory / "path"),
+            "PYTHONPATH": os.pathsep.join(
+                [str(self.directory / "path"), os.environ.get("PYTHONPATH", "")]
+            ),
         }
         return run_program(
             REPORT + source,

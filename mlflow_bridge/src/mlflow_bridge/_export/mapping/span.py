@@ -244,9 +244,10 @@ def _origin(span: ReadableSpan) -> dict[str, str]:
 
 def _trace_name(span: ReadableSpan, source: Mapping[str, Any]) -> str:
     for key in (
-        semconv.DSPY_MODULE_TYPE,
+        # For a module of DSPy's own classes, these also have the signature.
         semconv.GEN_AI_WORKFLOW_NAME,
         semconv.GEN_AI_AGENT_NAME,
+        semconv.DSPY_MODULE_TYPE,
     ):
         name = source.get(key)
         if isinstance(name, str) and name:

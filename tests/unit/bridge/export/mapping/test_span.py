@@ -232,7 +232,8 @@ def test_values_in_mlflows_own_words_stand() -> None:
 @pytest.mark.parametrize(
     ("attributes", "name"),
     [
-        ({"dspy.module.type": "RAG", "gen_ai.workflow.name": "flow"}, "RAG"),
+        ({"dspy.module.type": "RAG", "gen_ai.workflow.name": "flow"}, "flow"),
+        ({"dspy.module.type": "RAG"}, "RAG"),
         ({"gen_ai.workflow.name": "flow"}, "flow"),
         ({"gen_ai.agent.name": "agent"}, "agent"),
         ({}, "span"),
