@@ -223,6 +223,10 @@ class ModuleOperation(Operation):
             self._content.put(attributes, DSPY_MODULE_INPUT, self.name, arguments_of(call))
             if record.agent is not None:
                 self._put_agent(attributes, record.agent)
+        # Last, so that reading the arguments does not count.
+        self._begin_measuring(record)
+
+    def _begin_measuring(self, record: ModuleRecord) -> None:
         if self._measures_all or (record.outermost and self._measures):
             record.usage = ResourceUsage()
 
