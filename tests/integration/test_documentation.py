@@ -165,7 +165,7 @@ def test_the_zero_code_commands_of_the_bridges_readme(tmp_path: Path) -> None:
 
     run(tmp_path, "bash", "-euc", commands)
 
-    assert stored(tmp_path) == ["Predict"]
+    assert stored(tmp_path) == ["Predict question -> answer"]
 
 
 def commands_without_mlflow(page: str) -> str:

@@ -97,7 +97,7 @@ def files(tmp_path: Path, pattern: str) -> bytes:
 def assert_nowhere(store_uri: str, tmp_path: Path) -> None:
     [trace] = stored_traces(store_uri, EXPERIMENT)
     names = {span.name for span in trace.data.spans}
-    assert names >= {"serve", "inside", "execute_tool look_up", "chat m", "ChatAdapter"}
+    assert names >= {"serve", "inside", "look_up", "chat m", "ChatAdapter"}
     info: Any = trace.info
     shown = "\n".join([trace.to_json(), repr(info.tags), repr(info.trace_metadata)])
     for text in (shown, str(info.request_preview), str(info.response_preview)):

@@ -151,9 +151,8 @@ def test_the_config_of_a_predict(trace_with: TraceWith) -> None:
             options = {"temperature": 0.5, "api_key": "canary-1", "user": "canary-2"}
             dspy.Predict("question -> answer", **options)(question="?")
             dspy.Predict("question -> answer")(question="?")
-        first, second = (
-            span.attributes for span in traced.spans if span.name == "invoke_workflow Predict"
-        )
+        name = "invoke_workflow Predict question -> answer"
+        first, second = (span.attributes for span in traced.spans if span.name == name)
         assert "dspy.module.config" not in (second or {})
         return json.loads((first or {})["dspy.module.config"])
 

@@ -77,7 +77,7 @@ def test_calls_of_the_metric_are_not_the_evaluated_ones(trace_with: TraceWith) -
     traced, logged = with_logs(trace_with)
     evaluate(judged)
     (record,) = logged.named(NAME)
-    programs = [span for span in traced.spans if span.name == "invoke_workflow Predict"]
+    programs = [span for span in traced.spans if span.name.startswith("invoke_workflow Predict")]
     below = {span.parent.span_id: span for span in programs if span.parent is not None}
     example = traced.span("example").get_span_context()
     evaluated = below[example.span_id].get_span_context()

@@ -130,7 +130,7 @@ async def test_a_recursion_has_a_span_for_each_level(direct: Traced) -> None:
 async def test_a_predictor_of_dspy(direct: Traced) -> None:
     with dspy.context(lm=EchoLM()):
         dspy.Predict("question -> answer").forward(question="?")
-    assert assert_one_tree(direct.spans).name == "invoke_workflow Predict"
+    assert assert_one_tree(direct.spans).name == "invoke_workflow Predict question -> answer"
 
 
 async def test_errors_pass(direct: Traced) -> None:
