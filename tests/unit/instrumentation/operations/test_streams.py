@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import inspect
 import logging
@@ -176,7 +177,9 @@ def test_a_stream_that_is_closed_early_ends_as_an_error(spans: InMemorySpanExpor
     # In a loop of its own: since 3.4, DSPy cancels the task that closes a stream, if it goes on.
     outcome = asyncio.run(_closed_early())
     span = only_span(spans.get_finished_spans(), "invoke_workflow Talking")
-    assert span.attributes["error.type"] == "GeneratorExit"
+    # Until 3.3, DSPy cancels the program before the stream ends.
+    cancelled = "asyncio.exceptions.CancelledError"
+    assert span.attributes["error.type"] in ("GeneratorExit", cancelled)
     assert span.status.status_code.name == "ERROR"
     assert span.attributes["dspy.stream.chunk.count"] == 1
     assert assert_one_tree(spans.get_finished_spans()).name == "invoke_workflow Talking"
@@ -192,7 +195,8 @@ async def test_a_consumer_that_leaves_after_the_result_is_no_error(
     if asynchronous:
         async for _ in stream:
             break
-        await stream.aclose()
+        with contextlib.suppress(BaseException):  # DSPy's own: up to 3.3 the group of its tasks
+            await stream.aclose()
     else:
         next(stream)
         del stream
