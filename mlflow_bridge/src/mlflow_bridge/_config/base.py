@@ -15,8 +15,6 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from mlflow_bridge._process.outside_text import outside_text
-
 _logger = logging.getLogger(__name__)
 
 _MAX_SHOWN: Final = 100
@@ -165,7 +163,9 @@ def _described_problem(model: type[EnvironmentSettings], detail: ErrorDetails) -
         return f"{setting}: {message}"
     if _may_be_secret(field):
         return f"{setting}: {message}; accepted: {accepted}"
-    value = outside_text(repr(detail["input"]), limit=_MAX_SHOWN)
+    value = repr(detail["input"])  # escapes what is not printable
+    if len(value) > _MAX_SHOWN:
+        value = f"{value[:_MAX_SHOWN]}..."
     # What a validator says is not in the description.
     reason = f" ({message})" if detail["type"] == "value_error" else ""
     return f"{setting} is {value}{reason}; accepted: {accepted}"

@@ -208,9 +208,8 @@ def test_on_and_off_while_other_threads_call(before: Any, trace_with: TraceWith)
     assert {span.name for span in traced.spans} <= {"invoke_workflow UserModule", "chat echo"}
 
 
-def test_twice_is_once(traced: Traced, caplog: pytest.LogCaptureFixture) -> None:
+def test_twice_is_once(traced: Traced) -> None:
     traced.instrument()
-    assert any("already instrumented" in record.message for record in caplog.records)
     with dspy.context(lm=answering()):
         dspy.Predict(QA)(question="?")
     assert traced.names().count("invoke_workflow Predict question -> answer") == 1
