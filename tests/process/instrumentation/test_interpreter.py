@@ -243,7 +243,7 @@ def test_the_tools_of_an_agent_in_the_sandbox(traced: Traced) -> None:
         rlm = dspy.RLM("question -> answer", tools=[weather], **sandbox)
         answer = rlm(question="How is the weather in Oslo?").answer
     assert answer.startswith("rain in Oslo, ")
-    assert assert_one_tree(traced.spans).name == "invoke_agent RLM"
+    assert assert_one_tree(traced.spans).name == "invoke_agent RLM question -> answer"
     tools = [name for name in traced.names() if name.startswith("execute_tool")]
     assert tools == ["execute_tool weather", "execute_tool llm_query"]
     weathers = traced.attributes("execute_tool weather")
@@ -262,7 +262,7 @@ def test_an_agent_that_writes_code(traced: Traced) -> None:
         answer = rlm(question="How is the weather in Oslo?").answer
     assert answer.startswith("rain in Oslo, ")
     root = assert_one_tree(traced.spans)
-    assert root.name == "invoke_agent RLM"
+    assert root.name == "invoke_agent RLM question -> answer"
     tools = [name for name in traced.names() if name.startswith("execute_tool")]
     assert tools == ["execute_tool weather", "execute_tool llm_query"]
     assert each(traced, "dspy.interpreter.submitted").count(True) == 1
