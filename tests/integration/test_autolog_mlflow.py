@@ -107,7 +107,7 @@ def test_a_share_of_programs(store_uri: str, tmp_path: Path) -> None:
     assert done.log_lines("WARNING") == []
     traces = stored_traces(store_uri, "programs")
     assert [trace.info.tags["mlflow.traceName"] for trace in traces] == ["Rare", "Rare"]
-    assert {len(trace.data.spans) for trace in traces} == {6}
+    assert {len(trace.data.spans) for trace in traces} == {4}
 
 
 def test_the_active_run_gets_the_trace(store_uri: str, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from mlflow_bridge._spans.trace_context import (
 from opentelemetry.instrumentation.dspy.semconv import (
     GEN_AI_CONVERSATION_ID,
     GEN_AI_OPERATION_NAME,
+    SESSION_ID,
     GenAIOperations,
 )
 
@@ -93,6 +94,9 @@ class Enrichment:
                 _guarded(self._enrich_nested, span, values)
             elif values.conversation_id is not None:
                 _guarded(_enrich_inference, span, values)
+        if GEN_AI_CONVERSATION_ID in (span.attributes or {}):
+            # MLflow would take the conversation for the session.
+            _guarded(_add_session, span, context)
         return False
 
     def _enrich_nested(self, span: Span, values: TraceContext) -> None:
@@ -153,6 +157,12 @@ def _enrich_running(root: Span | None, values: TraceContext) -> None:
     placed = (root.attributes or {}).get(EXPERIMENT_ID)
     if values.experiment_id is not None and placed != values.experiment_id:
         report_once(_IN_ANOTHER_EXPERIMENT)
+
+
+def _add_session(span: Span, context: Context | None) -> None:
+    session_id = identity_in(context).get(SESSION_ID)
+    if session_id is not None:
+        _set_missing(span, {SESSION_ID: session_id})
 
 
 def _enrich_inference(span: Span, values: TraceContext) -> None:
