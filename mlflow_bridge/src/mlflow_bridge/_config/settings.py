@@ -190,7 +190,8 @@ class MLflowDSPyConfig(EnvironmentSettings):
         default=5.0,
         ge=0,
         le=3600,
-        description="Longest delay of the program's exit, 0 to 3600 seconds. An import of MLflow "
+        description="Longest wait of the program's exit for MLflow, 0 to 3600 seconds. A disk that "
+        "has not taken all waiting spans by then has as long again. An import of MLflow "
         "that the first span has begun, for a SQL store, is waited for first.",
     )
     flush_on_sigterm: bool = Field(
