@@ -45,6 +45,7 @@ EVERYWHERE: dict[str, tuple[Any, str]] = {
     "max_spill_queue_size": (567, "567"),
     "max_spill_queue_bytes": (3_000_000, "3000000"),
     "traces": ("all", "all"),
+    "trace_metadata": ("full", "full"),
     "drop_asgi_io_spans": (False, "false"),
     "max_batch_size": (3, "3"),
     "max_batch_bytes": (70_000, "70000"),

@@ -159,7 +159,7 @@ def test_what_mlflow_functions_say_about_the_current_trace(stored: Stored) -> No
     [rag] = [span for span in trace.data.spans if span.name == "invoke_workflow RAG"]
     assert rag.get_attribute("noted") == "yes"
     assert trace.info.tags["channel"] == "web"
-    assert trace.info.tags["release"] == "7"
+    assert trace.info.trace_metadata["release"] == "7"
     assert trace.info.trace_metadata["mlflow.trace.session"] == "s1"
     assert trace.info.trace_metadata["mlflow.trace.user"] == "u1"
     assert stored.stdout.split() == [trace.info.trace_id, "5"]

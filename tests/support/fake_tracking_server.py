@@ -16,6 +16,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from tests.support.loopback import HttpReply, HttpRequest, LoopbackServer
 
 API = "/api/2.0/mlflow/experiments"
+TRACES = "/api/3.0/mlflow/traces"
+START = "2026-01-01T00:00:00Z"
 JSON = {"Content-Type": "application/json"}
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
 
@@ -34,6 +36,8 @@ class FakeTrackingServer:
         self.traces_reply = HttpReply(200, PROTOBUF, b"")
         self.stored: Counter[str] = Counter()
         """How often each span was stored, by its name."""
+        self.described: dict[str, dict[str, Any]] = {}
+        """What was written of a trace apart from its spans, by its id."""
         self.refuse: Callable[[HttpRequest], HttpReply | None] = lambda request: None
         """Looks at a request before it is answered; what it returns is the answer."""
         self.http = LoopbackServer(self._answer, received=self.requests.append, tls=tls)
@@ -53,6 +57,8 @@ class FakeTrackingServer:
             return self._experiment(names[0] if names else "")
         if path == f"{API}/create":
             return self._create(json.loads(request.body)["name"])
+        if path.startswith(TRACES):
+            return self._trace(request, path)
         return HttpReply(404, {"Content-Type": "text/html"}, b"<html>nothing here</html>")
 
     def _take(self, request: HttpRequest) -> HttpReply:
@@ -62,6 +68,14 @@ class FakeTrackingServer:
         if self.traces_reply.status == 200:
             self.stored.update(spans_in(request))
         return self.traces_reply
+
+    def _trace(self, request: HttpRequest, path: str) -> HttpReply:
+        """Every trace has ended, and everything is taken."""
+        info = {"trace_id": path.rpartition("/")[2], "state": "OK", "request_time": START}
+        if request.method == "POST" and path == TRACES:
+            info = json.loads(request.body)["trace"]["trace_info"]
+            self.described[info["trace_id"]] = info
+        return json_reply(200, {"trace": {"trace_info": info}})
 
     def _experiment(self, name: str) -> HttpReply:
         found = self.experiments.get(name)

@@ -240,6 +240,19 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._say_nothing(fault, request)
 
+    def do_PATCH(self) -> None:
+        owner = self.server.owner
+        request = self._read()
+        fault = owner.next_fault()
+        if fault is None:
+            self._send(owner.reply_to(request))
+        elif isinstance(fault, Status):
+            self._send(owner.reply_for_status(fault, request))
+        elif isinstance(fault, HalfBody):
+            self._send_half(owner.reply_to(request))
+        else:
+            self._say_nothing(fault, request)
+
     def _read(self) -> HttpRequest:
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
             body = b"".join(iter(self._read_chunk, b""))

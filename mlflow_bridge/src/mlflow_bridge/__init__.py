@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from mlflow_bridge._export.delivery import ExporterStats
     from mlflow_bridge._export.exporter import MLflowSpanExporter
     from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor
-    from mlflow_bridge._spans.trace_context import trace_context
+    from mlflow_bridge._spans.current_trace import update_current_trace
+    from mlflow_bridge._spans.trace_context import TraceContextBlock, trace_context
     from mlflow_bridge._spans.tracer_provider import SystemRandomIdGenerator
     from mlflow_bridge.sampling.sampler import DSPySampler
 
@@ -57,6 +58,7 @@ __all__ = [
     "SpanDelivery",
     "SpoolDelivery",
     "SystemRandomIdGenerator",
+    "TraceContextBlock",
     "__version__",
     "autolog",
     "deliver_spool",
@@ -65,6 +67,7 @@ __all__ = [
     "get_autolog_client",
     "status",
     "trace_context",
+    "update_current_trace",
 ]
 
 _HOMES: Final = {
@@ -82,9 +85,11 @@ _HOMES: Final = {
     "SpanDelivery": "mlflow_bridge._export.contract",
     "SpoolDelivery": "mlflow_bridge._delivery.spool.deliver",
     "SystemRandomIdGenerator": "mlflow_bridge._spans.tracer_provider",
+    "TraceContextBlock": "mlflow_bridge._spans.trace_context",
     "deliver_spool": "mlflow_bridge._delivery.spool.deliver",
     "status": "mlflow_bridge._delivery.registry",
     "trace_context": "mlflow_bridge._spans.trace_context",
+    "update_current_trace": "mlflow_bridge._spans.current_trace",
 }
 
 

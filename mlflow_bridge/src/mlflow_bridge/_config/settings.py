@@ -245,6 +245,12 @@ class MLflowDSPyConfig(EnvironmentSettings):
         description="Which traces go to MLflow. genai: traces with a DSPy or GenAI span; all: "
         "every sampled trace.",
     )
+    trace_metadata: Literal["auto", "full", "off"] = Field(
+        default="auto",
+        description="When a trace gets the metadata that MLflow takes only in a write of its own: "
+        "user, program, commit, run, sizes. auto: when no span waits; full: together with its "
+        "spans; off: never. Metadata and models of the program are written in any case.",
+    )
     drop_asgi_io_spans: bool = Field(
         default=True,
         description="true or false: whether childless spans of single ASGI messages, such as "

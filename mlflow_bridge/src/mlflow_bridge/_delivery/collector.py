@@ -27,6 +27,7 @@ from mlflow_bridge._delivery.spill import SpillWriter
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.status import Counters
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
+from mlflow_bridge._spans.annotation import is_annotation
 from mlflow_bridge._spans.local_root import is_local_root
 from mlflow_bridge._spans.trace_buffer import Sorted, TraceBuffer
 
@@ -331,6 +332,8 @@ class Collector:
 
     def _note(self, item: _SpanItem) -> None:
         span = _span_of(item)
+        if is_annotation(span):
+            return
         # A root on disk may be read in this process later, and is looked at then.
         if not (isinstance(item, _Noted) and is_local_root(span)):
             self._note_end(span)

@@ -35,6 +35,7 @@ from mlflow_bridge._export.lending import Lending
 from mlflow_bridge._process.interruption import belongs_to_program, complete
 from mlflow_bridge._process.lifecycle import may_be_killed_at_any_time, watch_process
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
+from mlflow_bridge._spans.annotation import deliver_annotations
 from mlflow_bridge._spans.genai import is_of_genai
 from mlflow_bridge._spans.local_root import note_absent_parent
 from mlflow_bridge._spans.open_spans import OpenSpans, end_unfinished
@@ -145,6 +146,7 @@ class DeliveryProcessor(SpanProcessor):
         self._lending.is_fed = True
         self._set_up()
         follow_redaction(self)
+        deliver_annotations(self, self._annotate, self._has_trace)
         self._observed = observe(self, register(self, self._before_exit), meter_provider)
         watch_process(
             self,
@@ -196,6 +198,7 @@ class DeliveryProcessor(SpanProcessor):
             spill_after_seconds=self._spill_after,
             reports_refusals=not self._is_refused,
             undecided=self._undecided_traces(traces),
+            details=getattr(self._delivery, "_delivery_of_details", None),
         )
         self._spill = self._spill_writer()
         self._copying = Copying(self._sender.waiting)
@@ -354,6 +357,20 @@ class DeliveryProcessor(SpanProcessor):
             raise
         finally:
             self._open.leaving.pop(id(span), None)
+
+    def _annotate(self, annotation: ReadableSpan) -> None:
+        """Deliver an annotation behind the spans of its trace; see `Annotation`."""
+        if self._closed or self._spool is None or not self._spool.has_own_backlog:
+            self.on_end(annotation)
+        else:  # The spans of its trace may be in the spool, and are delivered from there.
+            self._admission.admit_late(annotation)
+
+    def _has_trace(self, trace_id: int) -> bool:
+        """Whether this processor is known to deliver a trace."""
+        if self._closed:
+            return False
+        is_wanted = not self._filters or trace_id in self._collector.wanted()
+        return is_wanted or trace_id in self._open.trace_ids()
 
     def _finish_end(
         self,

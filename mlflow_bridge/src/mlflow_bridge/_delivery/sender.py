@@ -19,7 +19,14 @@ from mlflow_bridge._delivery.spool.redelivery import Redelivery
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.spool.undecided import UndecidedTraces
 from mlflow_bridge._delivery.status import Counters
-from mlflow_bridge._export.contract import Backoff, Rejected, Retry, Sent, SpanDelivery
+from mlflow_bridge._export.contract import (
+    Backoff,
+    DetailsWriter,
+    Rejected,
+    Retry,
+    Sent,
+    SpanDelivery,
+)
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 
 _logger = logging.getLogger(__name__)
@@ -32,6 +39,12 @@ _MOST_BATCHES = 4
 
 _RECOVERY_SECONDS = 0.05
 """Pause after an error outside of the exporter."""
+
+_DETAILS_PAUSE_SECONDS = 5.0
+"""Pause after metadata of a trace could not be written."""
+
+_DETAILS_SECONDS_AT_END = 1.0
+"""Longest time for metadata of traces after the last span."""
 
 
 class Sender:
@@ -61,8 +74,11 @@ class Sender:
         spill_after_seconds: float = 5.0,
         reports_refusals: bool = True,
         undecided: UndecidedTraces | None = None,
+        details: DetailsWriter | None = None,
     ) -> None:
         self._delivery = delivery
+        self._details = details
+        self._details_at = 0.0
         self._slots = slots
         self._counters = counters
         self._log = log
@@ -260,7 +276,7 @@ class Sender:
             if batch:
                 self._send(batch)
             elif batch is not None:
-                self._deliver_next_of_spool()
+                self._use_idle_time()
             return batch is not None
         # BaseException: without this thread, no span would ever be delivered.
         except BaseException as error:
@@ -297,7 +313,17 @@ class Sender:
                 self._redelivery.close()
             except BaseException:
                 _logger.debug("The spool could not be delivered at the end", exc_info=True)
+        self._write_last_details()
         self._close_delivery()
+
+    def _write_last_details(self) -> None:
+        until = time.monotonic() + _DETAILS_SECONDS_AT_END
+        try:
+            while self._may_write_details() and not self._given_up and time.monotonic() < until:
+                if self._details is None or not self._details.write_pending_details():
+                    return
+        except BaseException:
+            _logger.debug("The metadata of a trace could not be written", exc_info=True)
 
     def _has_time_to_warm_up(self) -> bool:
         """Wait for something to do. True if spans are announced, but none is queued yet."""
@@ -328,14 +354,33 @@ class Sender:
                     return ()
                 if self._closing:
                     return None
-                if self._redelivery is None:
-                    self._changed.wait(held_back)
-                    continue
-                due = self._redelivery.seconds_until_due()
-                if due <= 0:
+                due = self._seconds_until_idle_work()
+                if due is not None and due <= 0:
                     return ()
-                self._changed.wait(due if held_back is None else min(due, held_back))
+                waits = [seconds for seconds in (due, held_back) if seconds is not None]
+                self._changed.wait(min(waits, default=None))
             return None
+
+    def _seconds_until_idle_work(self) -> float | None:
+        """Seconds until there is something to do apart from the queue; None if there is nothing."""
+        due: list[float] = []
+        if self._redelivery is not None:
+            due.append(self._redelivery.seconds_until_due())
+        if self._may_write_details():
+            due.append(self._details_at - time.monotonic())
+        return min(due, default=None)
+
+    def _may_write_details(self) -> bool:
+        if self._details is None or self._queue or not self._details.has_pending_details:
+            return False
+        # MLflow adds up the tokens of a trace for the last time when it gets the metadata.
+        return self._spool is None or not self._spool.has_own_backlog
+
+    def _use_idle_time(self) -> None:
+        if self._redelivery is not None and self._redelivery.seconds_until_due() <= 0:
+            self._deliver_next_of_spool()
+        elif self._details is not None and not self._details.write_pending_details():
+            self._details_at = time.monotonic() + _DETAILS_PAUSE_SECONDS
 
     def _deliver_next_of_spool(self) -> None:
         redelivery = self._redelivery

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from opentelemetry.sdk.trace import ReadableSpan
 
@@ -75,6 +75,9 @@ class Rejected:
 
 Outcome = Sent | Retry | Rejected
 
+NOT_STORED: Final = Rejected("its trace is not in MLflow", divisible=False)
+"""The outcome for an annotation whose trace is not stored."""
+
 
 @dataclass(frozen=True, slots=True)
 class TraceSight:
@@ -112,6 +115,19 @@ class SpanDelivery(Protocol):
 
     def close(self) -> object:
         """Free the resources of the exporter. Called once, after the last ``deliver``."""
+        ...
+
+
+class DetailsWriter(Protocol):
+    """Writes metadata of stored traces, which may wait until no span waits."""
+
+    @property
+    def has_pending_details(self) -> bool:
+        """Whether there is metadata to write."""
+        ...
+
+    def write_pending_details(self) -> bool:
+        """Write the metadata of one trace. False if it has to wait."""
         ...
 
 

@@ -17,14 +17,24 @@ from opentelemetry.trace import format_trace_id
 
 from mlflow_bridge._export.batches import Batch, batches_of
 from mlflow_bridge._export.bisection import Attempt, AttemptResult, DestinationHistory
-from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent, TraceSight, kind_of
+from mlflow_bridge._export.contract import (
+    NOT_STORED,
+    Outcome,
+    Rejected,
+    Retry,
+    Sent,
+    TraceSight,
+    kind_of,
+)
 from mlflow_bridge._export.destination import Destination
 from mlflow_bridge._export.lending import Lending
 from mlflow_bridge._export.mapping.span import MappedSpan, SpanMapper
 from mlflow_bridge._export.remote_callers import RemoteCallers
+from mlflow_bridge._export.trace_details import DetailsOfTraces
 from mlflow_bridge._process.forks import call_in_child
 from mlflow_bridge._process.outside_text import outside_text
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
+from mlflow_bridge._spans.annotation import annotation_of, is_annotation, traces_in_flight
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +46,9 @@ _ABOUT_VALUES: Final = (ValueError, TypeError, LookupError, AttributeError, Arit
 # Batches and values of these sizes are not divided or cut further.
 _MIN_BATCH_BYTES: Final = 65_536
 _MIN_ATTRIBUTE_BYTES: Final = 1024
+
+_NOT_STORED_SECONDS: Final = 60.0
+"""Age at which an annotation is given up if MLflow does not have its trace."""
 
 _MAX_REASON: Final = 600
 """Characters of a reason: the failure, the settings to check, and what the server said."""
@@ -73,6 +86,7 @@ class Delivery:
         destination: The destination, which only this delivery may use from now on.
         max_attribute_bytes: Longest attribute value in bytes.
         max_batch_bytes: Approximate size of the attributes in one write.
+        details: Adds details to the roots of traces; None adds none.
         secrets: Texts that no reason may repeat.
     """
 
@@ -82,6 +96,7 @@ class Delivery:
         *,
         max_attribute_bytes: int,
         max_batch_bytes: int,
+        details: DetailsOfTraces | None = None,
         secrets: Iterable[str] = (),
     ) -> None:
         self._destination = destination
@@ -89,6 +104,7 @@ class Delivery:
         self._mapper = SpanMapper(max_attribute_bytes)
         self._max_attribute_bytes = max_attribute_bytes
         self._max_batch_bytes = max_batch_bytes
+        self._details = details or DetailsOfTraces("off", None)
         self._history = DestinationHistory()
         self._log = RateLimitedLogger(logger)
         self._stats = ExporterStats()
@@ -115,6 +131,7 @@ class Delivery:
         self._callers = self._new_callers()
         self._settled = {}
         self.lending.forget()
+        self._details.forget()
         closing = threading.Event()
         if self.closing.is_set():
             closing.set()
@@ -158,6 +175,22 @@ class Delivery:
                 self._forget_settled_of_others(spans)
 
     @property
+    def has_pending_details(self) -> bool:
+        """Whether there is metadata to write while no span waits. Read by any thread."""
+        return self._details.is_pending
+
+    def write_pending_details(self) -> bool:
+        """Write the metadata of the trace that has waited longest. False if it has to wait."""
+        with self._lock, suppress_instrumentation():
+            pending = None if self.closing.is_set() else self._details.take_pending()
+            if pending is None:
+                return False
+            if self._destination.describe(*pending) is None:
+                return True
+            self._details.put_back(pending)
+            return False
+
+    @property
     def awaits_callers(self) -> bool:
         """Whether stored traces wait for the spans of a remote caller."""
         return self._callers.is_waiting
@@ -188,23 +221,55 @@ class Delivery:
 
     def _attempt(self, spans: Sequence[ReadableSpan]) -> Outcome:
         refusals: list[tuple[str, Rejected]] = []
-        self._lend(spans)
-        mapped = self._map(self._unsettled(spans), refusals)
+        unsettled = self._unsettled(spans)
+        own = [span for span in unsettled if not is_annotation(span)]
+        retry = self._attempt_spans(own, refusals)
+        for span in unsettled:
+            if retry is None and is_annotation(span):
+                retry = self._attempt_annotation(span, refusals)
+        self._seen = frozenset(map(_key, spans))
+        if retry is None:
+            return self._conclusion(spans, refusals)
+        self._add(retried=1, error=retry.reason)
+        self._report(refusals)
+        return retry
+
+    def _attempt_spans(
+        self, spans: Sequence[ReadableSpan], refusals: list[tuple[str, Rejected]]
+    ) -> Retry | None:
+        self.lending.note_delivered(span for span in spans if _key(span) not in self._seen)
+        mapped = self._details.with_details(self._map(spans, refusals))
         self._history.begin_attempt(_key(mapped[0].source)[1] if mapped else None)
         attempt = Attempt(self._send, self._history, self._smaller)
         result = attempt.run(batches_of(mapped, self._max_batch_bytes))
         refusals += self._count_settled(result)
         if result.refused_bytes is not None:
             self._max_batch_bytes = max(result.refused_bytes // 2, _MIN_BATCH_BYTES)
-        if result.retry is None:
-            return self._conclusion(spans, refusals)
-        self._add(retried=1, error=result.retry.reason)
-        self._report(refusals)
         return result.retry
 
-    def _lend(self, spans: Sequence[ReadableSpan]) -> None:
-        self.lending.note_delivered(span for span in spans if _key(span) not in self._seen)
-        self._seen = frozenset(map(_key, spans))
+    def _attempt_annotation(
+        self, span: ReadableSpan, refusals: list[tuple[str, Rejected]]
+    ) -> Retry | None:
+        """Store an assessment or a tag, after the spans before it."""
+        try:
+            annotation = annotation_of(span)
+            outcome = self._destination.annotate(annotation)
+        except Exception as error:
+            logger.debug("An annotation could not be stored", exc_info=True)
+            annotation, outcome = None, Rejected(f"a bad annotation: {type(error).__name__}")
+        outcome = self._cleaned(outcome)
+        if isinstance(outcome, Retry):
+            return outcome
+        if isinstance(outcome, Sent):
+            self._settle([span], stored=True)
+            return None
+        # The spans of the trace may be in the spool, and are delivered next.
+        is_new = annotation and time.time() - annotation.made_at < _NOT_STORED_SECONDS
+        if is_new and outcome == NOT_STORED:
+            return Retry(f"an assessment or tag waits: {outcome.reason}")
+        self._settle([span], stored=False, error=outcome.reason)
+        refusals.append(("an assessment or tag", outcome))
+        return None
 
     def _count_settled(self, result: AttemptResult) -> list[tuple[str, Rejected]]:
         """Count the spans that an attempt has settled; return the refusals to report."""
@@ -214,6 +279,9 @@ class Delivery:
             # MLflow does not report which spans it refused. The numbers are still right.
             stored = outcome.spans if isinstance(outcome, Sent) else 0
             for span in settled.batch.spans[:stored]:
+                self._details.note_stored(span)
+                if span.is_local_root:
+                    traces_in_flight.stored(span.trace_id)
                 if span.is_local_root and not span.is_root:
                     self._callers.add(span.source)
             refused = sources[stored:]
@@ -239,7 +307,7 @@ class Delivery:
                     _shown_name(span.source),
                     limit,
                 )
-                return replace(batch, spans=(shorter,))
+                return replace(batch, spans=(replace(shorter, details=span.details),))
         return None
 
     def _send(self, batch: Batch) -> Outcome:

@@ -9,12 +9,15 @@ from typing import Protocol
 from mlflow_bridge._config.settings import MLflowDSPyConfig
 from mlflow_bridge._export.batches import Batch
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, TraceSight
+from mlflow_bridge._export.mapping.trace_details import TraceDetails
+from mlflow_bridge._spans.annotation import Annotation
 
 
 class Destination(Protocol):
     """A store or server that takes batches of spans, used by one thread at a time.
 
-    Only ``warm_up``, ``send`` and ``look_up`` access disk or network.
+    ``is_loaded``, ``load`` and ``close`` access neither disk nor network. ``send`` also writes the
+    details of the batch's roots; see `MappedSpan`.
     """
 
     @property
@@ -48,6 +51,14 @@ class Destination(Protocol):
         """Look a trace up by MLflow's id; None if the destination has nothing of the trace."""
         ...
 
+    def describe(self, trace_id: str, details: TraceDetails) -> Retry | None:
+        """Write the details of a trace whose root is stored; the failure if a retry may help."""
+        ...
+
+    def annotate(self, annotation: Annotation) -> Outcome:
+        """Give a stored trace an assessment or a tag. May be repeated."""
+        ...
+
     def close(self) -> None:
         """Free connections. The destination may be used again afterwards."""
         ...
@@ -74,6 +85,13 @@ class UnusableDestination:
 
     def look_up(self, trace_id: str) -> None:
         """Find nothing."""
+
+    def describe(self, trace_id: str, details: TraceDetails) -> None:
+        """Do nothing: no trace is stored."""
+
+    def annotate(self, annotation: Annotation) -> Rejected:
+        """Refuse the annotation."""
+        return self._outcome
 
     def close(self) -> None:
         """Do nothing: there is nothing to free."""

@@ -31,6 +31,7 @@ from mlflow_bridge._export.contract import Backoff, Outcome, Rejected, Retry, ki
 from mlflow_bridge._export.delivery import Delivery, ExporterStats
 from mlflow_bridge._export.destination import Destination, UnusableDestination, make_destination
 from mlflow_bridge._export.lending import Lending
+from mlflow_bridge._export.trace_details import DetailsOfTraces
 from mlflow_bridge._process.outside_text import outside_text
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 
@@ -40,6 +41,11 @@ RETRY_SECONDS: Final = 60.0
 """Time limit for the attempts of an export, if no processor keeps its spans for later."""
 
 _EXIT_CHECK_SECONDS: Final = 0.2
+
+_FULL_BATCH: Final = 512
+"""Spans in a batch of a stock processor in which further spans wait."""
+_DETAILS_SECONDS: Final = 1.0
+"""Longest time for metadata of traces after an export."""
 
 _MAX_OBSTACLE: Final = 1000
 """Characters of the reason why there is no destination; the message for a plugin is long."""
@@ -133,6 +139,7 @@ class MLflowSpanExporter(SpanExporter):
             destination,
             max_attribute_bytes=self._config.max_attribute_bytes,
             max_batch_bytes=self._config.max_batch_bytes,
+            details=DetailsOfTraces(self._config.trace_metadata, self._config.tracking_username),
             secrets=secrets_of(self._config),
         )
         self._has_reported_unused = False
@@ -158,6 +165,11 @@ class MLflowSpanExporter(SpanExporter):
     def _lending(self) -> Lending:
         """Values for roots that have no values; a processor gives it the spans that end."""
         return self._delivery.lending
+
+    @property
+    def _delivery_of_details(self) -> Delivery:
+        """Writes metadata of traces when a sender has nothing else to do."""
+        return self._delivery
 
     def stats(self) -> ExporterStats:
         """Counters of stored, rejected and abandoned spans so far."""
@@ -214,7 +226,10 @@ class MLflowSpanExporter(SpanExporter):
         if not self._has_reported_unused:
             self._report_unused_settings()
         try:
-            return self._export(owed)
+            result = self._export(owed)
+            if len(owed) < _FULL_BATCH:  # No span waits in the processor.
+                self._write_details()
+            return result
         except Exception:
             logger.exception("Exporting %d spans to MLflow failed", len(owed))
             return SpanExportResult.FAILURE
@@ -272,6 +287,11 @@ class MLflowSpanExporter(SpanExporter):
                 return self._abandon(spans, outcome.reason)
             self._report_outage(attempt, outcome.reason)
         raise AssertionError("unreachable")
+
+    def _write_details(self) -> None:
+        until = time.monotonic() + _DETAILS_SECONDS
+        while time.monotonic() < until and self._delivery.write_pending_details():
+            pass
 
     def _report_unused_settings(self) -> None:
         """Log the settings that an exporter behind another processor cannot implement."""

@@ -116,9 +116,11 @@ def leave_mlflow_tracing() -> None:
         if _joint.has_set_variable:
             os.environ.pop(SEPARATE_PROVIDER, None)
         if _joint.is_switched:
+            from mlflow_bridge._mlflow_tracing.annotations import release_annotations
             from mlflow_bridge._mlflow_tracing.provider import give_back_provider
 
             give_back_provider()
+            release_annotations()
         _joint.is_switched = _joint.has_set_variable = False
 
 
@@ -169,6 +171,23 @@ def _switch(mlflow: Any, provider: AcceptsProcessors) -> None:
         add_processor(provider, _joint.processor)
     _joint.processor.active = True
     _joint.is_switched = True
+    _keep_annotations(mlflow, _joint.processor)
     if not os.environ.get(SEPARATE_PROVIDER):
         os.environ[SEPARATE_PROVIDER] = "false"
         _joint.has_set_variable = True
+
+
+def _keep_annotations(mlflow: Any, processor: MLflowSpansProcessor) -> None:
+    try:
+        from mlflow_bridge._mlflow_tracing.annotations import keep_annotations
+
+        keep_annotations(processor)
+    # The replaced methods are not documented, so another version may fail in any way.
+    except Exception:
+        _logger.warning(
+            "With MLflow %s, mlflow.log_feedback(), log_expectation() and set_trace_tag() have no "
+            "effect on a trace that is not stored yet. Call mlflow.flush_trace_async_logging() "
+            "before them.",
+            getattr(mlflow, "__version__", "?"),
+            exc_info=_logger.isEnabledFor(logging.DEBUG),
+        )

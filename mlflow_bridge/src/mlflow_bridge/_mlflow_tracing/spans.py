@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 from weakref import WeakValueDictionary
 
 from mlflow.entities import TraceInfo, TraceLocation, TraceState
 from mlflow.entities.span import create_mlflow_span
 from mlflow.tracing import fluent
-from mlflow.tracing.constant import TraceTagKey
+from mlflow.tracing.constant import TRACE_SCHEMA_VERSION, TRACE_SCHEMA_VERSION_KEY, TraceTagKey
 from mlflow.tracing.processor.mlflow_v3 import MlflowV3SpanProcessor
 from mlflow.tracing.trace_manager import InMemoryTraceManager
 from mlflow.version import VERSION
@@ -34,11 +35,18 @@ from mlflow_bridge._mlflow_tracing.notebook import notebook_display
 from mlflow_bridge._process.forks import call_in_child
 from mlflow_bridge._process.interruption import belongs_to_program
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
+from mlflow_bridge._spans.annotation import Annotation, annotate, traces_in_flight
 from mlflow_bridge._spans.names import (
+    CLIENT_REQUEST_ID,
+    MODEL_ID,
+    REQUEST_PREVIEW,
+    RESPONSE_PREVIEW,
     SOURCE_RUN,
     TRACE_ID,
+    TRACE_METADATA_PREFIX,
     TRACE_NAME,
     TRACE_SESSION,
+    TRACE_STATE,
     TRACE_TAG_PREFIX,
     TRACE_USER,
 )
@@ -50,15 +58,28 @@ _METADATA: Final = {
     TRACE_SESSION: SESSION_ID,
     TRACE_USER: USER_ID,
     SOURCE_RUN: SOURCE_RUN,
+    MODEL_ID: MODEL_ID,
 }
-"""Trace metadata of MLflow's functions, and the span attribute from which MLflow reads each."""
+"""Trace metadata of MLflow's functions, and the span attribute from which each is read."""
+
+_FIELDS: Final = {
+    "client_request_id": CLIENT_REQUEST_ID,
+    "request_preview": REQUEST_PREVIEW,
+    "response_preview": RESPONSE_PREVIEW,
+    "state": TRACE_STATE,
+}
+"""Fields that ``mlflow.update_current_trace`` sets, and the span attribute that carries each."""
+
+_TRACE_ID: Final = re.compile("tr-([0-9a-f]{32})")
 
 
 class MLflowSpansProcessor(MlflowV3SpanProcessor):
     """Span processor that keeps every open span in MLflow's register.
 
-    ``mlflow.update_current_trace`` sets tags, session and user of a trace. The processor writes
-    them on the first span of the trace in this process, from which MLflow reads them.
+    ``mlflow.update_current_trace`` sets tags, metadata and previews of a trace. The processor
+    writes them on the first span of the trace in this process, with which they are delivered.
+    ``mlflow.log_feedback`` and ``mlflow.set_trace_tag`` may come after that span has ended, but
+    before the trace is stored: the processor has them delivered behind the trace.
 
     Called by any thread; never raises into the program. The lock guards the open traces.
 
@@ -110,6 +131,8 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
             trace = self._open.get(context.trace_id)
             if trace is None:
                 trace = self._open[context.trace_id] = _OpenTrace(span)
+                if context.trace_flags.sampled:
+                    traces_in_flight.begun(context.trace_id)
                 self._register(trace)
             trace.spans[context.span_id] = span
         span.set_attribute(TRACE_ID, trace.encoded_id)
@@ -128,6 +151,8 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
             if not trace.spans:
                 del self._open[context.trace_id]
                 InMemoryTraceManager.get_instance().pop_trace(context.trace_id)
+        if trace.is_root(context.span_id):
+            trace.deliver_annotations()
         if span.parent is None:
             _note_last_trace(trace.trace_id)
             if self._notebook is not None:
@@ -152,26 +177,50 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
         known[evaluation] = trace.trace_id
         self._bridge.flush()
 
+    def takes_annotation(self, trace_id: str) -> bool:
+        """Whether a trace is open in this process, or its root may not be stored yet."""
+        number = _number_of(trace_id)
+        if not self.active or number is None:
+            return False
+        return number in self._open or number in traces_in_flight
+
+    def is_open(self, trace_id: str) -> bool:
+        """Whether a trace has an open span in this process."""
+        return _number_of(trace_id) in self._open
+
+    def annotate(self, annotation: Annotation) -> None:
+        """Have an annotation delivered behind the first span of its trace in this process."""
+        number = _number_of(annotation.trace_id)
+        if number is None:
+            return
+        with self._lock:
+            trace = self._open.get(number)
+            waits = trace is not None and trace.keep(annotation)
+        if not waits:
+            annotate(annotation, number)
+
     def _register(self, trace: _OpenTrace) -> None:
-        root = trace.root
-        tags = _WrittenThrough(lambda key, value: _write_tag(root, key, value))
-        metadata = _WrittenThrough(lambda key, value: _write_metadata(root, key, value))
-        # Tags and metadata of mlflow.tracing.context() and of the program's active run.
-        tags.update(self._get_basic_trace_tags(root))
+        tags = _WrittenThrough(trace.write_tag)
+        metadata = _WrittenThrough(trace.write_metadata)
+        # Tags and metadata of mlflow.tracing.context() and of the program's active run and model.
+        tags.update(self._get_basic_trace_tags(trace.root))
         trace.evaluation = tags.get(TraceTagKey.EVAL_REQUEST_ID)
-        known = self._get_basic_trace_metadata()
-        metadata.update({key: known[key] for key in _METADATA if key in known})
-        info = TraceInfo(
+        known: dict[str, Any] = self._get_basic_trace_metadata()
+        program: dict[str, Any] = getattr(self, "_env_metadata", {})
+        everywhere = {**program, TRACE_SCHEMA_VERSION_KEY: str(TRACE_SCHEMA_VERSION)}
+        metadata.update({key: known[key] for key in known if known[key] != everywhere.get(key)})
+        info = _LiveTraceInfo(
             trace_id=trace.trace_id,
             # This location has no effect: the bridge chooses the experiment in its own thread.
             trace_location=TraceLocation.from_experiment_id("0"),
-            request_time=(root.start_time or 0) // 1_000_000,
+            request_time=(trace.root.start_time or 0) // 1_000_000,
             state=TraceState.IN_PROGRESS,
             tags=tags,
             trace_metadata=metadata,
         )
+        info.write = trace.write_field
         manager = InMemoryTraceManager.get_instance()
-        manager.register_trace(root.get_span_context().trace_id, info)
+        manager.register_trace(trace.root.get_span_context().trace_id, info)
         with manager.get_trace(trace.trace_id) as registered:
             if registered is not None:
                 registered.span_dict = trace.live
@@ -189,9 +238,57 @@ class _OpenTrace:
         self.live = _LiveSpans(self)
         self.evaluation: str | None = None
         """The id by which ``mlflow.genai.evaluate`` looks the trace up; None without evaluation."""
+        self._annotations: list[Annotation] | None = []
+        """Annotations that wait for the end of the root; None when it has ended."""
 
     def is_root(self, span_id: int) -> bool:
         return self.root.get_span_context().span_id == span_id
+
+    def keep(self, annotation: Annotation) -> bool:
+        """Keep an annotation until the root has ended; False if it has."""
+        if self._annotations is None:
+            return False
+        self._annotations.append(annotation)
+        return True
+
+    def deliver_annotations(self) -> None:
+        """Have the kept annotations delivered, behind the root."""
+        kept, self._annotations = self._annotations, None
+        for annotation in kept or ():
+            annotate(annotation, self.root.get_span_context().trace_id)
+
+    def write_tag(self, key: str, value: Any) -> None:
+        attribute = TRACE_TAG_PREFIX + key
+        # Without the name: MLflow names a trace after its first span, but the bridge sets the name.
+        if attribute == TRACE_NAME:
+            return
+        if self.root.is_recording():
+            self.root.set_attribute(attribute, str(value))
+            return
+        annotation = Annotation(self.trace_id, tag=(key, str(value)))
+        annotate(annotation, self.root.get_span_context().trace_id)
+
+    def write_metadata(self, key: str, value: Any) -> None:
+        # The bridge and MLflow's store read some metadata from attributes of their own.
+        attribute = _METADATA.get(key, TRACE_METADATA_PREFIX + key)
+        if self.root.is_recording():
+            self.root.set_attribute(attribute, str(value))
+
+    def write_field(self, name: str, value: Any) -> None:
+        text = value.value if isinstance(value, TraceState) else value
+        if self.root.is_recording() and text is not None:
+            self.root.set_attribute(_FIELDS[name], str(text))
+
+
+class _LiveTraceInfo(TraceInfo):
+    """MLflow's description of an open trace, which passes new values of some fields on."""
+
+    write: Callable[[str, Any], None] | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in _FIELDS and self.write is not None:
+            self.write(name, value)
 
 
 class _LiveSpans(dict[str, Any]):
@@ -228,18 +325,10 @@ class _WrittenThrough(dict[str, Any]):
             self[key] = value
 
 
-def _write_tag(root: Span, key: str, value: Any) -> None:
-    attribute = TRACE_TAG_PREFIX + key
-    # Without the name: MLflow names a trace after its first span, but the bridge sets the name.
-    if attribute != TRACE_NAME and root.is_recording():
-        root.set_attribute(attribute, str(value))
-
-
-def _write_metadata(root: Span, key: str, value: Any) -> None:
-    # MLflow reads no other metadata from a span. As a tag, a value can be seen and searched for.
-    attribute = _METADATA.get(key, TRACE_TAG_PREFIX + key)
-    if root.is_recording():
-        root.set_attribute(attribute, str(value))
+def _number_of(trace_id: str) -> int | None:
+    """OpenTelemetry's id of a trace; None if this is not MLflow's form of such an id."""
+    match = _TRACE_ID.fullmatch(trace_id) if isinstance(cast("object", trace_id), str) else None
+    return None if match is None else int(match.group(1), 16)
 
 
 def _note_last_trace(trace_id: str) -> None:

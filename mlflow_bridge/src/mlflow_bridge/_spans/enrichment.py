@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 from opentelemetry.context import Context, get_current
@@ -15,8 +16,14 @@ from opentelemetry.trace import get_current_span
 
 from mlflow_bridge._config.base import report_once
 from mlflow_bridge._process.interruption import belongs_to_program
-from mlflow_bridge._spans.local_root import has_absent_parent, is_local_root
-from mlflow_bridge._spans.names import EXPERIMENT_ID, SOURCE_RUN, TRACE_TAG_PREFIX
+from mlflow_bridge._spans.local_root import has_absent_parent, open_local_root
+from mlflow_bridge._spans.names import (
+    EXPERIMENT_ID,
+    MODEL_ID,
+    SOURCE_RUN,
+    TRACE_METADATA_PREFIX,
+    TRACE_TAG_PREFIX,
+)
 from mlflow_bridge._spans.trace_context import (
     TRACE_CONTEXT_KEY,
     TraceContext,
@@ -34,9 +41,12 @@ _INFERENCES = frozenset({GenAIOperations.CHAT, GenAIOperations.TEXT_COMPLETION})
 
 _logger = logging.getLogger(__name__)
 
+_MODEL_VARIABLE: Final = "MLFLOW_ACTIVE_MODEL_ID"
+"""MLflow's own variable."""
+
 _TOO_LATE: Final = (
     "trace_context() was entered inside of a trace whose first span has ended: name, tags, "
-    "experiment and run have no effect on the trace. Enter it before that span ends."
+    "metadata, experiment and run have no effect on the trace. Enter it before that span ends."
 )
 _IN_ANOTHER_EXPERIMENT: Final = (
     "trace_context(experiment_id=...) has no effect inside of a running trace, which MLflow leaves "
@@ -46,7 +56,7 @@ _IN_ANOTHER_EXPERIMENT: Final = (
 
 
 class Enrichment:
-    """Enrichment of each local root with MLflow's active run, session, user and tags.
+    """Enrichment of each local root with session, user, tags, metadata, active run and model.
 
     A local root has no parent, a remote parent, or an absent parent, which `note_absent_parent` has
     marked before. Values come from `mlflow_bridge.trace_context`, and otherwise from the baggage
@@ -58,7 +68,7 @@ class Enrichment:
     names an experiment, all spans below it name the same experiment: MLflow puts a trace into the
     experiment of its first stored spans, and the root is stored last.
 
-    ``mlflow`` is asked for its run only if the program has imported it.
+    ``mlflow`` is asked for its run and model only if the program has imported it.
 
     Args:
         open_span: Returns the open span of this process with an id.
@@ -101,16 +111,8 @@ class Enrichment:
 
     def _enrich_nested(self, span: Span, values: TraceContext) -> None:
         _set_missing(span, values.identity())
-        if values.tags or values.own_run_id or values.experiment_id:
-            _enrich_running(self._local_root(span), values)
-
-    def _local_root(self, span: Span) -> Span | None:
-        """The open local root above a span; None if a span in between has ended."""
-        found: Span | None = span
-        while found is not None and not is_local_root(found):
-            parent = found.parent
-            found = None if parent is None else self._open_span(parent.span_id)
-        return found
+        if values.tags or values.metadata or values.own_run_id or values.experiment_id:
+            _enrich_running(open_local_root(span, self._open_span), values)
 
 
 def _guarded(enrich: Callable[[Span, Any], None], span: Span, source: object) -> None:
@@ -126,13 +128,23 @@ def _enrich_root(span: Span, context: Context | None) -> None:
     attributes = identity_in(context)
     values = current_trace_context(context)
     if values is not None:
-        attributes.update({TRACE_TAG_PREFIX + key: tag for key, tag in values.tags.items()})
+        attributes.update(trace_attributes(values.tags, values.metadata))
         if values.experiment_id is not None:
             attributes[EXPERIMENT_ID] = values.experiment_id
     run_id = (values and values.run_id) or _active_run_id()
     if run_id is not None:
         attributes[SOURCE_RUN] = run_id
+    model_id = _active_model_id()
+    if model_id is not None:
+        attributes[MODEL_ID] = model_id
     _set_missing(span, attributes)
+
+
+def trace_attributes(tags: Mapping[str, str], metadata: Mapping[str, str]) -> dict[str, str]:
+    """The attributes of a local root from which its trace gets tags and metadata."""
+    attributes = {TRACE_TAG_PREFIX + key: tag for key, tag in tags.items()}
+    attributes.update({TRACE_METADATA_PREFIX + key: value for key, value in metadata.items()})
+    return attributes
 
 
 def _follow_parent(span: Span, context: Context | None) -> None:
@@ -148,12 +160,14 @@ def _enrich_running(root: Span | None, values: TraceContext) -> None:
     if root is None:
         report_once(_TOO_LATE)
         return
-    own = {key: tag for key, tag in values.tags.items() if key in values.own_tags}
-    changes = {TRACE_TAG_PREFIX + key: tag for key, tag in own.items()}
+    changes = trace_attributes(
+        {key: values.tags[key] for key in values.own_tags},
+        {key: values.metadata[key] for key in values.own_metadata},
+    )
     if values.own_run_id is not None:
         changes[SOURCE_RUN] = values.own_run_id
     root.set_attributes(changes)
-    _set_missing(root, {TRACE_TAG_PREFIX + key: tag for key, tag in values.tags.items()})
+    _set_missing(root, trace_attributes(values.tags, values.metadata))
     placed = (root.attributes or {}).get(EXPERIMENT_ID)
     if values.experiment_id is not None and placed != values.experiment_id:
         report_once(_IN_ANOTHER_EXPERIMENT)
@@ -187,3 +201,13 @@ def _active_run_id() -> str | None:
         return None
     run = active_run()
     return None if run is None else cast("str", run.info.run_id)
+
+
+def _active_model_id() -> str | None:
+    """Id of the logged model that is active in this thread (``mlflow.set_active_model``)."""
+    mlflow = sys.modules.get("mlflow")
+    if mlflow is None:
+        return os.environ.get(_MODEL_VARIABLE) or None
+    # Another thread may be in the middle of importing mlflow: the function is missing then.
+    active_model = getattr(mlflow, "get_active_model_id", None)
+    return None if active_model is None else cast("str | None", active_model())

@@ -8,15 +8,22 @@ from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlflow_bridge._spans.names import EXPERIMENT_ID, SOURCE_RUN, TRACE_ID, TRACE_TAG_PREFIX
+from mlflow_bridge._spans.names import (
+    ANNOTATION,
+    EXPERIMENT_ID,
+    MODEL_ID,
+    SOURCE_RUN,
+    TRACE_ID,
+    TRACE_TAG_PREFIX,
+)
 from opentelemetry.instrumentation.dspy.semconv import DSPY_UNFINISHED, GEN_AI_CONVERSATION_ID
 
 _DSPY: Final = "opentelemetry.instrumentation.dspy"
 _MLFLOW: Final = "mlflow."
-_PREFIXES: Final = ("dspy.", "gen_ai.", "llm.", _MLFLOW, "openinference.", "traceloop.")
+_PREFIXES: Final = ("dspy.", "gen_ai.", "llm.", _MLFLOW, "openinference.", "traceloop.", ANNOTATION)
 # The bridge itself writes these attributes on any span.
 _NO_SIGN: Final = frozenset(
-    {GEN_AI_CONVERSATION_ID, DSPY_UNFINISHED, EXPERIMENT_ID, SOURCE_RUN, TRACE_ID}
+    {GEN_AI_CONVERSATION_ID, DSPY_UNFINISHED, EXPERIMENT_ID, MODEL_ID, SOURCE_RUN, TRACE_ID}
 )
 
 

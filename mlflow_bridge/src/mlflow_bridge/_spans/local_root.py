@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span
 from opentelemetry.trace import format_span_id, get_current_span
@@ -18,6 +20,20 @@ def is_local_root(span: ReadableSpan) -> bool:
     """Whether no parent of this span comes from this process."""
     parent = span.parent
     return parent is None or parent.is_remote or ABSENT_PARENT in (span.attributes or {})
+
+
+def open_local_root(span: Span, open_span: Callable[[int], Span | None]) -> Span | None:
+    """The open local root above a span, or the span itself; None if a span in between has ended.
+
+    Args:
+        span: An open span.
+        open_span: Returns the open span of this process with an id.
+    """
+    found: Span | None = span
+    while found is not None and not is_local_root(found):
+        parent = found.parent
+        found = None if parent is None else open_span(parent.span_id)
+    return found
 
 
 def has_absent_parent(span: ReadableSpan) -> bool:

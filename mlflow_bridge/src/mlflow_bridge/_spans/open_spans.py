@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from typing import Final
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from opentelemetry.sdk.trace import ReadableSpan, Span
 from opentelemetry.trace import Status, StatusCode
@@ -47,6 +47,7 @@ class OpenSpans:
         self._known: WeakValueDictionary[int, Span] = WeakValueDictionary()
         self._taken: dict[int, None] = {}
         self._demoting = threading.Lock()
+        _registers.add(self)
 
     def __len__(self) -> int:
         return len(self.held) + len(self._known)
@@ -160,6 +161,18 @@ class OpenSpans:
                 except Exception:  # Raised by another span processor, for instance.
                     _logger.warning("The open span %s could not be ended", span.name, exc_info=True)
         return finished
+
+
+_registers: WeakSet[OpenSpans] = WeakSet()
+
+
+def open_span(span_id: int) -> Span | None:
+    """The open span of this process with this id."""
+    for register in list(_registers):
+        span = register.get(span_id)
+        if span is not None:
+            return span
+    return None
 
 
 def end_unfinished(span: Span) -> None:

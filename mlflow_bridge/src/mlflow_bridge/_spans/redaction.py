@@ -44,6 +44,7 @@ _KEPT: Final = frozenset(
         names.TRACE_ID,
         names.EXPERIMENT_ID,
         names.SOURCE_RUN,
+        names.MODEL_ID,
         names.SPAN_TYPE,
         names.MESSAGE_FORMAT,
         names.TOKEN_USAGE,

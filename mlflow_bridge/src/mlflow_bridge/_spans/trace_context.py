@@ -1,13 +1,17 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Values of a trace that only the program knows: session, user, tags."""
+"""Values of a trace that only the program knows: session, user, tags, metadata."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Final
+import functools
+import inspect
+import json
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from contextvars import Token
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeVar, cast
 
 from opentelemetry import baggage
 from opentelemetry.context import Context, attach, create_key, detach, get_current, get_value
@@ -21,6 +25,10 @@ from opentelemetry.instrumentation.dspy import semconv
 TRACE_CONTEXT_KEY: Final = create_key("mlflow-bridge-trace-context")
 
 _IDENTITY: Final = (semconv.SESSION_ID, semconv.USER_ID, semconv.GEN_AI_CONVERSATION_ID)
+_INHERITED: Final = ("session_id", "user_id", "conversation_id", "experiment_id", "run_id")
+"""Fields that an inner block takes from the outer block, unless it has a value itself."""
+
+_Function = TypeVar("_Function", bound="Callable[..., object]")
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,11 @@ class TraceContext:
     experiment_id: str | None = None
     run_id: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     own_tags: frozenset[str] = frozenset()
     """Keys of the tags that the innermost block gives itself."""
+    own_metadata: frozenset[str] = frozenset()
+    """Keys of the metadata that the innermost block gives itself."""
     own_run_id: str | None = None
     """The run, if the innermost block gives it itself."""
     entered_in: int = 0
@@ -46,37 +57,156 @@ class TraceContext:
         return {key: value for key, value in found if value is not None}
 
 
-@contextmanager
+class TraceContextBlock(AbstractContextManager[None]):
+    """The block that `trace_context` makes; a decorator of functions, too.
+
+    As a decorator, it encloses each call: of a function, of a coroutine function, and each step of
+    a generator or asynchronous generator.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        """
+        Args:
+            values: The values of the block by name.
+        """
+        self._own = TraceContext(**values)
+        self._entered: list[tuple[Context, Token[Context]]] = []
+
+    def __enter__(self) -> None:
+        entered = with_value(TRACE_CONTEXT_KEY, _inside(current_trace_context(), self._own))
+        self._entered.append((entered, attach(entered)))
+
+    def __exit__(self, *exception: object) -> None:
+        entered, token = self._entered.pop()
+        # A generator may be closed in another context than the context of its start. Then there is
+        # nothing to restore, and detaching would log an error.
+        if get_current() is entered:
+            detach(token)
+
+    def __call__(self, function: _Function) -> _Function:
+        """Enclose every call of a function in a block of its own."""
+        own, call = vars(self._own), cast("Callable[..., Any]", function)
+
+        @functools.wraps(call)
+        def in_block(*args: Any, **kwargs: Any) -> Any:
+            with TraceContextBlock(own):
+                return call(*args, **kwargs)
+
+        @functools.wraps(call)
+        async def awaited_in_block(*args: Any, **kwargs: Any) -> Any:
+            with TraceContextBlock(own):
+                return await call(*args, **kwargs)
+
+        @functools.wraps(call)
+        def generated_in_block(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+            return (yield from _Steps(own, call(*args, **kwargs)))
+
+        @functools.wraps(call)
+        async def generated_in_block_async(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+            steps = call(*args, **kwargs)
+            try:
+                step, value = steps.asend, None
+                while True:
+                    with TraceContextBlock(own):
+                        try:
+                            item = await step(value)
+                        except StopAsyncIteration:
+                            return
+                    try:
+                        step, value = steps.asend, (yield item)
+                    except GeneratorExit:
+                        raise
+                    except BaseException as error:
+                        step, value = steps.athrow, error
+            finally:
+                with TraceContextBlock(own):
+                    await steps.aclose()
+
+        if inspect.iscoroutinefunction(call):
+            return cast("_Function", awaited_in_block)
+        if inspect.isasyncgenfunction(call):
+            return cast("_Function", generated_in_block_async)
+        if inspect.isgeneratorfunction(call):
+            return cast("_Function", generated_in_block)
+        return cast("_Function", in_block)
+
+
+class _Steps(Generator[Any, Any, Any]):
+    """A generator whose every step runs in a block."""
+
+    def __init__(self, own: Mapping[str, Any], steps: Generator[Any, Any, Any]) -> None:
+        self._own = own
+        self._steps = steps
+
+    def send(self, value: Any, /) -> Any:
+        with TraceContextBlock(self._own):
+            return self._steps.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        with TraceContextBlock(self._own):
+            return self._steps.throw(*error)
+
+    def close(self) -> None:
+        with TraceContextBlock(self._own):
+            self._steps.close()
+
+
+def _inside(outer: TraceContext | None, own: TraceContext) -> TraceContext:
+    """The values of a block inside of another block, at its entry."""
+    values = replace(own, entered_in=get_current_span().get_span_context().span_id)
+    if outer is None:
+        return values
+    inherited = {name: getattr(outer, name) for name in _INHERITED if getattr(own, name) is None}
+    return replace(
+        values,
+        **inherited,
+        tags={**outer.tags, **own.tags},
+        metadata={**outer.metadata, **own.metadata},
+    )
+
+
 def trace_context(
     *,
-    session_id: str | None = None,
+    session_id: str | Sequence[str] | None = None,
     user_id: str | None = None,
     conversation_id: str | None = None,
     name: str | None = None,
     tags: Mapping[str, object] | None = None,
+    metadata: Mapping[str, object] | None = None,
     experiment_id: str | None = None,
     run_id: str | None = None,
-) -> Generator[None, None, None]:
-    """Set session, user, tags, experiment and run of the traces that start in this block.
+) -> TraceContextBlock:
+    """Set session, user, tags, metadata, experiment and run of the traces that start in this block.
 
     The values travel in the OpenTelemetry context, so they reach the same threads and tasks as the
     trace itself. Blocks may be nested: values that an inner block leaves out come from the outer
     block. In a block that is entered inside a running trace, below a span of a web framework for
-    example, the first span that starts directly below carries the values to the trace: name, tags
-    and run go on the trace's first span of this process, which must be open. The experiment can
-    only be given before that span starts, since MLflow leaves a trace where its first spans are.
+    example, the first span that starts directly below carries the values to the trace: name, tags,
+    metadata and run go on the trace's first span of this process, which must be open. The
+    experiment can only be given before that span starts, since MLflow leaves a trace where its
+    first spans are.
+
+    As a decorator, the block encloses every call of a function, coroutine function or generator.
 
     Args:
-        session_id: Groups traces into a session, at most 250 characters (``session.id``).
+        session_id: Groups traces into a session, at most 250 characters (``session.id``). Several
+            ids are stored as a JSON array.
         user_id: The user of the program (``user.id``).
         conversation_id: ``gen_ai.conversation.id`` of the GenAI conventions.
         name: Name of the trace in MLflow, instead of the program's name.
-        tags: Tags of the trace in MLflow. Values that are not strings become strings.
+        tags: Tags of the trace in MLflow, which can be changed later. Values that are not strings
+            become strings.
+        metadata: Metadata of the trace in MLflow, which cannot be changed later; searched by
+            ``metadata.<key>``. Values that are not strings become strings. MLflow takes metadata in
+            a write of its own, after the spans.
         experiment_id: Id of the experiment that the traces go to, instead of the configured
             experiment. It must exist. MLflow keeps a trace in the experiment of its first spans, so
             all spans of the trace carry the id. A number, as text or as int.
         run_id: Id of the run that the traces are linked to, instead of MLflow's active run. The run
             does not choose the experiment.
+
+    Returns:
+        A context manager and decorator.
 
     Raises:
         ConfigurationError: The experiment id is not a number.
@@ -85,32 +215,41 @@ def trace_context(
         >>> with trace_context(session_id="chat-7", tags={"channel": "web"}):
         ...     program(question="...")  # doctest: +SKIP
     """
-    outer = current_trace_context() or TraceContext()
-    own = {str(key): str(value) for key, value in (tags or {}).items()}
+    own_tags = texts_of(tags)
     if name is not None:
-        own[TRACE_NAME_TAG] = name
+        own_tags[TRACE_NAME_TAG] = name
     if experiment_id is not None:
         experiment_id = _checked_id(experiment_id)
-    inner = TraceContext(
-        session_id=outer.session_id if session_id is None else session_id,
-        user_id=outer.user_id if user_id is None else user_id,
-        conversation_id=outer.conversation_id if conversation_id is None else conversation_id,
-        experiment_id=outer.experiment_id if experiment_id is None else experiment_id,
-        run_id=outer.run_id if run_id is None else run_id,
-        tags={**outer.tags, **own},
-        own_tags=frozenset(own),
-        own_run_id=run_id,
-        entered_in=get_current_span().get_span_context().span_id,
+    own_metadata = texts_of(metadata)
+    return TraceContextBlock(
+        {
+            "session_id": session_text(session_id),
+            "user_id": user_id,
+            "conversation_id": conversation_id,
+            "experiment_id": experiment_id,
+            "run_id": run_id,
+            "tags": own_tags,
+            "metadata": own_metadata,
+            "own_tags": frozenset(own_tags),
+            "own_metadata": frozenset(own_metadata),
+            "own_run_id": run_id,
+        }
     )
-    entered = with_value(TRACE_CONTEXT_KEY, inner)
-    token = attach(entered)
-    try:
-        yield
-    finally:
-        # A generator may be closed in another context than the context of its start. Then there is
-        # nothing to restore, and detaching would log an error.
-        if get_current() is entered:
-            detach(token)
+
+
+def texts_of(items: Mapping[str, object] | None) -> dict[str, str]:
+    """The keys and values of tags or metadata as text."""
+    return {str(key): str(value) for key, value in (items or {}).items()}
+
+
+def session_text(session_id: str | Sequence[str] | None) -> str | None:
+    """A session id as text; several ids as a JSON array."""
+    if session_id is None or isinstance(session_id, str):
+        return session_id
+    # An id of another type, such as a UUID or a number, is a single id.
+    if not isinstance(cast("object", session_id), (list, tuple)):
+        return str(session_id)
+    return json.dumps([str(each) for each in session_id], ensure_ascii=False)
 
 
 def _checked_id(experiment_id: object) -> str:

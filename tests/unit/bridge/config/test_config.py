@@ -66,6 +66,7 @@ SETTINGS: dict[str, tuple[str, str, Any]] = {
     "max_spill_queue_size": ("MLFLOW_DSPY_MAX_SPILL_QUEUE_SIZE", "100", 100),
     "max_spill_queue_bytes": ("MLFLOW_DSPY_MAX_SPILL_QUEUE_BYTES", "2000000", 2_000_000),
     "traces": ("MLFLOW_DSPY_TRACES", "all", "all"),
+    "trace_metadata": ("MLFLOW_DSPY_TRACE_METADATA", "full", "full"),
     "drop_asgi_io_spans": ("MLFLOW_DSPY_DROP_ASGI_IO_SPANS", "false", False),
     "max_batch_size": ("MLFLOW_DSPY_MAX_BATCH_SIZE", "10", 10),
     "max_batch_bytes": ("MLFLOW_DSPY_MAX_BATCH_BYTES", "65536", 65536),

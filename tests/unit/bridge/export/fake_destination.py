@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 
 from mlflow_bridge._export.batches import Batch
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent, TraceSight
+from mlflow_bridge._export.mapping.trace_details import TraceDetails
+from mlflow_bridge._spans.annotation import Annotation
 
 Answer = Outcome | Exception | Callable[[], Outcome]
 
@@ -25,10 +27,16 @@ class FakeDestination:
     ) -> None:
         self.stored: list[str] = []
         self.attempts: list[int] = []
+        self.batches: list[Batch] = []
         self.closed = 0
         self.answers: deque[Answer] = deque(answers)
         self._rejection = rejection or Rejected("unstorable: a value")
         self.refuses_all = False
+        self.described: dict[str, TraceDetails] = {}
+        self.failures: deque[Retry] = deque()
+        """Given in turn by ``describe``."""
+        self.annotations: list[Annotation] = []
+        self.annotation_answers: deque[Outcome] = deque()
 
     def warm_up(self) -> Retry | Rejected | None:
         return None
@@ -41,10 +49,23 @@ class FakeDestination:
             raise answer
         if isinstance(answer, Sent):
             self.stored += names[: answer.spans]
+            self.batches.append(batch)
         return answer
 
     def look_up(self, trace_id: str) -> TraceSight | Retry | None:
         return None
+
+    def describe(self, trace_id: str, details: TraceDetails) -> Retry | None:
+        failure = self.failures.popleft() if self.failures else None
+        if failure is None:
+            self.described[trace_id] = details
+        return failure
+
+    def annotate(self, annotation: Annotation) -> Outcome:
+        answer = self.annotation_answers.popleft() if self.annotation_answers else Sent(1)
+        if isinstance(answer, Sent):
+            self.annotations.append(annotation)
+        return answer
 
     def close(self) -> None:
         self.closed += 1

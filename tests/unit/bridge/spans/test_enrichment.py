@@ -165,6 +165,43 @@ def test_no_run_is_set_without_an_active_run(
     assert recorder.attributes()["root"] == {}
 
 
+def test_the_active_model_goes_on_the_root(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = SimpleNamespace(active_run=lambda: None, get_active_model_id=lambda: "m-1")
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    record_two(recorder.tracer)
+    assert recorder.attributes() == {"root": {"mlflow.modelId": "m-1"}, "child": {}}
+
+
+def test_without_mlflow_its_variable_names_the_model(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ACTIVE_MODEL_ID", "m-2")
+    record_two(recorder.tracer)
+    assert recorder.attributes()["root"] == {"mlflow.modelId": "m-2"}
+
+
+def test_metadata_goes_on_the_root(recorder: Recorder) -> None:
+    with trace_context(metadata={"release": 7}):
+        record_two(recorder.tracer)
+    attributes = recorder.attributes()
+    assert attributes == {"root": {"mlflow_bridge.trace_metadata.release": "7"}, "child": {}}
+
+
+def test_metadata_of_a_block_inside_of_a_trace_goes_on_its_root(recorder: Recorder) -> None:
+    with (
+        trace_context(metadata={"a": 1, "b": 1}),
+        recorder.tracer.start_as_current_span("request"),
+        trace_context(metadata={"b": 2}),
+    ):
+        record_two(recorder.tracer)
+    assert recorder.attributes()["request"] == {
+        "mlflow_bridge.trace_metadata.a": "1",
+        "mlflow_bridge.trace_metadata.b": "2",
+    }
+
+
 def test_a_failing_lookup_does_not_reach_the_program(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

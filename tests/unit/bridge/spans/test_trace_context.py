@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import logging
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,9 +31,8 @@ def test_values_hold_inside_of_the_block_only() -> None:
 
 @pytest.mark.parametrize("given", ["team-a", "", "٣", "1.5"])
 def test_an_experiment_id_that_is_no_number_is_an_error_at_once(given: str) -> None:
-    entered = trace_context(experiment_id=given)
     with pytest.raises(ConfigurationError, match="experiment_id of trace_context"):
-        entered.__enter__()
+        trace_context(experiment_id=given)
 
 
 def test_an_experiment_id_may_be_an_int() -> None:
@@ -84,3 +84,81 @@ def test_a_generator_closed_elsewhere_logs_no_failed_detach(
     contextvars.copy_context().run(started.close)
     assert not caplog.records
     assert context.get_current() == {}
+
+
+def current_user() -> str | None:
+    values = current_trace_context()
+    return values.user_id if values else None
+
+
+async def test_a_coroutine_function_runs_in_the_block() -> None:
+    @trace_context(user_id="u")
+    async def decorated() -> str | None:
+        await asyncio.sleep(0)
+        return current_user()
+
+    assert inspect.iscoroutinefunction(decorated)
+    assert decorated.__name__ == "decorated"
+    assert await asyncio.gather(decorated(), decorated()) == ["u", "u"]
+    assert current_user() is None
+
+
+def test_each_step_of_a_generator_runs_in_the_block() -> None:
+    @trace_context(user_id="u")
+    def decorated() -> Generator[object, object, str]:
+        given = yield current_user()
+        try:
+            yield given
+        except KeyError:
+            yield "caught"
+        finally:
+            ended.append(current_user())
+        return "returned"
+
+    ended: list[str | None] = []
+    steps = decorated()
+    assert (next(steps), current_user()) == ("u", None)
+    assert steps.send("given") == "given"
+    assert steps.throw(KeyError()) == "caught"
+    with pytest.raises(StopIteration) as stopped:
+        next(steps)
+    assert (stopped.value.value, ended) == ("returned", ["u"])
+    closed = decorated()
+    next(closed)
+    closed.send(1)
+    closed.close()
+    assert ended == ["u", "u"]
+
+
+async def test_each_step_of_an_asynchronous_generator_runs_in_the_block() -> None:
+    @trace_context(user_id="u")
+    async def decorated() -> AsyncGenerator[object, object]:
+        given = yield current_user()
+        try:
+            yield given
+        except KeyError:
+            yield "caught"
+        finally:
+            ended.append(current_user())
+
+    ended: list[str | None] = []
+    steps = decorated()
+    assert (await steps.asend(None), current_user()) == ("u", None)
+    assert await steps.asend("given") == "given"
+    assert await steps.athrow(KeyError()) == "caught"
+    await steps.aclose()
+    assert ended == ["u"]
+    assert [item async for item in decorated()] == ["u", None]
+    assert ended == ["u", "u"]
+
+
+def test_several_sessions_are_a_json_array() -> None:
+    with trace_context(session_id=["a", "é"]):
+        assert current_session() == '["a", "é"]'
+
+
+def test_metadata_of_inner_blocks_is_added() -> None:
+    with trace_context(metadata={"a": 1, "b": 1}), trace_context(metadata={"b": 2}):
+        values = current_trace_context()
+    assert values is not None
+    assert (values.metadata, values.own_metadata) == ({"a": "1", "b": "2"}, {"b"})

@@ -26,6 +26,7 @@ from mlflow_bridge._export.mapping.model_call import (
 )
 from mlflow_bridge._export.mapping.span_types import span_type
 from mlflow_bridge._export.mapping.storable import Storable, clean_text, parsed_json, storable
+from mlflow_bridge._export.mapping.trace_details import TraceDetails, details_in, is_detail
 from mlflow_bridge._spans.attributes import as_dict
 from mlflow_bridge._spans.lent_values import lent_to
 from mlflow_bridge._spans.local_root import is_local_root
@@ -75,6 +76,7 @@ class MappedSpan:
         run_id: The run that the span names for its trace; ``None`` if it names no run.
         size: Approximate size of the attributes in bytes.
         is_local_root: Whether this span is the first of its trace in this process.
+        details: On a root: what is written for its trace after the spans; ``None`` for nothing.
     """
 
     span: ReadableSpan
@@ -84,6 +86,7 @@ class MappedSpan:
     run_id: str | None
     size: int
     is_local_root: bool
+    details: TraceDetails | None = None
 
     @property
     def is_root(self) -> bool:
@@ -143,6 +146,7 @@ class SpanMapper:
             run_id=_mlflow_id(source.get(SOURCE_RUN)),
             size=_size(attributes) + sum(_size(event.attributes or {}) for event in mapped.events),
             is_local_root=is_local,
+            details=details_in(source) if is_root else None,
         )
 
     def _attributes(
@@ -164,6 +168,8 @@ class SpanMapper:
             fields[TRACE_NAME] = _trace_name(span, source)
         # MLflow writes these two on its own spans. The trace id follows from the span's context.
         left_out = content.consumed | {TRACE_ID}
+        if is_local_root:
+            left_out |= {key for key in source if is_detail(key)}
         if parsed_json(source.get(SPAN_TYPE)) in _NO_TYPES:
             left_out |= {SPAN_TYPE}
         if is_cache_hit(source):

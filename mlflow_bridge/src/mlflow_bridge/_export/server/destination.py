@@ -18,20 +18,32 @@ from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.trace import format_trace_id
 
 from mlflow_bridge._config.http_headers import is_header_value
-from mlflow_bridge._config.settings import MLflowDSPyConfig
+from mlflow_bridge._config.settings import MLflowDSPyConfig, secrets_of
 from mlflow_bridge._export.batches import Batch
-from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent, TraceSight
+from mlflow_bridge._export.contract import (
+    NOT_STORED,
+    Outcome,
+    Rejected,
+    Retry,
+    Sent,
+    TraceSight,
+)
 from mlflow_bridge._export.experiments import Experiment, Experiments, Found
+from mlflow_bridge._export.mapping.trace_details import TraceDetails
 from mlflow_bridge._export.server.client import Answer, TrackingServer
+from mlflow_bridge._process.outside_text import outside_text
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
+from mlflow_bridge._spans.annotation import Annotation
 
 logger = logging.getLogger(__name__)
 
 _TRACES_PATH: Final = "/v1/traces"
 _EXPERIMENTS_PATH: Final = "/api/2.0/mlflow/experiments"
 _TRACE_INFOS_PATH: Final = "/api/3.0/mlflow/traces"
+_TRACE_TAGS_PATH: Final = "/api/2.0/mlflow/traces"
 # States of a trace whose root is stored.
 _ENDED: Final = frozenset({"OK", "ERROR"})
 _EXPERIMENT_HEADER: Final = "x-mlflow-experiment-id"
@@ -40,6 +52,7 @@ _PROTOBUF: Final = "application/x-protobuf"
 _UNDERSTOOD_TYPES: Final = frozenset(
     {_PROTOBUF, "application/json", "application/octet-stream", ""}
 )
+_NO_SUCH_API: Final = frozenset({404, 405, 501})
 _MISSING: Final = "RESOURCE_DOES_NOT_EXIST"
 # Compression does not save a packet for a smaller request.
 _MIN_COMPRESSED: Final = 1024
@@ -83,10 +96,81 @@ class ServerDestination:
         outcome = _outcome(answer, len(batch.spans))
         if not isinstance(outcome, Sent):
             self._experiments.forget()
-        return outcome
+            return outcome
+        return self._describe_all(batch) or outcome
 
     def look_up(self, trace_id: str) -> TraceSight | Retry | None:
         """Look a trace up by MLflow's id; None if the server has nothing of the trace."""
+        found = self._trace_info(trace_id)
+        if found is None or isinstance(found, Retry):
+            return found
+        return TraceSight(
+            has_root=found.get("state") in _ENDED,
+            start_ms=_milliseconds(found.get("request_time")),
+        )
+
+    def describe(self, trace_id: str, details: TraceDetails) -> Retry | None:
+        """Write the details of a trace in one request, after a look at the trace."""
+        info = self._trace_info(trace_id)
+        if isinstance(info, Retry):
+            return self._without_metadata(info)
+        # MLflow takes state and duration from this request: the trace would stay in progress.
+        if info is None or info.get("state") not in _ENDED:
+            return None
+        info.update(details.fields)
+        if details.state is not None:
+            info["state"] = details.state
+        # MLflow merges these, so that what others have written stays.
+        info["trace_metadata"] = dict(details.metadata)
+        info["tags"], info["assessments"] = {}, []
+        answer = self._server.request(
+            "POST", _TRACE_INFOS_PATH, payload={"trace": {"trace_info": info}}
+        )
+        if isinstance(answer, Answer) and answer.ok:
+            return None
+        return self._without_metadata(answer if isinstance(answer, Retry) else answer.as_failure())
+
+    def _without_metadata(self, failure: Retry | Rejected) -> Retry | None:
+        """The failure if it passes; else None, and a warning: no span may wait for metadata."""
+        if isinstance(failure, Retry) and not failure.lasting:
+            return failure
+        self._log.warning(
+            "details",
+            "Traces are stored, but without their metadata: %s",
+            outside_text(failure.reason, secrets=secrets_of(self._config)),
+        )
+        return None
+
+    def annotate(self, annotation: Annotation) -> Outcome:
+        """Store an assessment or a tag in one request."""
+        path = f"{_TRACE_INFOS_PATH}/{annotation.trace_id}/assessments"
+        if annotation.tag is not None:
+            key, value = annotation.tag
+            answer = self._server.request(
+                "PATCH",
+                f"{_TRACE_TAGS_PATH}/{annotation.trace_id}/tags",
+                payload={"key": key, "value": value},
+            )
+        else:
+            payload = {"assessment": annotation.assessment}
+            answer = self._server.request("POST", path, payload=payload)
+        if isinstance(answer, Answer):
+            if answer.ok:
+                return Sent(1)
+            if answer.status in _NO_SUCH_API and not answer.error_code:
+                # A gateway may let spans pass only. They must not wait for an annotation for ever.
+                return Rejected(f"the tracking server takes none: HTTP {answer.status}")
+        found = self._trace_info(annotation.trace_id)
+        if found is None or isinstance(found, Retry):
+            return NOT_STORED if found is None else found
+        # MLflow refuses to store an assessment twice.
+        wanted = (annotation.assessment or {}).get("assessment_id")
+        if wanted and _succeeded(self._server.request("GET", f"{path}/{wanted}")):
+            return Sent(1)
+        return answer if isinstance(answer, Retry) else answer.as_failure()
+
+    def _trace_info(self, trace_id: str) -> dict[str, Any] | Retry | None:
+        """The server's description of a trace; None if it does not know the trace."""
         answer = self._server.request("GET", f"{_TRACE_INFOS_PATH}/{trace_id}")
         if isinstance(answer, Retry):
             return answer
@@ -96,11 +180,15 @@ class ServerDestination:
         info: Any = cast("dict[str, Any]", trace).get("trace_info") if trace else None
         if not isinstance(info, dict):
             return _no_tracking_server("its answer is not a trace")
-        described = cast("dict[str, Any]", info)
-        return TraceSight(
-            has_root=described.get("state") in _ENDED,
-            start_ms=_milliseconds(described.get("request_time")),
-        )
+        return cast("dict[str, Any]", info)
+
+    def _describe_all(self, batch: Batch) -> Retry | None:
+        for item in batch.spans:
+            if item.details is not None:
+                failure = self.describe(f"tr-{format_trace_id(item.trace_id)}", item.details)
+                if failure is not None:
+                    return failure  # The whole batch is sent again; a span is stored once.
+        return None
 
     def close(self) -> None:
         """Close kept connections."""
@@ -167,6 +255,10 @@ class ServerExperiments:
             str(described.get("name", "")),
             active=described.get("lifecycle_stage", "active") == "active",
         )
+
+
+def _succeeded(answer: Answer | Retry) -> bool:
+    return isinstance(answer, Answer) and answer.ok
 
 
 def _milliseconds(time: Any) -> int:

@@ -27,10 +27,18 @@ from opentelemetry.trace import format_trace_id
 
 from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig, secrets_of
 from mlflow_bridge._export.batches import Batch
-from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent, TraceSight
+from mlflow_bridge._export.contract import (
+    NOT_STORED,
+    Outcome,
+    Rejected,
+    Retry,
+    Sent,
+    TraceSight,
+)
 from mlflow_bridge._export.experiments import Experiment, Experiments, Found
 from mlflow_bridge._export.mapping.span import context_of
 from mlflow_bridge._export.mapping.storable import JsonText
+from mlflow_bridge._export.mapping.trace_details import TraceDetails
 from mlflow_bridge._export.store.creation import create_if_absent
 from mlflow_bridge._export.store.errors import (
     failure_of,
@@ -44,6 +52,7 @@ from mlflow_bridge._process.fork_guard import ForkGuard
 from mlflow_bridge._process.outside_text import outside_text
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge._process.rng import rng
+from mlflow_bridge._spans.annotation import Annotation
 from mlflow_bridge._spans.names import COST, TOKEN_USAGE, TRACE_ID
 
 logger = logging.getLogger(__name__)
@@ -145,19 +154,87 @@ class StoreDestination:
         """Look a trace up by MLflow's id; None if the store has nothing of the trace."""
         return self.load() or self._exclusively(lambda: self._look_up(trace_id))
 
+    def describe(self, trace_id: str, details: TraceDetails) -> Retry | None:
+        """Write the details of a trace in one transaction, after a look at the trace."""
+        return self.load() or self._exclusively(lambda: self._describe(trace_id, details))
+
+    def annotate(self, annotation: Annotation) -> Outcome:
+        """Store an assessment or a tag in one transaction."""
+        return self.load() or self._exclusively(lambda: self._annotate(annotation))
+
     def _look_up(self, trace_id: str) -> TraceSight | Retry | None:
+        info = self._trace_info(trace_id)
+        if info is None or isinstance(info, Retry):
+            return info
+        return TraceSight(has_root=_has_ended(info), start_ms=int(info.request_time))
+
+    def _trace_info(self, trace_id: str) -> Any:
+        """The store's description of a trace; None if it does not know the trace; or a Retry."""
         failure = self._open()
         if failure is not None:
             return failure if isinstance(failure, Retry) else None
         try:
             # Not through the client, which looks at the spans of this process first.
-            info = self._tracing.store.get_trace_info(trace_id)
+            return self._tracing.store.get_trace_info(trace_id)
         except Exception as error:
             return None if is_missing(error) else request_failure_of(error)
-        return TraceSight(
-            has_root=str(getattr(info.state, "value", info.state)) in _ENDED,
-            start_ms=int(info.request_time),
-        )
+
+    def _describe(self, trace_id: str, details: TraceDetails) -> Retry | None:
+        info = self._trace_info(trace_id)
+        if isinstance(info, Retry):
+            return info
+        # MLflow takes state and duration from this write: the trace would stay in progress.
+        if info is None or not _has_ended(info):
+            return None
+        for name, value in details.fields.items():
+            setattr(info, name, value)
+        if details.state is not None:
+            info.state = type(info.state)(details.state)
+        # MLflow merges these, so that what others have written stays.
+        info.trace_metadata, info.tags, info.assessments = dict(details.metadata), {}, []
+        try:
+            self._tracing.start_trace(info)
+        except Exception as error:
+            failure = failure_of(error)
+            if isinstance(failure, Retry) and not failure.lasting:
+                return failure
+            self._log.warning(
+                "details",
+                "Traces are stored, but without their metadata: %s",
+                outside_text(failure.reason, secrets=secrets_of(self._config)),
+            )
+        return None
+
+    def _annotate(self, annotation: Annotation) -> Outcome:
+        failure = self._open()
+        if failure is not None:
+            return failure
+        try:
+            self._store_annotation(annotation)
+        except Exception as error:
+            outcome = failure_of(error)
+            found = self._trace_info(annotation.trace_id)
+            if found is None or isinstance(found, Retry):
+                return NOT_STORED if found is None else found
+            # MLflow refuses to store an assessment twice.
+            return Sent(1) if self._has_assessment(annotation) else outcome
+        return Sent(1)
+
+    def _store_annotation(self, annotation: Annotation) -> None:
+        store = self._tracing.store
+        if annotation.tag is not None:
+            store.set_trace_tag(annotation.trace_id, *annotation.tag)
+        if annotation.assessment is not None:
+            kind = self._mlflow.entities.Assessment
+            store.create_assessment(kind.from_dictionary(annotation.assessment))
+
+    def _has_assessment(self, annotation: Annotation) -> bool:
+        wanted = (annotation.assessment or {}).get("assessment_id")
+        try:
+            found = self._tracing.store.get_assessment(annotation.trace_id, wanted)
+        except Exception:
+            return False
+        return found is not None
 
     def _exclusively(self, work: Callable[[], _Result]) -> _Result:
         """Run a function without a fork, and without another process of the bridge at this store.
@@ -187,8 +264,16 @@ class StoreDestination:
         except Exception as error:
             self._experiments.forget()  # The experiment may have been deleted: look it up again.
             return failure_of(error)
-        failure = self._link(batch)
+        failure = self._link(batch) or self._describe_all(batch)
         return Sent(len(spans)) if failure is None else failure
+
+    def _describe_all(self, batch: Batch) -> Retry | None:
+        for item in batch.spans:
+            if item.details is not None:
+                failure = self._describe(_trace_id(item.span), item.details)
+                if failure is not None:
+                    return failure  # The whole batch is sent again; a span is stored once.
+        return None
 
     def close(self) -> None:
         """Forget the store. MLflow keeps its connections for other users in this process."""
@@ -281,6 +366,10 @@ class _StoreExperiments:
             return None
         active = found.lifecycle_stage == "active"
         return Experiment(str(found.experiment_id), str(found.name), active=active)
+
+
+def _has_ended(info: Any) -> bool:
+    return str(getattr(info.state, "value", info.state)) in _ENDED
 
 
 def _may_be_priced(batch: Batch) -> bool:

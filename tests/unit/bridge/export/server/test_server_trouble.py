@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from email.utils import format_datetime
 from typing import Any
@@ -17,12 +19,15 @@ from typing import Any
 import pytest
 
 from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig
-from mlflow_bridge._export.contract import Retry, Sent
+from mlflow_bridge._export.contract import Rejected, Retry, Sent
+from mlflow_bridge._export.mapping.trace_details import TraceDetails
 from mlflow_bridge._export.server.client import TrackingServer
+from mlflow_bridge._spans.annotation import Annotation
 from tests.support.fake_delivery import PATIENCE
 from tests.support.fake_tracking_server import (
     JSON,
     PROTOBUF,
+    TRACES,
     FakeTrackingServer,
     spans_in,
 )
@@ -203,3 +208,58 @@ def test_an_answer_without_an_end_is_not_kept(server: FakeTrackingServer) -> Non
     outcome = destination.send(batch_of())
     assert isinstance(outcome, Retry)
     assert "damaged" in outcome.reason
+
+
+def gateway(server: FakeTrackingServer, status: int) -> None:
+    """Let spans and experiments pass only."""
+    refusal = HttpReply(status, {"Content-Type": "text/html"}, b"<html>closed</html>")
+    server.refuse = lambda request: refusal if TRACES in request.path else None
+
+
+DETAILS = TraceDetails({"release": "7"})
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405, 501])
+def test_a_server_without_metadata_takes_the_spans(
+    server: FakeTrackingServer, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway(server, status)
+    batch = batch_of()
+    described = [replace(span, details=DETAILS) for span in batch.spans]
+    destination = destination_at(server)
+    assert destination.send(replace(batch, spans=described)) == Sent(3)
+    assert destination.send(replace(batch, spans=described)) == Sent(3)
+    assert caplog.text.count("Traces are stored, but without their metadata") == 1
+    assert f"HTTP {status}" in caplog.text
+
+
+def test_spans_are_sent_again_with_metadata_after_an_outage(server: FakeTrackingServer) -> None:
+    gateway(server, 503)
+    batch = batch_of()
+    described = [replace(span, details=DETAILS) for span in batch.spans]
+    destination = destination_at(server)
+    assert isinstance(destination.send(replace(batch, spans=described)), Retry)
+    server.refuse = lambda request: None
+    assert destination.send(replace(batch, spans=described)) == Sent(3)
+    [info, *_] = server.described.values()
+    assert (info["trace_metadata"], info["state"], info["tags"]) == ({"release": "7"}, "OK", {})
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_a_server_without_assessments_does_not_hold_up_spans(
+    server: FakeTrackingServer, status: int
+) -> None:
+    gateway(server, status)
+    outcome = destination_at(server).annotate(Annotation("tr-1", tag=("key", "value")))
+    assert outcome == Rejected(f"the tracking server takes none: HTTP {status}")
+
+
+@pytest.mark.parametrize("status", [401, 403, 503])
+def test_an_assessment_waits_for_the_server(server: FakeTrackingServer, status: int) -> None:
+    gateway(server, status)
+    destination = destination_at(server)
+    assert isinstance(destination.annotate(Annotation("tr-1", assessment={"a": 1})), Retry)
+    server.refuse = lambda request: None
+    assert destination.annotate(Annotation("tr-1", assessment={"a": 1})) == Sent(1)
+    [request] = [it for it in server.requests if it.path.endswith("/assessments")][-1:]
+    assert json.loads(request.body) == {"assessment": {"a": 1}}
