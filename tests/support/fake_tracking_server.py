@@ -17,6 +17,7 @@ from tests.support.loopback import HttpReply, HttpRequest, LoopbackServer
 
 API = "/api/2.0/mlflow/experiments"
 TRACES = "/api/3.0/mlflow/traces"
+TAGS = "/api/2.0/mlflow/traces"
 START = "2026-01-01T00:00:00Z"
 JSON = {"Content-Type": "application/json"}
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
@@ -57,7 +58,7 @@ class FakeTrackingServer:
             return self._experiment(names[0] if names else "")
         if path == f"{API}/create":
             return self._create(json.loads(request.body)["name"])
-        if path.startswith(TRACES):
+        if path.startswith((TRACES, TAGS)):
             return self._trace(request, path)
         return HttpReply(404, {"Content-Type": "text/html"}, b"<html>nothing here</html>")
 

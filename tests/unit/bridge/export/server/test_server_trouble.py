@@ -27,7 +27,6 @@ from tests.support.fake_delivery import PATIENCE
 from tests.support.fake_tracking_server import (
     JSON,
     PROTOBUF,
-    TRACES,
     FakeTrackingServer,
     spans_in,
 )
@@ -213,7 +212,7 @@ def test_an_answer_without_an_end_is_not_kept(server: FakeTrackingServer) -> Non
 def gateway(server: FakeTrackingServer, status: int) -> None:
     """Let spans and experiments pass only."""
     refusal = HttpReply(status, {"Content-Type": "text/html"}, b"<html>closed</html>")
-    server.refuse = lambda request: refusal if TRACES in request.path else None
+    server.refuse = lambda request: refusal if "/mlflow/traces" in request.path else None
 
 
 DETAILS = TraceDetails({"release": "7"})
