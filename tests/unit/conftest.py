@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import gc
+import platform
 import sys
 from collections.abc import Iterator
 
@@ -31,6 +32,8 @@ def _note_processes(event: str, arguments: tuple[object, ...]) -> None:
         _started.append(f"{event} {arguments[:2]}")
 
 
+# Libraries ask for this. The standard library starts a process for it, once.
+platform.processor()
 sys.addaudithook(_note_processes)
 
 
