@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mlflow_bridge._spans.current_trace import update_current_trace
     from mlflow_bridge._spans.trace_context import TraceContextBlock, trace_context
     from mlflow_bridge._spans.tracer_provider import SystemRandomIdGenerator
+    from mlflow_bridge.programs.traced_module import TracedModule
     from mlflow_bridge.sampling.sampler import DSPySampler
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "SpoolDelivery",
     "SystemRandomIdGenerator",
     "TraceContextBlock",
+    "TracedModule",
     "__version__",
     "autolog",
     "deliver_spool",
@@ -86,6 +88,7 @@ _HOMES: Final = {
     "SpoolDelivery": "mlflow_bridge._delivery.spool.deliver",
     "SystemRandomIdGenerator": "mlflow_bridge._spans.tracer_provider",
     "TraceContextBlock": "mlflow_bridge._spans.trace_context",
+    "TracedModule": "mlflow_bridge.programs.traced_module",
     "deliver_spool": "mlflow_bridge._delivery.spool.deliver",
     "status": "mlflow_bridge._delivery.registry",
     "trace_context": "mlflow_bridge._spans.trace_context",
