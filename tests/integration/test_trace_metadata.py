@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,12 +18,51 @@ from mlflow_bridge._export.contract import Rejected, Retry, Sent
 from mlflow_bridge._export.exporter import MLflowSpanExporter
 from mlflow_bridge._spans.annotation import Annotation
 from tests.integration.place import Place, tokens_of
+from tests.integration.traced_program import run_program
+from tests.support.children import MLFLOW
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
 
+from mlflow import MlflowClient
 from mlflow.entities import AssessmentSource, Expectation, Feedback, TraceInfo
 
 pytestmark = pytest.mark.integration
+
+MODELS = """
+import dspy
+import mlflow
+import mlflow_bridge
+from dspy.utils import DummyLM
+
+mlflow.set_experiment("models")
+mlflow_bridge.autolog(experiment_name="models")
+dspy.configure(lm=DummyLM([{"answer": "Tokyo"}] * 50))
+
+
+class QA(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.predict = dspy.Predict("question -> answer")
+
+    def forward(self, question):
+        return self.predict(question=question)
+
+
+class Served(mlflow.pyfunc.PythonModel):
+    def predict(self, model_input: list[str]) -> list[str]:
+        return [QA()(question=question).answer for question in model_input]
+
+
+mlflow.set_active_model(name="active")
+QA()(question="active")
+mlflow.clear_active_model()
+QA()(question="none")
+served = mlflow.pyfunc.log_model(name="served", python_model=Served(), pip_requirements=[])
+mlflow.pyfunc.load_model(served.model_uri).predict(["served"])
+mlflow.clear_active_model()
+logged = mlflow.dspy.log_model(QA(), name="logged", pip_requirements=[])
+mlflow.dspy.load_model(logged.model_uri)(question="logged")
+"""
 
 PREFIX = "mlflow_bridge.trace_metadata."
 SOURCE = {"mlflow.user", "mlflow.source.name", "mlflow.source.type"}
@@ -186,6 +226,7 @@ def test_an_assessment_of_a_trace_that_mlflow_does_not_have(place: Place) -> Non
         context=tag.context,
         parent=tag.parent,
         attributes=tag.attributes,
+        instrumentation_scope=tag.instrumentation_scope,
         start_time=old,
         end_time=old,
     )
@@ -206,3 +247,21 @@ def test_a_refused_span_does_not_hide_the_trace(place: Place) -> None:
     assert exporter.deliver(spans[1:]) == Sent(len(spans) - 1)
     assert len(place.trace().data.spans) == len(spans) - 1
     exporter.close()
+
+
+def test_active_logged_and_loaded_models(store_uri: str, tmp_path: Path) -> None:
+    run_program(MODELS, tmp_path, {"MLFLOW_TRACKING_URI": store_uri}, zygote=MLFLOW)
+    client = MlflowClient(store_uri)
+    experiment = client.get_experiment_by_name("models")
+    assert experiment is not None
+    place = [experiment.experiment_id]
+    models = client.search_logged_models(experiment_ids=place)
+    found = {
+        model.name: [
+            json.loads(trace.info.request_preview or "{}")["question"]
+            for trace in client.search_traces(locations=place, model_id=model.model_id)
+        ]
+        for model in models
+    }
+    assert found == {"active": ["active"], "served": ["served"], "logged": ["logged"]}
+    assert len(client.search_traces(locations=place)) == 4

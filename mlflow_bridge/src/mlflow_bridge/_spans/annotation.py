@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary, WeakMethod
 import orjson
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags, format_trace_id
 
 from mlflow_bridge._process.forks import call_in_child
@@ -26,6 +27,7 @@ from mlflow_bridge._process.rng import rng
 from mlflow_bridge._spans.names import ANNOTATION
 
 _NAME: Final = "annotation"
+_SCOPE: Final = InstrumentationScope("mlflow_bridge.annotation")
 _NO_RESOURCE: Final = Resource({})
 _MAX_IN_FLIGHT: Final = 16_384
 
@@ -60,6 +62,7 @@ class Annotation:
             context=context,
             parent=parent,
             resource=_NO_RESOURCE,
+            instrumentation_scope=_SCOPE,
             attributes={ANNOTATION: orjson.dumps(content).decode()},
             start_time=now,
             end_time=now,
@@ -68,7 +71,9 @@ class Annotation:
 
 def is_annotation(span: ReadableSpan) -> bool:
     """Whether a span is an annotation, and not a span of the program."""
-    return span.name == _NAME and ANNOTATION in (span.attributes or {})
+    # By the scope, which stays if the attributes are withheld.
+    scope = span.instrumentation_scope
+    return scope is not None and scope.name == _SCOPE.name
 
 
 def annotation_of(span: ReadableSpan) -> Annotation:
@@ -78,7 +83,7 @@ def annotation_of(span: ReadableSpan) -> Annotation:
         ValueError: The text of the annotation is damaged.
     """
     context = span.get_span_context()
-    parsed: Any = orjson.loads(str((span.attributes or {})[ANNOTATION]))
+    parsed: Any = orjson.loads(str((span.attributes or {}).get(ANNOTATION)))
     if not isinstance(parsed, dict) or context is None:
         raise ValueError("an annotation without content")
     content = cast("dict[str, Any]", parsed)

@@ -257,6 +257,7 @@ def annotation_for(span: ReadableSpan, age: float = 0.0) -> ReadableSpan:
         context=found.context,
         parent=found.parent,
         attributes=found.attributes,
+        instrumentation_scope=found.instrumentation_scope,
         start_time=made,
         end_time=made,
     )
@@ -322,6 +323,7 @@ def test_a_refused_or_damaged_annotation_harms_nothing_else(
         name="annotation",
         context=Recorder().one("x", {}).context,
         attributes={"mlflow_bridge.annotation": "{"},
+        instrumentation_scope=annotation_for(span).instrumentation_scope,
         end_time=1,
     )
     notes = (annotation_for(span), damaged, annotation_for(span))

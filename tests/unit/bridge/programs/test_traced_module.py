@@ -170,7 +170,6 @@ def test_the_state_is_that_of_the_wrapped_module(save: Any, load: Any, tmp_path:
     file = tmp_path / "program.json"
     saved.save(file)
     loaded.load(file)
-    assert loaded.dump_state() == saved.dump_state()
     assert loaded.think.predict.demos[0]["answer"] == "a"
     assert prompts(loaded) == prompts(saved)
 

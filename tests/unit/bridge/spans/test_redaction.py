@@ -11,6 +11,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags
 
+from mlflow_bridge._spans.annotation import Annotation, annotation_of, is_annotation
 from mlflow_bridge._spans.redaction import _Watch, follow_redaction, held_redaction, redacted
 from opentelemetry.instrumentation.dspy import DSPyInstrumentor, SpanRedactor
 
@@ -150,3 +151,52 @@ def test_a_processor_redacts_while_the_setting_is_in_use() -> None:
     texts = [plain(given)["text"] for given in (*later.spans, *processor.spans)]
     assert texts == [HIDDEN, HIDDEN, HIDDEN, EMAIL, EMAIL]
     assert processor.spans[-1] is span
+
+
+def test_an_assessment_stays_an_assessment(redactor: SpanRedactor) -> None:
+    content = {
+        "assessment_id": "a-1",
+        "feedback": {"value": {"ssn": SSN}},
+        "rationale": f"as {EMAIL} says",
+    }
+    span = Annotation("tr-1", assessment=content).as_span(1)
+    shown = redacted(span, redactor)
+    assert is_annotation(shown)
+    assert annotation_of(shown).assessment == {
+        "assessment_id": "a-1",
+        "feedback": {"value": {"ssn": HIDDEN}},
+        "rationale": f"as {HIDDEN} says",
+    }
+    tag = redacted(Annotation("tr-1", tag=("mail", EMAIL)).as_span(1), redactor)
+    assert annotation_of(tag).tag == ("mail", HIDDEN)
+
+
+def test_metadata_is_redacted_and_ids_are_not(redactor: SpanRedactor) -> None:
+    shown = redacted(
+        ended(
+            **{
+                "mlflow_bridge.trace_metadata.asked by": EMAIL,
+                "mlflow_bridge.request_preview": f"of {EMAIL}",
+                "mlflow.modelId": "m-0785112",
+            }
+        ),
+        redactor,
+    )
+    assert plain(shown) == {
+        "mlflow_bridge.trace_metadata.asked by": HIDDEN,
+        "mlflow_bridge.request_preview": f"of {HIDDEN}",
+        "mlflow.modelId": "m-0785112",
+    }
+
+
+def test_an_assessment_that_cannot_be_redacted_is_no_span_either() -> None:
+    class Failing:
+        def span_attributes(self, *_: object) -> Any:
+            raise RuntimeError
+
+    span = Annotation("tr-1", tag=("mail", EMAIL)).as_span(1)
+    failing: Any = Failing()
+    shown = redacted(span, failing)
+    assert (is_annotation(shown), plain(shown)) == (True, {})
+    with pytest.raises(ValueError):
+        annotation_of(shown)
