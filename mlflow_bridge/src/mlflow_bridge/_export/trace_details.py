@@ -34,6 +34,9 @@ TraceMetadata = Literal["auto", "full", "off"]
 _MAX_TRACES: Final = 4096
 """Traces whose sizes are known, and traces whose metadata waits to be written."""
 
+_MAX_SIZES: Final = 8192
+"""Spans of a trace whose sizes are kept; a larger trace has no metadata of its size."""
+
 PendingDetails = tuple[str, TraceDetails]
 """A trace by MLflow's id, and its details."""
 
@@ -105,8 +108,10 @@ class DetailsOfTraces:
         return replace(own, metadata={**metadata, **own.metadata})
 
     def _note_size(self, span: MappedSpan) -> None:
-        # By span, since a span may be sent again.
-        self._sizes.setdefault(span.trace_id, {})[context_of(span.span).span_id] = span.size
+        sizes = self._sizes.setdefault(span.trace_id, {})
+        if len(sizes) <= _MAX_SIZES:
+            # By span, since a span may be sent again.
+            sizes[context_of(span.span).span_id] = span.size
         if len(self._sizes) > _MAX_TRACES:
             self._sizes.popitem(last=False)
 
@@ -159,7 +164,7 @@ def _size_metadata(sizes: Iterable[int]) -> dict[str, str]:
     as after a refused span.
     """
     ordered = sorted(sizes)
-    if not ordered:
+    if not ordered or len(ordered) > _MAX_SIZES:
         return {}
 
     def quantile(share: float) -> int:

@@ -207,6 +207,16 @@ def test_the_sizes_of_all_spans_of_a_trace_count() -> None:
     assert details.metadata["mlflow.trace.sizeBytes"] == str(sum(sizes))
 
 
+def test_the_size_of_a_very_long_trace_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_details, "_MAX_SIZES", 7)
+    destination = FakeDestination()
+    delivery = delivery_to(destination, "auto")
+    delivery.attempt(Recorder().rag())
+    assert delivery.write_pending_details()
+    [details] = destination.described.values()
+    assert not details.metadata.keys() & SIZES
+
+
 def test_a_program_that_cannot_be_described(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
