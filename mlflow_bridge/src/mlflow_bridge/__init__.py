@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from mlflow_bridge._spans.tracer_provider import SystemRandomIdGenerator
     from mlflow_bridge.programs.traced_module import TracedModule
     from mlflow_bridge.sampling.sampler import DSPySampler
+    from mlflow_bridge.traces.finished import FinishedSpan, FinishedTrace
+    from mlflow_bridge.traces.workers import TraceProcessorStatus
 
 __all__ = [
     "AutologClient",
@@ -49,6 +51,8 @@ __all__ = [
     "DeliveryStatus",
     "DoctorReport",
     "ExporterStats",
+    "FinishedSpan",
+    "FinishedTrace",
     "MLflowBatchSpanProcessor",
     "MLflowDSPyConfig",
     "MLflowSpanExporter",
@@ -61,6 +65,7 @@ __all__ = [
     "SystemRandomIdGenerator",
     "TraceContextBlock",
     "TracedModule",
+    "TraceProcessorStatus",
     "__version__",
     "autolog",
     "deliver_spool",
@@ -77,6 +82,8 @@ _HOMES: Final = {
     "DSPySampler": "mlflow_bridge.sampling.sampler",
     "DeliveryStatus": "mlflow_bridge._delivery.status",
     "ExporterStats": "mlflow_bridge._export.delivery",
+    "FinishedSpan": "mlflow_bridge.traces.finished",
+    "FinishedTrace": "mlflow_bridge.traces.finished",
     "MLflowBatchSpanProcessor": "mlflow_bridge._setup.processor",
     "MLflowDSPyConfig": "mlflow_bridge._config.settings",
     "MLflowSpanExporter": "mlflow_bridge._export.exporter",
@@ -89,6 +96,7 @@ _HOMES: Final = {
     "SystemRandomIdGenerator": "mlflow_bridge._spans.tracer_provider",
     "TraceContextBlock": "mlflow_bridge._spans.trace_context",
     "TracedModule": "mlflow_bridge.programs.traced_module",
+    "TraceProcessorStatus": "mlflow_bridge.traces.workers",
     "deliver_spool": "mlflow_bridge._delivery.spool.deliver",
     "status": "mlflow_bridge._delivery.registry",
     "trace_context": "mlflow_bridge._spans.trace_context",

@@ -11,13 +11,15 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_bridge._process.forks import call_in_child
+from mlflow_bridge._setup.trace_processing import TraceProcessing
 
 if TYPE_CHECKING:
+    from datetime import datetime, timedelta
     from types import TracebackType
 
     from mlflow_bridge._config.resolved import ResolvedConfig
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor
     from mlflow_bridge._setup.switch import SwitchableSpanProcessor
     from mlflow_bridge._spans.tracer_provider import AcceptsProcessors
+    from mlflow_bridge.traces.finished import FinishedTrace
+    from mlflow_bridge.traces.workers import TraceProcessorStatus
 
 _logger = logging.getLogger(__name__)
 
@@ -61,13 +65,16 @@ class AutologClient:
         return status()
 
     def flush(self, timeout_seconds: float = 30.0) -> bool:
-        """Wait until the spans that ended before this call are stored, or in the spool.
+        """Wait until what ended before this call is in MLflow or in the spool, and was looked at.
+
+        A trace processor may call this; it does not wait for itself.
 
         Args:
             timeout_seconds: Longest wait in seconds.
 
         Returns:
-            True only if each of these spans is now stored in MLflow or on disk. False if the
+            True only if each span that ended before is now stored in MLflow or on disk, and each
+            trace that ended before was given to every trace processor. False if the
             tracer provider was shut down, so that no span arrives: call `autolog` again.
         """
         from mlflow_bridge._delivery.registry import registered_processors
@@ -77,7 +84,109 @@ class AutologClient:
         for processor in registered_processors():
             left = max(deadline - time.monotonic(), 0.0)
             complete = processor.force_flush(left * 1000) and complete
+        # Afterwards: a trace processor that hangs takes no time from the delivery.
+        left = max(deadline - time.monotonic(), 0.0)
+        complete = _session.traces.flush(left) and complete
         return complete and not _reports_shutdown()
+
+    def add_trace_processor(self, function: Callable[[FinishedTrace], object]) -> None:
+        """Give each further trace to a function when it has ended.
+
+        The function is called with a `FinishedTrace`, one trace at a time, on a thread of its own.
+        If it raises or hangs, the program, the delivery and other trace processors go on, and a
+        warning names it. It is called for the traces that the setting ``traces`` chooses: when the
+        local root and all spans that have started have ended, or 30 seconds after the root, with
+        ``complete=False``. A trace that began before is not included.
+
+        What the function calls makes no traces: instrumentations are suppressed in it, and other
+        spans are not given to trace processors. Threads that it starts itself are not covered.
+
+        At most 1,000 traces, or 64 MiB, wait for the function; `trace_processor_status` counts
+        what it has missed. It stays when `autolog` is called again, until `close`. A function that
+        was added before is not added again.
+
+        Args:
+            function: Called with each trace; its result is ignored.
+
+        Raises:
+            ConfigurationError: The argument is not a function, or is a coroutine function.
+
+        Example:
+            >>> client.add_trace_processor(lambda trace: print(trace.name))  # doctest: +SKIP
+        """
+        with _session.lock:
+            if _session.client is not self:
+                _report_closed_client()
+                return
+            _session.traces.add(function)
+            _connect_trace_processors()
+
+    def remove_trace_processor(self, function: Callable[[FinishedTrace], object]) -> None:
+        """Give no more traces to a function, also not those that wait for it.
+
+        Args:
+            function: The function; nothing happens if it was not added.
+        """
+        with _session.lock:
+            if _session.client is self:
+                _session.traces.remove(function)
+
+    def trace_processor_status(self) -> tuple[TraceProcessorStatus, ...]:
+        """Counters of each trace processor, in the order in which they were added."""
+        return _session.traces.status()
+
+    def get_traces(
+        self,
+        *,
+        run_id: str | None = None,
+        experiment: str | None = None,
+        filter_string: str | None = None,
+        since: datetime | timedelta | str | None = None,
+        limit: int | None = None,
+        tracking_uri: str | None = None,
+    ) -> Iterator[FinishedTrace]:
+        """Traces in MLflow, the newest first. They are read page by page, while they are looked at.
+
+        The client is flushed first, so that traces that have just ended are found. Needs MLflow
+        itself, the extra ``mlflow``; credentials are those of MLflow's environment variables.
+        Traces without a stored span are left out.
+
+        Args:
+            run_id: Only traces that are linked to this run.
+            experiment: Name or id of the experiment; by default that of the run, or else the
+                experiment of this client.
+            filter_string: Condition in MLflow's search language, such as
+                ``"trace.status = 'ERROR' AND span.name LIKE '%search%'"``.
+            since: Only traces that started since: a time, a `timedelta` before now, or text such as
+                ``24h`` or ``7d`` (s, m, h, d, w), or ``2025-01-31`` (ISO 8601). A time without a
+                zone is local.
+            limit: The most traces; None for all.
+            tracking_uri: Where the traces are; by default the tracking URI of this client.
+
+        Raises:
+            ConfigurationError: An argument is not accepted, there is no such experiment or run, or
+                MLflow is not installed.
+
+        Example:
+            >>> for trace in client.get_traces(since="24h", limit=100):  # doctest: +SKIP
+            ...     print(trace.id, trace.duration_ms, trace.cost)
+        """
+        from mlflow_bridge.traces.query import get_traces
+
+        self.flush()
+        config = self.config
+        if tracking_uri is None:
+            tracking_uri = config.tracking_uri
+            if experiment is None and run_id is None:
+                experiment = config.experiment_id or config.effective_experiment_name
+        return get_traces(
+            run_id=run_id,
+            experiment=experiment,
+            filter_string=filter_string,
+            since=since,
+            limit=limit,
+            tracking_uri=tracking_uri,
+        )
 
     def close(self) -> None:
         """Call `mlflow_bridge.disable_autolog`, unless this client is no longer the current one."""
@@ -100,6 +209,12 @@ class AutologClient:
             self.close()
 
 
+def _config_in_use() -> MLflowDSPyConfig:
+    config = _session.config or _session.asked_for
+    assert config is not None, "set by autolog(), which makes clients"
+    return config
+
+
 @dataclass
 class _Session:
     """State of `autolog` in this process. Guarded by ``lock``."""
@@ -120,6 +235,8 @@ class _Session:
     """The arguments with which DSPy was instrumented here; None if it was not."""
     instrumented_for: AcceptsProcessors | None = None
     """The provider with which DSPy was instrumented here."""
+    traces: TraceProcessing = field(default_factory=lambda: TraceProcessing(_config_in_use))
+    """The trace processors of the client."""
 
 
 _session = _Session()
@@ -178,17 +295,12 @@ def autolog(config: MLflowDSPyConfig | None = None, /, **overrides: Any) -> Auto
             _send_to_mlflow(resolved)
         except Exception as error:
             _warn_about(error, resolved.config)
+        _connect_trace_processors()
         try:
             _instrument_dspy(resolved.config)
         except Exception:
             _logger.warning("DSPy could not be instrumented.", exc_info=True)
         return client
-
-
-def _config_in_use() -> MLflowDSPyConfig:
-    config = _session.config or _session.asked_for
-    assert config is not None, "set by autolog(), which makes clients"
-    return config
 
 
 def get_autolog_client() -> AutologClient | None:
@@ -209,6 +321,7 @@ def disable_autolog() -> None:
     with _session.lock:
         _session.client = None
         leave_mlflow_tracing()
+        _session.traces.close()
         _session.config = None
         try:
             _move_on(None)
@@ -323,6 +436,40 @@ def _deliver_spool_of_earlier_processes(processor: MLflowBatchSpanProcessor) -> 
     """Open the destination now if spans wait for it on disk; else its first span opens it."""
     if processor.status().spool_bytes:
         processor.warm_up()
+
+
+def _connect_trace_processors() -> None:
+    """Give the trace processors, if there are any, the traces of the provider in use."""
+    try:
+        if _session.traces.is_used:
+            _session.traces.connect(_provider_in_use())
+    except Exception:
+        _logger.warning("Trace processors get no traces.", exc_info=True)
+
+
+def _provider_in_use() -> AcceptsProcessors | None:
+    """The tracer provider that has the delivery; None if the program has none that takes one."""
+    from opentelemetry import trace
+
+    from mlflow_bridge._setup.zero_code import adopted_delivery
+    from mlflow_bridge._spans.tracer_provider import accepts_processors
+
+    if _session.provider is not None:
+        return _session.provider
+    adopted = adopted_delivery(_session.config) if _session.config is not None else None
+    if adopted is not None:
+        return adopted.provider
+    current: object = trace.get_tracer_provider()
+    return current if accepts_processors(current) else None
+
+
+def _report_closed_client() -> None:
+    from mlflow_bridge._config.base import report_once
+
+    report_once(
+        "A trace processor was added to a client that is closed, and gets no traces. Call "
+        "autolog() again, and add it to the client that autolog() returns."
+    )
 
 
 def _content_mode_of(config: MLflowDSPyConfig) -> str:
