@@ -20,7 +20,7 @@ from typing import Any, Final
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlflow_bridge._delivery.asgi_io import AsgiIo
+from mlflow_bridge._spans.asgi_io import AsgiIo
 from mlflow_bridge._delivery.sender import Sender
 from mlflow_bridge._delivery.slots import FlushMark, Slots
 from mlflow_bridge._delivery.spill import SpillWriter

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import TraceFlags
 
 from mlflow_bridge._delivery.admission import Admission, Placing
-from mlflow_bridge._delivery.asgi_io import AsgiIo
+from mlflow_bridge._spans.asgi_io import AsgiIo
 from mlflow_bridge._delivery.collector import Collector
 from mlflow_bridge._delivery.copies import Copying
 from mlflow_bridge._delivery.metrics import observe

@@ -90,6 +90,7 @@ class TraceProcessing:
         config = self._config_in_use()
         return DispatchSettings(
             only_genai=config.traces == "genai",
+            drops_asgi_io=config.drop_asgi_io_spans,
             max_attribute_bytes=config.max_attribute_bytes,
             exit_timeout_seconds=config.exit_timeout_seconds,
         )

@@ -25,6 +25,7 @@ from mlflow_bridge._config.base import ConfigurationError
 from mlflow_bridge._process.interruption import belongs_to_program, complete
 from mlflow_bridge._process.lifecycle import watch_process
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
+from mlflow_bridge._spans.asgi_io import without_asgi_io
 from mlflow_bridge._spans.genai import is_of_genai
 from mlflow_bridge._spans.open_spans import end_unfinished
 from mlflow_bridge._spans.redaction import follow_redaction
@@ -52,6 +53,8 @@ class DispatchSettings:
 
     only_genai: bool = True
     """Whether only traces with a span of DSPy or GenAI are given out (``traces``)."""
+    drops_asgi_io: bool = True
+    """Whether spans of single ASGI messages are left out (``drop_asgi_io_spans``)."""
     max_attribute_bytes: int = MAX_ATTRIBUTE_BYTES
     exit_timeout_seconds: float = 5.0
 
@@ -296,7 +299,7 @@ class TraceDispatch(SpanProcessor):
         if settings.only_genai and not any(map(is_of_genai, ended.spans)):
             return
         record = record_of_spans(
-            ended.spans,
+            without_asgi_io(ended.spans) if settings.drops_asgi_io else ended.spans,
             complete=ended.complete,
             max_attribute_bytes=settings.max_attribute_bytes,
         )
