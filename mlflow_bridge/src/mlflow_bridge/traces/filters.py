@@ -116,7 +116,7 @@ def _names_in(filter_string: str) -> Iterator[str]:
 
 
 def _correction(name: str) -> str | None:
-    """What to write instead of a name; None if the name is right."""
+    """Name to write instead of a wrong one; None if the name is right."""
     group, dot, key = name.partition(".")
     if name in _TRACE or (dot and group in _KEYED):
         return None

@@ -23,7 +23,11 @@ from mlflow_bridge.traces.records import EventRecord, SpanRecord, TraceRecord, o
 MAX_ATTRIBUTE_BYTES: Final = 1_048_576
 """Longest value of an attribute, as the setting of the same name has it by default."""
 
-_METADATA_PREFIX: Final = "mlflow.traceMetadata."
+# On a local root; attributes that the mapping to MLflow takes for the trace.
+_METADATA_PREFIX: Final = "mlflow_bridge.trace_metadata."
+_STATE: Final = "mlflow_bridge.trace_state"
+# On a span that is no span of the program: a line of the spool may have it.
+_ANNOTATION: Final = "mlflow_bridge.annotation"
 # MLflow does not make tags of these attributes of a resource.
 _UNTAGGED: Final = "telemetry.sdk."
 
@@ -55,8 +59,9 @@ def record_of_spans(
         id=f"tr-{format_trace_id(mapped[0].trace_id)}",
         spans=[_span_record(one) for one in mapped],
         complete=complete,
+        is_error=_state_of(roots),
         tags=own_items(_merged(map(_tags, roots))),
-        metadata=own_items(_merged(_prefixed(one, _METADATA_PREFIX) for one in roots)),
+        metadata=own_items(_merged(_prefixed(one.source, _METADATA_PREFIX) for one in roots)),
     )
 
 
@@ -74,7 +79,7 @@ def spans_of_lines(lines: bytes | str | Iterable[bytes | str]) -> Iterator[Reada
         data = text.encode() if isinstance(text, str) else text
         for line in data.splitlines():
             if line.strip():
-                yield from spans_in(line)
+                yield from (one for one in spans_in(line) if not _is_annotation(one))
 
 
 def _without_copies(spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
@@ -145,15 +150,25 @@ def _tags(root: MappedSpan) -> dict[str, Any]:
         if not key.startswith(_UNTAGGED)
     }
     # Tags of the program take precedence.
-    return {**resource, **_prefixed(root, TRACE_TAG_PREFIX)}
+    return {**resource, **_prefixed(root.span, TRACE_TAG_PREFIX)}
 
 
-def _prefixed(one: MappedSpan, prefix: str) -> dict[str, Any]:
+def _prefixed(span: ReadableSpan, prefix: str) -> dict[str, Any]:
     return {
         key.removeprefix(prefix): value
-        for key, value in (one.span.attributes or {}).items()
+        for key, value in (span.attributes or {}).items()
         if key.startswith(prefix)
     }
+
+
+def _state_of(roots: Sequence[MappedSpan]) -> bool | None:
+    """Whether the trace failed, if a root says it apart from its status."""
+    states = {str((root.source.attributes or {}).get(_STATE)) for root in roots}
+    return "ERROR" in states if states & {"OK", "ERROR"} else None
+
+
+def _is_annotation(span: ReadableSpan) -> bool:
+    return _ANNOTATION in (span.attributes or {})
 
 
 def _merged(found: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -51,5 +51,5 @@ def read_only(value: Any) -> Any:
 
 
 def read_only_mapping(value: Mapping[Any, Any]) -> ReadOnlyDict:
-    """The same for a mapping, whose keys become text."""
+    """A copy of a mapping that cannot be changed, with text as keys."""
     return ReadOnlyDict({str(key): read_only(item) for key, item in value.items()})

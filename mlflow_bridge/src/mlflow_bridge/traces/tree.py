@@ -26,6 +26,7 @@ from opentelemetry.instrumentation.dspy import semconv
 
 _MODULES: Final = (semconv.Operations.MODULE, semconv.Operations.PREDICT)
 _SHOWN_OF_MLFLOW: Final = (CHAT_TOOLS, MESSAGE_FORMAT)
+_INTERNAL: Final = ("mlflow.", "mlflow_bridge.")
 _REPORTED_COSTS: Final = (semconv.DSPY_LM_COST_TOTAL, semconv.DSPY_LM_INNER_COST_TOTAL)
 _COUNTS: Final = {
     "input": ("input_tokens", "llm.token_count.prompt"),
@@ -183,12 +184,12 @@ def _named(value: Any, name: str) -> Mapping[str, Any] | None:
 
 
 def _shown(attributes: _Attributes) -> Mapping[str, Any]:
-    """The attributes without MLflow's own, for which there are fields."""
+    """The attributes without those of MLflow and the bridge, for which there are fields."""
     return ReadOnlyDict(
         {
             key: read_only(value)
             for key, value in sorted(attributes.items())
-            if key in _SHOWN_OF_MLFLOW or not key.startswith("mlflow.")
+            if key in _SHOWN_OF_MLFLOW or not key.startswith(_INTERNAL)
         }
     )
 

@@ -191,6 +191,24 @@ def test_a_root_of_a_web_framework_shows_the_program_below_it(recorder: Recorder
     assert (found.inputs, found.outputs) == ({"question": "Why?"}, {"answer": "So."})
 
 
+def test_a_root_names_metadata_and_state_of_its_trace(recorder: Recorder) -> None:
+    own = {
+        "mlflow_bridge.trace_metadata.release": "7",
+        "mlflow_bridge.trace_metadata.mlflow.modelId": "m-1",
+        "mlflow_bridge.trace_state": "ERROR",
+    }
+    found = FinishedTrace.from_spans(recorder.rag(own))
+    assert (found.metadata, found.status, found.root.status) == ({"release": "7"}, "ERROR", "OK")
+    assert not [key for key in found.root.attributes if key.startswith("mlflow_bridge.")]
+
+
+def test_annotations_in_a_file_are_no_spans(recorder: Recorder) -> None:
+    spans = recorder.rag()
+    annotation = recorder.one("annotation", {"mlflow_bridge.annotation": "{}"})
+    lines = [line_of(spans), line_of([annotation])]
+    assert FinishedTrace.from_otlp_json(lines) == FinishedTrace.from_spans(spans)
+
+
 def test_without_content_there_are_no_inputs(recorder: Recorder) -> None:
     found = FinishedTrace.from_spans([recorder.one("root", {"dspy.operation": "module"})])
     assert (found.inputs, found.outputs) == (None, None)
@@ -266,9 +284,8 @@ def test_it_is_a_read_only_mapping(recorder: Recorder) -> None:
 
 
 def test_nothing_in_it_can_be_changed(recorder: Recorder) -> None:
-    found = FinishedTrace.from_spans(recorder.rag())
+    found: Any = FinishedTrace.from_spans(recorder.rag())
     call = found.spans[3]
-    assert call.inputs is not None
     changes = [
         lambda: setattr(found, "name", "other"),
         lambda: setattr(call, "name", "other"),
@@ -276,7 +293,7 @@ def test_nothing_in_it_can_be_changed(recorder: Recorder) -> None:
         lambda: found.tokens.__setitem__("total", 0),
         lambda: call.inputs["messages"].append("more"),
         lambda: call.inputs["messages"][0].pop("role"),
-        lambda: call.attributes.clear(),
+        call.attributes.clear,
     ]
     before = pickle.dumps(found)
     for change in changes:
@@ -290,7 +307,7 @@ def test_it_can_be_copied_pickled_hashed_and_written_as_json(recorder: Recorder)
     assert copy.deepcopy(found) == found == pickle.loads(pickle.dumps(found))
     assert {found: 1}[copy.copy(found)] == 1
     assert json.loads(json.dumps(found.spans[3].inputs)) == found.spans[3].inputs
-    changed = found.tags.copy()
+    changed = dict(found.tags)
     changed["more"] = "yes"
     assert "more" not in found.tags
 

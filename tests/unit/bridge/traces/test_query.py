@@ -199,7 +199,7 @@ def test_a_run_that_does_not_exist(client: FakeClient) -> None:
         raise error
 
     client.get_run = fail  # type: ignore[method-assign]
-    with pytest.raises(ConfigurationError, match="run_id of get_traces.* is 'r1'; accepted: "):
+    with pytest.raises(ConfigurationError, match=r"run_id of get_traces.* is 'r1'; acc"):
         get_traces(run_id="r1")
 
 
@@ -235,7 +235,7 @@ def test_without_mlflow_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatc
         ("traces.status = 'OK'", "trace.status"),
         ("trace.state = 'OK'", "trace.status"),
         ("state = 'OK'", "trace.status"),
-        ("statuss = 'OK'", "trace.status"),
+        ("statuses = 'OK'", "trace.status"),
         ("trace.duration_ms > 5", "trace.execution_time_ms"),
         ("duration > 5", "trace.execution_time_ms"),
         ("trace.start_time > 5", "trace.timestamp_ms"),
