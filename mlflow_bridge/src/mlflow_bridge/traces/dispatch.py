@@ -133,7 +133,7 @@ class TraceDispatch(SpanProcessor):
             found = [worker for worker in self._workers if worker.function == function]
             self._workers = [worker for worker in self._workers if worker not in found]
             if not self._workers:
-                self._open = OpenTraces(self._limits, self._clock)
+                self._open, self._given_up = OpenTraces(self._limits, self._clock), 0
         for worker in found:
             worker.close()
         return bool(found)
@@ -172,11 +172,12 @@ class TraceDispatch(SpanProcessor):
             if context is None or not self._workers:
                 return
             with self._changed:
+                had_late = self._open.has_late
                 ended = self._open.ended(span, context.trace_id, context.span_id)
                 self._count_given_up()
                 if ended is not None:
                     self._queue(ended)
-                elif self._open.seconds_to_overdue() is not None:
+                elif self._open.has_late and not had_late:
                     self._wake_up()
         except BaseException as error:
             if belongs_to_program(error):

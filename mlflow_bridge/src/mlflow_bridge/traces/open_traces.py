@@ -111,6 +111,11 @@ class OpenTraces:
         late = [trace_id for trace_id, until in list(self._rooted.items()) if until <= now]
         return [self._taken(trace_id, complete=False) for trace_id in late]
 
+    @property
+    def has_late(self) -> bool:
+        """Whether a trace waits for open spans after its root."""
+        return bool(self._rooted)
+
     def seconds_to_overdue(self) -> float | None:
         """Seconds until a trace has waited for too long; None if no trace waits."""
         until = next(iter(self._rooted.values()), None)

@@ -223,6 +223,22 @@ def test_roots_that_never_end_are_held_within_bounds() -> None:
     place.dispatch.close(0)
 
 
+def test_a_processor_that_comes_later_has_missed_nothing() -> None:
+    settings = DispatchSettings(only_genai=False)
+    place = Place(TraceDispatch(lambda: settings, limits=Limits(traces=2)))
+    place.dispatch.add(print)
+    held = [place.tracer.start_span("root") for _ in range(5)]
+    assert (place.dispatch.status()[0].missed, place.dispatch.open_traces) == (3, 2)
+    place.dispatch.remove(print)
+    place.dispatch.add(place.given.append)
+    place.work("one")
+    assert place.names() == ["one"]
+    assert place.dispatch.status()[0].missed == 0
+    held += [place.tracer.start_span("root") for _ in range(3)]
+    assert place.dispatch.status()[0].missed == 1
+    place.dispatch.close(0)
+
+
 @pytest.mark.parametrize("limits", [Limits(spans=50), Limits(bytes=50_000)])
 def test_spans_of_traces_that_never_end_are_held_within_bounds(limits: Limits) -> None:
     open_ones = OpenTraces(limits)
