@@ -11,6 +11,7 @@ from typing import Any
 
 import dspy
 import pytest
+import requests
 from dspy.utils import DummyLM
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Status, StatusCode
@@ -47,6 +48,12 @@ def check_that_all_are_equal(place: Place, spans: list[ReadableSpan]) -> Finishe
         "MLflow's mapping": FinishedTrace.from_mlflow(stored.to_dict()),
         "MLflow's JSON": FinishedTrace.from_mlflow(stored.to_json()),
     }
+    uri = place.config.tracking_uri
+    if uri.startswith("http"):
+        answer = requests.get(
+            f"{uri}/api/3.0/mlflow/traces/get", params={"trace_id": live.id}, timeout=300
+        )
+        read["an answer of the server"] = FinishedTrace.from_mlflow(answer.text)
     for source, found in read.items():
         assert_equal(live, found, source)
     return live

@@ -181,7 +181,8 @@ class FinishedTrace(_Fields):
 
         Args:
             trace: An ``mlflow.entities.Trace`` with its spans, or the mapping or JSON text that its
-                ``to_dict()`` or ``to_json()`` returns.
+                ``to_dict()`` or ``to_json()`` returns, or the answer of a tracking server to
+                ``GET /api/3.0/mlflow/traces/get``.
 
         Raises:
             ValueError: It is not a trace of MLflow, or has no span.

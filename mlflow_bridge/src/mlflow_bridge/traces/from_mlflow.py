@@ -1,8 +1,9 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The record of a trace from MLflow: its `Trace` object, or the JSON of such an object.
+"""The record of a trace from MLflow: its `Trace` object, the JSON of such an object, or the JSON
+with which a tracking server answers (``GET /api/3.0/mlflow/traces/get``).
 
-MLflow is not imported here: JSON that was stored is read without it.
+MLflow is not imported here: JSON is read without it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mlflow_bridge.traces.records import EventRecord, SpanRecord, TraceRecord, o
 _ENDED: Final = ("OK", "ERROR")
 _ACCEPTED: Final = (
     "accepted: an mlflow.entities.Trace with its spans, or the mapping or JSON text of its "
-    "to_dict() and to_json()"
+    "to_dict() and to_json(), or the answer of a tracking server to api/3.0/mlflow/traces/get"
 )
 
 _Json = Mapping[str, Any]
@@ -28,7 +29,8 @@ def record_of_mlflow(trace: Any) -> TraceRecord:
     """The record of a trace that was read from MLflow.
 
     Args:
-        trace: An ``mlflow.entities.Trace``, or what its ``to_dict`` or ``to_json`` returns.
+        trace: An ``mlflow.entities.Trace``, what its ``to_dict`` or ``to_json`` returns, or the
+            answer of a tracking server, as mapping or text.
 
     Raises:
         ValueError: The value is of another kind.
@@ -73,9 +75,13 @@ def _parts(trace: Any) -> tuple[_Json, Sequence[_Json]]:
 def _parts_of_json(found: Any) -> tuple[_Json, Sequence[_Json]]:
     if isinstance(found, Mapping):
         parts = cast("_Json", found)
+        parts = parts.get("trace", parts)
         info, data = parts.get("info"), parts.get("data")
         if isinstance(info, Mapping) and isinstance(data, Mapping):
             return cast("_Json", info), cast("_Json", data).get("spans") or ()
+        info = parts.get("trace_info")
+        if isinstance(info, Mapping):
+            return cast("_Json", info), parts.get("spans") or ()
     kind = type(cast("object", found)).__name__
     raise ValueError(f"a {kind} is not a trace of MLflow; {_ACCEPTED}")
 
@@ -95,17 +101,46 @@ def _span_record(span: _Json) -> SpanRecord:
         end_time_ns=int(span.get("end_time_unix_nano") or start),
         is_error=str(status.get("code", "")).endswith("ERROR"),
         description=status.get("message") or None,
-        attributes={key: _value(text) for key, text in _mapping(span.get("attributes")).items()},
+        attributes=_attributes(span.get("attributes")),
         events=[_event_record(event) for event in span.get("events") or ()],
     )
 
 
 def _event_record(event: _Json) -> EventRecord:
-    attributes = {
-        key: list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value
-        for key, value in _mapping(event.get("attributes")).items()
-    }
+    found = event.get("attributes")
+    if isinstance(found, list):
+        attributes = _of_proto(cast("list[_Json]", found))
+    else:
+        attributes = {
+            key: list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value
+            for key, value in _mapping(found).items()
+        }
     return EventRecord(str(event["name"]), int(event.get("time_unix_nano") or 0), attributes)
+
+
+def _attributes(found: Any) -> dict[str, Any]:
+    """The attributes of a span: JSON texts by name, or a list of OTLP's typed values."""
+    if isinstance(found, list):
+        return _of_proto(cast("list[_Json]", found))
+    return {key: _value(text) for key, text in _mapping(found).items()}
+
+
+def _of_proto(items: Sequence[_Json]) -> dict[str, Any]:
+    return {str(item["key"]): _any_value(_mapping(item.get("value"))) for item in items}
+
+
+def _any_value(found: _Json) -> Any:
+    for kind, value in found.items():
+        if kind == "int_value":
+            return int(value)
+        if kind == "double_value":
+            return float(value)
+        if kind == "array_value":
+            return [_any_value(item) for item in _mapping(value).get("values") or ()]
+        if kind == "kvlist_value":
+            return _of_proto(_mapping(value).get("values") or ())
+        return value
+    return None
 
 
 def _span_id(encoded: str | None) -> str | None:
