@@ -66,6 +66,7 @@ class FinishedSpan(_Fields):
     duration_ms: float
     """Duration in milliseconds."""
     status: Literal["OK", "ERROR"]
+    """ERROR if the operation failed."""
     error: str | None
     """What failed, as far as it was recorded; None without an error."""
     inputs: Mapping[str, Any] | None
@@ -78,7 +79,8 @@ class FinishedSpan(_Fields):
     events: tuple[Mapping[str, Any], ...]
     """Events, each with ``name``, ``time_ns`` and ``attributes``."""
     tokens: Mapping[str, int]
-    """Tokens that the span states: ``input``, ``output``, ``total``, ``cache_read``; 0 if none."""
+    """Counts of tokens that the span states, ``input``, ``output``, ``total`` and ``cache_read``; 0
+    if it states no count."""
     cost: float | None
     """Cost in US dollars that the span states; None if it is not known."""
     model: str | None
@@ -109,7 +111,7 @@ class FinishedTrace(_Fields):
     """
 
     id: str
-    """Id in MLflow: ``tr-`` and the 32 hex digits of the OpenTelemetry trace id."""
+    """Id in MLflow, ``tr-`` and the 32 hex digits of the OpenTelemetry trace id."""
     name: str
     """Name of the trace in MLflow."""
     module: str | None
@@ -127,14 +129,16 @@ class FinishedTrace(_Fields):
     outputs: Mapping[str, Any] | None
     """Outputs of the root, or of the program below it; None if they were not recorded."""
     session_id: str | None
+    """Session of the trace; without a session, its conversation."""
     user_id: str | None
+    """User of the program."""
     tags: Mapping[str, str]
     """Tags, including attributes of the resource; without MLflow's own (``mlflow.``)."""
     metadata: Mapping[str, str]
     """Metadata without MLflow's own (``mlflow.``)."""
     tokens: Mapping[str, int]
-    """Tokens: ``input``, ``output``, ``total``, ``cache_read``. A span that states tokens states
-    those of the spans below it as well, so these are not added."""
+    """Counts of tokens, ``input``, ``output``, ``total`` and ``cache_read``. A span that states
+    tokens states those of the spans below it as well, so these are not added."""
     cost: float | None
     """Cost in US dollars, added up in the same way; None if no call has a known cost. Known is what
     DSPy or the provider reported; what MLflow estimates for a call of DSPy is not included."""
