@@ -321,3 +321,53 @@ def test_under_opentelemetry_instrument_processors_get_the_traces(
     environment = {"OTEL_TRACES_EXPORTER": "mlflow", "MLFLOW_TRACKING_URI": store_uri}
     done = run_program(source, tmp_path, environment, zero_code=True, zygote=MLFLOW)
     assert done.stdout.split() == ["only"]
+
+
+def test_spans_of_mlflows_own_tracing_are_the_same_from_everywhere(
+    store_uri: str, tmp_path: Path
+) -> None:
+    source = """
+        import dspy
+        import mlflow
+        from dspy.utils import DummyLM
+        from mlflow_bridge import autolog
+
+        client = autolog()
+        given = []
+        client.add_trace_processor(given.append)
+        program = dspy.Predict("question -> answer")
+        dspy.configure(lm=DummyLM([{"answer": "So."}] * 10), adapter=dspy.ChatAdapter())
+
+        @mlflow.trace(span_type="AGENT", attributes={"a": [1, 2], "b": {"c": None}})
+        def serve(question, limit=None):
+            mlflow.update_current_trace(tags={"channel": "web"})
+            return program(question=question).answer
+
+        @mlflow.trace
+        def fail():
+            raise ValueError("no")
+
+        serve("Why?")
+        try:
+            fail()
+        except ValueError:
+            pass
+        [failed, served] = client.get_traces()
+        if served.name != "serve":
+            failed, served = served, failed
+        one, other = given
+        for live, stored in ((one, served), (other, failed)):
+            for field in live:
+                if field != "spans":
+                    assert live[field] == stored[field], (field, live[field], stored[field])
+            for span, found in zip(live.spans, stored.spans, strict=True):
+                for field in span:
+                    assert span[field] == found[field], (field, span[field], found[field])
+        print(one.name, one.module, one.inputs["question"], one.outputs, one.tags["channel"])
+        print(other.status, other.error)
+    """
+    done = run_program(source, tmp_path, {"MLFLOW_TRACKING_URI": store_uri}, zygote=MLFLOW)
+    assert done.stdout.splitlines() == [
+        "serve Predict Why? {'outputs': 'So.'} web",
+        "ERROR ValueError: no",
+    ]

@@ -101,7 +101,7 @@ class AutologClient:
         What the function calls makes no traces: instrumentations are suppressed in it, and other
         spans are not given to trace processors. Threads that it starts itself are not covered.
 
-        At most 1,000 traces, or 64 MiB, wait for the function; `trace_processor_status` counts
+        At most 10,000 traces, or about 64 MiB, wait for the function; `trace_processor_status` counts
         what it has missed. It stays when `autolog` is called again, until `close`. A function that
         was added before is not added again.
 

@@ -42,7 +42,7 @@ from mlflow_bridge.traces.workers import (
 _logger = logging.getLogger(__name__)
 
 _SAMPLED: Final = TraceFlags.SAMPLED
-_MAX_ENDED: Final = 1000
+_MAX_ENDED: Final = 10_000
 """Traces that have ended and wait to be read."""
 _MAX_ENDED_BYTES: Final = 67_108_864
 

@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 
 TraceProcessor = Callable[[FinishedTrace], object]
 
-_MAX_WAITING: Final = 1000
+_MAX_WAITING: Final = 10_000
 _MAX_WAITING_BYTES: Final = 67_108_864
 _LONG_SECONDS: Final = 30.0
 """A call that takes longer is reported."""
@@ -48,8 +48,7 @@ class TraceProcessorStatus:
     failed: int
     """Traces with which the processor raised."""
     missed: int
-    """Traces that were not given to the processor: it was too slow, or the traces had too many
-    spans."""
+    """Traces that the processor did not get, because it was too slow, or too much was open."""
     waiting: int
     """Traces that wait for the processor, or that it looks at now."""
 

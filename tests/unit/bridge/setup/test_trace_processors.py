@@ -136,6 +136,31 @@ def test_processors_survive_other_settings(
     assert seen.names == ["between", "after"]
 
 
+def test_no_trace_is_missed_or_given_twice_while_settings_change_under_load(
+    provider: GlobalProvider, exporters: FakeExporterModule, seen: Seen
+) -> None:
+    client = autolog(tracking_uri="sqlite:///0.db")
+    client.add_trace_processor(seen)
+
+    def work(thread: int) -> None:
+        tracer = provider.current.get_tracer("test")
+        for index in range(100):
+            with tracer.start_as_current_span(f"{thread}/{index}"):
+                tracer.start_span("step").end()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for number in range(10):
+        autolog(tracking_uri=f"sqlite:///{number % 3}.db", max_queue_size=10_000 + number)
+    for thread in threads:
+        thread.join()
+    assert client.flush(PATIENCE)
+    expected = {f"{thread}/{index}" for thread in range(8) for index in range(100)}
+    assert (len(seen.names), set(seen.names)) == (800, expected)
+    assert {(len(found.spans), found.complete) for found in seen.traces} == {(2, True)}
+
+
 def test_processors_follow_the_setting_of_traces(provider: GlobalProvider, seen: Seen) -> None:
     client = autolog(traces="genai")
     client.add_trace_processor(seen)

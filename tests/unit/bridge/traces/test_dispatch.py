@@ -8,6 +8,7 @@ import asyncio
 import contextvars
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -262,10 +263,25 @@ def test_nothing_is_left_of_traces_that_have_ended(place: Place) -> None:
     assert (len(held), held._spans, held._bytes, held._rooted) == (0, 0, 0, {})
 
 
-def test_the_defaults_hold_100_000_roots_that_never_end_within_bounds() -> None:
-    limits = open_traces.Limits()
-    assert limits.traces < 100_000
-    assert (limits.spans, limits.bytes, limits.late_seconds) == (100_000, 134_217_728, 30.0)
+def test_the_defaults() -> None:
+    assert open_traces.Limits() == Limits(10_000, 100_000, 134_217_728, 30.0)
+
+
+@pytest.mark.scale
+def test_100_000_roots_that_never_end_are_held_within_bounds(place: Place) -> None:
+    for index in range(10_000):
+        place.tracer.start_span(f"root {index}")
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for index in range(100_000):
+            place.tracer.start_span(f"root {index}")
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert place.dispatch.open_traces == 10_000
+    # All 10,000 were made anew meanwhile.
+    assert after - before < 10_000_000
 
 
 def test_a_trace_that_began_before_the_processor_is_not_given(place: Place) -> None:
@@ -369,6 +385,37 @@ def test_only_traces_of_genai_are_given_if_only_those_go_to_mlflow() -> None:
         place.tracer.start_span("chat", attributes={"gen_ai.operation.name": "chat"}).end()
     assert place.names() == ["request"]
     place.dispatch.close(0)
+
+
+def test_what_a_signal_handler_raises_goes_on_to_the_program(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(place.dispatch._open, "started", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        place.tracer.start_span("one")
+    monkeypatch.undo()
+    span = place.tracer.start_span("two")
+    monkeypatch.setattr(place.dispatch._open, "ended", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        span.end()
+    monkeypatch.undo()
+    place.work("three")
+    assert place.names() == ["three"]
+
+
+def test_a_mistake_of_ours_harms_no_span(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(place.dispatch._open, "started", broken)
+    monkeypatch.setattr(place.dispatch._open, "ended", broken)
+    place.work("one")
+    monkeypatch.undo()
+    place.work("two")
+    assert place.names() == ["two"]
 
 
 def test_spans_that_are_not_sampled_belong_to_no_trace(place: Place) -> None:
