@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 # Not lazy: `autolog` and `doctor` are functions with the names of their modules. If such a module
 # was imported later, the import system would replace the function with the module.
-from mlflow_bridge._setup.autolog import AutologClient, autolog, disable_autolog, get_autolog_client
+from mlflow_bridge._setup.autolog import autolog, disable_autolog, get_autolog_client
+from mlflow_bridge._setup.client import AutologClient
 from mlflow_bridge._setup.doctor import Check, DoctorReport, doctor
 from mlflow_bridge.version import __version__
 

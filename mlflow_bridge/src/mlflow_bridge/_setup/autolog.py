@@ -10,203 +10,24 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_bridge._process.forks import call_in_child
+from mlflow_bridge._setup.client import AutologClient
 from mlflow_bridge._setup.trace_processing import TraceProcessing
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
-    from types import TracebackType
-
     from mlflow_bridge._config.resolved import ResolvedConfig
     from mlflow_bridge._config.settings import MLflowDSPyConfig
-    from mlflow_bridge._delivery.status import DeliveryStatus
     from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor
     from mlflow_bridge._setup.switch import SwitchableSpanProcessor
     from mlflow_bridge._spans.tracer_provider import AcceptsProcessors
-    from mlflow_bridge.traces.finished import FinishedTrace
-    from mlflow_bridge.traces.workers import TraceProcessorStatus
 
 _logger = logging.getLogger(__name__)
 
 _MAX_SHOWN = 1000
 """Characters of an error in the log."""
-
-
-class AutologClient:
-    """Handle of the delivery to MLflow that `mlflow_bridge.autolog` has set up in this process.
-
-    Only ``autolog()`` makes a client. There is one client at a time: a further call returns the
-    same client. As a context manager it calls `close` at the end of the outermost block. Methods
-    may be called by any thread.
-
-    Example:
-        >>> with mlflow_bridge.autolog(experiment_name="rag"):  # doctest: +SKIP
-        ...     program(question="...")
-    """
-
-    def __init__(self, config_in_use: Callable[[], MLflowDSPyConfig]) -> None:
-        self._config_in_use = config_in_use
-        self._entered = 0
-
-    @property
-    def config(self) -> MLflowDSPyConfig:
-        """The settings in use."""
-        return self._config_in_use()
-
-    def status(self) -> tuple[DeliveryStatus, ...]:
-        """Delivery status of each destination; the same as `mlflow_bridge.status`."""
-        from mlflow_bridge._delivery.registry import status
-
-        return status()
-
-    def flush(self, timeout_seconds: float = 30.0) -> bool:
-        """Wait until what ended before this call is in MLflow or in the spool, and was looked at.
-
-        A trace processor may call this; it does not wait for itself.
-
-        Args:
-            timeout_seconds: Longest wait in seconds.
-
-        Returns:
-            True only if each span that ended before is now stored in MLflow or on disk, and each
-            trace that ended before was given to every trace processor. False if the
-            tracer provider was shut down, so that no span arrives: call `autolog` again.
-        """
-        from mlflow_bridge._delivery.registry import registered_processors
-
-        deadline = time.monotonic() + timeout_seconds
-        complete = True
-        for processor in registered_processors():
-            left = max(deadline - time.monotonic(), 0.0)
-            complete = processor.force_flush(left * 1000) and complete
-        # Afterwards: a trace processor that hangs takes no time from the delivery.
-        left = max(deadline - time.monotonic(), 0.0)
-        complete = _session.traces.flush(left) and complete
-        return complete and not _reports_shutdown()
-
-    def add_trace_processor(self, function: Callable[[FinishedTrace], object]) -> None:
-        """Give each further trace to a function when it has ended.
-
-        The function is called with a `FinishedTrace`, one trace at a time, on a thread of its own.
-        If it raises or hangs, the program, the delivery and other trace processors go on, and a
-        warning names it. It is called for the traces that the setting ``traces`` chooses: when the
-        local root and all spans that have started have ended, or 30 seconds after the root, with
-        ``complete=False``. A trace that began before is not included.
-
-        What the function calls makes no traces: instrumentations are suppressed in it, and other
-        spans are not given to trace processors. Threads that it starts itself are not covered.
-
-        At most 10,000 traces, or about 64 MiB, wait for the function; `trace_processor_status` counts
-        what it has missed. It stays when `autolog` is called again, until `close`. A function that
-        was added before is not added again.
-
-        Args:
-            function: Called with each trace; its result is ignored.
-
-        Raises:
-            ConfigurationError: The argument is not a function, or is a coroutine function.
-
-        Example:
-            >>> client.add_trace_processor(lambda trace: print(trace.name))  # doctest: +SKIP
-        """
-        with _session.lock:
-            if _session.client is not self:
-                _report_closed_client()
-                return
-            _session.traces.add(function)
-            _connect_trace_processors()
-
-    def remove_trace_processor(self, function: Callable[[FinishedTrace], object]) -> None:
-        """Give no more traces to a function, also not those that wait for it.
-
-        Args:
-            function: The function; nothing happens if it was not added.
-        """
-        with _session.lock:
-            if _session.client is self:
-                _session.traces.remove(function)
-
-    def trace_processor_status(self) -> tuple[TraceProcessorStatus, ...]:
-        """Counters of each trace processor, in the order in which they were added."""
-        return _session.traces.status()
-
-    def get_traces(
-        self,
-        *,
-        run_id: str | None = None,
-        experiment: str | None = None,
-        filter_string: str | None = None,
-        since: datetime | timedelta | str | None = None,
-        limit: int | None = None,
-        tracking_uri: str | None = None,
-    ) -> Iterator[FinishedTrace]:
-        """Traces in MLflow, the newest first. They are read page by page, while they are looked at.
-
-        The client is flushed first, so that traces that have just ended are found. Needs MLflow
-        itself, the extra ``mlflow``; credentials are those of MLflow's environment variables.
-        Traces without a stored span are left out.
-
-        Args:
-            run_id: Only traces that are linked to this run.
-            experiment: Name or id of the experiment; by default that of the run, or else the
-                experiment of this client.
-            filter_string: Condition in MLflow's search language, such as
-                ``"trace.status = 'ERROR' AND span.name LIKE '%search%'"``.
-            since: Only traces that started since: a time, a `timedelta` before now, or text such as
-                ``24h`` or ``7d`` (s, m, h, d, w), or ``2025-01-31`` (ISO 8601). A time without a
-                zone is local.
-            limit: The most traces; None for all.
-            tracking_uri: Where the traces are; by default the tracking URI of this client.
-
-        Raises:
-            ConfigurationError: An argument is not accepted, there is no such experiment or run, or
-                MLflow is not installed.
-
-        Example:
-            >>> for trace in client.get_traces(since="24h", limit=100):  # doctest: +SKIP
-            ...     print(trace.id, trace.duration_ms, trace.cost)
-        """
-        from mlflow_bridge.traces.query import get_traces
-
-        self.flush()
-        config = self.config
-        if tracking_uri is None:
-            tracking_uri = config.tracking_uri
-            if experiment is None and run_id is None:
-                experiment = config.experiment_id or config.effective_experiment_name
-        return get_traces(
-            run_id=run_id,
-            experiment=experiment,
-            filter_string=filter_string,
-            since=since,
-            limit=limit,
-            tracking_uri=tracking_uri,
-        )
-
-    def close(self) -> None:
-        """Call `mlflow_bridge.disable_autolog`, unless this client is no longer the current one."""
-        if get_autolog_client() is self:
-            disable_autolog()
-
-    def __enter__(self) -> AutologClient:
-        self._entered += 1
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._entered -= 1
-        # Functions that call one another may nest blocks, all of them with this client.
-        if not self._entered:
-            self.close()
 
 
 def _config_in_use() -> MLflowDSPyConfig:
@@ -237,6 +58,18 @@ class _Session:
     """The provider with which DSPy was instrumented here."""
     traces: TraceProcessing = field(default_factory=lambda: TraceProcessing(_config_in_use))
     """The trace processors of the client."""
+
+    def config_in_use(self) -> MLflowDSPyConfig:
+        return _config_in_use()
+
+    def connect_trace_processors(self) -> None:
+        _connect_trace_processors()
+
+    def reports_shutdown(self) -> bool:
+        return _reports_shutdown()
+
+    def disable(self) -> None:
+        disable_autolog()
 
 
 _session = _Session()
@@ -285,7 +118,7 @@ def autolog(config: MLflowDSPyConfig | None = None, /, **overrides: Any) -> Auto
     resolved = _resolved(config, overrides)
     with _session.lock:
         if _session.client is None:
-            _session.client = AutologClient(_config_in_use)
+            _session.client = AutologClient(_session)
         client = _session.client
         _session.asked_for = resolved.config
         if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
@@ -461,15 +294,6 @@ def _provider_in_use() -> AcceptsProcessors | None:
         return adopted.provider
     current: object = trace.get_tracer_provider()
     return current if accepts_processors(current) else None
-
-
-def _report_closed_client() -> None:
-    from mlflow_bridge._config.base import report_once
-
-    report_once(
-        "A trace processor was added to a client that is closed, and gets no traces. Call "
-        "autolog() again, and add it to the client that autolog() returns."
-    )
 
 
 def _content_mode_of(config: MLflowDSPyConfig) -> str:

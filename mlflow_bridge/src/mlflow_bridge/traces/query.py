@@ -61,11 +61,25 @@ def get_traces(
         >>> for trace in get_traces(experiment="rag", since="24h"):  # doctest: +SKIP
         ...     print(trace.id, trace.duration_ms, trace.cost)
     """
-    filters = [*_time_filter(since), *_checked_filter(filter_string)]
-    _check_limit(limit)
+    filters = checked_filters(filter_string=filter_string, since=since, limit=limit)
     uri, configured = _destination(tracking_uri)
     search = _Search(_client(uri), " AND ".join(filters), filter_string, run_id)
     return search.traces(search.location(experiment, configured), limit)
+
+
+def checked_filters(
+    *,
+    filter_string: str | None,
+    since: datetime | timedelta | str | None,
+    limit: int | None,
+) -> list[str]:
+    """The conditions of a search, after a check of these arguments of `get_traces`.
+
+    Raises:
+        ConfigurationError: An argument is not accepted.
+    """
+    _check_limit(limit)
+    return [*_time_filter(since), *_checked_filter(filter_string)]
 
 
 def read_otlp_json(path: str | Path) -> Iterator[FinishedTrace]:

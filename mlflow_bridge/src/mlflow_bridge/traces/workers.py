@@ -33,8 +33,8 @@ _INSIDE: Final = create_key("mlflow-bridge-trace-processor")
 
 
 def is_inside_processor(context: Context | None) -> bool:
-    """Whether a trace processor runs in this context; in the current context if it is None."""
-    return get_value(_INSIDE, context) is not None
+    """Whether a trace processor runs in this context, or in the current one."""
+    return get_value(_INSIDE) is not None or get_value(_INSIDE, context) is not None
 
 
 @dataclass(frozen=True)

@@ -225,6 +225,18 @@ def test_a_hanging_processor_delays_neither_the_delivery_nor_the_end(
         released.set()
 
 
+def test_wrong_arguments_of_a_search_are_refused_before_the_flush(
+    provider: GlobalProvider, exporters: FakeExporterModule
+) -> None:
+    client = autolog(schedule_delay_seconds=3600)
+    provider.record("one")
+    with pytest.raises(ConfigurationError, match=r"accepted: span\.name"):
+        client.get_traces(filter_string="spans.name = 'a'")
+    with pytest.raises(ConfigurationError, match="since of get_traces"):
+        client.get_traces(since="yesterday")
+    assert exporters.made[0].names == []
+
+
 def test_a_coroutine_function_is_refused(provider: GlobalProvider) -> None:
     async def look(_: FinishedTrace) -> None: ...
 
