@@ -162,6 +162,18 @@ def test_a_root_with_lent_values_is_the_same_from_everywhere(place: Place) -> No
     assert (live.inputs, live.outputs) == ({"question": "Why?"}, {"answer": "So."})
 
 
+def test_metadata_and_state_are_the_same_from_everywhere(place: Place) -> None:
+    own = {
+        "mlflow_bridge.trace_metadata.release": "7",
+        "mlflow_bridge.trace_metadata.team": "search",
+        "mlflow_bridge.trace_state": "ERROR",
+        "session.id": '["a", "b"]',
+    }
+    live = check_that_all_are_equal(place, place.recorder.rag(own))
+    assert live.metadata == {"release": "7", "team": "search"}
+    assert (live.status, live.root.status, live.session_id) == ("ERROR", "OK", '["a", "b"]')
+
+
 def look_up(city: str) -> str:
     """Looks a city up."""
     return f"{city} is large"

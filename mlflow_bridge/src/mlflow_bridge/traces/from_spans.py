@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Final
 
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -14,6 +14,7 @@ from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
 from mlflow_bridge._export.lending import Lending
 from mlflow_bridge._export.mapping.span import MappedSpan, SpanMapper
 from mlflow_bridge._export.mapping.storable import JsonText, parsed_json
+from mlflow_bridge._spans.annotation import is_annotation
 from mlflow_bridge._spans.lent_values import lent_to
 from mlflow_bridge._spans.names import TRACE_TAG_PREFIX
 from mlflow_bridge._spans.otlp_json.decoder import spans_in
@@ -23,11 +24,6 @@ from mlflow_bridge.traces.records import EventRecord, SpanRecord, TraceRecord, o
 MAX_ATTRIBUTE_BYTES: Final = 1_048_576
 """Longest value of an attribute, as the setting of the same name has it by default."""
 
-# On a local root; attributes that the mapping to MLflow takes for the trace.
-_METADATA_PREFIX: Final = "mlflow_bridge.trace_metadata."
-_STATE: Final = "mlflow_bridge.trace_state"
-# On a span that is no span of the program: a line of the spool may have it.
-_ANNOTATION: Final = "mlflow_bridge.annotation"
 # MLflow does not make tags of these attributes of a resource.
 _UNTAGGED: Final = "telemetry.sdk."
 
@@ -53,15 +49,16 @@ def record_of_spans(
     mapper = SpanMapper(max_attribute_bytes)
     mapped = [mapper.map(span) for span in unique]
     roots = [one for one in mapped if one.is_local_root]
+    details = [root.details for root in roots if root.details is not None]
     if complete is None:
         complete = bool(roots) and _has_all_parents(mapped)
     return TraceRecord(
         id=f"tr-{format_trace_id(mapped[0].trace_id)}",
         spans=[_span_record(one) for one in mapped],
         complete=complete,
-        is_error=_state_of(roots),
+        is_error=_is_error({one.state for one in details}),
         tags=own_items(_merged(map(_tags, roots))),
-        metadata=own_items(_merged(_prefixed(one.source, _METADATA_PREFIX) for one in roots)),
+        metadata=own_items(_merged(one.metadata for one in details)),
     )
 
 
@@ -79,7 +76,7 @@ def spans_of_lines(lines: bytes | str | Iterable[bytes | str]) -> Iterator[Reada
         data = text.encode() if isinstance(text, str) else text
         for line in data.splitlines():
             if line.strip():
-                yield from (one for one in spans_in(line) if not _is_annotation(one))
+                yield from (one for one in spans_in(line) if not is_annotation(one))
 
 
 def _without_copies(spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
@@ -150,25 +147,17 @@ def _tags(root: MappedSpan) -> dict[str, Any]:
         if not key.startswith(_UNTAGGED)
     }
     # Tags of the program take precedence.
-    return {**resource, **_prefixed(root.span, TRACE_TAG_PREFIX)}
-
-
-def _prefixed(span: ReadableSpan, prefix: str) -> dict[str, Any]:
-    return {
-        key.removeprefix(prefix): value
-        for key, value in (span.attributes or {}).items()
-        if key.startswith(prefix)
+    tags = {
+        key.removeprefix(TRACE_TAG_PREFIX): value
+        for key, value in (root.span.attributes or {}).items()
+        if key.startswith(TRACE_TAG_PREFIX)
     }
+    return {**resource, **tags}
 
 
-def _state_of(roots: Sequence[MappedSpan]) -> bool | None:
+def _is_error(states: Set[str | None]) -> bool | None:
     """Whether the trace failed, if a root says it apart from its status."""
-    states = {str((root.source.attributes or {}).get(_STATE)) for root in roots}
-    return "ERROR" in states if states & {"OK", "ERROR"} else None
-
-
-def _is_annotation(span: ReadableSpan) -> bool:
-    return _ANNOTATION in (span.attributes or {})
+    return "ERROR" in states if states - {None} else None
 
 
 def _merged(found: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
