@@ -94,6 +94,7 @@ def strange(recorder: Recorder) -> list[ReadableSpan]:
         "text": "007",
         "json text": '{"a": [1, 2.5, null, true]}',
         "quoted": '"q"',
+        "json in json": '"{\\"a\\": 1}"',
         "whole": 5,
         "float": 1.0,
         "not a number": float("nan"),

@@ -74,8 +74,8 @@ class FinishedSpan(_Fields):
     outputs: Mapping[str, Any] | None
     """Outputs by name; ``{"outputs": value}`` for another value; None if not recorded."""
     attributes: Mapping[str, Any]
-    """The other attributes. Of those of MLflow (``mlflow.``), only ``mlflow.chat.tools`` and
-    ``mlflow.message.format`` are included."""
+    """The other attributes; a text that is JSON is read as JSON, as in MLflow. Of MLflow's own
+    (``mlflow.``), only ``mlflow.chat.tools`` and ``mlflow.message.format`` are included."""
     events: tuple[Mapping[str, Any], ...]
     """Events, each with ``name``, ``time_ns`` and ``attributes``."""
     tokens: Mapping[str, int]

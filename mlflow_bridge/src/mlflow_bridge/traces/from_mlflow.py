@@ -14,7 +14,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 from mlflow_bridge._spans.names import TRACE_NAME_TAG, TRACE_SESSION, TRACE_USER
-from mlflow_bridge.traces.records import EventRecord, SpanRecord, TraceRecord, own_items
+from mlflow_bridge.traces.records import (
+    EventRecord,
+    SpanRecord,
+    TraceRecord,
+    decoded,
+    own_items,
+)
 
 _ENDED: Final = ("OK", "ERROR")
 _ACCEPTED: Final = (
@@ -109,7 +115,10 @@ def _span_record(span: _Json) -> SpanRecord:
 def _event_record(event: _Json) -> EventRecord:
     found = event.get("attributes")
     if isinstance(found, list):
-        attributes = _of_proto(cast("list[_Json]", found))
+        attributes = {
+            str(item["key"]): _any_value(_mapping(item.get("value")))
+            for item in cast("list[_Json]", found)
+        }
     else:
         attributes = {
             key: list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value
@@ -126,7 +135,7 @@ def _attributes(found: Any) -> dict[str, Any]:
 
 
 def _of_proto(items: Sequence[_Json]) -> dict[str, Any]:
-    return {str(item["key"]): _any_value(_mapping(item.get("value"))) for item in items}
+    return {str(item["key"]): decoded(_any_value(_mapping(item.get("value")))) for item in items}
 
 
 def _any_value(found: _Json) -> Any:
@@ -138,7 +147,8 @@ def _any_value(found: _Json) -> Any:
         if kind == "array_value":
             return [_any_value(item) for item in _mapping(value).get("values") or ()]
         if kind == "kvlist_value":
-            return _of_proto(_mapping(value).get("values") or ())
+            items = _mapping(value).get("values") or ()
+            return {str(item["key"]): _any_value(_mapping(item.get("value"))) for item in items}
         return value
     return None
 
@@ -152,6 +162,6 @@ def _value(text: Any) -> Any:
     if not isinstance(text, str):
         return text
     try:
-        return json.loads(text)
+        return decoded(json.loads(text))
     except ValueError:
         return text

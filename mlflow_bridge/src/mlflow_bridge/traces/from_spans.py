@@ -19,7 +19,13 @@ from mlflow_bridge._spans.lent_values import lent_to
 from mlflow_bridge._spans.names import TRACE_TAG_PREFIX
 from mlflow_bridge._spans.otlp_json.decoder import spans_in
 from mlflow_bridge._spans.trace_buffer import trace_id_of
-from mlflow_bridge.traces.records import EventRecord, SpanRecord, TraceRecord, own_items
+from mlflow_bridge.traces.records import (
+    EventRecord,
+    SpanRecord,
+    TraceRecord,
+    decoded,
+    own_items,
+)
 
 MAX_ATTRIBUTE_BYTES: Final = 1_048_576
 """Longest value of an attribute, as the setting of the same name has it by default."""
@@ -131,7 +137,7 @@ def _event_record(event: Event) -> EventRecord:
 
 def _value(value: Any) -> Any:
     """A mapped value as MLflow returns it."""
-    return parsed_json(str(value)) if isinstance(value, JsonText) else _plain(value)
+    return decoded(parsed_json(str(value)) if isinstance(value, JsonText) else _plain(value))
 
 
 def _plain(value: Any) -> Any:

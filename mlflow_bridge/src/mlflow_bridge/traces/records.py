@@ -8,9 +8,12 @@ whether it is read from spans, from a file of spans or from MLflow.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+_JSON_BEGINS: Final = ("{", "[", '"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,20 @@ class TraceRecord:
     user_id: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def decoded(value: Any) -> Any:
+    """An attribute without the JSON texts that it is wrapped in.
+
+    MLflow reads a text that looks like JSON as JSON, in some versions also a JSON text in a JSON
+    text. So only a value that no such text is left of is the same everywhere.
+    """
+    while isinstance(value, str) and value.lstrip()[:1] in _JSON_BEGINS:
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
 
 
 def own_items(items: Mapping[str, Any]) -> dict[str, str]:

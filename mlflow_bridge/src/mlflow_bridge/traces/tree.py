@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -159,7 +160,8 @@ def _text(attributes: _Attributes, key: str) -> str | None:
     value = attributes.get(key)
     if value is None or isinstance(value, str):
         return value or None
-    return str(value)
+    # A session may be a list of ids.
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _error(span: SpanRecord) -> str | None:
