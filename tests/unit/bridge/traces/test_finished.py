@@ -16,7 +16,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 
 from mlflow_bridge import FinishedTrace
+from mlflow_bridge._spans.annotation import Annotation
 from mlflow_bridge._spans.otlp_json.encoder import line_of
+from mlflow_bridge._spans.trace_buffer import trace_id_of
 from mlflow_bridge.traces import read_otlp_json
 from tests.support.dspy_spans import Recorder, json_of, lm_attributes
 
@@ -204,8 +206,9 @@ def test_a_root_names_metadata_and_state_of_its_trace(recorder: Recorder) -> Non
 
 def test_annotations_in_a_file_are_no_spans(recorder: Recorder) -> None:
     spans = recorder.rag()
-    annotation = recorder.one("annotation", {"mlflow_bridge.annotation": "{}"})
-    lines = [line_of(spans), line_of([annotation])]
+    trace_id = trace_id_of(spans[0])
+    tag = Annotation(f"tr-{trace_id:032x}", tag=("reviewed", "yes")).as_span(trace_id)
+    lines = [line_of(spans), line_of([tag])]
     assert FinishedTrace.from_otlp_json(lines) == FinishedTrace.from_spans(spans)
 
 
