@@ -123,7 +123,7 @@ def stored(tmp_path: Path) -> list[str]:
         ("docs/troubleshooting.md", None),
         ("docs/spool.md", None),
         ("docs/with-mlflow-tracing.md", {"serve", "Predict question -> answer"}),
-        ("docs/best-practice.md", {"answer request", "Predict question -> answer"}),
+        ("docs/best-practice.md", {"answer request", "Predict question -> answer", "support"}),
         ("docs/migration.md", {"Predict question -> answer"}),
     ],
 )

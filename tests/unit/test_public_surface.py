@@ -20,9 +20,10 @@ import pytest
 from opentelemetry.instrumentation import dspy as instrumentation
 
 import mlflow_bridge
+import mlflow_bridge.traces
 from mlflow_bridge import MLflowDSPyConfig
 
-PACKAGES: tuple[ModuleType, ...] = (instrumentation, mlflow_bridge)
+PACKAGES: tuple[ModuleType, ...] = (instrumentation, mlflow_bridge, mlflow_bridge.traces)
 OURS = tuple(package.__name__ for package in PACKAGES)
 SNAPSHOT = Path(__file__).with_name("public_surface.txt")
 SOURCES = [Path(str(package.__file__)).parent for package in PACKAGES]

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 # Not lazy: `autolog` and `doctor` are functions with the names of their modules. If such a module
 # was imported later, the import system would replace the function with the module.
-from mlflow_bridge._setup.autolog import AutologClient, autolog, disable_autolog, get_autolog_client
+from mlflow_bridge._setup.autolog import autolog, disable_autolog, get_autolog_client
+from mlflow_bridge._setup.client import AutologClient
 from mlflow_bridge._setup.doctor import Check, DoctorReport, doctor
 from mlflow_bridge.version import __version__
 
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from mlflow_bridge._spans.tracer_provider import SystemRandomIdGenerator
     from mlflow_bridge.programs.traced_module import TracedModule
     from mlflow_bridge.sampling.sampler import DSPySampler
+    from mlflow_bridge.traces.finished import FinishedSpan, FinishedTrace
+    from mlflow_bridge.traces.workers import TraceProcessorStatus
 
 __all__ = [
     "AutologClient",
@@ -49,6 +52,8 @@ __all__ = [
     "DeliveryStatus",
     "DoctorReport",
     "ExporterStats",
+    "FinishedSpan",
+    "FinishedTrace",
     "MLflowBatchSpanProcessor",
     "MLflowDSPyConfig",
     "MLflowSpanExporter",
@@ -60,6 +65,7 @@ __all__ = [
     "SpoolDelivery",
     "SystemRandomIdGenerator",
     "TraceContextBlock",
+    "TraceProcessorStatus",
     "TracedModule",
     "__version__",
     "autolog",
@@ -77,6 +83,8 @@ _HOMES: Final = {
     "DSPySampler": "mlflow_bridge.sampling.sampler",
     "DeliveryStatus": "mlflow_bridge._delivery.status",
     "ExporterStats": "mlflow_bridge._export.delivery",
+    "FinishedSpan": "mlflow_bridge.traces.finished",
+    "FinishedTrace": "mlflow_bridge.traces.finished",
     "MLflowBatchSpanProcessor": "mlflow_bridge._setup.processor",
     "MLflowDSPyConfig": "mlflow_bridge._config.settings",
     "MLflowSpanExporter": "mlflow_bridge._export.exporter",
@@ -88,6 +96,7 @@ _HOMES: Final = {
     "SpoolDelivery": "mlflow_bridge._delivery.spool.deliver",
     "SystemRandomIdGenerator": "mlflow_bridge._spans.tracer_provider",
     "TraceContextBlock": "mlflow_bridge._spans.trace_context",
+    "TraceProcessorStatus": "mlflow_bridge.traces.workers",
     "TracedModule": "mlflow_bridge.programs.traced_module",
     "deliver_spool": "mlflow_bridge._delivery.spool.deliver",
     "status": "mlflow_bridge._delivery.registry",

@@ -20,7 +20,6 @@ from typing import Any, Final
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlflow_bridge._delivery.asgi_io import AsgiIo
 from mlflow_bridge._delivery.sender import Sender
 from mlflow_bridge._delivery.slots import FlushMark, Slots
 from mlflow_bridge._delivery.spill import SpillWriter
@@ -28,6 +27,7 @@ from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.status import Counters
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge._spans.annotation import is_annotation
+from mlflow_bridge._spans.asgi_io import AsgiIo
 from mlflow_bridge._spans.local_root import is_local_root
 from mlflow_bridge._spans.trace_buffer import Sorted, TraceBuffer
 

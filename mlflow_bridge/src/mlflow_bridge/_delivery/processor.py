@@ -17,7 +17,6 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import TraceFlags
 
 from mlflow_bridge._delivery.admission import Admission, Placing
-from mlflow_bridge._delivery.asgi_io import AsgiIo
 from mlflow_bridge._delivery.collector import Collector
 from mlflow_bridge._delivery.copies import Copying
 from mlflow_bridge._delivery.metrics import observe
@@ -36,6 +35,7 @@ from mlflow_bridge._process.interruption import belongs_to_program, complete
 from mlflow_bridge._process.lifecycle import may_be_killed_at_any_time, watch_process
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge._spans.annotation import deliver_annotations
+from mlflow_bridge._spans.asgi_io import AsgiIo
 from mlflow_bridge._spans.genai import is_of_genai
 from mlflow_bridge._spans.local_root import note_absent_parent
 from mlflow_bridge._spans.open_spans import OpenSpans, end_unfinished

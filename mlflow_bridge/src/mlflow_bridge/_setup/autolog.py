@@ -10,19 +10,16 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_bridge._process.forks import call_in_child
+from mlflow_bridge._setup.client import AutologClient
+from mlflow_bridge._setup.trace_processing import TraceProcessing
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from mlflow_bridge._config.resolved import ResolvedConfig
     from mlflow_bridge._config.settings import MLflowDSPyConfig
-    from mlflow_bridge._delivery.status import DeliveryStatus
     from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor
     from mlflow_bridge._setup.switch import SwitchableSpanProcessor
     from mlflow_bridge._spans.tracer_provider import AcceptsProcessors
@@ -33,71 +30,10 @@ _MAX_SHOWN = 1000
 """Characters of an error in the log."""
 
 
-class AutologClient:
-    """Handle of the delivery to MLflow that `mlflow_bridge.autolog` has set up in this process.
-
-    Only ``autolog()`` makes a client. There is one client at a time: a further call returns the
-    same client. As a context manager it calls `close` at the end of the outermost block. Methods
-    may be called by any thread.
-
-    Example:
-        >>> with mlflow_bridge.autolog(experiment_name="rag"):  # doctest: +SKIP
-        ...     program(question="...")
-    """
-
-    def __init__(self, config_in_use: Callable[[], MLflowDSPyConfig]) -> None:
-        self._config_in_use = config_in_use
-        self._entered = 0
-
-    @property
-    def config(self) -> MLflowDSPyConfig:
-        """The settings in use."""
-        return self._config_in_use()
-
-    def status(self) -> tuple[DeliveryStatus, ...]:
-        """Delivery status of each destination; the same as `mlflow_bridge.status`."""
-        from mlflow_bridge._delivery.registry import status
-
-        return status()
-
-    def flush(self, timeout_seconds: float = 30.0) -> bool:
-        """Wait until the spans that ended before this call are stored, or in the spool.
-
-        Args:
-            timeout_seconds: Longest wait in seconds.
-
-        Returns:
-            True only if each of these spans is now stored in MLflow or on disk. False if the
-            tracer provider was shut down, so that no span arrives: call `autolog` again.
-        """
-        from mlflow_bridge._delivery.registry import registered_processors
-
-        deadline = time.monotonic() + timeout_seconds
-        complete = True
-        for processor in registered_processors():
-            left = max(deadline - time.monotonic(), 0.0)
-            complete = processor.force_flush(left * 1000) and complete
-        return complete and not _reports_shutdown()
-
-    def close(self) -> None:
-        """Call `mlflow_bridge.disable_autolog`, unless this client is no longer the current one."""
-        if get_autolog_client() is self:
-            disable_autolog()
-
-    def __enter__(self) -> AutologClient:
-        self._entered += 1
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._entered -= 1
-        # Functions that call one another may nest blocks, all of them with this client.
-        if not self._entered:
-            self.close()
+def _config_in_use() -> MLflowDSPyConfig:
+    config = _session.config or _session.asked_for
+    assert config is not None, "set by autolog(), which makes clients"
+    return config
 
 
 @dataclass
@@ -120,6 +56,20 @@ class _Session:
     """The arguments with which DSPy was instrumented here; None if it was not."""
     instrumented_for: AcceptsProcessors | None = None
     """The provider with which DSPy was instrumented here."""
+    traces: TraceProcessing = field(default_factory=lambda: TraceProcessing(_config_in_use))
+    """The trace processors of the client."""
+
+    def config_in_use(self) -> MLflowDSPyConfig:
+        return _config_in_use()
+
+    def connect_trace_processors(self) -> None:
+        _connect_trace_processors()
+
+    def reports_shutdown(self) -> bool:
+        return _reports_shutdown()
+
+    def disable(self) -> None:
+        disable_autolog()
 
 
 _session = _Session()
@@ -168,7 +118,7 @@ def autolog(config: MLflowDSPyConfig | None = None, /, **overrides: Any) -> Auto
     resolved = _resolved(config, overrides)
     with _session.lock:
         if _session.client is None:
-            _session.client = AutologClient(_config_in_use)
+            _session.client = AutologClient(_session)
         client = _session.client
         _session.asked_for = resolved.config
         if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
@@ -178,17 +128,12 @@ def autolog(config: MLflowDSPyConfig | None = None, /, **overrides: Any) -> Auto
             _send_to_mlflow(resolved)
         except Exception as error:
             _warn_about(error, resolved.config)
+        _connect_trace_processors()
         try:
             _instrument_dspy(resolved.config)
         except Exception:
             _logger.warning("DSPy could not be instrumented.", exc_info=True)
         return client
-
-
-def _config_in_use() -> MLflowDSPyConfig:
-    config = _session.config or _session.asked_for
-    assert config is not None, "set by autolog(), which makes clients"
-    return config
 
 
 def get_autolog_client() -> AutologClient | None:
@@ -209,6 +154,7 @@ def disable_autolog() -> None:
     with _session.lock:
         _session.client = None
         leave_mlflow_tracing()
+        _session.traces.close()
         _session.config = None
         try:
             _move_on(None)
@@ -323,6 +269,31 @@ def _deliver_spool_of_earlier_processes(processor: MLflowBatchSpanProcessor) -> 
     """Open the destination now if spans wait for it on disk; else its first span opens it."""
     if processor.status().spool_bytes:
         processor.warm_up()
+
+
+def _connect_trace_processors() -> None:
+    """Give the trace processors, if there are any, the traces of the provider in use."""
+    try:
+        if _session.traces.is_used:
+            _session.traces.connect(_provider_in_use())
+    except Exception:
+        _logger.warning("Trace processors get no traces.", exc_info=True)
+
+
+def _provider_in_use() -> AcceptsProcessors | None:
+    """The tracer provider that has the delivery; None if the program has none that takes one."""
+    from opentelemetry import trace
+
+    from mlflow_bridge._setup.zero_code import adopted_delivery
+    from mlflow_bridge._spans.tracer_provider import accepts_processors
+
+    if _session.provider is not None:
+        return _session.provider
+    adopted = adopted_delivery(_session.config) if _session.config is not None else None
+    if adopted is not None:
+        return adopted.provider
+    current: object = trace.get_tracer_provider()
+    return current if accepts_processors(current) else None
 
 
 def _content_mode_of(config: MLflowDSPyConfig) -> str:

@@ -54,6 +54,11 @@ class AdoptedDelivery:
         return self._processor.config
 
     @property
+    def provider(self) -> AcceptsProcessors:
+        """The tracer provider that has the processor."""
+        return self._provider
+
+    @property
     def is_usable(self) -> bool:
         """Whether spans can be delivered with these settings."""
         return self._exporter.obstacle is None

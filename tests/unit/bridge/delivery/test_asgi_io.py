@@ -12,8 +12,8 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.trace import Span, SpanKind, set_span_in_context
 
-from mlflow_bridge._delivery.asgi_io import AsgiIo
 from mlflow_bridge._delivery.spool.spool import Spool
+from mlflow_bridge._spans.asgi_io import AsgiIo
 from tests.support.fake_delivery import PATIENCE, DeliveryProcessor, FakeDelivery
 from tests.support.memory import span_memory
 

@@ -68,6 +68,18 @@ class AsgiIo:
         return span_id not in parents and span_id not in self._parents_of_others
 
 
+def without_asgi_io(spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
+    """The spans of one trace without those of ASGI messages that have no child."""
+    parents = set(map(_parent_id, spans))
+    return [
+        span
+        for span in spans
+        if not _is_asgi_io(span)
+        or is_local_root(span)
+        or (span.context is not None and span.context.span_id in parents)
+    ]
+
+
 def _is_asgi_io(span: ReadableSpan) -> bool:
     if span.kind is not SpanKind.INTERNAL:
         return False
