@@ -43,7 +43,7 @@ _RECOVERY_SECONDS = 0.05
 _DETAILS_PAUSE_SECONDS = 5.0
 """Pause after metadata of a trace could not be written."""
 
-_DETAILS_SECONDS_AT_END = 1.0
+_DETAILS_SECONDS_AT_END = 2.0
 """Longest time for metadata of traces after the last span."""
 
 
