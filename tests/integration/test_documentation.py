@@ -67,7 +67,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",
         "MLFLOW_EXPERIMENT_NAME": "my-program",
         "MLFLOW_DSPY_EXIT_TIMEOUT_SECONDS": "60",
-        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "openai",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "openai,fastapi",
         "XDG_STATE_HOME": str(tmp_path / "state"),
     }
 
