@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
@@ -23,6 +24,8 @@ from opentelemetry import trace
 
 EXPERIMENT = "beside"
 VERSION = "maps-v1"
+PATIENCE = 120.0
+"""Seconds; no measure of anything."""
 RAISED = Path("raised.json")
 """What the calls of MLflow's API raised into the program, by the name of the case."""
 
@@ -130,6 +133,22 @@ def run(tracer: Tracer, base_url: str) -> None:
     _assessments(predict)
     _evaluation(predict)
     mlflow.flush_trace_async_logging()
+    _wait_for_metadata()
+
+
+def _wait_for_metadata() -> None:
+    """Go on until each trace has its metadata, which the bridge writes when no span waits."""
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        traces = client.search_traces(
+            locations=[experiment.experiment_id], max_results=100, include_spans=False
+        )
+        if all("mlflow.source.name" in trace.info.trace_metadata for trace in traces):
+            return
+        time.sleep(0.05)
 
 
 def _begin(tracer: Tracer) -> None:
