@@ -77,7 +77,7 @@ PYTHON = {
     "docs/troubleshooting.md": None,
     "docs/spool.md": None,
     "docs/with-mlflow-tracing.md": {"serve", NAME},
-    "docs/best-practice.md": {"answer request", NAME},
+    "docs/best-practice.md": {"answer request", "support", NAME},
     "docs/migration.md": {NAME},
 }
 """The names of the traces that the Python blocks of each page leave in MLflow, if any."""
