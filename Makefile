@@ -24,7 +24,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # compile both packages once more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint typecheck unit process integration perf-guard scale browser docs \
+.PHONY: help demo test lint typecheck unit process integration perf-guard scale installed browser docs \
   changelog bench clean
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo "make test         lint, type check and tests: all of what CI runs"
 	@echo "make lint | typecheck | unit | process | integration | perf-guard    one part of it"
 	@echo "make scale        the large forms of tests: bursts of thousands of traces, some minutes"
+	@echo "make installed    run each block of README and docs in an environment made by their install lines"
 	@echo "make browser      look at MLflow's pages in Chromium (on Debian: chromium, chromium-driver)"
 	@echo "make docs         build the documentation into docs/_build/html"
 	@echo "make changelog    show what changed since the last release"
@@ -125,6 +126,10 @@ integration: $(VENV)/.dev
 # Not a part of "make test", which has a small form of each.
 scale: $(VENV)/.dev
 	$(BIN)/python -m pytest tests -m scale -n auto --dist loadfile
+
+# Not a part of "make test": installing takes minutes.
+installed: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/integration/test_documentation.py -m installed
 
 # Not a part of "make test": it needs Chromium and its driver, which no package index has.
 browser: $(VENV)/.dev

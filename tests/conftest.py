@@ -51,10 +51,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests that take minutes, unless they are asked for by their mark."""
-    if "scale" in config.getoption("markexpr"):
-        return
-    config.hook.pytest_deselected(items=[it for it in items if it.get_closest_marker("scale")])
-    items[:] = [it for it in items if not it.get_closest_marker("scale")]
+    for mark in ("scale", "installed"):
+        if mark not in config.getoption("markexpr"):
+            left_out = [item for item in items if item.get_closest_marker(mark)]
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if not item.get_closest_marker(mark)]
 
 
 @pytest.hookimpl(optionalhook=True)  # xdist may be absent

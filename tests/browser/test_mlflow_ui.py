@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""MLflow's own pages show the demo's trace in a real browser."""
+"""MLflow's own pages show the demo's trace, and that of a web service, in a real browser."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from tests import ROOT
+from tests.integration.traced_program import run_program
+from tests.support.children import MLFLOW
 from tests.support.mlflow_server import MLflowServer
 
 pytestmark = pytest.mark.browser
@@ -34,9 +36,23 @@ OPTIONS = (
 )
 
 
+WEB_SERVICE = """
+import dspy
+from dspy.utils import DummyLM
+from mlflow_bridge import autolog
+
+autolog()
+dspy.configure(lm=DummyLM([{"answer": "A narrow inlet of the sea."}]), adapter=dspy.ChatAdapter())
+program = dspy.Predict("question -> answer")
+# What an instrumentation of a web framework makes around the program.
+with trace.get_tracer("web").start_as_current_span("GET /ask", kind=trace.SpanKind.SERVER):
+    program(question="What is a fjord?")
+"""
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
-    """A tracking server that holds one run of the demo."""
+    """A tracking server that holds one run of the demo, and one of the web service."""
     directory = tmp_path_factory.mktemp("server")
     with MLflowServer(directory) as server:
         environment = {
@@ -52,11 +68,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
         instrument = str(Path(sys.executable).with_name("opentelemetry-instrument"))
         command = [instrument, sys.executable, str(EXAMPLES / "quickstart.py")]
         subprocess.run(command, env=environment, check=True, timeout=180)
+        web = {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_EXPERIMENT_NAME": "web"}
+        run_program(WEB_SERVICE, directory, web, zygote=MLFLOW)
         yield server
 
 
 @pytest.fixture(scope="module")
-def page(server: MLflowServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     if CHROMIUM is None or DRIVER is None:
         pytest.skip("Chromium and its driver are not installed")
     options = webdriver.ChromeOptions()
@@ -65,19 +83,31 @@ def page(server: MLflowServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
         options.add_argument(option)
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     try:
-        yield Page(browser, server)
+        yield browser
     finally:
         browser.quit()
 
 
-class Page:
-    """The page of the demo's only trace."""
+@pytest.fixture(scope="module")
+def page(browser: Any, server: MLflowServer) -> Page:
+    """The pages of the demo."""
+    return Page(browser, server, "quickstart")
 
-    def __init__(self, browser: Any, server: MLflowServer) -> None:
+
+@pytest.fixture(scope="module")
+def web_page(browser: Any, server: MLflowServer) -> Page:
+    """The pages of the web service."""
+    return Page(browser, server, "web")
+
+
+class Page:
+    """The pages of an experiment with one trace."""
+
+    def __init__(self, browser: Any, server: MLflowServer, experiment_name: str) -> None:
         import mlflow
 
         client = mlflow.MlflowClient(server.uri)
-        experiment = client.get_experiment_by_name("quickstart")
+        experiment = client.get_experiment_by_name(experiment_name)
         [trace] = client.search_traces(locations=[experiment.experiment_id])
         self._browser = browser
         pages = f"{server.uri}/#/experiments/{experiment.experiment_id}"
@@ -158,3 +188,29 @@ def test_the_dashboard_counts_a_tool_that_worked_as_a_success(page: Page) -> Non
 def test_a_notebook_shows_the_trace(page: Page) -> None:
     page.open(page.in_notebook)
     page.wait_for("invoke_workflow RAG", "chat gpt-4o-mini")
+
+
+def test_the_list_shows_request_and_response_below_a_span_of_a_web_framework(
+    web_page: Page,
+) -> None:
+    web_page.open(web_page.trace_list)
+    # One column after the other.
+    web_page.wait_for('{"question":"What is a fjord?"}\n{"answer":"A narrow inlet of the sea."}')
+
+
+def test_the_span_of_a_web_framework_shows_the_values_of_the_program(web_page: Page) -> None:
+    web_page.open(web_page.trace)
+    web_page.wait_for("GET /ask", "invoke_workflow Predict question -> answer", "chat dummy")
+    web_page.click("GET /ask")
+    web_page.wait_for("question\nWhat is a fjord?", "answer\nA narrow inlet of the sea.")
+
+
+def test_a_predict_shows_its_inputs_and_outputs_by_field(page: Page) -> None:
+    page.open(page.trace)
+    page.wait_for("invoke_workflow RAG", "Predict generate")
+    page.click("Predict generate")
+    page.wait_for(
+        "question\nHow tall is the Eiffel Tower, in feet?\nOutputs",
+        "reasoning\nThe first passage gives the height in metres: 330.",
+        "answer\nThe Eiffel Tower is 330 metres tall.",
+    )

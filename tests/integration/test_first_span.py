@@ -75,7 +75,7 @@ def run(
     variables = program_environment(directory) | {
         "OTEL_TRACES_EXPORTER": "mlflow",
         # The others would import what this test looks for.
-        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "openai,sqlalchemy,sqlite3",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "openai,fastapi,sqlalchemy,sqlite3",
         # A span on disk is not lost, but these tests are to see it in MLflow.
         "MLFLOW_DSPY_SPOOL": "false",
     }

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.traced_program import run_program, stored_traces
+from tests.support.children import MLFLOW
 from tests.support.mlflow_server import MLflowServer
 
 pytestmark = [
@@ -49,7 +50,7 @@ def test_a_trace_is_shown_below_the_cell_that_made_it(
         "MLFLOW_TRACKING_URI": shared_server.uri,
         "MLFLOW_EXPERIMENT_NAME": "notebook",
     }
-    done = run_program(CELLS, tmp_path, environment)
+    done = run_program(CELLS, tmp_path, environment, zygote=MLFLOW)
     shown = [line for line in done.stdout.splitlines() if line.startswith("cell ")]
     traces = {
         trace.data.spans[0].inputs["question"]: trace.info.trace_id

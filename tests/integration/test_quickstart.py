@@ -71,7 +71,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
             "OTEL_TRACES_EXPORTER": "mlflow,otlp",
             "OTEL_METRICS_EXPORTER": "none",
             "OTEL_LOGS_EXPORTER": "none",
-            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "openai",
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "openai,fastapi",
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.http_endpoint,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "MLFLOW_TRACKING_URI": f"sqlite:///{directory}/mlflow.db",

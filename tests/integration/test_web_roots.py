@@ -127,3 +127,100 @@ with asgi.start_as_current_span("GET /ask", kind=trace.SpanKind.SERVER):
     [trace] = traces_of(source, tmp_path, uri)
     assert "http send" not in {span.name for span in trace.data.spans}
     assert extract_inputs_from_trace(trace) == ASKED
+
+
+def test_a_forked_worker_shows_the_values_of_its_own_programs(tmp_path: Path, uri: str) -> None:
+    source = """
+import multiprocessing
+from opentelemetry.context import Context, attach
+
+def work():
+    attach(Context())
+    for question in ("worker, one", "worker, two"):
+        with tracer.start_as_current_span("GET /ask", kind=trace.SpanKind.SERVER):
+            program(question=question)
+
+with tracer.start_as_current_span("GET /ask", kind=trace.SpanKind.SERVER):
+    program(question="parent")
+    worker = multiprocessing.get_context("fork").Process(target=work)
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+"""
+    found = traces_of(source, tmp_path, uri)
+    shown = [(extract_inputs_from_trace(one), extract_outputs_from_trace(one)) for one in found]
+    questions = ("parent", "worker, one", "worker, two")
+    assert shown == [({"question": question}, ANSWERED) for question in questions]
+
+
+def test_a_root_in_a_parent_does_not_wait_for_the_programs_of_a_child(
+    tmp_path: Path, uri: str
+) -> None:
+    source = """
+import multiprocessing
+
+with tracer.start_as_current_span("batch job"):
+    program(question="parent")
+    fork = multiprocessing.get_context("fork")
+    child = fork.Process(target=program, kwargs={"question": "child"})
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+"""
+    [trace] = traces_of(source, tmp_path, uri)
+    assert extract_inputs_from_trace(trace) == {"question": "parent"}
+    assert extract_outputs_from_trace(trace) == ANSWERED
+    asked = [span.inputs["question"] for span in trace.data.spans if "workflow" in span.name]
+    assert sorted(asked) == ["child", "parent"]
+
+
+INSTRUMENTED = """
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+from fastapi.testclient import TestClient
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+app = FastAPI()
+
+@app.get("/ask")
+def ask(q: str):
+    return program(question=q).answer
+
+@app.get("/ask-async")
+async def ask_async(q: str):
+    return (await program.acall(question=q)).answer
+
+@app.get("/stream")
+async def stream(q: str):
+    async def chunks():
+        answer = (await program.acall(question=q)).answer
+        for letter in answer:
+            yield letter
+    return StreamingResponse(chunks())
+
+@app.get("/fail")
+def fail(q: str):
+    program(question=q)
+    raise LookupError("no such page")
+
+FastAPIInstrumentor.instrument_app(app)
+web = TestClient(app, raise_server_exceptions=False)
+"""
+
+
+def test_the_spans_of_fastapis_instrumentation_show_the_values_of_the_program(
+    tmp_path: Path, uri: str
+) -> None:
+    pytest.importorskip("opentelemetry.instrumentation.fastapi", reason="not installed")
+    states = {"/ask": "OK", "/ask-async": "OK", "/stream": "OK", "/fail": "ERROR"}
+    asked = [f"web.get({path!r}, params={{'q': 'hi'}})" for path in states]
+    found = traces_of("\n".join([INSTRUMENTED, *asked]), tmp_path, uri)
+    roots = [span for trace in found for span in trace.data.spans if span.parent_id is None]
+    assert [root.name for root in roots] == [f"GET {path}" for path in states]
+    assert [trace.info.state for trace in found] == list(states.values())
+    shown = [(extract_inputs_from_trace(one), extract_outputs_from_trace(one)) for one in found]
+    assert shown == [(ASKED, ANSWERED)] * len(states)
+    previews = [(one.info.request_preview, one.info.response_preview) for one in found]
+    assert [(json.loads(a), json.loads(b)) for a, b in previews] == shown
+    names = {span.name for trace in found for span in trace.data.spans}
+    assert [name for name in names if "http send" in name or "http receive" in name] == []

@@ -54,8 +54,9 @@ def program_environment(directory: Path) -> dict[str, str]:
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "OTEL_METRICS_EXPORTER": "none",
         "OTEL_LOGS_EXPORTER": "none",
-        # The tests bring it along, and under ``opentelemetry-instrument`` it imports the client.
-        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "openai",
+        # The tests bring them along, and under ``opentelemetry-instrument`` they import a client
+        # and a web framework.
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "openai,fastapi",
         "HOME": str(directory),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Making the tables of a new store takes seconds, and many where machines are busy.

@@ -87,7 +87,7 @@ class MLflowServer:
         self._environment = dict(environment or {})
         self._options = options
         self._store_uri = store_uri or mlflow_store(directory)
-        self._port = _free_port()
+        self._port = free_port()
         self._process: Child | None = None
 
     @property
@@ -208,7 +208,7 @@ def _wait_for_end(process: Child, timeout: float) -> None:
         time.sleep(0.02)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

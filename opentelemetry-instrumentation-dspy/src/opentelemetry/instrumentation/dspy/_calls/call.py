@@ -66,6 +66,9 @@ SpanStart = tuple[str, Attributes, SpanKind]
 INTERNAL = SpanKind.INTERNAL
 CLIENT = SpanKind.CLIENT
 
+MAX_NAME = 128
+"""Longest name of a span, in characters: backends refuse or cut longer names."""
+
 _NOTHING: Attributes = {}  # for calls without attributes yet; never changed
 # A Context is immutable; a new one that no other code has seen may still be completed.
 _complete = dict[str, object].__setitem__
@@ -75,6 +78,11 @@ _SPAN_KEY = _SPAN_KEYS[0] if len(_SPAN_KEYS) == 1 else None
 # Up to this number, setting attributes one by one is faster.
 _FEW_ATTRIBUTES = 4
 _START_SPAN = Tracer.start_span.__name__
+
+
+def shortened(name: str, longest: int = MAX_NAME) -> str:
+    """A name within a limit of characters; the last one says that the name was cut."""
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 class Operation(ABC):
@@ -217,6 +225,8 @@ class Call:
             return False
         self._runtime = runtime
         name, self.start_attributes, kind = start
+        if len(name) > MAX_NAME:
+            name = shortened(name)
         current = start_context = Context(context)
         _complete(start_context, CALL_KEY, self)
         if unrecorded and self.parent is not None:

@@ -16,6 +16,7 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     Operation,
     Runtime,
     SpanStart,
+    shortened,
 )
 from opentelemetry.instrumentation.dspy._guarding import guarded
 from opentelemetry.instrumentation.dspy._operations.evaluation.results import program_ended
@@ -164,7 +165,7 @@ class ModuleOperation(Operation):
             record.agent = agent_record(kind.agent, module, call.kwargs)
             attributes[GEN_AI_OPERATION_NAME] = GenAIOperations.INVOKE_AGENT
             own_name = self._name_of(kind, signature) if enclosing is None else kind.name
-            attributes[GEN_AI_AGENT_NAME] = call.path or own_name
+            attributes[GEN_AI_AGENT_NAME] = shortened(call.path or own_name)
             return _joined("invoke_agent", own_name, call.path), attributes, INTERNAL
         if kind.makes_attempts:
             record.attempts = AttemptsRecord(module)
@@ -172,7 +173,8 @@ class ModuleOperation(Operation):
             self._check_peers()
             self._direct_forward.look()
             attributes[GEN_AI_OPERATION_NAME] = GenAIOperations.INVOKE_WORKFLOW
-            attributes[GEN_AI_WORKFLOW_NAME] = name = self._name_of(kind, signature)
+            name = self._name_of(kind, signature)
+            attributes[GEN_AI_WORKFLOW_NAME] = shortened(name)
             return f"invoke_workflow {name}", attributes, INTERNAL
         path = call.path
         if not path:

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin
 import orjson
 
 from opentelemetry.instrumentation.dspy import semconv
+from opentelemetry.instrumentation.dspy._calls.call import shortened
 from opentelemetry.instrumentation.dspy._content.encoder import to_json
 from opentelemetry.instrumentation.dspy._content.jsonable import dumps
 from opentelemetry.instrumentation.dspy._content.redaction import REDACTED, is_secret_key
@@ -154,7 +155,7 @@ def _describe(signature: Any) -> SignatureDescription:
     return SignatureDescription(
         name=signature.__name__,
         text=text,
-        label=label if len(label) <= MAX_LABEL else label[: MAX_LABEL - 1] + "…",
+        label=shortened(label, MAX_LABEL),
         instructions=signature.instructions,
         fields=tuple(orjson.loads(fields_json)),
         fields_json=fields_json,
