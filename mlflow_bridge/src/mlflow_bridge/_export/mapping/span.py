@@ -266,9 +266,15 @@ def _span_name(span: ReadableSpan, source: Mapping[str, Any]) -> str:
     name = _name(span.name)
     if source.get(semconv.GEN_AI_OPERATION_NAME) == _TOOL_OPERATION:
         tool = source.get(semconv.GEN_AI_TOOL_NAME)
-        if isinstance(tool, str) and tool and span.name == f"{_TOOL_OPERATION} {tool}":
+        if isinstance(tool, str) and tool and _is_of_tool(span.name, tool):
             return _name(tool)
     return name
+
+
+def _is_of_tool(name: str, tool: str) -> bool:
+    """Whether this is the name that the instrumentation gives the span of a tool, or its part."""
+    whole = f"{_TOOL_OPERATION} {tool}"
+    return name == whole or (name.endswith("…") and whole.startswith(name[:-1]))
 
 
 def _mlflow_id(value: Any) -> str | None:
