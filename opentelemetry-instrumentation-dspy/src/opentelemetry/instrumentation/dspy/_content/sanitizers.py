@@ -159,7 +159,8 @@ def _copied(value: Any, depth: int = 0) -> Any:
     if kind is dict:
         fields = cast("dict[Any, Any]", value)
         return {key: _copied(item, depth + 1) for key, item in list(fields.items())}
-    return kind([_copied(item, depth + 1) for item in list(cast("list[Any]", value))])
+    copies = [_copied(item, depth + 1) for item in list(cast("list[Any]", value))]
+    return copies if kind is list else tuple(copies) if kind is tuple else set(copies)
 
 
 def _plain(value: Any) -> Any:
