@@ -32,6 +32,7 @@ from tests.unit.bridge.fake_exporter import (
     install_fake_exporter,
 )
 
+import_module("mlflow_bridge._setup.processor")  # before its exporter is replaced
 pytestmark = pytest.mark.filterwarnings(DEPRECATED)
 CANARY = "canary-4711-0815"
 
