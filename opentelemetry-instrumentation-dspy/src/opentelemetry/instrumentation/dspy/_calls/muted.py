@@ -15,7 +15,7 @@ from opentelemetry.instrumentation.dspy._calls import generators
 from opentelemetry.instrumentation.dspy._calls.generators import GENERATORS
 from opentelemetry.instrumentation.dspy._calls.propagation import restore_context
 from opentelemetry.instrumentation.dspy._calls.steps import CallPart
-from opentelemetry.instrumentation.dspy._guarding import guarded
+from opentelemetry.instrumentation.dspy._guarding import forget_our_frames, guarded
 from opentelemetry.instrumentation.dspy.api import CALL_KEY
 
 if TYPE_CHECKING:
@@ -68,18 +68,25 @@ class MutedCall(CallPart):
 
     def close(self, result: Any, error: BaseException | None = None) -> None:
         """End the call; a second call does nothing."""
-        context, self.context = self.context, None
-        if context is None:
+        if self.context is None:
             return
+        try:
+            self._detach()
+            if type(result) in GENERATORS:
+                guarded(generators.remember_generator, result, self.context)
+            # A context that outlives the call must keep nothing alive.
+            self.kwargs, self.context, self._before = _NO_ARGUMENTS, None, None
+        except BaseException as fault:
+            self._detach()
+            forget_our_frames(fault)
+            raise
+
+    def _detach(self) -> None:
         if self._token is not None:
             restore_context(self._token)
-        if context_api.get_current() is context and self._before is not None:
+        elif self._before is not None and context_api.get_current() is self.context:
             # Interrupted between attaching the context and keeping the token.
             context_api.attach(self._before)
-        if type(result) in GENERATORS:
-            guarded(generators.remember_generator, result, context)
-        # A context that outlives the call must keep nothing alive.
-        self.kwargs, self._before = _NO_ARGUMENTS, None
 
 
 def muted_in(context: Context) -> MutedCall | None:

@@ -8,10 +8,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from opentelemetry.instrumentation.utils import suppress_instrumentation
-
 from opentelemetry.instrumentation.dspy._calls.by_class import cached_by_class
-from opentelemetry.instrumentation.dspy._guarding import new_lock, pass_by_value
+from opentelemetry.instrumentation.dspy._guarding import call_untraced, new_lock, pass_by_value
 from opentelemetry.instrumentation.dspy._settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -63,8 +61,7 @@ class Selection:
 
     def _says_yes(self, setting: str, predicate: Callable[[Any], Any], value: Any) -> bool:
         try:
-            with suppress_instrumentation():  # a predicate may call DSPy itself
-                return bool(predicate(value))
+            return bool(call_untraced(predicate, value))
         except BaseException as error:
             pass_by_value(error)
             self._report(setting, error)

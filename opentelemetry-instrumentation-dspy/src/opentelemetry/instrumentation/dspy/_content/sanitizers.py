@@ -10,13 +10,11 @@ from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
 from typing import Any, Final, cast
 
-from opentelemetry.instrumentation.utils import suppress_instrumentation
-
 from opentelemetry.instrumentation.dspy._content.jsonable import JsonableCopier, is_record, items_of
 from opentelemetry.instrumentation.dspy._content.known_values import current_values, leaves
 from opentelemetry.instrumentation.dspy._content.redaction import REDACTED
 from opentelemetry.instrumentation.dspy._function_settings import Sanitizer
-from opentelemetry.instrumentation.dspy._guarding import new_lock, pass_by_value
+from opentelemetry.instrumentation.dspy._guarding import call_untraced, new_lock, pass_by_value
 from opentelemetry.instrumentation.dspy._settings import Settings
 from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_ADAPTER_INPUT,
@@ -123,11 +121,10 @@ class Sanitizers:
             return REDACTED
         before = _plain(given)
         try:
-            with suppress_instrumentation():  # the function may call DSPy itself
-                after = function(given)
-            if not isinstance(after, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            after: Any = call_untraced(function, given)
+            if not isinstance(after, Mapping):
                 raise TypeError
-            after = dict(after)
+            after = dict(cast("Mapping[str, Any]", after))
             plain = _plain(after)
         except BaseException as error:
             pass_by_value(error)
