@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,6 +72,11 @@ EVERYWHERE: dict[str, tuple[Any, str]] = {
     "resource_usage": ("all", "all"),
     "max_content_length": (100, "100"),
     "redact": ("redactions:hide", "redactions:hide"),
+    "module_filter": ("RAG,Chat*", "RAG,Chat*"),
+    "trace_condition": ("redactions:wanted", "redactions:wanted"),
+    "input_sanitizer": ("redactions:kept", "redactions:kept"),
+    "output_sanitizer": ("redactions:kept", "redactions.kept"),
+    "log_level": ("WARNING", "warning"),
     "workspace": ("team", "team"),
 }
 BY_PASSWORD: dict[str, tuple[Any, str]] = {
@@ -105,8 +111,19 @@ class Provider:
         return Badge()
 """
 
+FUNCTIONS = """
+def hide(operation, field, value):
+    return "-"
+
+def wanted(inputs):
+    return True
+
+def kept(values):
+    return values
+"""
+
 REPORT = """
-import json, signal
+import json, logging, signal
 from pathlib import Path
 from opentelemetry.instrumentation.dspy import DSPyInstrumentor
 from mlflow_bridge._delivery.registry import registered_processors
@@ -116,6 +133,8 @@ def plain(value):
         return value.get_secret_value()
     if hasattr(value, "value"):
         return value.value
+    if hasattr(value, "patterns"):
+        return ",".join(value.patterns)
     if callable(value):
         return f"{value.__module__}:{value.__qualname__}"
     if isinstance(value, dict):
@@ -140,13 +159,18 @@ def report(door, provider):
         "capacity": processor.status().queue_capacity,
         "written ahead": written > written_before,
         "sampler": provider.sampler.get_description(),
+        "log levels": [
+            logging.getLogger(name).level
+            for name in ("mlflow_bridge", "opentelemetry.instrumentation.dspy")
+        ],
         "sigterm": type(signal.getsignal(signal.SIGTERM)).__name__,
         "recorded": {
             name: plain(getattr(settings, name))
             for name in (
                 "content_mode", "capture_inputs", "capture_outputs", "capture_signatures",
                 "capture_intermediate_steps", "adapter_steps", "resource_usage",
-                "max_content_length", "redact",
+                "max_content_length", "redact", "module_filter", "trace_condition",
+                "input_sanitizer", "output_sanitizer",
             )
         },
     }))
@@ -245,7 +269,7 @@ def surroundings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sur
     entry_points.parent.mkdir(parents=True)
     entry_points.write_text("[mlflow.request_auth_provider]\nbadge = badge:Provider\n")
     (path / "badge.py").write_text(PLUGIN)
-    (path / "redactions.py").write_text("def hide(operation, field, value):\n    return '-'\n")
+    (path / "redactions.py").write_text(FUNCTIONS)
     for certificate in ("ca.pem", "me.pem"):
         (tmp_path / certificate).touch()
     server = FakeTrackingServer()
@@ -327,6 +351,7 @@ def check_values(report: dict[str, Any], surroundings: Surroundings) -> None:
 def check_delivery(report: dict[str, Any], surroundings: Surroundings) -> None:
     assert report["capacity"] == 1234 + 567
     assert report["written ahead"]
+    assert report["log levels"] == [logging.WARNING] * 2
     assert report["sigterm"] == "Handlers"  # SIG_DFL
     requests = requests_of(report["door"], surroundings.server)
     sizes = [len(spans_in(request)) for request in requests]
@@ -366,6 +391,10 @@ def check_what_is_recorded(report: dict[str, Any]) -> None:
         "resource_usage": "all",
         "max_content_length": 100,
         "redact": "redactions:hide",
+        "module_filter": "RAG,Chat*",
+        "trace_condition": "redactions:wanted",
+        "input_sanitizer": "redactions:kept",
+        "output_sanitizer": "redactions:kept",
     }
     assert len(report["recorded"]) == len(INSTRUMENT_ARGUMENTS)
 

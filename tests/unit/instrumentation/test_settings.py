@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from opentelemetry.instrumentation.dspy import ContentMode, DSPyInstrumentor
+from opentelemetry.instrumentation.dspy import ContentMode, DSPyInstrumentor, ModuleFilter
 from opentelemetry.instrumentation.dspy import environment_variables as env
 from opentelemetry.instrumentation.dspy._settings import (
     Settings,
@@ -302,7 +302,105 @@ def test_defaults_of_another_package_reach_an_instrumentor_without_arguments() -
     assert (settings.content_mode, settings.redact) == (ContentMode.SPAN_ONLY, _redact)
 
 
+def select(name: str) -> bool:
+    return name == "RAG"
+
+
+def keep(values: dict[str, Any]) -> dict[str, Any]:
+    return values
+
+
+async def later(values: dict[str, Any]) -> dict[str, Any]:
+    return values
+
+
+class Later:
+    async def __call__(self, values: dict[str, Any]) -> dict[str, Any]:
+        return values
+
+
+FUNCTIONS = {
+    "trace_condition": env.OTEL_INSTRUMENTATION_DSPY_TRACE_CONDITION,
+    "input_sanitizer": env.OTEL_INSTRUMENTATION_DSPY_INPUT_SANITIZER,
+    "output_sanitizer": env.OTEL_INSTRUMENTATION_DSPY_OUTPUT_SANITIZER,
+}
+FILTER = env.OTEL_INSTRUMENTATION_DSPY_MODULE_FILTER
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_by_its_place(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for place in (f"{__name__}:keep", f"{__name__}.keep"):
+        monkeypatch.setenv(FUNCTIONS[name], f" {place} ")
+        assert getattr(load_settings(), name) is keep
+        assert getattr(load_settings(**{name: place}), name) is keep
+        assert getattr(load_settings(**{name: select}), name) is select
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("RAG", ModuleFilter(("RAG",))),
+        ("RAG, Chat*", ModuleFilter(("RAG", "Chat*"))),
+        (["RAG", "Chat*,Other"], ModuleFilter(("RAG", "Chat*", "Other"))),
+        (select, ModuleFilter(predicates=(select,))),
+        (f"RAG,{__name__}:select", ModuleFilter(("RAG",), (select,))),
+        (ModuleFilter(("RAG",)), ModuleFilter(("RAG",))),
+    ],
+)
+def test_the_forms_of_a_filter(
+    monkeypatch: pytest.MonkeyPatch, setting: Any, expected: ModuleFilter
+) -> None:
+    assert load_settings(module_filter=setting).module_filter == expected
+    if isinstance(setting, str):
+        monkeypatch.setenv(FILTER, setting)
+        assert load_settings().module_filter == expected
+
+
+@pytest.mark.parametrize("name", ["module_filter", *FUNCTIONS])
+@pytest.mark.parametrize(
+    "value", [5, later, Later(), f"{__name__}:later", "nowhere:x", "nowhere.x"]
+)
+def test_a_function_that_is_not_accepted(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name} is .*accepted: "):
+        load_settings(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["", [], [5], " , "])
+def test_a_filter_that_is_not_accepted(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"^module_filter is .*accepted: the name of a class"):
+        load_settings(module_filter=value)
+
+
+@pytest.mark.parametrize("name", ["input_sanitizer", "output_sanitizer"])
+def test_without_its_sanitizer_no_content_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, telemetry_log: TelemetryLog, name: str
+) -> None:
+    monkeypatch.setenv(FUNCTIONS[name], "nowhere:function")
+    settings = load_settings(capture_content=True)
+    assert settings.content_mode is ContentMode.NO_CONTENT
+    [line] = telemetry_log.take()
+    assert line.startswith(FUNCTIONS[name])
+    assert "Recording no content." in line
+
+
+def test_without_its_filter_or_condition_nothing_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, telemetry_log: TelemetryLog
+) -> None:
+    monkeypatch.setenv(FILTER, "nowhere:function")
+    monkeypatch.setenv(FUNCTIONS["trace_condition"], "nowhere:function")
+    settings = load_settings()
+    assert settings == load_settings()
+    assert settings.module_filter is not None
+    assert settings.trace_condition is not None
+    assert not settings.module_filter.has_name("RAG")
+    assert not any(predicate("RAG") for predicate in settings.module_filter.predicates)
+    assert not settings.trace_condition({})
+    lines = telemetry_log.take()
+    assert len(lines) == 4
+    assert all(line.endswith("Recording nothing.") for line in lines)
+
+
 def test_variables_are_named_like_their_values() -> None:
     names = {name: value for name, value in vars(env).items() if name.startswith("OTEL_")}
-    assert len(names) == 10
+    assert len(names) == 14
     assert all(name == value for name, value in names.items())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final
 
 from mlflow_bridge._config.base import ConfigurationError, report_once, variable_of
@@ -40,11 +41,20 @@ def _withhold(operation: str, field: str, value: Any) -> str:
     return "[REDACTED]"
 
 
+def _select_nothing(name_or_inputs: Any) -> bool:
+    """The filter or condition in place of a setting that cannot be used."""
+    return False
+
+
 _NO_CONTENT: Final[Mapping[str, Any]] = {"capture_content": ContentMode.NO_CONTENT}
 _LESS_CONTENT: Final[Mapping[str, Mapping[str, Any]]] = {
     "capture_content": _NO_CONTENT,
     # Without its redaction, content is not recorded at all. The function is for spans of others.
     "redact": {"redact": _withhold, **_NO_CONTENT},
+    "input_sanitizer": {"input_sanitizer": None, **_NO_CONTENT},
+    "output_sanitizer": {"output_sanitizer": None, **_NO_CONTENT},
+    "module_filter": {"module_filter": _select_nothing},
+    "trace_condition": {"trace_condition": _select_nothing},
     **{name: {name: False} for name in INSTRUMENT_ARGUMENTS if name.startswith("log_")},
 }
 
@@ -96,10 +106,11 @@ def _safer_choice(wrong: Iterable[str]) -> dict[str, Any]:
 
 def _described(choice: Mapping[str, Any]) -> str:
     shown = {
-        name: value.value if isinstance(value, ContentMode) else value
-        for name, value in choice.items()
-        if value is not _withhold
+        variable_of(MLflowDSPyConfig, name): value.value if isinstance(value, Enum) else value
+        for name, value in sorted(choice.items())
+        if value is not _withhold and not name.endswith("_sanitizer")
     }
+    nothing = "a function that selects no call"
     return ", ".join(
-        f"{variable_of(MLflowDSPyConfig, name)}={value}" for name, value in sorted(shown.items())
+        f"{name}={nothing if callable(value) else value}" for name, value in shown.items()
     )

@@ -22,12 +22,12 @@ from pydantic_settings import NoDecode
 from mlflow_bridge._config.base import (
     ConfigurationError,
     ConflictingSettings,
-    EnvironmentSettings,
     report_once,
     values_by_name,
     variable_of,
 )
 from mlflow_bridge._config.http_headers import header_text, is_header_name
+from mlflow_bridge._config.recording import INSTRUMENT_ARGUMENTS, RecordingSettings
 from mlflow_bridge._config.tracking_uri import (
     DEFAULT_TRACKING_URI,
     InvalidTrackingURI,
@@ -36,20 +36,24 @@ from mlflow_bridge._config.tracking_uri import (
     is_address_in_use,
     secrets_of_uri,
 )
-from opentelemetry.instrumentation.dspy import ContentMode, load_settings
+from opentelemetry.instrumentation.dspy import ContentMode
 from opentelemetry.instrumentation.dspy.environment_variables import (
     OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT,
 )
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["ConfigurationError", "MLflowDSPyConfig", "environment_variable"]
+__all__ = [
+    "INSTRUMENT_ARGUMENTS",
+    "ConfigurationError",
+    "MLflowDSPyConfig",
+    "environment_variable",
+]
 
 DEFAULT_EXPERIMENT_NAME: Final = "Default"
 
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 Volume = Literal["full", "summary", "off"]
-AdapterSteps = Literal["attributes", "spans"]
-ResourceUsage = Literal["off", "outermost", "all"]
 Key = Literal["trace", "session", "user", "conversation", "inputs"]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -84,19 +88,6 @@ PROCESSOR_FIELDS: Final = (
 )
 """The settings that an `MLflowBatchSpanProcessor` implements, and an exporter alone does not."""
 
-INSTRUMENT_ARGUMENTS: Final = {
-    "capture_content": "capture_content",
-    "log_inputs": "capture_inputs",
-    "log_outputs": "capture_outputs",
-    "log_signatures": "capture_signatures",
-    "log_intermediate_steps": "capture_intermediate_steps",
-    "adapter_steps": "adapter_steps",
-    "resource_usage": "resource_usage",
-    "max_content_length": "max_content_length",
-    "redact": "redact",
-}
-"""The settings that the instrumentation implements, each with its ``instrument()`` argument."""
-
 
 def _mlflow(variable: str, default: Any, description: str, **constraints: Any) -> Any:
     """A field that MLflow's own environment variable sets."""
@@ -108,7 +99,7 @@ def _mlflow(variable: str, default: Any, description: str, **constraints: Any) -
     )
 
 
-class MLflowDSPyConfig(EnvironmentSettings):
+class MLflowDSPyConfig(RecordingSettings):
     """Immutable settings: destination, delivery, spool, sampling and content of spans.
 
     Every field can be given as an argument or by an environment variable; the argument takes
@@ -350,57 +341,10 @@ class MLflowDSPyConfig(EnvironmentSettings):
         "with all of its spans, 0 to 1.",
     )
 
-    capture_content: ContentMode | None = Field(
+    log_level: LogLevel | None = Field(
         default=None,
-        description="Where inputs, outputs and messages are recorded: NO_CONTENT, SPAN_ONLY, "
-        "EVENT_ONLY, SPAN_AND_EVENT, true or false. The default is "
-        "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT, then SPAN_ONLY.",
-    )
-    log_inputs: bool | None = Field(
-        default=None,
-        description="true or false: whether recorded content includes inputs. The default is "
-        "OTEL_INSTRUMENTATION_DSPY_CAPTURE_INPUTS, then true.",
-    )
-    log_outputs: bool | None = Field(
-        default=None,
-        description="true or false: whether recorded content includes outputs. The default is "
-        "OTEL_INSTRUMENTATION_DSPY_CAPTURE_OUTPUTS, then true.",
-    )
-    log_signatures: bool | None = Field(
-        default=None,
-        description="true or false: whether spans of modules describe their signature. The default "
-        "is OTEL_INSTRUMENTATION_DSPY_CAPTURE_SIGNATURES, then true.",
-    )
-    log_intermediate_steps: bool | None = Field(
-        default=None,
-        description="true or false: whether adapters have spans; without them, the span of the "
-        "module has their failures. The default is "
-        "OTEL_INSTRUMENTATION_DSPY_CAPTURE_INTERMEDIATE_STEPS, then true.",
-    )
-    adapter_steps: AdapterSteps | None = Field(
-        default=None,
-        description="How the format and parse steps of adapters are recorded. attributes: on the "
-        "adapter's span; spans: as spans of their own. The default is "
-        "OTEL_INSTRUMENTATION_DSPY_ADAPTER_STEPS, then attributes.",
-    )
-    resource_usage: ResourceUsage | None = Field(
-        default=None,
-        description="Which modules have CPU time and memory growth: off, outermost or all. The "
-        "default is OTEL_INSTRUMENTATION_DSPY_RESOURCE_USAGE, then outermost.",
-    )
-    max_content_length: int | None = Field(
-        default=None,
-        ge=64,
-        description="Longest content attribute, in characters, 64 or more. The default is "
-        "OTEL_INSTRUMENTATION_DSPY_MAX_CONTENT_LENGTH, then 262144.",
-    )
-    redact: Any = Field(
-        default=None,
-        description="What is removed from content: email, phone, card, iban, api_key, ip, "
-        "field:name, a regular expression (as text regex:expression), a function "
-        "redact(operation, field, value) that returns what to record instead of a value (as text "
-        "package.module:function), or a list of these. In the environment: separated by commas; "
-        "regex: takes the rest of the text.",
+        description="Level of the loggers mlflow_bridge and opentelemetry.instrumentation.dspy: "
+        "DEBUG, INFO, WARNING, ERROR or CRITICAL. The default leaves the levels as they are.",
     )
 
     if not TYPE_CHECKING:  # so that type checkers see the fields as arguments
@@ -433,22 +377,16 @@ class MLflowDSPyConfig(EnvironmentSettings):
     def _parse_pairs(cls, value: Any) -> Any:
         return values_by_name(value) if isinstance(value, str) else value
 
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _parse_log_level(cls, value: Any) -> Any:
+        return value.strip().upper() if isinstance(value, str) else value
+
     @field_validator("experiment_id", mode="before")
     @classmethod
     def _parse_experiment_id(cls, value: Any) -> Any:
         # YAML reads an id without quotation marks as an integer.
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-    @field_validator("capture_content", mode="before")
-    @classmethod
-    def _parse_content_mode(cls, value: Any) -> Any:
-        return None if value is None else load_settings(capture_content=value).content_mode
-
-    @field_validator("redact")
-    @classmethod
-    def _check_redact(cls, value: Any) -> Any:
-        settings = load_settings(redact=value)  # raises a ValueError that names what is accepted
-        return value if settings.redaction_rules is not None else settings.redact
 
     @field_validator("headers")
     @classmethod

@@ -115,6 +115,8 @@ def autolog(config: MLflowDSPyConfig | None = None, /, **overrides: Any) -> Auto
         >>> client = mlflow_bridge.autolog(experiment_name="rag")  # doctest: +SKIP
         >>> client.flush()  # doctest: +SKIP
     """
+    from mlflow_bridge._setup.logs import use_log_level
+
     resolved = _resolved(config, overrides)
     with _session.lock:
         if _session.client is None:
@@ -124,6 +126,7 @@ def autolog(config: MLflowDSPyConfig | None = None, /, **overrides: Any) -> Auto
         if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
             _logger.info("autolog() does nothing, because OTEL_SDK_DISABLED is set.")
             return client
+        use_log_level(resolved.config.log_level)
         try:
             _send_to_mlflow(resolved)
         except Exception as error:
@@ -150,6 +153,7 @@ def disable_autolog() -> None:
     be called again.
     """
     from mlflow_bridge._mlflow_tracing.joining import leave_mlflow_tracing
+    from mlflow_bridge._setup.logs import use_log_level
 
     with _session.lock:
         _session.client = None
@@ -161,6 +165,7 @@ def disable_autolog() -> None:
         finally:
             # Afterwards: the spans that end meanwhile are redacted as the instrumentation says.
             _uninstrument_dspy()
+            use_log_level(None)
 
 
 def _resolved(config: MLflowDSPyConfig | None, overrides: dict[str, Any]) -> ResolvedConfig:
@@ -184,7 +189,12 @@ def _resolved(config: MLflowDSPyConfig | None, overrides: dict[str, Any]) -> Res
 def _send_to_mlflow(resolved: ResolvedConfig) -> None:
     from mlflow_bridge._config.settings import ConfigurationError
     from mlflow_bridge._export.exporter import MLflowSpanExporter
-    from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor, join_provider
+    from mlflow_bridge._setup.logs import log_start
+    from mlflow_bridge._setup.processor import (
+        MLflowBatchSpanProcessor,
+        join_provider,
+        records_otherwise,
+    )
     from mlflow_bridge._setup.zero_code import adopted_delivery
 
     if resolved.obstacle is not None:
@@ -193,6 +203,9 @@ def _send_to_mlflow(resolved: ResolvedConfig) -> None:
     if _is_shut_down():
         _leave_provider()
     elif config == _session.config:
+        return
+    elif _session.config is not None and records_otherwise(_session.processor, config):
+        _session.config = config
         return
     adopted = adopted_delivery(config)
     if adopted is not None:
@@ -209,10 +222,12 @@ def _send_to_mlflow(resolved: ResolvedConfig) -> None:
         _move_on(processor)
         join_provider(processor, _session.provider)
         _deliver_spool_of_earlier_processes(processor)
-        _logger.info(
-            "Traces go to %s (content: %s).",
-            config.destination_description,
-            _content_mode_of(config),
+        log_start(
+            _logger,
+            config,
+            door="autolog",
+            content=_content_mode_of(config),
+            provider=_session.provider,
         )
     _session.config = config
 
@@ -317,7 +332,9 @@ def _switch_in_provider(config: MLflowDSPyConfig) -> SwitchableSpanProcessor:
 
 def _instrument_dspy(config: MLflowDSPyConfig) -> None:
     from mlflow_bridge._setup.instrumentation import (
+        changes_selection_only,
         instrument_again,
+        selection_in,
         warn_of_unused_instrument_settings,
     )
     from mlflow_bridge._setup.zero_code import adopted_deliveries
@@ -333,8 +350,14 @@ def _instrument_dspy(config: MLflowDSPyConfig) -> None:
             else:
                 warn_of_unused_instrument_settings(config)
             return
+        before = _session.instrumented_with
         same_provider = _session.instrumented_for is _session.provider
-        if _session.instrumented_with == arguments and same_provider:
+        if same_provider and before == arguments:
+            return
+        if same_provider and changes_selection_only(before, arguments):
+            # Without a moment in which no call is traced.
+            instrumentor.select(**selection_in(arguments))
+            _session.instrumented_with = arguments
             return
     with held_redaction():
         if instrumentor.is_instrumented_by_opentelemetry:

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlflow_bridge._config.base import report_once
+from mlflow_bridge._config.recording import SELECTION
 from mlflow_bridge._config.settings import INSTRUMENT_ARGUMENTS, MLflowDSPyConfig
 from mlflow_bridge._spans.redaction import held_redaction
 from opentelemetry.instrumentation.dspy import (
@@ -56,10 +58,27 @@ def instrument_again(config: MLflowDSPyConfig) -> None:
     wanted = config.instrument_arguments()
     given = [INSTRUMENT_ARGUMENTS[name] for name in _given(config)]
     arguments |= {name: wanted[name] for name in given if name in wanted}
-    if load_settings(**arguments) != used:
+    settings = load_settings(**arguments)
+    if settings == used:
+        return
+    same_selection = {name: getattr(used, name) for name in SELECTION}
+    if dataclasses.replace(settings, **same_selection) == used:
+        instrumentor.select(**selection_in(arguments))
+    else:
         with held_redaction():
             instrumentor.uninstrument()
             instrumentor.instrument(**arguments)
+
+
+def changes_selection_only(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether two sets of arguments differ at most in what ``select()`` changes at run time."""
+    names = (before.keys() | after.keys()) - set(SELECTION)
+    return all(before.get(name) == after.get(name) for name in names)
+
+
+def selection_in(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of ``select()`` among those of ``instrument()``."""
+    return {name: arguments.get(name) for name in SELECTION}
 
 
 def warn_of_unused_instrument_settings(config: MLflowDSPyConfig) -> None:

@@ -16,6 +16,7 @@ from weakref import WeakSet, ref
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span
 
+from mlflow_bridge._config.recording import RECORDING_FIELDS
 from mlflow_bridge._config.resolved import resolve_config
 from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig
 from mlflow_bridge._delivery.processor import DeliveryProcessor
@@ -25,6 +26,7 @@ from mlflow_bridge._export.contract import SpanDelivery
 from mlflow_bridge._mlflow_tracing.joining import watch_import_of_mlflow
 from mlflow_bridge._process.interruption import belongs_to_program, complete
 from mlflow_bridge._setup.instrumentation import warn_of_unused_instrument_settings
+from mlflow_bridge._setup.logs import use_log_level
 from mlflow_bridge._setup.provider import global_provider_of, prepare_provider
 from mlflow_bridge._setup.sigterm import handle_sigterm, leave_sigterm
 from mlflow_bridge._spans.enrichment import Enrichment
@@ -80,6 +82,8 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
         watch_import_of_mlflow()
         exporter = _exporter_from(config_or_exporter)
         self._config = config = _config_of(exporter)
+        if config.log_level is not None:
+            use_log_level(config.log_level)
         # Weak, so that a processor that a program has dropped is freed at once.
         this = ref(self)
         self._enrichment = Enrichment(
@@ -246,6 +250,22 @@ def _exporter_from(given: Any) -> SpanDelivery:
         )
     claim(given)
     return given
+
+
+def records_otherwise(processor: MLflowBatchSpanProcessor | None, config: MLflowDSPyConfig) -> bool:
+    """Give a processor settings that differ from its own only in what spans record.
+
+    Returns:
+        Whether they differ in nothing else. If not, the processor keeps its settings.
+    """
+    if processor is None:
+        return False
+    before = processor.config
+    names = type(config).model_fields.keys() - RECORDING_FIELDS
+    if any(getattr(before, name) != getattr(config, name) for name in names):
+        return False
+    processor._config = config  # type: ignore[reportPrivateUsage]
+    return True
 
 
 def _config_of(exporter: SpanDelivery) -> MLflowDSPyConfig:

@@ -150,6 +150,7 @@ def _adopt_all() -> None:
     from opentelemetry import trace
 
     from mlflow_bridge._setup.instrumentation import set_instrument_defaults
+    from mlflow_bridge._setup.logs import log_start
     from mlflow_bridge._spans.tracer_provider import accepts_processors
 
     provider: object = trace.get_tracer_provider()
@@ -167,7 +168,11 @@ def _adopt_all() -> None:
         return
     mode = set_instrument_defaults([delivery.config for delivery in usable])
     for delivery in usable:
-        _logger.info(
-            "Traces go to %s (content: %s).", delivery.config.destination_description, mode
+        log_start(
+            _logger,
+            delivery.config,
+            door="opentelemetry-instrument",
+            content=mode,
+            provider=provider,
         )
         delivery.join()

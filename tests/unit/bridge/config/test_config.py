@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,11 @@ SETTINGS: dict[str, tuple[str, str, Any]] = {
     "resource_usage": ("MLFLOW_DSPY_RESOURCE_USAGE", "all", "all"),
     "max_content_length": ("MLFLOW_DSPY_MAX_CONTENT_LENGTH", "100", 100),
     "redact": ("MLFLOW_DSPY_REDACT", "os.path:join", os.path.join),
+    "module_filter": ("MLFLOW_DSPY_MODULE_FILTER", "RAG, Chat*", "RAG, Chat*"),
+    "trace_condition": ("MLFLOW_DSPY_TRACE_CONDITION", "os.path:join", os.path.join),
+    "input_sanitizer": ("MLFLOW_DSPY_INPUT_SANITIZER", "os.path.join", os.path.join),
+    "output_sanitizer": ("MLFLOW_DSPY_OUTPUT_SANITIZER", "os.path:join", os.path.join),
+    "log_level": ("MLFLOW_DSPY_LOG_LEVEL", "debug", "DEBUG"),
 }
 
 
@@ -240,6 +246,17 @@ def test_id_wins_over_name_with_a_warning(
         ("redact", "nowhere:function", "package.module:function"),
         ("redact", "os.path:sep", "package.module:function"),
         ("redact", 7, "package.module:function"),
+        ("module_filter", 7, "the name of a class"),
+        ("module_filter", "nowhere:function", "the name of a class"),
+        ("module_filter", [7], "the name of a class"),
+        ("trace_condition", 7, "a function that is not async"),
+        ("trace_condition", "RAG", "package.module:function"),
+        ("input_sanitizer", {"ssn": None}, "package.module:function"),
+        ("input_sanitizer", "os.path:sep", "package.module:function"),
+        ("output_sanitizer", asyncio.sleep, "a function that is not async"),
+        ("output_sanitizer", "nowhere.function", "package.module:function"),
+        ("log_level", "LOUD", "DEBUG, INFO, WARNING, ERROR or CRITICAL"),
+        ("log_level", 10, "DEBUG, INFO, WARNING, ERROR or CRITICAL"),
     ],
 )
 def test_bad_value_is_named_with_what_is_accepted(name: str, value: Any, hint: str) -> None:
@@ -407,6 +424,10 @@ def test_settings_of_the_instrumentation_become_its_arguments() -> None:
         resource_usage="all",
         max_content_length=100,
         redact=os.path.join,
+        module_filter=["RAG", "Chat*"],
+        trace_condition=os.path.join,
+        input_sanitizer=os.path.split,
+        output_sanitizer=os.path.splitext,
     )
     assert config.instrument_arguments() == {
         "capture_content": ContentMode.SPAN_ONLY,
@@ -418,5 +439,9 @@ def test_settings_of_the_instrumentation_become_its_arguments() -> None:
         "resource_usage": "all",
         "max_content_length": 100,
         "redact": os.path.join,
+        "module_filter": ["RAG", "Chat*"],
+        "trace_condition": os.path.join,
+        "input_sanitizer": os.path.split,
+        "output_sanitizer": os.path.splitext,
     }
     assert MLflowDSPyConfig().instrument_arguments() == {"capture_content": ContentMode.SPAN_ONLY}

@@ -33,6 +33,7 @@ def redact(operation: str, field: str, value: Any) -> Any:
         ("MLFLOW_DSPY_ADAPTER_STEPS", "adapter_steps", None),
         ("MLFLOW_DSPY_RESOURCE_USAGE", "resource_usage", None),
         ("MLFLOW_DSPY_MAX_CONTENT_LENGTH", "max_content_length", None),
+        ("MLFLOW_DSPY_LOG_LEVEL", "log_level", None),
     ],
 )
 def test_the_safer_choice_for_a_wrong_variable(
@@ -65,6 +66,32 @@ def test_what_cannot_be_redacted_is_not_recorded(
     assert arguments == {"capture_content": ContentMode.NO_CONTENT}
     [line] = caplog.messages
     assert "MLFLOW_DSPY_CAPTURE_CONTENT=NO_CONTENT" in line
+
+
+@pytest.mark.parametrize("name", ["input_sanitizer", "output_sanitizer"])
+def test_what_cannot_be_sanitised_is_not_recorded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    monkeypatch.setenv(f"MLFLOW_DSPY_{name.upper()}", "nowhere:function")
+    config = resolve_config({"capture_content": True}).config
+    assert config.instrument_arguments() == {"capture_content": ContentMode.NO_CONTENT}
+    [line] = caplog.messages
+    assert line.endswith("Used instead: MLFLOW_DSPY_CAPTURE_CONTENT=NO_CONTENT.")
+
+
+@pytest.mark.parametrize("name", ["module_filter", "trace_condition"])
+def test_without_a_filter_or_condition_that_is_meant_nothing_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    monkeypatch.setenv(f"MLFLOW_DSPY_{name.upper()}", "nowhere:function")
+    config = resolve_config({}).config
+    assert getattr(config, name)("RAG") is False
+    assert config == resolve_config({}).config
+    [line] = caplog.messages
+    assert line.startswith(f"MLFLOW_DSPY_{name.upper()} (argument {name})")
+    assert line.endswith("=a function that selects no call.")
+    monkeypatch.delenv(f"MLFLOW_DSPY_{name.upper()}")
+    assert getattr(resolve_config({name: redact}).config, name) is redact
 
 
 def test_a_function_for_redaction_is_found_by_its_place(monkeypatch: pytest.MonkeyPatch) -> None:

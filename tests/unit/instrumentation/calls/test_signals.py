@@ -190,6 +190,34 @@ def test_each_exception_of_an_alarm_arrives(handler: Handler, run: Any, content:
     assert len(lost) <= handler.in_end
 
 
+SELECTIONS: dict[str, dict[str, Any]] = {
+    "nothing": {"module_filter": "Other"},
+    "inner": {"module_filter": "Inner"},
+    "outer": {"module_filter": ["Program", "Steps", "OwnModule"]},
+    "condition": {"trace_condition": lambda inputs: False},
+}
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("run", [sync, generator, overridden])
+def test_each_exception_arrives_while_not_all_calls_are_recorded(
+    handler: Handler, run: Any, selection: str
+) -> None:
+    counting, provider = Counting(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(counting)
+    DSPyInstrumentor().instrument(tracer_provider=provider, **SELECTIONS[selection])
+    gc.collect()
+    gc.disable()
+    try:
+        assert run_with_alarms(run, handler, ROUNDS) == handler.raised == ROUNDS
+    finally:
+        gc.enable()
+        uninstrument()
+    assert set(counting.ended.values()) <= {1}
+    lost = counting.started.keys() - counting.ended.keys()
+    assert len(lost) <= handler.in_end
+
+
 class Interrupting(SpanProcessor):
     """A span processor and sampler in which a signal arrives."""
 

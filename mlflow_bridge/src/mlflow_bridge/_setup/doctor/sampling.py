@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -16,6 +15,7 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler
 
 from mlflow_bridge._config.settings import MLflowDSPyConfig, environment_variable
 from mlflow_bridge._setup.doctor import Check
+from mlflow_bridge._setup.logs import described_sampler
 from mlflow_bridge.sampling.entry_point import sampler_of_new_provider, unused_settings
 
 # The id that a ratio sampler drops only at a ratio of 0.
@@ -25,13 +25,6 @@ _SAMPLED_ELSEWHERE: Final = trace.set_span_in_context(
         trace.SpanContext(1, 1, is_remote=True, trace_flags=trace.TraceFlags(0x01))
     ),
     Context(),
-)
-
-
-_PARENT_BASED: Final = re.compile(
-    r"^ParentBased\{root:(.*),remoteParentSampled:AlwaysOnSampler,"
-    r"remoteParentNotSampled:AlwaysOffSampler,localParentSampled:AlwaysOnSampler,"
-    r"localParentNotSampled:AlwaysOffSampler\}$"
 )
 
 
@@ -49,9 +42,7 @@ def check_sampling(config: MLflowDSPyConfig) -> Iterator[Check]:
 
 
 def _described(sampler: Sampler) -> Check:
-    description = _PARENT_BASED.sub(
-        r"\1, and by the parent of a span that has a parent", sampler.get_description()
-    )
+    description = described_sampler(sampler)
     if _records(sampler, Context()):
         return Check("sampling", "ok", f"traces are chosen by {description}")
     who = f"{description} ({OTEL_TRACES_SAMPLER}, {environment_variable('sampling_rate')})"

@@ -33,6 +33,12 @@ never imports dspy pays nothing. Its arguments are keyword-only and optional:
 - ``redact``: what is removed from content: names of fields (``field:ssn``), ``email``, ``phone``,
   ``card``, ``iban``, ``api_key``, ``ip``, regular expressions, a function
   ``redact(operation, field, value)`` that returns what to record instead of ``value``, or a list;
+- ``input_sanitizer``, ``output_sanitizer``: functions that get a copy of inputs or outputs by name,
+  and return what to record instead;
+- ``module_filter``: names of classes and patterns such as ``Chat*``, or a function that gets the
+  name of a class: only these modules are recorded, and the calls below them;
+- ``trace_condition``: a function that gets the arguments of an outermost call, and decides whether
+  the call is recorded;
 - ``request_hook``, ``response_hook``: ``request_hook(span, call)`` is called before an operation,
   ``response_hook(span, call, result)`` after it returned, for recording spans. Both may set
   attributes on the span and read the call, a `DSPyCall`. They are ordinary functions, also for
@@ -52,6 +58,7 @@ API
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.metadata
 import logging
@@ -66,6 +73,12 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider, get_tracer
 
+from opentelemetry.instrumentation.dspy._function_settings import (
+    ModuleFilter,
+    ModuleFilterSetting,
+    Sanitizer,
+    TraceCondition,
+)
 from opentelemetry.instrumentation.dspy._guarding import pass_on
 from opentelemetry.instrumentation.dspy._redact_setting import RedactionRules
 from opentelemetry.instrumentation.dspy._settings import (
@@ -90,6 +103,7 @@ from opentelemetry.instrumentation.dspy.version import __version__
 
 if TYPE_CHECKING:
     from opentelemetry.instrumentation.dspy._calls.call import Runtime
+    from opentelemetry.instrumentation.dspy._calls.selection import Selection
     from opentelemetry.instrumentation.dspy._content.redactor import Redactor
     from opentelemetry.instrumentation.dspy._patching.points import Patches
 
@@ -98,13 +112,16 @@ __all__ = [
     "ContentMode",
     "DSPyCall",
     "DSPyInstrumentor",
+    "ModuleFilter",
     "PatchStatus",
     "RedactionRules",
     "RequestHook",
     "ResourceUsage",
     "ResponseHook",
+    "Sanitizer",
     "Settings",
     "SpanRedactor",
+    "TraceCondition",
     "current_dspy_call",
     "load_settings",
     "set_default_arguments",
@@ -184,6 +201,38 @@ class DSPyInstrumentor(BaseInstrumentor):
                 ", ".join(sorted(kwargs.keys() - _NO_SETTINGS)),
             )
 
+    def select(
+        self,
+        *,
+        module_filter: ModuleFilterSetting | None = None,
+        trace_condition: TraceCondition | str | None = None,
+    ) -> None:
+        """Record other calls from now on, without instrumenting DSPy again.
+
+        A trace that has begun is completed as it has begun. Nothing happens if DSPy is not
+        instrumented.
+
+        Args:
+            module_filter: As in `load_settings`; None for its default.
+            trace_condition: As in `load_settings`; None for its default.
+
+        Raises:
+            ValueError: A value is not accepted.
+        """
+        wanted = load_settings(module_filter=module_filter, trace_condition=trace_condition)
+        with self._lock:
+            if self._pending is None:
+                return
+            providers, settings = self._pending
+            settings = dataclasses.replace(
+                settings,
+                module_filter=wanted.module_filter,
+                trace_condition=wanted.trace_condition,
+            )
+            self._pending = (providers, settings)
+            if self._runtime is not None:
+                self._runtime.select_by(_selection_by(settings))
+
     def _asks_for_others(self, kwargs: dict[str, Any]) -> bool:
         given = {name: value for name, value in kwargs.items() if name not in _NO_SETTINGS}
         if not given or self._pending is None:
@@ -233,7 +282,7 @@ class DSPyInstrumentor(BaseInstrumentor):
 
     def _remove(self) -> None:
         if self._runtime is not None:
-            self._runtime.active = False
+            self._runtime.deactivate()
         if self._patches is not None:
             self._patches.remove()
         self._runtime = None
@@ -274,6 +323,8 @@ class DSPyInstrumentor(BaseInstrumentor):
         )
         metrics = Metrics(providers.meter_provider, version)
         self._runtime = Runtime(tracer, settings, metrics, _InUse.redactor)
+        if settings.selects:
+            self._runtime.select_by(_selection_by(settings))
         in_events = settings.content_mode.in_events
         log = EventLog(providers.logger_provider, version, required=in_events)
         self._runtime.log = log
@@ -281,6 +332,13 @@ class DSPyInstrumentor(BaseInstrumentor):
             self._runtime.events = log
         patches = DSPyInstrumentor._patches = self._patches or Patches()
         patches.install(patch_points(self._runtime), self._runtime, version)
+
+
+def _selection_by(settings: Settings) -> Selection | None:
+    # Imported here, since a process without dspy does not need it.
+    from opentelemetry.instrumentation.dspy._calls.selection import Selection
+
+    return Selection(settings) if settings.selects else None
 
 
 def _wait_for_import(name: str) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import itertools
 import logging
@@ -14,6 +15,10 @@ import types
 import weakref
 from collections.abc import Callable
 from typing import Any
+
+from opentelemetry import context as context_api
+from opentelemetry.context import Context
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +86,26 @@ def pass_by_value(error: BaseException) -> None:
     """
     if isinstance(error, KeyboardInterrupt) or raised_by_signal(error):
         raise error
+
+
+def call_untraced(function: Callable[[Any], Any], value: Any) -> Any:
+    """Call a function of a setting, which may call DSPy itself, without recording what it does."""
+    # In a copy of all context variables: there is nothing to restore if a signal handler raises.
+    return contextvars.copy_context().run(_call_suppressed, function, value)
+
+
+def _call_suppressed(function: Callable[[Any], Any], value: Any) -> Any:
+    context_api.attach(Context({**context_api.get_current(), **_SUPPRESSION}))
+    return function(value)
+
+
+def _suppression() -> Context:
+    with suppress_instrumentation():
+        return context_api.get_current()
+
+
+_SUPPRESSION = contextvars.Context().run(_suppression)
+"""What `suppress_instrumentation` sets."""
 
 
 def forget_our_frames(error: BaseException) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
-from opentelemetry.instrumentation.dspy._guarding import pass_by_value, pass_on
+from opentelemetry.instrumentation.dspy._function_settings import function_at
+from opentelemetry.instrumentation.dspy._guarding import pass_on
 
 Redact = Callable[[str, str, Any], Any]
 """Called as ``redact(operation, field, value)`` before a value is serialised; returns the value
@@ -131,22 +132,9 @@ def _require_package(pattern: str) -> None:
 
 
 def _imported(item: str) -> Redact:
-    module, separator, name = item.partition(":")
-    if not separator:
+    if ":" not in item:
         raise ValueError(f"redact is {item!r}; accepted: {ACCEPTED}")
-    try:
-        function: Any = importlib.import_module(module)
-        for part in name.split("."):
-            function = getattr(function, part)
-    except BaseException as error:  # a module may raise anything, SystemExit included
-        pass_by_value(error)
-        raise ValueError(
-            f"redact is {item!r}, which cannot be imported ({type(error).__name__}: {error}); "
-            f"accepted: {ACCEPTED}"
-        ) from None
-    if not callable(function):
-        raise ValueError(f"redact is {item!r}, which is not a function; accepted: {ACCEPTED}")
-    return cast("Redact", function)
+    return function_at("redact", item, ACCEPTED)
 
 
 def _composed(functions: list[Redact]) -> Redact | None:

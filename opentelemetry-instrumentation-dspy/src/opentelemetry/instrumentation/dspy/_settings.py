@@ -6,12 +6,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
 from opentelemetry.instrumentation.dspy import environment_variables as env
+from opentelemetry.instrumentation.dspy._function_settings import (
+    ModuleFilter,
+    ModuleFilterSetting,
+    Sanitizer,
+    TraceCondition,
+    parse_function,
+    parse_module_filter,
+    record_nothing,
+    select_nothing,
+)
 from opentelemetry.instrumentation.dspy._redact_setting import (
     Redact,
     RedactionRules,
@@ -73,6 +83,11 @@ class Settings:
         response_hook: Called after the operation of a recording span; ``None`` for no hook.
         signature_metadata: For each name of a signature's class, a mapping that is recorded on
             spans of modules with that signature; ``None`` for none.
+        module_filter: The modules whose calls are recorded; ``None`` for all.
+        trace_condition: Function that gets the arguments of an outermost call, and decides whether
+            the call is recorded; ``None`` for all.
+        input_sanitizer: Function that receives inputs by name first; ``None`` for no function.
+        output_sanitizer: Function that receives outputs by name first; ``None`` for no function.
         records_inputs: Whether inputs are put on spans.
         records_outputs: Whether outputs are put on spans.
     """
@@ -91,13 +106,27 @@ class Settings:
     trace_direct_forward: bool = False
     adapter_steps: AdapterSteps = "attributes"
     resource_usage: ResourceUsage = "outermost"
+    module_filter: ModuleFilter | None = None
+    trace_condition: TraceCondition | None = None
+    input_sanitizer: Sanitizer | None = None
+    output_sanitizer: Sanitizer | None = None
     records_inputs: bool = field(init=False)
     records_outputs: bool = field(init=False)
 
     @property
     def redacts(self) -> bool:
-        """Whether anything is removed from content by the setting ``redact``."""
-        return self.redact is not None or self.redaction_rules is not None
+        """Whether anything is removed from content, by ``redact`` or a sanitizer."""
+        return self.redact is not None or self.redaction_rules is not None or self.sanitizes
+
+    @property
+    def sanitizes(self) -> bool:
+        """Whether there is a sanitizer."""
+        return self.input_sanitizer is not None or self.output_sanitizer is not None
+
+    @property
+    def selects(self) -> bool:
+        """Whether there are calls that are not recorded, by ``module_filter`` or a condition."""
+        return self.module_filter is not None or self.trace_condition is not None
 
     @property
     def records_content(self) -> bool:
@@ -154,6 +183,10 @@ def load_settings(
     response_hook: ResponseHook | None = None,
     signature_metadata: Mapping[str, Mapping[str, Any]] | None = None,
     trace_direct_forward: bool | None = None,
+    module_filter: ModuleFilterSetting | None = None,
+    trace_condition: TraceCondition | str | None = None,
+    input_sanitizer: Sanitizer | str | None = None,
+    output_sanitizer: Sanitizer | str | None = None,
 ) -> Settings:
     """Resolve the settings of one ``instrument()`` call; see `Settings` for the arguments.
 
@@ -177,6 +210,10 @@ def load_settings(
         "response_hook": response_hook,
         "signature_metadata": signature_metadata,
         "trace_direct_forward": trace_direct_forward,
+        "module_filter": module_filter,
+        "trace_condition": trace_condition,
+        "input_sanitizer": input_sanitizer,
+        "output_sanitizer": output_sanitizer,
     }
     return _resolved({**_Defaults.arguments, **_without_none(given)}, os.environ)
 
@@ -185,8 +222,19 @@ def _resolved(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> S
     argument = arguments.get
     redact, rules, usable = _redaction(argument("redact"), environment)
     mode = _content_mode(argument("capture_content"), environment)
+    input_sanitizer, takes_inputs = _sanitizer(
+        "input_sanitizer", argument, environment, env.OTEL_INSTRUMENTATION_DSPY_INPUT_SANITIZER
+    )
+    output_sanitizer, takes_outputs = _sanitizer(
+        "output_sanitizer", argument, environment, env.OTEL_INSTRUMENTATION_DSPY_OUTPUT_SANITIZER
+    )
+    usable = usable and takes_inputs and takes_outputs
     return Settings(
         content_mode=mode if usable else ContentMode.NO_CONTENT,
+        input_sanitizer=input_sanitizer,
+        output_sanitizer=output_sanitizer,
+        module_filter=_module_filter(argument("module_filter"), environment),
+        trace_condition=_condition(argument("trace_condition"), environment),
         capture_inputs=_switch(
             argument("capture_inputs"), environment, env.OTEL_INSTRUMENTATION_DSPY_CAPTURE_INPUTS
         ),
@@ -281,6 +329,52 @@ def _redaction(
         # What cannot be redacted is not recorded.
         logger.warning("%s: %s. Recording no content.", name, error)
         return withhold, None, False
+
+
+def _sanitizer(
+    name: str, argument: Callable[[str], Any], environment: Mapping[str, str], variable: str
+) -> tuple[Sanitizer | None, bool]:
+    """The function, and whether content may be recorded with it."""
+    given = argument(name)
+    if given is not None:
+        return parse_function(name, given), True
+    text = environment.get(variable, "").strip()
+    if not text:
+        return None, True
+    try:
+        return parse_function(name, text), True
+    except ValueError as error:
+        logger.warning("%s: %s. Recording no content.", variable, error)
+        return None, False
+
+
+def _module_filter(argument: Any, environment: Mapping[str, str]) -> ModuleFilter | None:
+    if argument is not None:
+        return parse_module_filter(argument)
+    variable = env.OTEL_INSTRUMENTATION_DSPY_MODULE_FILTER
+    text = environment.get(variable, "").strip()
+    if not text:
+        return None
+    try:
+        return parse_module_filter(text)
+    except ValueError as error:
+        # A misspelt setting must record less, never more.
+        logger.warning("%s: %s. Recording nothing.", variable, error)
+        return ModuleFilter(predicates=(select_nothing,))
+
+
+def _condition(argument: Any, environment: Mapping[str, str]) -> TraceCondition | None:
+    if argument is not None:
+        return parse_function("trace_condition", argument)
+    variable = env.OTEL_INSTRUMENTATION_DSPY_TRACE_CONDITION
+    text = environment.get(variable, "").strip()
+    if not text:
+        return None
+    try:
+        return parse_function("trace_condition", text)
+    except ValueError as error:
+        logger.warning("%s: %s. Recording nothing.", variable, error)
+        return record_nothing
 
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}

@@ -63,3 +63,27 @@ What is removed from content, separated by commas: email, phone, card, iban, api
 field:name, package.module:function, or regex:expression, which takes the rest of the text.
 Default: nothing.
 """
+
+OTEL_INSTRUMENTATION_DSPY_MODULE_FILTER = "OTEL_INSTRUMENTATION_DSPY_MODULE_FILTER"
+"""
+Which modules are recorded, separated by commas: names of classes, patterns such as Chat*, or
+package.module:function, which is called with the name of a class. Default: all modules.
+"""
+
+OTEL_INSTRUMENTATION_DSPY_TRACE_CONDITION = "OTEL_INSTRUMENTATION_DSPY_TRACE_CONDITION"
+"""
+The function, as package.module:function, that is called with the arguments of an outermost DSPy
+call and decides whether it is recorded. Default: every call is recorded.
+"""
+
+OTEL_INSTRUMENTATION_DSPY_INPUT_SANITIZER = "OTEL_INSTRUMENTATION_DSPY_INPUT_SANITIZER"
+"""
+The function, as package.module:function, that is called with a copy of inputs by name and returns
+what is recorded instead. Default: none.
+"""
+
+OTEL_INSTRUMENTATION_DSPY_OUTPUT_SANITIZER = "OTEL_INSTRUMENTATION_DSPY_OUTPUT_SANITIZER"
+"""
+The function, as package.module:function, that is called with a copy of outputs by name and returns
+what is recorded instead. Default: none.
+"""

@@ -14,6 +14,8 @@ from opentelemetry.trace import get_current_span, set_span_in_context
 
 from opentelemetry.instrumentation.dspy._calls import generators
 from opentelemetry.instrumentation.dspy._calls.call import Call, Operation, Runtime, abandon
+from opentelemetry.instrumentation.dspy._calls.choosing import choose
+from opentelemetry.instrumentation.dspy._calls.muted import MUTED_KEY, MutedCall
 from opentelemetry.instrumentation.dspy._calls.steps import CallPart
 from opentelemetry.instrumentation.dspy._guarding import (
     forget_our_frames,
@@ -69,8 +71,18 @@ def begin_call(
                     return None
         # Suppression is part of the context, and was checked when the parent attached it.
         unchanged = parent is not None and parent.context is context
-        if not runtime.active or not (unchanged or is_instrumentation_enabled()):
-            return None
+        if not runtime.direct or not (unchanged or is_instrumentation_enabled()):
+            return _begin_selected(
+                operation,
+                runtime,
+                owner,
+                asynchronous,
+                instance,
+                args,
+                kwargs,
+                context=context,
+                unrecorded=unrecorded,
+            )
         if parent is None:
             runtime.metrics.look_for_provider()
         call = runtime.call_type(operation, instance, args, kwargs, parent, owner, asynchronous)
@@ -85,14 +97,50 @@ def begin_call(
         return None
 
 
-def opened_call(_instance: Any, _args: Any, kwargs: Mapping[str, Any]) -> Call | None:
+def _begin_selected(
+    operation: Operation,
+    runtime: Runtime,
+    owner: type,
+    asynchronous: bool,
+    instance: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    context: Context,
+    unrecorded: bool,
+) -> Call | CallPart | None:
+    """`begin_call` if not all calls are recorded, or none are."""
+    if not runtime.active or not is_instrumentation_enabled():
+        return None
+    chosen, selection = choose(runtime, operation, instance, args, kwargs, asynchronous, context)
+    if isinstance(chosen, MutedCall):
+        chosen.open(context)
+        return chosen
+    if chosen is None:
+        return None
+    parent: Any = context.get(CALL_KEY)
+    if parent is None:
+        runtime.metrics.look_for_provider()
+    call = chosen(operation, instance, args, kwargs, parent, owner, asynchronous)
+    call.selection, call.before = selection, get_current()
+    try:
+        return call if call.open(runtime, context, unrecorded) else None
+    except BaseException:
+        abandon(call)
+        raise
+
+
+def opened_call(_instance: Any, _args: Any, kwargs: Mapping[str, Any]) -> Call | MutedCall | None:
     """The call that `begin_call` has opened with these arguments, and has not returned.
 
     A signal handler may raise after a function has returned and before its result is assigned.
     """
-    call = context_api.get_current().get(CALL_KEY)
+    context = context_api.get_current()
     # Each call of a Python function has a dict of its own.
-    return call if isinstance(call, Call) and call.kwargs is kwargs else None
+    for call in (context.get(CALL_KEY), context.get(MUTED_KEY)):
+        if isinstance(call, (Call, MutedCall)) and call.kwargs is kwargs:
+            return call
+    return None
 
 
 def _with_call_of_step(context: Context) -> Context:
@@ -101,6 +149,7 @@ def _with_call_of_step(context: Context) -> Context:
     if origin is None:
         return context
     with_call = context_api.set_value(CALL_KEY, origin.get(CALL_KEY), context)
+    with_call = context_api.set_value(MUTED_KEY, origin.get(MUTED_KEY), with_call)
     return set_span_in_context(get_current_span(origin), with_call)
 
 

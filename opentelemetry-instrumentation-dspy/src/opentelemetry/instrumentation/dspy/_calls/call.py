@@ -9,6 +9,7 @@ of telemetry are caught here, logged once per kind, and never reach the program.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -53,6 +54,7 @@ from opentelemetry.instrumentation.dspy.api import CALL_KEY
 from opentelemetry.instrumentation.dspy.semconv import DSPY_OPERATION, DSPY_TRUNCATED
 
 if TYPE_CHECKING:
+    from opentelemetry.instrumentation.dspy._calls.selection import Selection
     from opentelemetry.instrumentation.dspy._content.redactor import Redactor
 
 logger = logging.getLogger(__name__)
@@ -95,6 +97,8 @@ class Operation(ABC):
     name: str
     keeps_values = False
     """Whether values of hidden fields in such a call are forgotten at its end."""
+    is_module = False
+    """Whether the setting ``module_filter`` decides about such calls."""
 
     @abstractmethod
     def start(self, call: Call) -> SpanStart | None:
@@ -106,7 +110,7 @@ class Operation(ABC):
 
     def arguments(self, call: Call) -> Mapping[str, Any]:
         """The arguments by name, as far as names are known."""
-        return {**call.kwargs, "args": call.args} if call.args else call.kwargs
+        return {**positional_arguments(call), **call.kwargs} if call.args else call.kwargs
 
     def inputs(self, call: Call, attributes: Attributes) -> None:
         """Read the arguments before the call runs; only for recording spans."""
@@ -119,6 +123,30 @@ class Operation(ABC):
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
         """Add what is known at the end, on success or error; also called for unrecorded calls."""
         return
+
+    def passed(self, call: Call) -> None:
+        """Prepare a call that gets no span by ``module_filter``, in a call that has one."""
+        return
+
+    def passed_ended(self, call: Call, result: Any, error: BaseException | None) -> None:
+        """Tell the calls around what they have to know of such a call at its end."""
+        return
+
+
+def positional_arguments(call: Call) -> dict[str, Any]:
+    """The positional arguments of a call by name; those without a name under ``args``."""
+    # Read from the class: reading ``forward`` from a module makes DSPy log a warning.
+    kind: type[Any] = type(call.instance)  # type: ignore[reportUnknownVariableType]
+    function = getattr(kind, "aforward" if call.asynchronous else "forward", None)
+    names: list[str] = []
+    if function is not None:
+        parameters = list(inspect.signature(function).parameters.values())[1:]
+        names = [
+            p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+    named = dict(zip(names, call.args, strict=False))
+    rest = call.args[len(names) :]
+    return {**named, "args": list(rest)} if rest else named
 
 
 class Runtime:
@@ -146,8 +174,21 @@ class Runtime:
         self.operations: dict[str, Operation] = {}
         # Turned off by uninstrument(), for replacements that the program still references.
         self.active = True
+        # By module_filter and trace_condition; None if all calls are recorded.
+        self.selection: Selection | None = None
+        # Whether a call needs no look at the two attributes above.
+        self.direct = True
         self.request_hook = settings.request_hook
         self.response_hook = settings.response_hook
+
+    def deactivate(self) -> None:
+        """Record nothing from now on."""
+        self.active = self.direct = False
+
+    def select_by(self, selection: Selection | None) -> None:
+        """Record the calls that are selected, from the next outermost call on; None for all."""
+        # Traces that have begun keep their selection, so their calls have to look for it.
+        self.selection, self.direct = selection, False
 
 
 class Call:
@@ -171,6 +212,7 @@ class Call:
         recorded_error: Identity of the last exception that an event of the span describes.
         settled: Whether the outcome is on the span although the call is still open.
         join: Begins a call of the same object that this call stands for; None for all others.
+        selection: Which calls of the trace are recorded; None for all.
     """
 
     # Defaults on the class: most calls never set most of these.
@@ -186,6 +228,7 @@ class Call:
     recorded_error: tuple[int, ...] = ()
     settled = False
     join: Callable[[type, bool], Any] | None = None
+    selection: Selection | None = None
     _started_ns = _ended_ns = 0
     _shared: tuple[Any, Attributes] | None = None
     _runtime: Runtime
@@ -464,7 +507,7 @@ class RedactedCall(Call):
         return opened
 
     def _learn(self, redactor: Redactor) -> None:
-        redactor.learn(self.operation.name, self.operation.arguments(self))
+        redactor.learn_inputs(self.operation.name, self.operation.arguments(self))
 
     def settle(self, result: Any, error: BaseException | None) -> None:
         with using(self.values):
@@ -479,7 +522,7 @@ class RedactedCall(Call):
             if self.recording and self.context is not None and error is None:
                 settings, redactor = self._runtime.settings, self._runtime.redactor
                 if settings.records_content and not settings.records_outputs and redactor:
-                    guarded(redactor.learn, self.operation.name, result)
+                    guarded(redactor.learn_outputs, self.operation.name, result)
             super().close(result, error)
 
 

@@ -337,6 +337,17 @@ def fields_of(value: Any, kind: type) -> Iterable[tuple[Any, Any]] | None:
     return None
 
 
+def is_record(value: Any) -> bool:
+    """Whether a value is a mapping, or an Example or Prediction of DSPy."""
+    dspy = sys.modules.get("dspy")
+    return isinstance(value, Mapping) or (dspy is not None and isinstance(value, dspy.Example))
+
+
+def items_of(record: Any) -> list[tuple[Any, Any]]:
+    """The fields of such a record with their values."""
+    return list(record.items())
+
+
 def record_as_dict(value: Any, kind: type) -> Any:
     """The fields of a record as a dict; any other value itself."""
     items = fields_of(value, kind)

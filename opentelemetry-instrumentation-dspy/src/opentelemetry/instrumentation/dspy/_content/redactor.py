@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ from opentelemetry.instrumentation.dspy._content.jsonable import (
     JsonableCopier,
     dumps,
     fields_of,
+    is_record,
 )
 from opentelemetry.instrumentation.dspy._content.known_values import (
     KnownValues,
@@ -27,6 +27,7 @@ from opentelemetry.instrumentation.dspy._content.known_values import (
 )
 from opentelemetry.instrumentation.dspy._content.redaction import REDACTED
 from opentelemetry.instrumentation.dspy._content.rules import STRUCTURE, Rules
+from opentelemetry.instrumentation.dspy._content.sanitizers import Sanitizers
 from opentelemetry.instrumentation.dspy._guarding import new_lock, pass_by_value
 from opentelemetry.instrumentation.dspy._redact_setting import Redact, RedactionRules
 from opentelemetry.instrumentation.dspy._settings import Settings
@@ -59,13 +60,14 @@ class Redactor:
     """The redaction of one ``instrument()``. Thread-safe.
 
     Args:
-        settings: The settings, with a function or rules.
+        settings: The settings, with a function, rules or a sanitizer.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._function = settings.redact
         self._rules = Rules(settings.redaction_rules or RedactionRules())
         self._has_rules = settings.redaction_rules is not None
+        self._sanitizers = Sanitizers(settings) if settings.sanitizes else None
         self._reported: set[str] = set()
         self._lock = new_lock()
         self.traces = TraceValues()
@@ -82,6 +84,8 @@ class Redactor:
         structural = attribute in _STRUCTURAL or (
             attribute == DSPY_ADAPTER_OUTPUT and operation == Operations.ADAPTER_FORMAT
         )
+        if self._sanitizers is not None:
+            value = self._sanitizers.recorded(operation, attribute, value)
         known = current_values()
         if self._function is None:
             copier = JsonableCopier(_UNBOUNDED)
@@ -90,7 +94,7 @@ class Redactor:
                 self._learn(value)
             return self._rules.hide(plain, known, structural), copier.cut
         asking = _Asking(self._function, self._report, operation, known, structural)
-        if as_one or not _is_record(value):
+        if as_one or not is_record(value):
             plain = asking.shown(attribute.rpartition(".")[2], value)
         else:
             plain = {str(key): asking.shown(str(key), item) for key, item in list(value.items())}
@@ -104,8 +108,19 @@ class Redactor:
             text = shown if isinstance(shown, str) else dumps(shown).decode()
         return self._rules.hide_text(text, known)
 
-    def learn(self, operation: str, value: Any) -> None:
-        """Remember the values of hidden fields in a value that is not recorded."""
+    def learn_inputs(self, operation: str, value: Any) -> None:
+        """Remember the values of hidden fields in inputs that are not recorded."""
+        if self._sanitizers is not None:
+            value = self._sanitizers.inputs(operation, value)
+        self._learn_fields(operation, value)
+
+    def learn_outputs(self, operation: str, value: Any) -> None:
+        """Remember the values of hidden fields in outputs that are not recorded."""
+        if self._sanitizers is not None:
+            value = self._sanitizers.outputs(operation, value)
+        self._learn_fields(operation, value)
+
+    def _learn_fields(self, operation: str, value: Any) -> None:
         if self._function is not None:
             self.value(operation, "", value)
         if self._has_rules:
@@ -268,12 +283,6 @@ class _Asking:
         if self._structural and field in STRUCTURE:
             return self._inside(field, value)
         return self.shown(field, value)
-
-
-def _is_record(value: Any) -> bool:
-    dspy = sys.modules.get("dspy")
-    # A Prediction is an Example: like a mapping, a record of fields.
-    return isinstance(value, dict) or (dspy is not None and isinstance(value, dspy.Example))
 
 
 def _replaced(before: Any, after: Any) -> Iterator[tuple[str, str]]:

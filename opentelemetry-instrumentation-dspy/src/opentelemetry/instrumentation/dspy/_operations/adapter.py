@@ -18,6 +18,7 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     Runtime,
     SpanStart,
 )
+from opentelemetry.instrumentation.dspy._calls.choosing import recorded_call
 from opentelemetry.instrumentation.dspy._calls.failures import error_type
 from opentelemetry.instrumentation.dspy._calls.steps import Step
 from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch
@@ -265,7 +266,7 @@ class FailureOfModule(Step):
         self._parses = parses
 
     def call_for(self, current: Call, instance: Any) -> Call | None:
-        return current if current.operation.name == Operations.MODULE else None
+        return recorded_call(current) if current.operation.name == Operations.MODULE else None
 
     def ended(
         self, call: Call, instance: Any, result: Any, error: BaseException | None, seconds: float

@@ -4,34 +4,12 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from opentelemetry.instrumentation.dspy._calls.by_class import cached_by_class
 
 _MAX_ITEMS = 256
-
-_Result = TypeVar("_Result")
-
-
-def cached_by_class(compute: Callable[[type], _Result]) -> Callable[[type], _Result]:
-    """``compute``, with a cache that does not keep classes alive, unlike `functools.lru_cache`.
-
-    A class keeps the globals of its methods, and so the whole module of a program that may long
-    have been replaced by a new one. The result must not refer to the class either.
-    """
-    # By id, since a metaclass may define equality.
-    known: dict[int, tuple[weakref.ref[type], _Result]] = {}
-
-    def look_up(kind: type) -> _Result:
-        entry = known.get(id(kind))
-        if entry is not None and entry[0]() is kind:
-            return entry[1]
-        key, result = id(kind), compute(kind)
-        known[key] = weakref.ref(kind, lambda _: known.pop(key, None)), result
-        return result
-
-    return look_up
-
 
 NO_MODULES = frozenset({"history", "callbacks"})
 """Attributes that DSPy adds to every module and that contain no other module."""

@@ -162,6 +162,7 @@ class _Stream:
                 self._call = call
                 if isinstance(call.operation, ModuleOperation):
                     call.join = self._join
+            if call is not None:
                 self._context = call.context
                 call.leave()
         except BaseException as error:

@@ -11,7 +11,8 @@ from typing import Any, cast
 import orjson
 
 import dspy
-from opentelemetry.instrumentation.dspy._operations.reading import cached_by_class, instance_dict
+from opentelemetry.instrumentation.dspy._calls.by_class import cached_by_class
+from opentelemetry.instrumentation.dspy._operations.reading import instance_dict
 from opentelemetry.instrumentation.dspy._operations.services.endpoint import without_credentials
 
 _MAX_TYPES = 64

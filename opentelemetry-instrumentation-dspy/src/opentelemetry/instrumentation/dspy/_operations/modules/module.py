@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import dspy
+from opentelemetry.instrumentation.dspy._calls.by_class import cached_by_class
 from opentelemetry.instrumentation.dspy._calls.call import (
     INTERNAL,
     Attributes,
@@ -16,6 +16,7 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     Operation,
     Runtime,
     SpanStart,
+    positional_arguments,
     shortened,
 )
 from opentelemetry.instrumentation.dspy._guarding import guarded
@@ -47,7 +48,6 @@ from opentelemetry.instrumentation.dspy._operations.modules.signature import (
 )
 from opentelemetry.instrumentation.dspy._operations.reading import (
     NO_MODULES,
-    cached_by_class,
     instance_dict,
     items_in,
 )
@@ -135,6 +135,7 @@ class ModuleOperation(Operation):
     """A call of a module: of an agent, of the outermost module (a workflow), or of any other."""
 
     name = Operations.MODULE
+    is_module = True
 
     def __init__(self, runtime: Runtime) -> None:
         self._content = runtime.content
@@ -302,6 +303,19 @@ class ModuleOperation(Operation):
         if error is not None:
             attributes.update(_failed(call, record, error))
 
+    def passed(self, call: Call) -> None:
+        record: ModuleRecord = call.state
+        record.attempts = None  # their scores are events of the span that there is not
+
+    def passed_ended(self, call: Call, result: Any, error: BaseException | None) -> None:
+        caller = record_of(call.parent)
+        if caller is None or caller.agent is None:
+            return
+        if error is not None:
+            caller.agent.record_error(call.instance, error)
+        else:
+            caller.agent.record_answer(call.instance, call.kwargs, result)
+
 
 class _Kind(NamedTuple):
     """Properties of a module's class that decide about its spans."""
@@ -433,22 +447,7 @@ def _joined(*parts: str | None) -> str:
 
 def arguments_of(call: Call) -> dict[str, Any]:
     """The arguments of a module's call by name, without credentials."""
-    given = dict(call.kwargs) if not call.args else {**_positional(call), **call.kwargs}
+    given = dict(call.kwargs) if not call.args else {**positional_arguments(call), **call.kwargs}
     if "config" in given and issubclass(type(call.instance), dspy.Predict):
         given["config"] = without_credentials(given["config"])
     return given
-
-
-def _positional(call: Call) -> dict[str, Any]:
-    # Read from the class: reading ``forward`` from an instance makes DSPy log a warning.
-    kind: type[Any] = type(call.instance)  # type: ignore[reportUnknownVariableType]
-    forward = getattr(kind, "aforward" if call.asynchronous else "forward", None)
-    names: list[str] = []
-    if forward is not None:
-        parameters = list(inspect.signature(forward).parameters.values())[1:]
-        names = [
-            p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
-    named = dict(zip(names, call.args, strict=False))
-    rest = call.args[len(names) :]
-    return {**named, "args": list(rest)} if rest else named
