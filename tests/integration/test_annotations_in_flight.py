@@ -72,6 +72,7 @@ mlflow.log_feedback(trace_id=trace_id, name="late", value="fine")
 mlflow.log_expectation(trace_id=trace_id, name="label", value=3)
 mlflow.set_trace_tag(trace_id, "stage", "after")
 mlflow.MlflowClient().set_trace_tag(trace_id, "by client", "yes")
+mlflow.set_trace_tag(trace_id, "k" * 300, "v" * 9000)
 """
 
 
@@ -189,6 +190,7 @@ def test_right_after_the_call(home: Home, tmp_path: Path) -> None:
     if home.uri.startswith("sqlite"):  # A server gets every number as a float.
         assert type(values_of(trace)["label"]) is int
     assert (trace.info.tags["stage"], trace.info.tags["by client"]) == ("after", "yes")
+    assert "k" * 250 in trace.info.tags
     assert len(trace.data.spans) == 3
 
 

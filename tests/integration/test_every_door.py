@@ -46,6 +46,8 @@ EVERYWHERE: dict[str, tuple[Any, str]] = {
     "max_spill_queue_size": (567, "567"),
     "max_spill_queue_bytes": (3_000_000, "3000000"),
     "traces": ("all", "all"),
+    "custom_tags": ({"team": "search"}, "team=search"),
+    "custom_metadata": ({"release": "7"}, "release=7"),
     "trace_metadata": ("full", "full"),
     "drop_asgi_io_spans": (False, "false"),
     "max_batch_size": (3, "3"),

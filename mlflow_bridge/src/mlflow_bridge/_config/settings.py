@@ -13,7 +13,7 @@ import os
 from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 from urllib.parse import quote
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
@@ -75,6 +75,8 @@ PROCESSOR_FIELDS: Final = (
     "block_seconds",
     "max_spill_queue_size",
     "max_spill_queue_bytes",
+    "custom_tags",
+    "custom_metadata",
     "traces",
     "drop_asgi_io_spans",
     "max_batch_size",
@@ -236,6 +238,17 @@ class MLflowDSPyConfig(RecordingSettings):
         description="Which traces go to MLflow. genai: traces with a DSPy or GenAI span; all: "
         "every sampled trace.",
     )
+    custom_tags: Annotated[dict[str, str], NoDecode] = _mlflow(
+        "MLFLOW_DSPY_TAGS",
+        {},
+        "Tags of every trace: name=value,name2=value2. A tag of the program with the same name "
+        "takes precedence.",
+    )
+    custom_metadata: Annotated[dict[str, str], NoDecode] = Field(
+        default={},
+        description="Metadata of every trace: name=value,name2=value2. It is written together "
+        "with the spans. Metadata of the program with the same name takes precedence.",
+    )
     trace_metadata: Literal["auto", "full", "off"] = Field(
         default="auto",
         description="When a trace gets the metadata that MLflow takes only in a write of its own: "
@@ -376,6 +389,15 @@ class MLflowDSPyConfig(RecordingSettings):
     @classmethod
     def _parse_pairs(cls, value: Any) -> Any:
         return values_by_name(value) if isinstance(value, str) else value
+
+    @field_validator("custom_tags", "custom_metadata", mode="before")
+    @classmethod
+    def _parse_texts(cls, value: Any) -> Any:
+        pairs = values_by_name(value) if isinstance(value, str) else value
+        if not isinstance(pairs, Mapping):
+            return pairs
+        items = cast("Mapping[Any, Any]", pairs).items()
+        return {str(key): str(item) for key, item in items}
 
     @field_validator("log_level", mode="before")
     @classmethod

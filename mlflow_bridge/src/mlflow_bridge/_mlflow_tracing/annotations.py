@@ -39,6 +39,9 @@ _METHODS: Final = {
 }
 """The replaced methods, and the parameters that they need to have."""
 
+_MAX_KEY: Final = 250
+_MAX_VALUE: Final = 4096
+
 _originals: dict[str, Callable[..., Any]] = {}
 
 
@@ -121,4 +124,6 @@ def _kept_tag(
     # set its own tags.
     if processor.is_open(trace_id) or key in IMMUTABLE_TAGS:
         return None
-    return Annotation(trace_id, tag=(str(key), str(value)), made_at=time.time()), None
+    # MLflow documents that it cuts longer ones, and its store refuses them.
+    tag = (str(key)[:_MAX_KEY], str(value)[:_MAX_VALUE])
+    return Annotation(trace_id, tag=tag, made_at=time.time()), None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,9 @@ class _Session:
 
     def reports_shutdown(self) -> bool:
         return _reports_shutdown()
+
+    def reconfigure(self, config: MLflowDSPyConfig, overrides: Mapping[str, Any]) -> None:
+        autolog(config, **overrides)
 
     def disable(self) -> None:
         disable_autolog()

@@ -8,7 +8,7 @@ Only the standard library is imported before a method is called.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -54,6 +54,10 @@ class AutologState(Protocol):
 
     def reports_shutdown(self) -> bool:
         """Whether the program has shut the delivery down; reports it once."""
+        ...
+
+    def reconfigure(self, config: MLflowDSPyConfig, overrides: Mapping[str, Any]) -> None:
+        """Call `autolog` with other settings."""
         ...
 
     def disable(self) -> None:
@@ -136,7 +140,7 @@ class AutologClient:
         """
         with self._autolog.lock:
             if self._autolog.client is not self:
-                _report_closed_client()
+                _report_closed_client("A trace processor was added to")
                 return
             self._autolog.traces.add(function)
             self._autolog.connect_trace_processors()
@@ -209,6 +213,29 @@ class AutologClient:
             tracking_uri=tracking_uri,
         )
 
+    def reconfigure(self, config: MLflowDSPyConfig | None = None, **overrides: Any) -> None:
+        """Change settings at run time, as a further call of `autolog` does.
+
+        Spans that are open, and spans that wait, are delivered once, by the settings before or
+        after. Trace processors stay.
+
+        Args:
+            config: The new settings; by default those in use.
+            **overrides: Settings by name that take precedence over ``config``.
+
+        Raises:
+            ConfigurationError: A value is not accepted, or there is no such setting. Nothing is
+                changed then.
+
+        Example:
+            >>> client.reconfigure(custom_tags={"release": "2.4"})  # doctest: +SKIP
+        """
+        with self._autolog.lock:
+            if self._autolog.client is self:
+                self._autolog.reconfigure(config or self.config, overrides)
+            else:
+                _report_closed_client("Settings were changed at")
+
     def close(self) -> None:
         """Call `mlflow_bridge.disable_autolog`, unless this client is no longer the current one."""
         if self._autolog.client is self:
@@ -241,10 +268,10 @@ def _flush_deliveries(deadline: float) -> bool:
     return complete
 
 
-def _report_closed_client() -> None:
+def _report_closed_client(what: str) -> None:
     from mlflow_bridge._config.base import report_once
 
     report_once(
-        "A trace processor was added to a client that is closed, and gets no traces. Call "
-        "autolog() again, and add it to the client that autolog() returns."
+        f"{what} a client that is closed, which has no effect. Call autolog() again, and use the "
+        "client that autolog() returns."
     )

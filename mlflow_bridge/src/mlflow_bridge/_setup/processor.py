@@ -87,7 +87,9 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
         # Weak, so that a processor that a program has dropped is freed at once.
         this = ref(self)
         self._enrichment = Enrichment(
-            lambda span_id: None if (it := this()) is None else it._open.get(span_id)
+            lambda span_id: None if (it := this()) is None else it._open.get(span_id),
+            config.custom_tags,
+            config.custom_metadata,
         )
         is_refused = _obstacle_of(exporter) is not None
         super().__init__(

@@ -72,10 +72,18 @@ class Enrichment:
 
     Args:
         open_span: Returns the open span of this process with an id.
+        tags: Tags of every trace, unless the program gives the trace others.
+        metadata: Metadata of every trace, in the same way.
     """
 
-    def __init__(self, open_span: Callable[[int], Span | None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        open_span: Callable[[int], Span | None] = lambda _: None,
+        tags: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         self._open_span = open_span
+        self._of_every_trace = trace_attributes(tags or {}, metadata or {})
         # Saves the look at every parent until a root has named an experiment.
         self._has_placed = False
 
@@ -92,6 +100,8 @@ class Enrichment:
         parent = span.parent
         if parent is None or parent.is_remote or has_absent_parent(span):
             _guarded(_enrich_root, span, context)
+            if self._of_every_trace:
+                _guarded(_set_missing, span, self._of_every_trace)
             if EXPERIMENT_ID in (span.attributes or {}):
                 self._has_placed = True
             return True
@@ -115,7 +125,7 @@ class Enrichment:
             _enrich_running(open_local_root(span, self._open_span), values)
 
 
-def _guarded(enrich: Callable[[Span, Any], None], span: Span, source: object) -> None:
+def _guarded(enrich: Callable[[Span, Any], None], span: Span, source: Any) -> None:
     try:
         enrich(span, source)
     except Exception as error:

@@ -67,6 +67,8 @@ SETTINGS: dict[str, tuple[str, str, Any]] = {
     "max_spill_queue_size": ("MLFLOW_DSPY_MAX_SPILL_QUEUE_SIZE", "100", 100),
     "max_spill_queue_bytes": ("MLFLOW_DSPY_MAX_SPILL_QUEUE_BYTES", "2000000", 2_000_000),
     "traces": ("MLFLOW_DSPY_TRACES", "all", "all"),
+    "custom_tags": ("MLFLOW_DSPY_TAGS", "team=search, tier=1", {"team": "search", "tier": "1"}),
+    "custom_metadata": ("MLFLOW_DSPY_CUSTOM_METADATA", "release=7", {"release": "7"}),
     "trace_metadata": ("MLFLOW_DSPY_TRACE_METADATA", "full", "full"),
     "drop_asgi_io_spans": ("MLFLOW_DSPY_DROP_ASGI_IO_SPANS", "false", False),
     "max_batch_size": ("MLFLOW_DSPY_MAX_BATCH_SIZE", "10", 10),

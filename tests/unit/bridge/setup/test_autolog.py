@@ -547,3 +547,38 @@ def test_sigterm_is_handled_only_where_that_is_wanted(
     assert isinstance(signal.getsignal(signal.SIGTERM), TerminationHandler) is wanted
     disable_autolog()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_client_changes_settings_at_run_time(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    client = autolog(experiment_name="one", custom_tags={"team": "a"})
+    assert client.config.custom_tags == {"team": "a"}
+    client.reconfigure(custom_tags={"team": 7}, max_batch_size=3)
+    config = client.config
+    assert (config.custom_tags, config.max_batch_size) == ({"team": "7"}, 3)
+    assert config.experiment_name == "one"
+    client.reconfigure(MLflowDSPyConfig(experiment_name="two"), custom_metadata={"release": 2})
+    assert client.config.experiment_name == "two"
+    assert (client.config.custom_tags, client.config.custom_metadata) == ({}, {"release": "2"})
+    assert get_autolog_client() is client
+
+
+def test_wrong_settings_at_run_time_change_nothing(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    client = autolog(experiment_name="one")
+    before = client.config
+    for wrong in ({"max_batch_size": 0}, {"unknown": 1}, {"custom_tags": 7}):
+        with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+            client.reconfigure(**wrong)
+    assert client.config == before
+
+
+def test_a_closed_client_changes_nothing(
+    exporters: FakeExporterModule, provider: GlobalProvider, dspy: FakeInstrumentor
+) -> None:
+    client = autolog(experiment_name="one")
+    client.close()
+    client.reconfigure(experiment_name="two")
+    assert get_autolog_client() is None

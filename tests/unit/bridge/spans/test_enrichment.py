@@ -22,7 +22,7 @@ from opentelemetry.trace import (
     use_span,
 )
 
-from mlflow_bridge import MLflowBatchSpanProcessor
+from mlflow_bridge import MLflowBatchSpanProcessor, MLflowDSPyConfig
 from mlflow_bridge._config import base
 from mlflow_bridge._spans.trace_context import trace_context
 from tests.support.fake_delivery import FakeDelivery
@@ -318,3 +318,27 @@ def test_a_processor_that_a_program_has_dropped_is_freed_at_once() -> None:
         assert known() is None
     finally:
         gc.enable()
+
+
+def test_tags_and_metadata_of_every_trace() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    config = MLflowDSPyConfig(
+        tracking_uri="http://127.0.0.1:1",
+        custom_tags={"team": "search", "tier": 1},  # type: ignore[dict-item]
+        custom_metadata={"release": "7"},
+    )
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    processor = MLflowBatchSpanProcessor(config)
+    provider.add_span_processor(processor)
+    with trace_context(tags={"team": "of the program"}):
+        record_two(provider.get_tracer("test"))
+    found = {span.name: dict(span.attributes or {}) for span in exporter.get_finished_spans()}
+    assert found == {
+        "root": {
+            "mlflow.traceTag.team": "of the program",
+            "mlflow.traceTag.tier": "1",
+            "mlflow_bridge.trace_metadata.release": "7",
+        },
+        "child": {},
+    }
