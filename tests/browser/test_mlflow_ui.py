@@ -38,10 +38,13 @@ OPTIONS = (
 
 WEB_SERVICE = """
 import dspy
+import mlflow
 from dspy.utils import DummyLM
 from mlflow_bridge import autolog
 
 autolog()
+mlflow.set_experiment("web")
+mlflow.set_active_model(name="fjords-2")
 dspy.configure(lm=DummyLM([{"answer": "A narrow inlet of the sea."}]), adapter=dspy.ChatAdapter())
 program = dspy.Predict("question -> answer")
 # What an instrumentation of a web framework makes around the program.
@@ -114,6 +117,8 @@ class Page:
         self.trace_list = f"{pages}/traces"
         self.tool_calls = f"{pages}/overview/tool-calls"
         self.trace = f"{self.trace_list}?selectedEvaluationId={trace.info.trace_id}"
+        model = trace.info.trace_metadata.get("mlflow.modelId")
+        self.version = f"{pages}/models/{model}/traces"
         # The page that MLflow embeds in a notebook.
         self.in_notebook = (
             f"{server.uri}/static-files/lib/notebook-trace-renderer/index.html"
@@ -196,6 +201,11 @@ def test_the_list_shows_request_and_response_below_a_span_of_a_web_framework(
     web_page.open(web_page.trace_list)
     # One column after the other.
     web_page.wait_for('{"question":"What is a fjord?"}\n{"answer":"A narrow inlet of the sea."}')
+
+
+def test_the_page_of_a_version_lists_the_traces_of_its_model(web_page: Page) -> None:
+    web_page.open(web_page.version)
+    web_page.wait_for("fjords-2", '"What is a fjord?"', "A narrow inlet of the sea.")
 
 
 def test_the_span_of_a_web_framework_shows_the_values_of_the_program(web_page: Page) -> None:
