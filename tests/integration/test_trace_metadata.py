@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import format_trace_id
 
-from mlflow_bridge._export.contract import Rejected, Retry, Sent
+from mlflow_bridge._export.contract import Sent
 from mlflow_bridge._export.exporter import MLflowSpanExporter
 from mlflow_bridge._spans.annotation import Annotation
 from tests.integration.place import Place, tokens_of
+from tests.integration.span_sink import wait_for
 from tests.integration.traced_program import run_program
 from tests.support.children import MLFLOW
 
@@ -217,22 +217,19 @@ def test_an_assessment_of_a_trace_that_mlflow_does_not_have(place: Place) -> Non
     exporter = place.exporter()
     root, other = place.recorder.one("root", {}), place.recorder.one("other", {})
     assert delivered(exporter, root) == Sent(1)
-    assert isinstance(delivered(exporter, feedback(other)), Retry)
-    assert other.context is not None
-    tag = Annotation(id_of(other), tag=("key", "value")).as_span(other.context.trace_id)
-    old = time.time_ns() - 3600 * 10**9
-    aged = ReadableSpan(
-        name=tag.name,
-        context=tag.context,
-        parent=tag.parent,
-        attributes=tag.attributes,
-        instrumentation_scope=tag.instrumentation_scope,
-        start_time=old,
-        end_time=old,
-    )
-    outcome = delivered(exporter, aged)
-    assert isinstance(outcome, Rejected)
-    assert "its trace is not in MLflow" in outcome.reason
+    assert delivered(exporter, feedback(other), place.recorder.one("next", {})) == Sent(2)
+    assert delivered(exporter, other) == Sent(1)
+    waits = exporter._delivery._waiting
+    assert len(waits) == 1
+
+    def all_written() -> bool:
+        for item in waits._waiting.values():
+            item.due_at = 0.0
+        return not exporter._delivery.write_pending_details() and not len(waits)
+
+    wait_for(all_written, "the assessment that waited")
+    found = {trace.info.trace_id: trace.info.assessments for trace in place.traces()}
+    assert [each.name for each in found[id_of(other)]] == ["correct"]
     exporter.close()
 
 

@@ -128,12 +128,14 @@ whichever way both have taken. What is remembered for that is bounded in number 
 - ``test_lending.py::test_nothing_is_remembered_of_traces_that_have_ended``
 
 **D14.** Metadata that the program did not ask for is written only while no span waits. An
-annotation, that is an assessment or a tag, is delivered behind the spans of its trace, with the
-guarantees of a span.
+annotation, that is an assessment or a tag, is delivered behind the spans of its trace. If MLflow
+takes spans but not the annotation, the annotation waits apart from the spans and holds up none.
 
 - ``test_details.py::test_metadata_waits_until_no_span_waits``
 - ``test_details.py::test_metadata_that_has_to_wait_does_not_hold_up_spans``
 - ``test_details.py::test_an_annotation_of_a_spilled_trace_is_spilled_behind_it``
 - ``test_details.py::test_an_annotation_after_the_shutdown_is_kept``
+- ``test_trace_details.py::test_an_annotation_without_its_trace_waits_apart_from_spans``
+- ``test_trace_details.py::test_a_refused_annotation_holds_up_no_span``
 - ``test_annotations_in_flight.py::test_while_mlflow_is_down``
 """

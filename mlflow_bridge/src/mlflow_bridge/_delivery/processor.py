@@ -146,7 +146,7 @@ class DeliveryProcessor(SpanProcessor):
         self._lending.is_fed = True
         self._set_up()
         follow_redaction(self)
-        deliver_annotations(self, self._annotate, self._has_trace)
+        deliver_annotations(self, self._take_annotation, self._has_trace)
         self._observed = observe(self, register(self, self._before_exit), meter_provider)
         watch_process(
             self,
@@ -358,12 +358,10 @@ class DeliveryProcessor(SpanProcessor):
         finally:
             self._open.leaving.pop(id(span), None)
 
-    def _annotate(self, annotation: ReadableSpan) -> None:
+    def _take_annotation(self, annotation: ReadableSpan) -> None:
         """Deliver an annotation behind the spans of its trace; see `Annotation`."""
-        if self._closed or self._spool is None or not self._spool.has_own_backlog:
-            self.on_end(annotation)
-        else:  # The spans of its trace may be in the spool, and are delivered from there.
-            self._admission.admit_late(annotation)
+        # Looked up at each call: the redaction replaces the method of the object.
+        self.on_end(annotation)
 
     def _has_trace(self, trace_id: int) -> bool:
         """Whether this processor is known to deliver a trace."""

@@ -321,9 +321,17 @@ class Sender:
         try:
             while self._may_write_details() and not self._given_up and time.monotonic() < until:
                 if self._details is None or not self._details.write_pending_details():
-                    return
+                    break
+            self._keep_annotations()
         except BaseException:
             _logger.debug("The metadata of a trace could not be written", exc_info=True)
+
+    def _keep_annotations(self) -> None:
+        if self._details is None:
+            return
+        left = self._details.take_waiting_annotations()
+        if left and (self._spool is None or not self._spool.spill(left)):
+            _logger.warning("%d assessments or tags of traces are lost at the exit.", len(left))
 
     def _has_time_to_warm_up(self) -> bool:
         """Wait for something to do. True if spans are announced, but none is queued yet."""

@@ -127,7 +127,11 @@ class DetailsWriter(Protocol):
         ...
 
     def write_pending_details(self) -> bool:
-        """Write the metadata of one trace. False if it has to wait."""
+        """Write the metadata of one trace, or one annotation. False if it has to wait."""
+        ...
+
+    def take_waiting_annotations(self) -> Sequence[ReadableSpan]:
+        """Take out the annotations that are not written, at the end."""
         ...
 
 

@@ -18,7 +18,6 @@ from opentelemetry.trace import format_trace_id
 from mlflow_bridge._export.batches import Batch, batches_of
 from mlflow_bridge._export.bisection import Attempt, AttemptResult, DestinationHistory
 from mlflow_bridge._export.contract import (
-    NOT_STORED,
     Outcome,
     Rejected,
     Retry,
@@ -31,6 +30,7 @@ from mlflow_bridge._export.lending import Lending
 from mlflow_bridge._export.mapping.span import MappedSpan, SpanMapper
 from mlflow_bridge._export.remote_callers import RemoteCallers
 from mlflow_bridge._export.trace_details import DetailsOfTraces
+from mlflow_bridge._export.waiting_annotations import WaitingAnnotations
 from mlflow_bridge._process.forks import call_in_child
 from mlflow_bridge._process.outside_text import outside_text
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
@@ -46,9 +46,6 @@ _ABOUT_VALUES: Final = (ValueError, TypeError, LookupError, AttributeError, Arit
 # Batches and values of these sizes are not divided or cut further.
 _MIN_BATCH_BYTES: Final = 65_536
 _MIN_ATTRIBUTE_BYTES: Final = 1024
-
-_NOT_STORED_SECONDS: Final = 60.0
-"""Age at which an annotation is given up if MLflow does not have its trace."""
 
 _MAX_REASON: Final = 600
 """Characters of a reason: the failure, the settings to check, and what the server said."""
@@ -105,6 +102,7 @@ class Delivery:
         self._max_attribute_bytes = max_attribute_bytes
         self._max_batch_bytes = max_batch_bytes
         self._details = details or DetailsOfTraces("off", None)
+        self._waiting = WaitingAnnotations()
         self._history = DestinationHistory()
         self._log = RateLimitedLogger(logger)
         self._stats = ExporterStats()
@@ -132,6 +130,7 @@ class Delivery:
         self._settled = {}
         self.lending.forget()
         self._details.forget()
+        self._waiting = WaitingAnnotations()
         closing = threading.Event()
         if self.closing.is_set():
             closing.set()
@@ -176,15 +175,26 @@ class Delivery:
 
     @property
     def has_pending_details(self) -> bool:
-        """Whether there is metadata to write while no span waits. Read by any thread."""
-        return self._details.is_pending
+        """Whether metadata or annotations wait until no span waits. Read by any thread."""
+        return self._details.is_pending or len(self._waiting) > 0
+
+    def take_waiting_annotations(self) -> list[ReadableSpan]:
+        """Take out the annotations that MLflow has not taken yet, at the end of the process."""
+        with self._lock:
+            return self._waiting.take_all()
 
     def write_pending_details(self) -> bool:
-        """Write the metadata of the trace that has waited longest. False if it has to wait."""
+        """Write what has waited longest: metadata of a trace, or an annotation.
+
+        Returns:
+            False if everything has to wait.
+        """
         with self._lock, suppress_instrumentation():
-            pending = None if self.closing.is_set() else self._details.take_pending()
-            if pending is None:
+            if self.closing.is_set():
                 return False
+            pending = self._details.take_pending()
+            if pending is None:
+                return self._write_waiting_annotation()
             if self._destination.describe(*pending) is None:
                 return True
             self._details.put_back(pending)
@@ -250,26 +260,50 @@ class Delivery:
     def _attempt_annotation(
         self, span: ReadableSpan, refusals: list[tuple[str, Rejected]]
     ) -> Retry | None:
-        """Store an assessment or a tag, after the spans before it."""
+        """Store an assessment or a tag, after the spans before it.
+
+        Returns:
+            The failure if MLflow is out of reach for spans, too. Any other failure lets the
+            annotation wait apart from the spans.
+        """
+        outcome = self._outcome_of_annotation(span)
+        if isinstance(outcome, Retry) and not outcome.lasting and not self._takes_spans():
+            return outcome
+        given_up = None if isinstance(outcome, Sent) else self._waiting.put(span, outcome)
+        self._settle([span], stored=given_up is None, error=given_up.reason if given_up else "")
+        if given_up is not None:
+            refusals.append(("an assessment or tag", given_up))
+        return None
+
+    def _outcome_of_annotation(self, span: ReadableSpan) -> Outcome:
         try:
-            annotation = annotation_of(span)
-            outcome = self._destination.annotate(annotation)
+            outcome = self._destination.annotate(annotation_of(span))
         except Exception as error:
             logger.debug("An annotation could not be stored", exc_info=True)
-            annotation, outcome = None, Rejected(f"a bad annotation: {type(error).__name__}")
-        outcome = self._cleaned(outcome)
-        if isinstance(outcome, Retry):
-            return outcome
+            outcome = Rejected(f"a bad annotation: {type(error).__name__}")
+        return self._cleaned(outcome)
+
+    def _takes_spans(self) -> bool:
+        """Whether MLflow takes a span now that it has taken before."""
+        probe = self._history.probe
+        return probe is not None and isinstance(self._outcome_of(probe), Sent)
+
+    def _write_waiting_annotation(self) -> bool:
+        """Try an annotation that is due again; False if there is none, or MLflow is away."""
+        span = self._waiting.due()
+        if span is None:
+            return False
+        outcome = self._outcome_of_annotation(span)
         if isinstance(outcome, Sent):
-            self._settle([span], stored=True)
-            return None
-        # The spans of the trace may be in the spool, and are delivered next.
-        is_new = annotation and time.time() - annotation.made_at < _NOT_STORED_SECONDS
-        if is_new and outcome == NOT_STORED:
-            return Retry(f"an assessment or tag waits: {outcome.reason}")
-        self._settle([span], stored=False, error=outcome.reason)
-        refusals.append(("an assessment or tag", outcome))
-        return None
+            self._waiting.remove(span)
+            return True
+        if isinstance(outcome, Retry) and not outcome.lasting and not self._takes_spans():
+            return False
+        given_up = self._waiting.put(span, outcome)
+        if given_up is not None:
+            self._add(rejected=1, error=given_up.reason)
+            self._report([("an assessment or tag", given_up)])
+        return True
 
     def _count_settled(self, result: AttemptResult) -> list[tuple[str, Rejected]]:
         """Count the spans that an attempt has settled; return the refusals to report."""

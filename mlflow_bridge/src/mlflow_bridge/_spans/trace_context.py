@@ -70,17 +70,19 @@ class TraceContextBlock(AbstractContextManager[None]):
             values: The values of the block by name.
         """
         self._own = TraceContext(**values)
-        self._entered: list[tuple[Context, Token[Context]]] = []
+        # By context: several threads and tasks may be in the block at the same time.
+        self._entered: dict[int, tuple[Context, Token[Context]]] = {}
 
     def __enter__(self) -> None:
         entered = with_value(TRACE_CONTEXT_KEY, _inside(current_trace_context(), self._own))
-        self._entered.append((entered, attach(entered)))
+        self._entered[id(entered)] = entered, attach(entered)
 
     def __exit__(self, *exception: object) -> None:
-        entered, token = self._entered.pop()
+        current = get_current()
         # A generator may be closed in another context than the context of its start. Then there is
         # nothing to restore, and detaching would log an error.
-        if get_current() is entered:
+        entered, token = self._entered.pop(id(current), (None, None))
+        if token is not None and entered is current:
             detach(token)
 
     def __call__(self, function: _Function) -> _Function:

@@ -38,6 +38,9 @@ class Details:
     def has_pending_details(self) -> bool:
         return self.pending > 0
 
+    def take_waiting_annotations(self) -> list[ReadableSpan]:
+        return []
+
     def write_pending_details(self) -> bool:
         self.events.append("refused" if self.refuses else "details")
         if not self.refuses:

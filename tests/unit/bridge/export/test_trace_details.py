@@ -19,6 +19,7 @@ from mlflow_bridge._export.contract import NOT_STORED, Rejected, Retry, Sent
 from mlflow_bridge._export.delivery import Delivery
 from mlflow_bridge._export.mapping.trace_details import TraceDetails
 from mlflow_bridge._export.trace_details import DetailsOfTraces, TraceMetadata, source_metadata
+from mlflow_bridge._export.waiting_annotations import WaitingAnnotations
 from mlflow_bridge._spans.annotation import Annotation
 from mlflow_bridge._spans.otlp_json.decoder import spans_in
 from mlflow_bridge._spans.otlp_json.encoder import line_of
@@ -299,35 +300,104 @@ def test_an_annotation_waits_for_the_spans_before_it() -> None:
     assert len(destination.annotations) == 1
 
 
-def test_a_repeated_attempt_does_not_send_the_spans_again() -> None:
-    destination = FakeDestination()
+def test_an_annotation_waits_with_the_spans_while_mlflow_is_away() -> None:
+    destination = FakeDestination([Sent(1), Retry("down")])  # the span, and a look at MLflow
     destination.annotation_answers += [Retry("down")]
     delivery = delivery_to(destination, "off")
     span = root()
     note = annotation_for(span)
     assert attempt(delivery, span, note) == Retry("down")
     assert attempt(delivery, span, note) == Sent(2)
-    assert (destination.attempts, len(destination.annotations)) == ([1], 1)
+    assert (destination.stored, len(destination.annotations)) == (["root"], 1)
+    assert not delivery.has_pending_details
 
 
-def test_an_annotation_without_its_trace_waits_only_for_a_while() -> None:
+def waiting(monkeypatch: pytest.MonkeyPatch, delivery: Delivery) -> list[float]:
+    """A clock for the annotations that wait."""
+    now = [0.0]
+    delivery._waiting = WaitingAnnotations(lambda: now[0])
+    return now
+
+
+def test_an_annotation_without_its_trace_waits_apart_from_spans(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     destination = FakeDestination()
-    destination.annotation_answers += [NOT_STORED, NOT_STORED]
+    destination.annotation_answers += [NOT_STORED] * 3
     delivery = delivery_to(destination, "off")
+    now = waiting(monkeypatch, delivery)
     span = root()
-    outcome = attempt(delivery, annotation_for(span))
-    assert outcome == Retry("an assessment or tag waits: its trace is not in MLflow")
-    outcome = attempt(delivery, annotation_for(span, age=3600))
-    assert isinstance(outcome, Rejected)
-    assert "its trace is not in MLflow (an assessment or tag)" in outcome.reason
+    assert attempt(delivery, annotation_for(span)) == Sent(1)
+    assert attempt(delivery, span) == Sent(1)
+    assert delivery.has_pending_details
+    assert not delivery.write_pending_details()  # not due
+    now[0] = 5.0
+    assert delivery.write_pending_details()
+    assert not delivery.write_pending_details()
+    now[0] = 10.0
+    assert delivery.write_pending_details()
+    now[0] = 15.0
+    assert delivery.write_pending_details()
+    assert [note.trace_id for note in destination.annotations] == [id_of(span)]
+    assert not delivery.has_pending_details
+    assert caplog.text == ""
+
+
+def test_an_annotation_whose_trace_never_comes_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    destination = FakeDestination()
+    destination.annotation_answers += [NOT_STORED] * 2
+    delivery = delivery_to(destination, "off")
+    now = waiting(monkeypatch, delivery)
+    attempt(delivery, annotation_for(root()))
+    now[0] = 600.0
+    assert delivery.write_pending_details()
+    assert not delivery.has_pending_details
+    assert "did not take an assessment or tag: its trace is not in MLflow" in caplog.text
     assert delivery.stats.rejected == 1
 
 
-def test_a_refused_or_damaged_annotation_harms_nothing_else(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Retry("there is no such experiment or run: a-1", lasting=True),
+        Retry("refused the credentials: HTTP 403", lasting=True, about_spans=True),
+        Retry("cannot take spans now: HTTP 500", about_spans=True),
+        Rejected("bad value"),
+    ],
+)
+def test_a_refused_annotation_holds_up_no_span(
+    monkeypatch: pytest.MonkeyPatch, failure: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     destination = FakeDestination()
-    destination.annotation_answers += [Rejected("bad value")]
+    destination.annotation_answers += [failure] * 3
+    delivery = delivery_to(destination, "off")
+    now = waiting(monkeypatch, delivery)
+    span = root()
+    assert attempt(delivery, span, annotation_for(span)) == Sent(2)
+    assert attempt(delivery, root(), root()) == Sent(2)
+    for seconds in (5.0, 10.0):
+        now[0] = seconds
+        assert delivery.write_pending_details()
+    assert not delivery.has_pending_details
+    assert destination.annotations == []
+    assert caplog.text.count("did not take an assessment or tag") == 1
+
+
+def test_at_the_end_annotations_are_taken_out() -> None:
+    destination = FakeDestination()
+    destination.annotation_answers += [NOT_STORED]
+    delivery = delivery_to(destination, "off")
+    note = annotation_for(root())
+    attempt(delivery, note)
+    assert delivery.take_waiting_annotations() == [note]
+    assert not delivery.has_pending_details
+
+
+def test_a_refused_or_damaged_annotation_harms_nothing_else() -> None:
+    destination = FakeDestination()
+    destination.annotation_answers += [Rejected("bad value")] * 2
     span = root()
     damaged = ReadableSpan(
         name="annotation",
@@ -337,7 +407,9 @@ def test_a_refused_or_damaged_annotation_harms_nothing_else(
         end_time=1,
     )
     notes = (annotation_for(span), damaged, annotation_for(span))
-    outcome = attempt(delivery_to(destination, "off"), *notes, span)
+    delivery = delivery_to(destination, "off")
+    outcome = attempt(delivery, *notes, span)
     assert isinstance(outcome, Sent)
-    assert (outcome.spans, outcome.rejected, len(destination.annotations)) == (2, 2, 1)
-    assert "MLflow did not take an assessment or tag: bad value" in caplog.text
+    # What is refused is tried again, apart from the spans.
+    assert (outcome.spans, outcome.rejected, len(delivery._waiting)) == (4, 0, 3)
+    assert destination.stored == ["root"]

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import inspect
 import logging
+import threading
 from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -162,3 +163,31 @@ def test_metadata_of_inner_blocks_is_added() -> None:
         values = current_trace_context()
     assert values is not None
     assert (values.metadata, values.own_metadata) == ({"a": "1", "b": "2"}, {"b"})
+
+
+def test_threads_may_share_a_block() -> None:
+    block = trace_context(user_id="ada")
+    both_inside = threading.Barrier(2)
+
+    def enter() -> tuple[str | None, str | None]:
+        with block:
+            both_inside.wait(60)
+            inside = current_user()
+            both_inside.wait(60)
+        return inside, current_user()
+
+    with ThreadPoolExecutor(2) as executor:
+        found = [executor.submit(enter) for _ in range(2)]
+        assert [future.result() for future in found] == [("ada", None)] * 2
+
+
+async def test_tasks_may_share_a_block() -> None:
+    block = trace_context(user_id="ada")
+
+    async def enter() -> tuple[str | None, str | None]:
+        with block:
+            await asyncio.sleep(0)
+            inside = current_user()
+        return inside, current_user()
+
+    assert await asyncio.gather(enter(), enter()) == [("ada", None)] * 2
