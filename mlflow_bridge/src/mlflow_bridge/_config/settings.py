@@ -28,6 +28,7 @@ from mlflow_bridge._config.base import (
 )
 from mlflow_bridge._config.http_headers import header_text, is_header_name
 from mlflow_bridge._config.recording import INSTRUMENT_ARGUMENTS, RecordingSettings
+from mlflow_bridge._config.tail import TAIL_FIELDS, TailSettings
 from mlflow_bridge._config.tracking_uri import (
     DEFAULT_TRACKING_URI,
     InvalidTrackingURI,
@@ -87,6 +88,7 @@ PROCESSOR_FIELDS: Final = (
     "spool_max_age_seconds",
     "spool_fsync",
     "write_ahead",
+    *TAIL_FIELDS,
 )
 """The settings that an `MLflowBatchSpanProcessor` implements, and an exporter alone does not."""
 
@@ -101,7 +103,7 @@ def _mlflow(variable: str, default: Any, description: str, **constraints: Any) -
     )
 
 
-class MLflowDSPyConfig(RecordingSettings):
+class MLflowDSPyConfig(RecordingSettings, TailSettings):
     """Immutable settings: destination, delivery, spool, sampling and content of spans.
 
     Every field can be given as an argument or by an environment variable; the argument takes

@@ -119,6 +119,7 @@ class Collector:
         """Gets the spans that the filter still holds at the end, if the program goes on."""
         self._queue: deque[_Item] = deque()
         self._to_want: deque[int] = deque()
+        self._to_refuse: deque[int] = deque()
         # Used by the thread that uses the filter. Counted, because a program may end a span twice.
         self._for_disk: Counter[int] = Counter()
         """Spans here that have a slot of the spill writer, by the ids of the objects."""
@@ -191,6 +192,16 @@ class Collector:
             self._to_want.extend(traces)
             self._wake_up()
 
+    def refused(self) -> list[int]:
+        """Ids of the traces that are known to be dropped for good."""
+        return [] if self._traces is None else self._traces.refused_traces()
+
+    def refuse(self, traces: Sequence[int]) -> None:
+        """Let these traces not pass the filter, if there is a filter."""
+        if traces and self._traces is not None:
+            self._to_refuse.extend(traces)
+            self._wake_up()
+
     @property
     def held(self) -> int:
         """Number of spans that the filter holds back while it has not decided on their traces."""
@@ -214,8 +225,8 @@ class Collector:
     def close(self, seconds: float) -> None:
         """Pass on the waiting spans, and end the thread. Spans added later go to ``too_late``.
 
-        The filter still holds only spans of traces without a DSPy or GenAI span. They are dropped,
-        or given to the successor.
+        The filter decides on the traces of which it still holds spans, or the successor gets these
+        spans.
 
         Args:
             seconds: The longest to wait for the thread.
@@ -318,7 +329,7 @@ class Collector:
             self._pass_on([span for item in items for span in self._spans_of(item)])
         # Also for traces to which no span is added any more.
         if self._to_want or self._revived or self.held:
-            self._pass_on((), concluding=True)
+            self._pass_on((), concluding=True, hurries=bool(marks))
         for mark in marks:
             mark.reach(complete=True)
         return left == 0
@@ -360,12 +371,15 @@ class Collector:
             return ()
         return (_span_of(item),)
 
-    def _pass_on(self, spans: Sequence[ReadableSpan], *, concluding: bool = False) -> None:
+    def _pass_on(
+        self, spans: Sequence[ReadableSpan], *, concluding: bool = False, hurries: bool = False
+    ) -> None:
         """Give the sender the spans of wanted traces.
 
         Args:
             spans: The spans.
             concluding: Whether all spans have been added that had ended when `begin` was called.
+            hurries: As in `TraceBuffer.conclude`.
         """
         if self._traces is None:
             self._pass_on_sorted(Sorted(kept=[*spans]))
@@ -373,9 +387,11 @@ class Collector:
         try:
             while self._to_want:
                 self._traces.keep((self._to_want.popleft(),))
+            while self._to_refuse:
+                self._traces.refuse((self._to_refuse.popleft(),))
             self._pass_on_sorted(self._traces.add(spans))
             if concluding:
-                self._pass_on_sorted(self._traces.conclude())
+                self._pass_on_sorted(self._traces.conclude(hurries=hurries))
         # BaseException: a SystemExit would end this thread, and with it every later delivery.
         except BaseException as error:
             _logger.debug("The filter of traces raised", exc_info=True)
@@ -383,6 +399,9 @@ class Collector:
 
     def _pass_on_sorted(self, found: Sorted) -> None:
         self._drop(found.dropped)
+        if found.parked:
+            self._forget(found.parked)
+            self._settle(found.parked, spilled=True)
         kept = [*self._with_slot_again(found.revived), *found.kept]
         if self._spool is not None:
             self._spool.note_wanted(kept)
@@ -448,6 +467,7 @@ class Collector:
         spans: Sequence[ReadableSpan],
         *,
         filtered: bool = False,
+        spilled: bool = False,
         dropped_for: str | None = None,
     ) -> None:
         """Free the slots of spans, and count the outcome, unless another processor does."""
@@ -459,6 +479,7 @@ class Collector:
                     slots,
                     settled,
                     filtered=len(settled) * filtered,
+                    spilled=len(settled) * spilled,
                     dropped=len(settled) * (dropped_for is not None),
                     dropped_for=dropped_for,
                 )
@@ -482,11 +503,10 @@ class Collector:
         successor, self.successor = self.successor, None
         if self._traces is None:
             return
-        found = self._traces.close()
-        held, found.dropped = found.dropped, []
+        found = self._traces.close(decides=successor is None)
+        held = found.undecided
         self._pass_on_sorted(found)
         if successor is None:
-            self._drop(held)
             return
         for span in held:
             successor(span)

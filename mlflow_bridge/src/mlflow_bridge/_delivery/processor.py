@@ -26,9 +26,8 @@ from mlflow_bridge._delivery.shutdown import ExitTime, exit_summary, seconds_unt
 from mlflow_bridge._delivery.slots import SECOND, Slots
 from mlflow_bridge._delivery.spill import SpillWriter
 from mlflow_bridge._delivery.spool.spool import Spool
-from mlflow_bridge._delivery.spool.undecided import UndecidedTraces
 from mlflow_bridge._delivery.status import TIMEOUT, Counters, DeliveryStatus
-from mlflow_bridge._delivery.trace_filter import TraceFilter
+from mlflow_bridge._delivery.trace_selector import TraceSelector
 from mlflow_bridge._export.contract import Backoff, SpanDelivery
 from mlflow_bridge._export.lending import Lending
 from mlflow_bridge._process.interruption import belongs_to_program, complete
@@ -40,10 +39,11 @@ from mlflow_bridge._spans.genai import is_of_genai
 from mlflow_bridge._spans.local_root import note_absent_parent
 from mlflow_bridge._spans.open_spans import OpenSpans, end_unfinished
 from mlflow_bridge._spans.redaction import follow_redaction
-from mlflow_bridge._spans.trace_buffer import BufferLimits, TraceBuffer
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
+
+    from mlflow_bridge.sampling.tail import TailSampling
 
 _logger = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ class DeliveryProcessor(SpanProcessor):
       delivered when the sender has time. If a destination is unavailable for more than
       ``spill_after_seconds``, the spans that wait for it go to the spool as well. So do the spans
       that are left at the end.
-    - A `Collector` makes batches, and with ``traces="genai"`` leaves out traces without a DSPy or
-      GenAI span.
+    - A `Collector` makes batches. With ``traces="genai"`` it leaves out traces without a DSPy or
+      GenAI span; with ``tail`` it leaves out traces that tail sampling does not keep.
     - Only the `Sender` talks to the exporter.
     - Spans that are still open at the end are ended, marked and delivered; see `OpenSpans`.
 
@@ -94,6 +94,7 @@ class DeliveryProcessor(SpanProcessor):
         max_spill_queue_bytes: int,
         traces: Literal["genai", "all"],
         drop_asgi_io_spans: bool,
+        tail: TailSampling | None = None,
         backoff: Backoff | None = None,
         spill_after_seconds: float = 5.0,
         is_refused: bool = False,
@@ -116,6 +117,7 @@ class DeliveryProcessor(SpanProcessor):
             max_spill_queue_bytes: The most bytes of these spans, approximately.
             traces: Whether traces without a DSPy or GenAI span are delivered.
             drop_asgi_io_spans: Whether childless spans of single ASGI messages are left out.
+            tail: Which traces are delivered of those that have ended; None delivers all.
             backoff: How long to wait between attempts.
             spill_after_seconds: How long a destination may be unavailable before the spans that
                 wait for it in memory go to the spool.
@@ -135,7 +137,8 @@ class DeliveryProcessor(SpanProcessor):
         self._overflow_policy = overflow_policy
         self._spill_after = spill_after_seconds
         self._backoff = backoff or Backoff()
-        self._filters = traces == "genai"
+        self._selector = TraceSelector(tail, only_genai=traces == "genai", spool=spool)
+        self._filters = self._selector.selects
         self._drops_asgi_io = drop_asgi_io_spans
         self._exit_deadline: float | None = None
         self._closed = False
@@ -186,7 +189,14 @@ class DeliveryProcessor(SpanProcessor):
         )
 
     def _start_threads(self) -> None:
-        traces = self._trace_buffer()
+        # The threads must not keep a processor alive that the program has dropped.
+        this = ref(self)
+        traces = self._selector.buffer(
+            # The other half of the queue is left for traces that are known to be wanted.
+            self._max_queue_size // 2,
+            open_traces=self._open.trace_ids,
+            delivers=lambda: (it := this()) and it._sender.wake_up(),
+        )
         self._sender = Sender(
             self._delivery,
             self._slots,
@@ -197,13 +207,11 @@ class DeliveryProcessor(SpanProcessor):
             spool=self._spool,
             spill_after_seconds=self._spill_after,
             reports_refusals=not self._is_refused,
-            undecided=self._undecided_traces(traces),
+            undecided=self._selector.undecided_traces(traces),
             details=getattr(self._delivery, "_delivery_of_details", None),
         )
         self._spill = self._spill_writer()
         self._copying = Copying(self._sender.waiting)
-        # The threads must not keep a processor alive that the program has dropped.
-        this = ref(self)
         self._collector = Collector(
             self._sender,
             slots=self._slots,
@@ -219,19 +227,6 @@ class DeliveryProcessor(SpanProcessor):
             spill=self._spill,
             look=lambda: (it := this()) and it._look_at_destination(),
         )
-
-    def _trace_buffer(self) -> TraceBuffer[None] | None:
-        if not self._filters:
-            return None
-        # The other half of the queue is left for traces that are known to be wanted.
-        limits = BufferLimits(spans=self._max_queue_size // 2)
-        return TraceBuffer(TraceFilter(), limits, open_traces=self._open.trace_ids)
-
-    def _undecided_traces(self, traces: TraceBuffer[None] | None) -> UndecidedTraces | None:
-        if self._spool is None or traces is None:
-            return None
-        self._spool.filter_by(traces.is_kept)
-        return UndecidedTraces(self._spool, TraceFilter(), traces.is_kept)
 
     def _spill_writer(self) -> SpillWriter | None:
         if self._spool is None:
@@ -301,7 +296,7 @@ class DeliveryProcessor(SpanProcessor):
         """
         if not self._begun:
             self._begin()
-        if not self._filters or is_of_genai(span):
+        if not self._selector.only_genai or is_of_genai(span):
             self._expects_spans = True
             if not self._closed:  # In a child, a thread of the parent may hold the sender's lock.
                 self.warm_up()
@@ -405,6 +400,8 @@ class DeliveryProcessor(SpanProcessor):
     def _follow(self, other: DeliveryProcessor) -> None:
         """Deliver the rest of the traces that another processor delivers."""
         self._collector.want(other._collector.wanted())
+        still_open = self._open.trace_ids() | other._open.trace_ids()
+        self._collector.refuse([one for one in other._collector.refused() if one in still_open])
 
     def force_flush(self, timeout_millis: float | None = None) -> bool:
         """Wait until the spans that ended before this call are stored, or in the spool.
@@ -516,6 +513,7 @@ class DeliveryProcessor(SpanProcessor):
             self._counters.add(
                 spilled=kept_others, dropped=others - kept_others + late, dropped_for=TIMEOUT
             )
+        self._selector.close()
         if self._spool is not None:
             self._spool.close()
         self._report_what_is_missing()
@@ -569,6 +567,7 @@ class DeliveryProcessor(SpanProcessor):
         """Set up again in a forked child, before the program goes on."""
         self._exit_deadline = None
         self._lending.forget()
+        self._selector.forget_parents()
         if self._spool is not None:
             self._spool.after_fork()
         self._set_up()

@@ -32,6 +32,7 @@ from mlflow_bridge._setup.sigterm import handle_sigterm, leave_sigterm
 from mlflow_bridge._spans.enrichment import Enrichment
 from mlflow_bridge._spans.open_spans import end_unfinished
 from mlflow_bridge._spans.tracer_provider import has_ids_by_the_seed
+from mlflow_bridge.sampling.tail import TailSampling
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -59,11 +60,12 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
     Args:
         config_or_exporter: The settings; or an `MLflowSpanExporter`, whose settings are used; or
             another `SpanDelivery`. Default: the settings of the environment.
+        tail: Which of the ended traces go to MLflow. Default: the settings of tail sampling.
         meter_provider: Meter provider for the metrics of the processor; None for the global one.
 
     Raises:
-        ConfigurationError: The given settings need MLflow, which is not installed; or the first
-            argument has another type. A wrong environment variable is logged, not raised.
+        ConfigurationError: The given settings need MLflow, which is not installed; or an argument
+            has another type. A wrong environment variable is logged, not raised.
 
     Example:
         >>> provider = TracerProvider(
@@ -76,6 +78,7 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
         self,
         config_or_exporter: MLflowDSPyConfig | SpanDelivery | None = None,
         *,
+        tail: TailSampling | None = None,
         meter_provider: MeterProvider | None = None,
     ) -> None:
         # First: the sender's thread may import MLflow as soon as there are spans.
@@ -107,6 +110,7 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
             max_spill_queue_bytes=config.max_spill_queue_bytes,
             traces=config.traces,
             drop_asgi_io_spans=config.drop_asgi_io_spans,
+            tail=_checked(tail) or TailSampling.from_config(config),
             is_refused=is_refused,
             meter_provider=meter_provider,
         )
@@ -268,6 +272,14 @@ def records_otherwise(processor: MLflowBatchSpanProcessor | None, config: MLflow
         return False
     processor._config = config  # type: ignore[reportPrivateUsage]
     return True
+
+
+def _checked(tail: Any) -> TailSampling | None:
+    if tail is not None and not isinstance(tail, TailSampling):
+        raise ConfigurationError(
+            f"tail is a {type(tail).__name__}; accepted: a TailSampling, or None"
+        )
+    return tail
 
 
 def _config_of(exporter: SpanDelivery) -> MLflowDSPyConfig:

@@ -19,8 +19,8 @@ _lent: WeakKeyDictionary[ReadableSpan, Mapping[str, Any]] = WeakKeyDictionary()
 
 
 def lend(span: ReadableSpan, values: Mapping[str, Any]) -> None:
-    """Lend a span these attributes, for as long as the object lives."""
-    _lent[span] = values
+    """Lend a span these attributes as well, for as long as the object lives."""
+    _lent[span] = {**_lent.get(span, {}), **values}
 
 
 def lent_to(span: ReadableSpan) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from mlflow_bridge._export.mapping.span import MappedSpan, SpanMapper
 from mlflow_bridge._export.mapping.storable import JsonText, parsed_json
 from mlflow_bridge._spans.annotation import is_annotation
 from mlflow_bridge._spans.lent_values import lent_to
-from mlflow_bridge._spans.names import TRACE_TAG_PREFIX
+from mlflow_bridge._spans.names import INPUTS, OUTPUTS, TRACE_TAG_PREFIX
 from mlflow_bridge._spans.otlp_json.decoder import spans_in
 from mlflow_bridge._spans.trace_buffer import trace_id_of
 from mlflow_bridge.traces.records import (
@@ -99,7 +99,7 @@ def _without_copies(spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
 
 def _lend(spans: Sequence[ReadableSpan]) -> None:
     """Lend a root without values those of the program below it, as for a delivery."""
-    if any(lent_to(span) for span in spans):
+    if any(INPUTS in lent_to(span) or OUTPUTS in lent_to(span) for span in spans):
         return
     lending = Lending()
     # Children before their parents, as the spans end.

@@ -17,7 +17,9 @@ from mlflow_bridge._spans.trace_buffer import (
     BufferLimits,
     Decision,
     Sorted,
+    Spans,
     TraceBuffer,
+    TracePolicy,
     trace_id_of,
 )
 
@@ -43,7 +45,7 @@ class Seen:
     model: str | None = None
 
 
-class KeepFailures:
+class KeepFailures(TracePolicy[Seen]):
     """Tail sampling: a trace with an error is kept, and so is every trace of many spans."""
 
     def new_facts(self) -> Seen:
@@ -53,12 +55,12 @@ class KeepFailures:
         facts.spans += 1
         return Decision.KEEP if span.status.status_code is StatusCode.ERROR else None
 
-    def conclude(self, facts: Seen, *, complete: bool) -> Decision:
+    def conclude(self, facts: Seen, spans: Spans, *, complete: bool) -> Decision:
         return Decision.KEEP if facts.spans > 3 else Decision.DROP
 
 
 @dataclass
-class LendModel:
+class LendModel(TracePolicy[Seen]):
     """Lending: every span passes at once, and the root learns the model of its descendants."""
 
     lent: dict[str, str | None] = field(default_factory=dict[str, str | None])
@@ -72,7 +74,7 @@ class LendModel:
             self.lent[span.name] = facts.model
         return Decision.KEEP
 
-    def conclude(self, facts: Seen, *, complete: bool) -> Decision:
+    def conclude(self, facts: Seen, spans: Spans, *, complete: bool) -> Decision:
         raise AssertionError("no trace is undecided")
 
 

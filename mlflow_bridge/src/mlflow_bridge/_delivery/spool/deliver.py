@@ -17,9 +17,10 @@ from mlflow_bridge._delivery.spool.redelivery import Redelivery
 from mlflow_bridge._delivery.spool.segment import locks_are_supported
 from mlflow_bridge._delivery.spool.spool import Spool, directory_for
 from mlflow_bridge._delivery.spool.undecided import UndecidedTraces
-from mlflow_bridge._delivery.trace_filter import TraceFilter
+from mlflow_bridge._delivery.trace_filter import policy_of
 from mlflow_bridge._export.contract import Backoff, Rejected
 from mlflow_bridge._export.exporter import RETRY_SECONDS, MLflowSpanExporter
+from mlflow_bridge.sampling.tail import TailSampling
 
 if TYPE_CHECKING:
     from mlflow_bridge._delivery.status import SpoolStatus
@@ -122,7 +123,7 @@ def _deliver(
         exporter.deliver,
         batch_size=config.max_batch_size,
         backoff=Backoff(),
-        undecided=UndecidedTraces(spool, TraceFilter()) if config.traces == "genai" else None,
+        undecided=_undecided_traces(spool, config),
     )
     patience = time.monotonic() + patience_seconds
     try:
@@ -140,6 +141,13 @@ def _deliver(
         return redelivery.obstacle or _TIME_IS_UP
     finally:
         redelivery.close()
+
+
+def _undecided_traces(spool: Spool, config: MLflowDSPyConfig) -> UndecidedTraces | None:
+    only_genai, tail = config.traces == "genai", TailSampling.from_config(config)
+    if not only_genai and tail is None:
+        return None
+    return UndecidedTraces(spool, policy_of(tail, only_genai=only_genai))
 
 
 def _summary(path: Path, status: SpoolStatus, reason: str) -> SpoolDelivery:

@@ -161,6 +161,16 @@ class Segment:
     def is_undecided(self) -> bool:
         return is_undecided(self.path)
 
+    def become_decided(self) -> None:
+        """Rename an undecided file, whose spans are to be delivered.
+
+        Raises:
+            OSError: The file cannot be renamed.
+        """
+        decided = self.path.with_name(self.path.name.replace(f"{_UNDECIDED}.", ".", 1))
+        self.path.rename(decided)
+        self.path = decided
+
     def count_spans(self) -> int:
         """Count the spans in the file; 0 if the file cannot be read."""
         if self.own:

@@ -135,6 +135,31 @@ class Spool:
             undecided=undecided,
         )
 
+    def new_undecided_writer(self) -> SegmentWriter:
+        """A writer for spans on whose traces no filter of traces has decided."""
+        return self._new_writer(undecided=True)
+
+    def write_to(self, writer: SegmentWriter, spans: Sequence[ReadableSpan]) -> bool:
+        """Write all of these spans; False if the disk refuses."""
+        written = 0
+        while written < len(spans):
+            rest = spans[written : written + _LINE_SPANS]
+            count = self._write(rest, lambda some: writer.write_first(some)[1])
+            if not count:
+                return False
+            written += count
+        return True
+
+    def deliver_undecided(self, segments: Sequence[Segment]) -> None:
+        """Deliver files of this process whose traces are wanted after all.
+
+        Raises:
+            OSError: A file cannot be renamed.
+        """
+        for segment in segments:
+            segment.become_decided()
+            self._spilled.full.append(segment)
+
     @classmethod
     def from_config(cls, config: MLflowDSPyConfig) -> Spool | None:
         """The spool for this destination; None if it is disabled or this system cannot have one."""

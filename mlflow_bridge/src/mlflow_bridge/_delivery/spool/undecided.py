@@ -8,11 +8,12 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 
 from mlflow_bridge._delivery.spool.spool import Spool
+from mlflow_bridge._spans.local_root import is_local_root
 from mlflow_bridge._spans.otlp_json.decoder import spans_in, wanted_traces_in
 from mlflow_bridge._spans.trace_buffer import Decision, TracePolicy, trace_id_of
 
@@ -26,9 +27,8 @@ class UndecidedTraces:
 
     A process with write-ahead writes its spans before the filter of traces sees them, and a span
     that ends after the shutdown is never filtered. If the process is killed, the next process
-    decides on each trace. A trace is wanted if the policy keeps it for one of its spans in any
-    undecided file, if a file has a note that it is wanted, or if this process wants it. All other
-    traces have no wanted span.
+    decides on each trace. A trace is wanted if the policy keeps it for its spans in undecided
+    files, if a file has a note that it is wanted, or if this process wants it.
 
     Used by one thread.
 
@@ -41,13 +41,16 @@ class UndecidedTraces:
     def __init__(
         self,
         spool: Spool,
-        policy: TracePolicy[None],
+        policy: TracePolicy[Any],
         is_wanted: Callable[[int], bool] = lambda _: False,
     ) -> None:
         self._spool = spool
         self._policy = policy
         self._is_wanted = is_wanted
         self._wanted: set[int] = set()
+        self._facts: dict[int, Any] = {}
+        """What the policy knows of the traces on disk."""
+        self._concluded: dict[int, bool] = {}
         self._to_read: deque[Path] = deque()
         self._read: dict[Path, int] = {}
         """How far each file is read, in bytes."""
@@ -85,23 +88,49 @@ class UndecidedTraces:
                 spans = spans_in(line)
             except ValueError:  # Counted when the file is delivered.
                 continue
-            self._wanted |= {trace_id_of(span) for span in spans if self._decides_to_keep(span)}
+            for span in spans:
+                if self._decides_to_keep(span):
+                    self._wanted.add(trace_id_of(span))
         self._read[path] = file.tell() - len(line)
 
     def _decides_to_keep(self, span: ReadableSpan) -> bool:
+        trace_id = trace_id_of(span)
+        facts = self._facts.get(trace_id)
+        if facts is None and (facts := self._policy.new_facts()) is not None:
+            self._facts[trace_id] = facts
+        self._concluded.pop(trace_id, None)
         try:
-            return self._policy.note(span, None) is Decision.KEEP
-        except (
-            Exception
-        ):  # Raised by an odd attribute. An unwanted trace is better than a lost one.
+            return self._policy.note(span, facts) is Decision.KEEP
+        # Raised by an odd attribute. An unwanted trace is better than a lost one.
+        except Exception:
             return True
 
     def wanted_of(self, spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
         """Those of the spans whose trace is wanted, after `look_further` has returned False."""
         # Memory is bounded, and an unwanted trace is better than a lost trace.
-        if len(self._wanted) > _MOST_TRACES:
+        if len(self._wanted) + len(self._facts) > _MOST_TRACES:
+            self._facts.clear()
             return list(spans)
-        return [span for span in spans if self._is_known(trace_id_of(span))]
+        wanted = [span for span in spans if self._is_known(trace_id_of(span))]
+        for span in wanted:
+            self._label(span)
+        return wanted
 
     def _is_known(self, trace_id: int) -> bool:
-        return trace_id in self._wanted or self._is_wanted(trace_id)
+        # First: the facts of a trace say why it is kept.
+        is_kept = self._is_concluded_to_keep(trace_id)
+        return is_kept or trace_id in self._wanted or self._is_wanted(trace_id)
+
+    def _is_concluded_to_keep(self, trace_id: int) -> bool:
+        facts = self._facts.get(trace_id)
+        if facts is None:
+            return False
+        if trace_id not in self._concluded:
+            decision = self._policy.conclude(facts, tuple, complete=True)
+            self._concluded[trace_id] = decision is Decision.KEEP
+        return self._concluded[trace_id]
+
+    def _label(self, span: ReadableSpan) -> None:
+        facts = self._facts.get(trace_id_of(span))
+        if facts is not None and is_local_root(span):
+            self._policy.label(span, facts)
