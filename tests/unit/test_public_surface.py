@@ -20,10 +20,16 @@ import pytest
 from opentelemetry.instrumentation import dspy as instrumentation
 
 import mlflow_bridge
+import mlflow_bridge.sampling
 import mlflow_bridge.traces
 from mlflow_bridge import MLflowDSPyConfig
 
-PACKAGES: tuple[ModuleType, ...] = (instrumentation, mlflow_bridge, mlflow_bridge.traces)
+PACKAGES: tuple[ModuleType, ...] = (
+    instrumentation,
+    mlflow_bridge,
+    mlflow_bridge.sampling,
+    mlflow_bridge.traces,
+)
 OURS = tuple(package.__name__ for package in PACKAGES)
 SNAPSHOT = Path(__file__).with_name("public_surface.txt")
 SOURCES = [Path(str(package.__file__)).parent for package in PACKAGES]

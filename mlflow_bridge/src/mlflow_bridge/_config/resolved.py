@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from mlflow_bridge._config.base import ConfigurationError, report_once, variable_of
 from mlflow_bridge._config.settings import INSTRUMENT_ARGUMENTS, MLflowDSPyConfig
+from mlflow_bridge._config.tail import TAIL_FIELDS
 from opentelemetry.instrumentation.dspy import ContentMode
 
 _DESTINATION_FIELDS: Final = frozenset(
@@ -101,6 +102,8 @@ def _safer_choice(wrong: Iterable[str]) -> dict[str, Any]:
     for name in wrong:
         default = {name: MLflowDSPyConfig.model_fields[name].default}
         choice.update(_LESS_CONTENT.get(name, default))
+        if name in TAIL_FIELDS:
+            choice["tail_rate"] = 1.0  # Without one of its rules, no trace is to be left out.
     return choice
 
 

@@ -401,7 +401,7 @@ class Collector:
         self._drop(found.dropped)
         if found.parked:
             self._forget(found.parked)
-            self._settle(found.parked, spilled=True)
+            self._settle(found.parked, parked=True)
         kept = [*self._with_slot_again(found.revived), *found.kept]
         if self._spool is not None:
             self._spool.note_wanted(kept)
@@ -467,7 +467,7 @@ class Collector:
         spans: Sequence[ReadableSpan],
         *,
         filtered: bool = False,
-        spilled: bool = False,
+        parked: bool = False,
         dropped_for: str | None = None,
     ) -> None:
         """Free the slots of spans, and count the outcome, unless another processor does."""
@@ -479,7 +479,7 @@ class Collector:
                     slots,
                     settled,
                     filtered=len(settled) * filtered,
-                    spilled=len(settled) * spilled,
+                    parked=len(settled) * parked,
                     dropped=len(settled) * (dropped_for is not None),
                     dropped_for=dropped_for,
                 )

@@ -195,6 +195,7 @@ class DeliveryProcessor(SpanProcessor):
             # The other half of the queue is left for traces that are known to be wanted.
             self._max_queue_size // 2,
             open_traces=self._open.trace_ids,
+            counters=self._counters,
             delivers=lambda: (it := this()) and it._sender.wake_up(),
         )
         self._sender = Sender(

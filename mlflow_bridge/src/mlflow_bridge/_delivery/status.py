@@ -41,7 +41,7 @@ class SpoolStatus:
     not_written_ahead: int = 0
     """Spans that write-ahead could not write to the disk before they were sent."""
     filtered: int = 0
-    """Spans of killed processes whose trace has no span of DSPy or GenAI."""
+    """Spans left out because their trace is not for MLflow."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,18 @@ class DeliveryStatus:
     not_written_ahead: int = 0
     """Spans that write-ahead could not write to the disk before they were sent."""
     filtered: int = 0
-    """Spans left out because their trace has no span of DSPy or GenAI."""
+    """Spans left out: their trace has no span of DSPy or GenAI, or is not kept by tail sampling."""
     held: int = 0
-    """Queued spans that the filter holds back, because it has not decided on their traces."""
+    """Queued spans that the filter holds back, because it has not decided on their traces.
+
+    Spans of a long trace are on disk meanwhile.
+    """
     queue_capacity: int = 0
     """The most spans that may be queued."""
     destination: str = ""
     """Description of the destination, without secrets."""
     spool_filtered: int = 0
-    """Spans of other processes left out of the spool: their trace has no span of DSPy or GenAI."""
+    """Spans left out of the spool, also those of other processes, for the same reasons."""
     processed: int = 0
     """Spans that were handed to the exporter, or written to the spool instead."""
     dropped_by: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -130,6 +133,7 @@ class Counters:
         self._dropped_from_queue = 0
         self._spilled = 0
         self._filtered = 0
+        self._parked = 0
         self._submitted = 0
         self._spilled_submitted = 0
         self._dropped_by: Counter[str] = Counter()
@@ -142,6 +146,7 @@ class Counters:
         rejected: int = 0,
         filtered: int = 0,
         spilled: int = 0,
+        parked: int = 0,
         dropped: int = 0,
         dropped_for: str | None = None,
         was_submitted: bool = False,
@@ -153,6 +158,7 @@ class Counters:
             rejected: See `DeliveryStatus`.
             filtered: See `DeliveryStatus`.
             spilled: See `DeliveryStatus`.
+            parked: Spans on disk that count as queued, until their trace is decided.
             dropped: See `DeliveryStatus`.
             dropped_for: Why spans are dropped; None if they were handed to the exporter before.
             was_submitted: Whether spilled spans were handed to the exporter before.
@@ -166,6 +172,7 @@ class Counters:
             self._rejected += rejected
             self._filtered += filtered
             self._spilled += spilled
+            self._parked += parked
             self._dropped += dropped
 
     def weigh(self, slots: Slots, spans: Iterable[ReadableSpan]) -> None:
@@ -241,7 +248,7 @@ class Counters:
         spool = spool or SpoolStatus()
         rooms = tuple(waiting)
         with self.lock:
-            queued = sum(slots.used for slots in rooms)
+            queued = sum(slots.used for slots in rooms) + self._parked
             settled = self._stored + self._rejected + self._filtered
             return DeliveryStatus(
                 accepted=settled + queued + self._spilled + self._dropped,
@@ -260,7 +267,7 @@ class Counters:
                 spool_oldest_seconds=spool.oldest_seconds,
                 not_written_ahead=spool.not_written_ahead,
                 filtered=self._filtered,
-                held=held,
+                held=held + self._parked,
                 queue_capacity=sum(slots.capacity for slots in rooms),
                 destination=destination,
                 spool_filtered=spool.filtered,

@@ -10,6 +10,7 @@ from typing import Any
 from mlflow_bridge._delivery.spool.parking import ParkedTraces
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.spool.undecided import UndecidedTraces
+from mlflow_bridge._delivery.status import Counters
 from mlflow_bridge._delivery.trace_filter import policy_of
 from mlflow_bridge._spans.trace_buffer import BufferLimits, TraceBuffer
 from mlflow_bridge.sampling.tail import TailSampling
@@ -40,6 +41,7 @@ class TraceSelector:
         max_spans: int,
         *,
         open_traces: Callable[[], set[int]],
+        counters: Counters,
         delivers: Callable[[], object],
     ) -> TraceBuffer[Any] | None:
         """The buffer of undecided traces; None if all traces are delivered.
@@ -47,12 +49,13 @@ class TraceSelector:
         Args:
             max_spans: The most spans that the buffer holds.
             open_traces: Returns the traces that have an open span in this process.
+            counters: Count the spans on disk.
             delivers: Called when spans in the spool are to be delivered.
         """
         if not self.selects:
             return None
         if self._tail is not None and self._spool is not None:
-            self._parked = ParkedTraces(self._spool, delivers)
+            self._parked = ParkedTraces(self._spool, counters, delivers)
         return TraceBuffer(
             policy_of(self._tail, only_genai=self.only_genai),
             BufferLimits(spans=max_spans),

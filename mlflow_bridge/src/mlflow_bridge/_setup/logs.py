@@ -9,6 +9,8 @@ import re
 import threading
 from typing import TYPE_CHECKING, Final
 
+from mlflow_bridge.sampling.tail import TailSampling
+
 if TYPE_CHECKING:
     from mlflow_bridge._config.settings import MLflowDSPyConfig
 
@@ -47,13 +49,15 @@ def log_start(
         content: The name of the content mode.
         provider: The tracer provider, which has the sampler.
     """
+    tail = TailSampling.from_config(config)
     log.info(
-        "Traces go to %s (mode: %s, %s%s; sampling: %s; content: %s).",
+        "Traces go to %s (mode: %s, %s%s; sampling: %s%s; content: %s).",
         config.destination_description,
         door,
         "tracking server" if config.is_server else "SQL store in this process",
         ", write-ahead" if config.write_ahead else "",
         described_sampler(getattr(provider, "sampler", None)),
+        "" if tail is None else f", and {tail.description()}",
         content,
     )
 

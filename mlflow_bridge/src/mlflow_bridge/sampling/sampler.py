@@ -17,6 +17,7 @@ from mlflow_bridge._config.resolved import resolve_config
 from mlflow_bridge._config.settings import SAMPLING_FIELDS, ConfigurationError, MLflowDSPyConfig
 from mlflow_bridge._process.interruption import belongs_to_program
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
+from mlflow_bridge._spans.names import SAMPLING_PROBABILITY, SAMPLING_RANDOMNESS
 from mlflow_bridge.sampling.keys import is_in_share, key_in, number_of
 from mlflow_bridge.sampling.volume import VolumePolicy, is_run
 from opentelemetry.instrumentation.dspy import DSPyCall, current_dspy_call
@@ -91,10 +92,13 @@ class DSPySampler(Sampler):
         """Decide whether a span is recorded. Never raises; after an error the span is recorded."""
         parent = get_current_span(parent_context).get_span_context()
         known = attributes or _NOTHING
+        drawn: dict[str, Any] = {}
         if parent.is_valid and not parent.trace_flags.sampled:
             records = False
         else:
-            records = self._decided(parent, parent_context, trace_id, known)
+            records = self._decided(parent, parent_context, trace_id, known, drawn)
+        if drawn:
+            attributes = {**known, **drawn}
         return SamplingResult(
             Decision.RECORD_AND_SAMPLE if records else Decision.DROP,
             # The SDK takes the attributes of the span from this result, not from the caller.
@@ -118,7 +122,9 @@ class DSPySampler(Sampler):
         context: Context | None,
         trace_id: int,
         attributes: Mapping[str, Any],
+        drawn: dict[str, Any],
     ) -> bool:
+        """Whether the span is recorded; adds what is to be known later of a draw to ``drawn``."""
         try:
             # For a span of another library, current_dspy_call() is the call around that span.
             call = current_dspy_call(context) if DSPY_OPERATION in attributes else None
@@ -126,9 +132,13 @@ class DSPySampler(Sampler):
                 return False
             if parent.is_valid or (call is not None and is_run(call)):
                 return True
-            return is_in_share(
-                self._number(context, call, trace_id, attributes), self._share(call, attributes)
-            )
+            number = self._number(context, call, trace_id, attributes)
+            share = self._share(call, attributes)
+            if 0 < share < 1:
+                drawn[SAMPLING_PROBABILITY] = share
+                if number != trace_id:
+                    drawn[SAMPLING_RANDOMNESS] = f"{number:016x}"
+            return is_in_share(number, share)
         except Exception as error:
             if belongs_to_program(error):
                 raise

@@ -74,6 +74,11 @@ class TailSampling:
         _check("rate", self.rate, most=1.0)
         _check("grace_seconds", self.grace_seconds, most=3600.0)
 
+    def description(self) -> str:
+        """The reasons of the rules, and the rate, as one line."""
+        kept = ", ".join(rule.reason for rule in self.keep) or "no rule"
+        return f"tail sampling by {kept}, rate {self.rate:g}"
+
     @classmethod
     def from_config(cls, config: MLflowDSPyConfig) -> TailSampling | None:
         """The tail sampling of these settings; None if no setting of it is given.

@@ -109,6 +109,21 @@ SETTINGS: dict[str, tuple[str, str, Any]] = {
     "input_sanitizer": ("MLFLOW_DSPY_INPUT_SANITIZER", "os.path.join", os.path.join),
     "output_sanitizer": ("MLFLOW_DSPY_OUTPUT_SANITIZER", "os.path:join", os.path.join),
     "log_level": ("MLFLOW_DSPY_LOG_LEVEL", "debug", "DEBUG"),
+    "tail_rate": ("MLFLOW_DSPY_TAIL_RATE", "0.01", 0.01),
+    "tail_keep_errors": ("MLFLOW_DSPY_TAIL_KEEP_ERRORS", "false", False),
+    "tail_slower_than_seconds": ("MLFLOW_DSPY_TAIL_SLOWER_THAN_SECONDS", "5", 5.0),
+    "tail_cost_above_usd": ("MLFLOW_DSPY_TAIL_COST_ABOVE_USD", "0.1", 0.1),
+    "tail_tokens_above": ("MLFLOW_DSPY_TAIL_TOKENS_ABOVE", "1000", 1000),
+    "tail_score_below": (
+        "MLFLOW_DSPY_TAIL_SCORE_BELOW",
+        "correct=0.5, safe=1",
+        {"correct": 0.5, "safe": 1.0},
+    ),
+    "tail_parse_failures": ("MLFLOW_DSPY_TAIL_PARSE_FAILURES", "true", True),
+    "tail_new_program_first": ("MLFLOW_DSPY_TAIL_NEW_PROGRAM_FIRST", "20", 20),
+    "tail_agent_exhausted": ("MLFLOW_DSPY_TAIL_AGENT_EXHAUSTED", "true", True),
+    "tail_predicate": ("MLFLOW_DSPY_TAIL_PREDICATE", "os.path:join", os.path.join),
+    "tail_grace_seconds": ("MLFLOW_DSPY_TAIL_GRACE_SECONDS", "7", 7.0),
 }
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -12,6 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from mlflow_bridge._delivery.spool.segment import Segment
 from mlflow_bridge._delivery.spool.spool import Spool
 from mlflow_bridge._delivery.spool.writer import SegmentWriter
+from mlflow_bridge._delivery.status import Counters
 from mlflow_bridge._spans.otlp_json.decoder import spans_in
 
 _logger = logging.getLogger(__name__)
@@ -25,20 +27,26 @@ class ParkedTraces:
 
     Args:
         spool: The spool.
+        counters: Count the spans.
         delivers: Called when there are spans to deliver.
     """
 
-    def __init__(self, spool: Spool, delivers: Callable[[], object]) -> None:
+    def __init__(self, spool: Spool, counters: Counters, delivers: Callable[[], object]) -> None:
         self._spool = spool
+        self._counters = counters
         self._delivers = delivers
         self._writers: dict[int, SegmentWriter] = {}
+        self._parked: Counter[int] = Counter()
 
     def park(self, trace_id: int, spans: Sequence[ReadableSpan]) -> bool:
         """Write these spans; False if the disk refuses. Some of them may be written then."""
         writer = self._writers.get(trace_id)
         if writer is None:
             writer = self._writers[trace_id] = self._spool.new_undecided_writer()
-        return self._spool.write_to(writer, spans)
+        if not self._spool.write_to(writer, spans):
+            return False
+        self._parked[trace_id] += len(spans)
+        return True
 
     def spans_of(self, trace_id: int) -> list[ReadableSpan]:
         """The spans of a trace; without those of a line that cannot be read."""
@@ -58,8 +66,7 @@ class ParkedTraces:
         Raises:
             OSError: A file cannot be renamed. The next process decides on it.
         """
-        segments = self._segments(trace_id)
-        self._writers.pop(trace_id, None)
+        segments = self._taken(trace_id, spilled=True)
         self._spool.deliver_undecided(segments)
         self._delivers()
 
@@ -69,23 +76,29 @@ class ParkedTraces:
         Raises:
             OSError: A file can be neither removed nor emptied.
         """
-        segments = self._segments(trace_id)
-        self._writers.pop(trace_id, None)
-        for segment in segments:
-            self._spool.note_filtered(segment.spans)
+        for segment in self._taken(trace_id, spilled=False):
             segment.delete()
 
     def close(self) -> None:
         """Leave the traces to the next process."""
-        writers, self._writers = self._writers, {}
-        for writer in writers.values():
+        for trace_id, writer in list(self._writers.items()):
+            self._taken(trace_id, spilled=True)
             writer.close()
 
     def forget_parents(self) -> None:
         """Release all files in a forked child: they belong to the parent."""
         writers, self._writers = self._writers, {}
+        self._parked.clear()
         for writer in writers.values():
             writer.forget_parents()
+
+    def _taken(self, trace_id: int, *, spilled: bool) -> list[Segment]:
+        """Take out the files of a trace, whose spans count as spilled, or else as filtered."""
+        segments, spans = self._segments(trace_id), self._parked.pop(trace_id, 0)
+        self._writers.pop(trace_id, None)
+        outcome = {"spilled" if spilled else "filtered": spans}
+        self._counters.add(parked=-spans, **outcome)
+        return segments
 
     def _segments(self, trace_id: int) -> list[Segment]:
         writer = self._writers.get(trace_id)

@@ -17,6 +17,7 @@ from mlflow_bridge._config.settings import MLflowDSPyConfig, environment_variabl
 from mlflow_bridge._setup.doctor import Check
 from mlflow_bridge._setup.logs import described_sampler
 from mlflow_bridge.sampling.entry_point import sampler_of_new_provider, unused_settings
+from mlflow_bridge.sampling.tail import TailSampling
 
 # The id that a ratio sampler drops only at a ratio of 0.
 _FIRST_ID: Final = 0
@@ -39,6 +40,19 @@ def check_sampling(config: MLflowDSPyConfig) -> Iterator[Check]:
         yield Check("sampling", "warn", unused.rstrip("."))
     if isinstance(provider, TracerProvider):
         yield _described(provider.sampler)
+    yield from _check_tail(config)
+
+
+def _check_tail(config: MLflowDSPyConfig) -> Iterator[Check]:
+    tail = TailSampling.from_config(config)
+    if tail is None:
+        return
+    description = f"ended traces go to MLflow by {tail.description()}"
+    if tail.rate == 1:
+        variable = environment_variable("tail_rate")
+        yield Check("tail sampling", "warn", f"{description}: every trace is kept ({variable})")
+    else:
+        yield Check("tail sampling", "ok", description)
 
 
 def _described(sampler: Sampler) -> Check:

@@ -74,3 +74,21 @@ def test_the_provider_of_the_process(
 def test_it_is_a_part_of_the_report() -> None:
     report = mlflow_bridge.doctor("http://127.0.0.1:1", send=False)
     assert [check.state for check in report.checks if check.name == "sampling"] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "state", "detail"),
+    [
+        ({"tail_rate": 0.01}, "ok", "tail sampling by error, rate 0.01"),
+        (
+            {"tail_slower_than_seconds": 5},
+            "warn",
+            "error, slow, rate 1: every trace is kept (MLFLOW_DSPY_TAIL_RATE)",
+        ),
+        ({"tail_keep_errors": False, "tail_rate": 0}, "ok", "by no rule, rate 0"),
+    ],
+)
+def test_tail_sampling(settings: dict[str, float], state: str, detail: str) -> None:
+    _, check = check_sampling(MLflowDSPyConfig(**settings))
+    assert (check.name, check.state) == ("tail sampling", state)
+    assert detail in check.detail
