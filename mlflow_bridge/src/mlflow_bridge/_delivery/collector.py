@@ -329,7 +329,7 @@ class Collector:
             self._pass_on([span for item in items for span in self._spans_of(item)])
         # Also for traces to which no span is added any more.
         if self._to_want or self._revived or self.held:
-            self._pass_on((), concluding=True, hurries=bool(marks))
+            self._pass_on((), concluding=True, without_wait=bool(marks))
         for mark in marks:
             mark.reach(complete=True)
         return left == 0
@@ -372,14 +372,14 @@ class Collector:
         return (_span_of(item),)
 
     def _pass_on(
-        self, spans: Sequence[ReadableSpan], *, concluding: bool = False, hurries: bool = False
+        self, spans: Sequence[ReadableSpan], *, concluding: bool = False, without_wait: bool = False
     ) -> None:
         """Give the sender the spans of wanted traces.
 
         Args:
             spans: The spans.
             concluding: Whether all spans have been added that had ended when `begin` was called.
-            hurries: As in `TraceBuffer.conclude`.
+            without_wait: As in `TraceBuffer.conclude`.
         """
         if self._traces is None:
             self._pass_on_sorted(Sorted(kept=[*spans]))
@@ -391,7 +391,7 @@ class Collector:
                 self._traces.refuse((self._to_refuse.popleft(),))
             self._pass_on_sorted(self._traces.add(spans))
             if concluding:
-                self._pass_on_sorted(self._traces.conclude(hurries=hurries))
+                self._pass_on_sorted(self._traces.conclude(without_wait=without_wait))
         # BaseException: a SystemExit would end this thread, and with it every later delivery.
         except BaseException as error:
             _logger.debug("The filter of traces raised", exc_info=True)

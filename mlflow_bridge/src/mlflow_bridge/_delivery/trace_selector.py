@@ -64,7 +64,7 @@ class TraceSelector:
         )
 
     def undecided_traces(self, traces: TraceBuffer[Any] | None) -> UndecidedTraces | None:
-        """What decides on spans on disk; None if all of them are delivered.
+        """The part that decides on spans on disk; None if all of them are delivered.
 
         Args:
             traces: The buffer of this process.

@@ -207,22 +207,22 @@ class TraceBuffer(Generic[Facts]):
         """
         self._open = self._open_traces()
 
-    def conclude(self, *, hurries: bool = False) -> Sorted:
+    def conclude(self, *, without_wait: bool = False) -> Sorted:
         """Decide on complete traces, see `begin`, and on traces beyond the limits.
 
         Args:
-            hurries: Whether no trace is to wait for what may follow.
+            without_wait: Whether complete traces are decided at once.
 
         Returns:
             Their spans.
         """
         for trace_id in [trace_id for trace_id in self._rooted if trace_id not in self._open]:
-            if not hurries and self._policy.grace_seconds and self._waits(trace_id):
+            if not without_wait and self._policy.grace_seconds and self._waits(trace_id):
                 del self._rooted[trace_id]
                 self._waiting[trace_id] = self._clock() + self._policy.grace_seconds
             else:
                 self._conclude(trace_id, complete=True)
-        self._end_waits(math.inf if hurries else self._clock())
+        self._end_waits(math.inf if without_wait else self._clock())
         # Afterwards: complete traces make room.
         self._conclude_overdue()
         return self._take_ready()

@@ -42,7 +42,7 @@ class KeepRule:
         self.reason = reason
 
     def new_state(self) -> Any:
-        """What is remembered of a trace before its first span."""
+        """The state of a trace before its first span."""
         return None
 
     def note(self, span: ReadableSpan, state: Any) -> Any:

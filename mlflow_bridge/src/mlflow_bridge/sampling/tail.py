@@ -63,11 +63,11 @@ class TailSampling:
     grace_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        rules: Any = self.keep
-        is_list = isinstance(rules, (list, tuple))
-        if not is_list or not all(isinstance(rule, KeepRule) for rule in list[Any](rules)):
+        given: Any = self.keep
+        rules: Sequence[Any] = given if isinstance(given, (list, tuple)) else (given,)
+        if rules is not given or not all(isinstance(rule, KeepRule) for rule in rules):
             raise ConfigurationError(
-                f"keep is {rules!r}; accepted: a list of rules, such as "
+                f"keep is {given!r}; accepted: a list of rules, such as "
                 "mlflow_bridge.sampling.errors()"
             )
         object.__setattr__(self, "keep", tuple(self.keep))

@@ -42,7 +42,7 @@ _PREDICATE_SECONDS: Final = 5.0
 
 @dataclass(slots=True)
 class TailFacts:
-    """What is known of a trace. Its spans are not held here."""
+    """Facts of a trace. Its spans are not held here."""
 
     states: list[Any]
     """What each rule remembers."""

@@ -117,9 +117,9 @@ class Case:
             parking=self.disk,
         )
 
-    def add(self, *spans: ReadableSpan, hurries: bool = False) -> None:
+    def add(self, *spans: ReadableSpan, without_wait: bool = False) -> None:
         self.buffer.begin()
-        for found in (self.buffer.add(spans), self.buffer.conclude(hurries=hurries)):
+        for found in (self.buffer.add(spans), self.buffer.conclude(without_wait=without_wait)):
             self.take(found)
 
     def take(self, found: Sorted) -> None:
@@ -163,7 +163,7 @@ def test_the_wait_ends_without_a_score() -> None:
 def test_a_flush_ends_the_wait() -> None:
     case = Case()
     case.add(span("a"), root())
-    case.add(hurries=True)
+    case.add(without_wait=True)
     assert case.dropped == ["a", "root"]
 
 

@@ -96,8 +96,7 @@ class ParkedTraces:
         """Take out the files of a trace, whose spans count as spilled, or else as filtered."""
         segments, spans = self._segments(trace_id), self._parked.pop(trace_id, 0)
         self._writers.pop(trace_id, None)
-        outcome = {"spilled" if spilled else "filtered": spans}
-        self._counters.add(parked=-spans, **outcome)
+        self._counters.add(parked=-spans, spilled=spans * spilled, filtered=spans * (not spilled))
         return segments
 
     def _segments(self, trace_id: int) -> list[Segment]:
