@@ -49,6 +49,7 @@ EVERYWHERE: dict[str, tuple[Any, str]] = {
     "custom_tags": ({"team": "search"}, "team=search"),
     "custom_metadata": ({"release": "7"}, "release=7"),
     "trace_metadata": ("full", "full"),
+    "program_tags": (False, "false"),
     "drop_asgi_io_spans": (False, "false"),
     "max_batch_size": (3, "3"),
     "max_batch_bytes": (70_000, "70000"),

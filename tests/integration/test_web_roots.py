@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,9 @@ program.batch([dspy.Example(question=q).with_inputs("question") for q in "ab"],
     assert shown == [(ASKED, ANSWERED), (ASKED, ANSWERED), LISTED, LISTED]
     previews = [(one.info.request_preview, one.info.response_preview) for one in found]
     assert [(json.loads(a), json.loads(b)) for a, b in previews] == shown
+    hashes = {one.info.tags["dspy.program.hash"] for one in found}
+    assert [len(each) for each in hashes] == [12]
+    assert {one.info.tags["dspy.version"] for one in found} == {version("dspy")}
 
 
 def test_values_of_a_block_below_a_root_reach_the_trace(tmp_path: Path, uri: str) -> None:

@@ -257,6 +257,11 @@ class MLflowDSPyConfig(RecordingSettings, TailSettings):
         "user, program, commit, run, sizes. auto: when no span waits; full: together with its "
         "spans; off: never. Metadata and models of the program are written in any case.",
     )
+    program_tags: bool = Field(
+        default=True,
+        description="true or false: whether traces have the tags dspy.program.hash and "
+        "dspy.version of their program. MLflow's charts and metrics filter by tags.",
+    )
     drop_asgi_io_spans: bool = Field(
         default=True,
         description="true or false: whether childless spans of single ASGI messages, such as "

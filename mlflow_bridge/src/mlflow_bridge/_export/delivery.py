@@ -83,6 +83,7 @@ class Delivery:
         destination: The destination, which only this delivery may use from now on.
         max_attribute_bytes: Longest attribute value in bytes.
         max_batch_bytes: Approximate size of the attributes in one write.
+        program_tags: Whether traces get the tags of their program.
         details: Adds details to the roots of traces; None adds none.
         secrets: Texts that no reason may repeat.
     """
@@ -93,12 +94,13 @@ class Delivery:
         *,
         max_attribute_bytes: int,
         max_batch_bytes: int,
+        program_tags: bool = True,
         details: DetailsOfTraces | None = None,
         secrets: Iterable[str] = (),
     ) -> None:
         self._destination = destination
         self._secrets = frozenset(secrets)
-        self._mapper = SpanMapper(max_attribute_bytes)
+        self._mapper = SpanMapper(max_attribute_bytes, program_tags=program_tags)
         self._max_attribute_bytes = max_attribute_bytes
         self._max_batch_bytes = max_batch_bytes
         self._details = details or DetailsOfTraces("off", None)
@@ -332,7 +334,7 @@ class Delivery:
         [span] = batch.spans
         limit = min(self._max_attribute_bytes, span.size)
         while (limit := limit // 4) >= _MIN_ATTRIBUTE_BYTES:
-            shorter = SpanMapper(limit).map(span.source, below_caller=not span.is_root)
+            shorter = self._mapper.with_limit(limit).map(span.source, below_caller=not span.is_root)
             if shorter.size < span.size:
                 self._log.warning(
                     "cut",

@@ -139,6 +139,7 @@ class MLflowSpanExporter(SpanExporter):
             destination,
             max_attribute_bytes=self._config.max_attribute_bytes,
             max_batch_bytes=self._config.max_batch_bytes,
+            program_tags=self._config.program_tags,
             details=DetailsOfTraces(self._config.trace_metadata, self._config.tracking_username),
             secrets=secrets_of(self._config),
         )

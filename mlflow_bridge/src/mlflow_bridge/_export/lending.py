@@ -27,8 +27,10 @@ from mlflow_bridge._spans.lent_values import lend
 from mlflow_bridge._spans.local_root import is_local_root
 from mlflow_bridge._spans.names import INPUTS, MESSAGE_FORMAT, OUTPUTS
 from mlflow_bridge._spans.otlp_json.decoder import SpooledSpan
+from mlflow_bridge._spans.program_tags import program_tags_of
 from mlflow_bridge._spans.span_size import size_of
 from opentelemetry.instrumentation.dspy import semconv
+from opentelemetry.instrumentation.dspy.semconv import DSPY_PROGRAM_HASH
 
 _logger = logging.getLogger(__name__)
 
@@ -76,6 +78,8 @@ class _Values:
 class _Trace:
     below: dict[int, list[_Values]] = field(default_factory=dict[int, list[_Values]])
     """The outermost values below each span that has not ended, by its id."""
+    program: tuple[int, Mapping[str, str]] | None = None
+    """Start and tags of the outermost module; of several, the first."""
     ended: dict[int, int] = field(default_factory=dict[int, int])
     """The ended spans without values, and what stands above each of them."""
     size: int = 0
@@ -129,13 +133,19 @@ class Lending:
             found = self._taken_from(trace, context.span_id)
             if trace is not None and not trace.below:
                 self._remove(context.trace_id)
-            if may_borrow and (values := _lent_values(_as_runner(span, attributes, found))):
+            values: dict[str, Any] = {}
+            if trace is not None and trace.program and DSPY_PROGRAM_HASH not in attributes:
+                values.update(trace.program[1])
+            if may_borrow:
+                values.update(_lent_values(_as_runner(span, attributes, found)))
+            if values:
                 lend(span, values)
             return
         assert span.parent is not None
         if trace is None:
             trace = self._traces[context.trace_id] = _Trace()
         self._traces.move_to_end(context.trace_id)
+        _note_program(span, attributes, trace)
         found = self._taken_from(trace, context.span_id)
         above = self._above(trace, span.parent.span_id)
         if may_borrow:
@@ -195,6 +205,15 @@ class Lending:
     def _resize(self, trace: _Trace, change: int) -> None:
         trace.size += change
         self._size += change
+
+
+def _note_program(span: ReadableSpan, attributes: _Attributes, trace: _Trace) -> None:
+    if DSPY_PROGRAM_HASH not in attributes:
+        return
+    start = span.start_time or 0
+    # A module starts before the modules inside of it, and ends after them.
+    if trace.program is None or start <= trace.program[0]:
+        trace.program = start, program_tags_of(span)
 
 
 def _may_borrow(span: ReadableSpan, attributes: _Attributes) -> bool:

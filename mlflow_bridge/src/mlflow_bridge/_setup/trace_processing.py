@@ -92,6 +92,7 @@ class TraceProcessing:
             only_genai=config.traces == "genai",
             drops_asgi_io=config.drop_asgi_io_spans,
             max_attribute_bytes=config.max_attribute_bytes,
+            program_tags=config.program_tags,
             exit_timeout_seconds=config.exit_timeout_seconds,
         )
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from mlflow_bridge._config.base import ConfigurationError
 from mlflow_bridge._config.settings import MLflowDSPyConfig
@@ -64,8 +64,8 @@ class TailSampling:
 
     def __post_init__(self) -> None:
         given: Any = self.keep
-        rules: Sequence[Any] = given if isinstance(given, (list, tuple)) else (given,)
-        if rules is not given or not all(isinstance(rule, KeepRule) for rule in rules):
+        rules = cast("list[Any]", list(given)) if isinstance(given, (list, tuple)) else [None]
+        if not all(isinstance(rule, KeepRule) for rule in rules):
             raise ConfigurationError(
                 f"keep is {given!r}; accepted: a list of rules, such as "
                 "mlflow_bridge.sampling.errors()"

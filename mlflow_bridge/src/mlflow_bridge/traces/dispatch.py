@@ -56,6 +56,7 @@ class DispatchSettings:
     drops_asgi_io: bool = True
     """Whether spans of single ASGI messages are left out (``drop_asgi_io_spans``)."""
     max_attribute_bytes: int = MAX_ATTRIBUTE_BYTES
+    program_tags: bool = True
     exit_timeout_seconds: float = 5.0
 
 
@@ -303,6 +304,7 @@ class TraceDispatch(SpanProcessor):
             without_asgi_io(ended.spans) if settings.drops_asgi_io else ended.spans,
             complete=ended.complete,
             max_attribute_bytes=settings.max_attribute_bytes,
+            program_tags=settings.program_tags,
         )
         trace = finished_trace(record)
         for worker in self._workers:

@@ -39,6 +39,7 @@ def record_of_spans(
     *,
     complete: bool | None = None,
     max_attribute_bytes: int = MAX_ATTRIBUTE_BYTES,
+    program_tags: bool = True,
 ) -> TraceRecord:
     """The record of the trace to which these spans belong.
 
@@ -46,13 +47,14 @@ def record_of_spans(
         spans: The ended spans of one trace, in any order. Of spans with one id, the last counts.
         complete: Whether these are all spans; None to look whether each parent is there.
         max_attribute_bytes: Longest value of an attribute; longer text is cut.
+        program_tags: Whether the tags include those of the program.
 
     Raises:
         ValueError: There is no span, or a span belongs to another trace or to no trace.
     """
     unique = _without_copies(spans)
     _lend(unique)
-    mapper = SpanMapper(max_attribute_bytes)
+    mapper = SpanMapper(max_attribute_bytes, program_tags=program_tags)
     mapped = [mapper.map(span) for span in unique]
     roots = [one for one in mapped if one.is_local_root]
     details = [root.details for root in roots if root.details is not None]

@@ -108,6 +108,7 @@ SETTINGS: dict[str, tuple[str, str, Any]] = {
     "trace_condition": ("MLFLOW_DSPY_TRACE_CONDITION", "os.path:join", os.path.join),
     "input_sanitizer": ("MLFLOW_DSPY_INPUT_SANITIZER", "os.path.join", os.path.join),
     "output_sanitizer": ("MLFLOW_DSPY_OUTPUT_SANITIZER", "os.path:join", os.path.join),
+    "program_tags": ("MLFLOW_DSPY_PROGRAM_TAGS", "false", False),
     "log_level": ("MLFLOW_DSPY_LOG_LEVEL", "debug", "DEBUG"),
     "tail_rate": ("MLFLOW_DSPY_TAIL_RATE", "0.01", 0.01),
     "tail_keep_errors": ("MLFLOW_DSPY_TAIL_KEEP_ERRORS", "false", False),

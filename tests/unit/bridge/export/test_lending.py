@@ -13,6 +13,7 @@ from opentelemetry.trace import Span, set_span_in_context
 
 from mlflow_bridge._export import lending
 from mlflow_bridge._export.lending import Lending
+from mlflow_bridge._export.mapping.span import SpanMapper
 from mlflow_bridge._spans.lent_values import lent_to, with_lent_values
 from mlflow_bridge._spans.otlp_json.decoder import spans_in
 from mlflow_bridge._spans.otlp_json.encoder import line_of
@@ -291,3 +292,46 @@ def test_nothing_is_remembered_of_traces_that_have_ended(program: Program) -> No
 def test_a_span_of_another_kind_of_object_is_left_alone(program: Program) -> None:
     program.lending.note(ReadableSpan("without ids"))
     assert lent_to(ReadableSpan("without ids")) == {}
+
+
+HASH_TAG = "mlflow.traceTag.dspy.program.hash"
+
+
+def test_a_root_of_a_web_framework_has_the_hash_of_its_program() -> None:
+    program = Program()
+    root = program.start()
+    outer = program.dspy(root, module("q", "a", **{"dspy.program.hash": "outer"}))
+    program.call(outer, module("q", "a", **{"dspy.program.hash": "inner"}))
+    program.end(outer)
+    program.call(root, module("q", "a", **{"dspy.program.hash": "second"}))
+    program.end(root)
+    for span in program.ended():
+        program.lending.note(span)
+        last = span
+    assert attributes_of(last)[HASH_TAG] == "outer"
+
+
+def test_a_root_with_values_of_its_own_has_the_hash_as_well() -> None:
+    program = Program()
+    root = program.start(attributes={INPUTS: json_of("q")})
+    program.call(root, module("q", "a", **{"dspy.program.hash": "inner"}))
+    program.end(root)
+    for span in program.ended():
+        program.lending.note(span)
+        last = span
+    assert attributes_of(last)[HASH_TAG] == "inner"
+    assert attributes_of(last)[INPUTS] == "q"
+
+
+def test_a_program_that_is_the_root_has_its_own_hash() -> None:
+    program = Program()
+    root = program.dspy(None, module("q", "a", **{"dspy.program.hash": "root"}))
+    program.call(root, module("q", "a", **{"dspy.program.hash": "inner"}))
+    program.end(root)
+    spans = program.ended()
+    for span in spans:
+        program.lending.note(span)
+    assert attributes_of(spans[-1])[HASH_TAG] == "root"
+    assert HASH_TAG not in attributes_of(spans[0])
+    off = SpanMapper(1000, program_tags=False).map(spans[-1]).span.attributes or {}
+    assert HASH_TAG not in off

@@ -54,7 +54,11 @@ def test_the_fields_of_a_program(recorder: Recorder) -> None:
         "outputs": {"answer": "東京"},
         "session_id": "chat-7",
         "user_id": "ada",
-        "tags": {"channel": "web", "service.name": "rag service"},
+        "tags": {
+            "channel": "web",
+            "service.name": "rag service",
+            "dspy.program.hash": "abc",
+        },
         "metadata": {},
         "tokens": {"input": 100, "output": 20, "total": 120, "cache_read": 10},
         "cost": 0.0012,

@@ -38,6 +38,11 @@ from mlflow_bridge._spans.names import (
     TRACE_NAME,
     TRACE_TAG_PREFIX,
 )
+from mlflow_bridge._spans.program_tags import (
+    DSPY_VERSION_TAG,
+    PROGRAM_HASH_TAG,
+    program_tags_of,
+)
 from opentelemetry.instrumentation.dspy import semconv
 
 _TOOL_OPERATION: Final = "execute_tool"
@@ -94,13 +99,26 @@ class MappedSpan:
         return self.span.parent is None
 
 
-class SpanMapper:
-    """Maps spans, one at a time. Used by one thread at a time."""
+_PROGRAM_TAGS: Final = (PROGRAM_HASH_TAG, DSPY_VERSION_TAG)
 
-    def __init__(self, max_attribute_bytes: int) -> None:
+
+class SpanMapper:
+    """Maps spans, one at a time. Used by one thread at a time.
+
+    Args:
+        max_attribute_bytes: Longest value of an attribute; longer text is cut.
+        program_tags: Whether the trace of a root gets the tags of its program.
+    """
+
+    def __init__(self, max_attribute_bytes: int, *, program_tags: bool = True) -> None:
         self._limit = max_attribute_bytes
+        self._program_tags = program_tags
         # All spans of a provider share one resource.
         self._resource: tuple[Resource, Resource] | None = None
+
+    def with_limit(self, max_attribute_bytes: int) -> SpanMapper:
+        """A mapper that cuts values at another length, and is the same otherwise."""
+        return SpanMapper(max_attribute_bytes, program_tags=self._program_tags)
 
     def map(self, span: ReadableSpan, *, below_caller: bool = False) -> MappedSpan:
         """Map a span to MLflow's dialect, without a change to the span itself.
@@ -115,7 +133,7 @@ class SpanMapper:
         trace_id = context_of(span).trace_id
         source = as_dict(span.attributes)
         if values := lent_to(span):
-            source = {**values, **source}
+            source = {**self._wanted(values), **source}
         is_local = is_local_root(span)
         is_root = is_local and not below_caller
         attributes = self._attributes(span, source, is_local_root=is_local, is_root=is_root)
@@ -166,6 +184,7 @@ class SpanMapper:
         }
         if is_root:
             fields[TRACE_NAME] = _trace_name(span, source)
+            fields.update(self._wanted(program_tags_of(span)))
         # MLflow writes these two on its own spans. The trace id follows from the span's context.
         left_out = content.consumed | {TRACE_ID}
         if is_local_root:
@@ -177,6 +196,11 @@ class SpanMapper:
         # Attributes that the program sets with MLflow's names take precedence.
         kept = {key: value for key, value in source.items() if key not in left_out}
         return self._storable_items({**fields, **kept})
+
+    def _wanted(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self._program_tags:
+            return values
+        return {key: value for key, value in values.items() if key not in _PROGRAM_TAGS}
 
     def _storable_items(self, items: Mapping[str, Any] | None) -> dict[str, Storable]:
         stored: dict[str, Storable] = {}
