@@ -133,13 +133,13 @@ class Lending:
             found = self._taken_from(trace, context.span_id)
             if trace is not None and not trace.below:
                 self._remove(context.trace_id)
-            values: dict[str, Any] = {}
+            lent: dict[str, Any] = {}
             if trace is not None and trace.program and DSPY_PROGRAM_HASH not in attributes:
-                values.update(trace.program[1])
+                lent.update(trace.program[1])
             if may_borrow:
-                values.update(_lent_values(_as_runner(span, attributes, found)))
-            if values:
-                lend(span, values)
+                lent.update(_lent_values(_as_runner(span, attributes, found)))
+            if lent:
+                lend(span, lent)
             return
         assert span.parent is not None
         if trace is None:

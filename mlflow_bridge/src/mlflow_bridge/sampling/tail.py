@@ -64,7 +64,8 @@ class TailSampling:
 
     def __post_init__(self) -> None:
         given: Any = self.keep
-        rules = cast("list[Any]", list(given)) if isinstance(given, (list, tuple)) else [None]
+        is_list = isinstance(given, (list, tuple))
+        rules = [*cast("Sequence[Any]", given)] if is_list else [None]
         if not all(isinstance(rule, KeepRule) for rule in rules):
             raise ConfigurationError(
                 f"keep is {given!r}; accepted: a list of rules, such as "
