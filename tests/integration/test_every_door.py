@@ -80,6 +80,8 @@ EVERYWHERE: dict[str, tuple[Any, str]] = {
     "output_sanitizer": ("redactions:kept", "redactions.kept"),
     "log_level": ("WARNING", "warning"),
     "workspace": ("team", "team"),
+    # What false does is in tests of its own, since nothing else can be seen then.
+    "enabled": (True, "true"),
 }
 BY_PASSWORD: dict[str, tuple[Any, str]] = {
     "experiment_name": ("by-name", "by-name"),

@@ -26,8 +26,9 @@ from mlflow_bridge._config.base import (
     values_by_name,
     variable_of,
 )
+from mlflow_bridge._config.control import ControlSettings
 from mlflow_bridge._config.http_headers import header_text, is_header_name
-from mlflow_bridge._config.recording import INSTRUMENT_ARGUMENTS, RecordingSettings
+from mlflow_bridge._config.recording import INSTRUMENT_ARGUMENTS
 from mlflow_bridge._config.tracking_uri import (
     DEFAULT_TRACKING_URI,
     InvalidTrackingURI,
@@ -101,7 +102,7 @@ def _mlflow(variable: str, default: Any, description: str, **constraints: Any) -
     )
 
 
-class MLflowDSPyConfig(RecordingSettings):
+class MLflowDSPyConfig(ControlSettings):
     """Immutable settings: destination, delivery, spool, sampling and content of spans.
 
     Every field can be given as an argument or by an environment variable; the argument takes

@@ -368,7 +368,7 @@ class DeliveryProcessor(SpanProcessor):
         if self._closed:
             return False
         is_wanted = not self._filters or trace_id in self._collector.wanted()
-        return is_wanted or trace_id in self._open.trace_ids()
+        return is_wanted or trace_id in self.open_trace_ids()
 
     def _finish_end(
         self,
@@ -395,6 +395,10 @@ class DeliveryProcessor(SpanProcessor):
             self._admission.admit_late(placing.span)
         else:
             self._admission.place(placing, may_wait=False)
+
+    def open_trace_ids(self) -> set[int]:
+        """The traces that have an open span here."""
+        return self._open.trace_ids()
 
     def _take_over(self, other: DeliveryProcessor) -> None:
         """Take over the open spans and traces of another processor, which is closed next."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet, ref
 
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import Span
+from opentelemetry.sdk.trace import ReadableSpan, Span
 
 from mlflow_bridge._config.recording import RECORDING_FIELDS
 from mlflow_bridge._config.resolved import resolve_config
@@ -31,6 +31,7 @@ from mlflow_bridge._setup.provider import global_provider_of, prepare_provider
 from mlflow_bridge._setup.sigterm import handle_sigterm, leave_sigterm
 from mlflow_bridge._spans.enrichment import Enrichment
 from mlflow_bridge._spans.open_spans import end_unfinished
+from mlflow_bridge._spans.redaction import leave_redaction
 from mlflow_bridge._spans.tracer_provider import has_ids_by_the_seed
 
 if TYPE_CHECKING:
@@ -116,6 +117,10 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
                 config.exit_timeout_seconds,
                 is_asked_for="flush_on_sigterm" in config.model_fields_set,
             )
+        if not config.enabled:
+            leave_redaction(self)
+            # In place of the methods, so that a processor that is on does no step more.
+            vars(self).update(on_start=_ignore, on_end=_ignore)
 
     @property
     def config(self) -> MLflowDSPyConfig:
@@ -210,6 +215,10 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
             if belongs_to_program(error):
                 raise
             self._log.warning("provider", "The tracer provider cannot be prepared: %r", error)
+
+
+def _ignore(span: ReadableSpan, parent_context: Context | None = None) -> None:
+    """The methods of a processor with ``enabled=False``."""
 
 
 _joined: WeakSet[MLflowBatchSpanProcessor] = WeakSet()

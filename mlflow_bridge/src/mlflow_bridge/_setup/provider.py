@@ -12,7 +12,8 @@ from opentelemetry.sdk.trace import Span
 from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
 
 from mlflow_bridge._config.settings import MLflowDSPyConfig
-from mlflow_bridge._mlflow_tracing.joining import join_mlflow_tracing
+from mlflow_bridge._mlflow_tracing.joining import follow_mlflow_tracing, join_mlflow_tracing
+from mlflow_bridge._setup.pausing import follow_mlflow
 from mlflow_bridge._spans.tracer_provider import (
     AcceptsProcessors,
     accepts_processors,
@@ -27,8 +28,9 @@ def prepare_provider(provider: object, config: MLflowDSPyConfig) -> bool:
     """Prepare a tracer provider for the delivery to MLflow. May be repeated.
 
     The provider then makes ids that ``random.seed()`` does not repeat, unless the program chose
-    another generator. MLflow's own tracing uses the provider, too, if it is the global one. A
-    warning names sampling settings that the provider ignores.
+    another generator. MLflow's own tracing uses the provider, too, if it is the global one, and
+    ``mlflow.tracing.disable()`` stops the bridge as well. A warning names sampling settings that
+    the provider ignores.
 
     Args:
         provider: Must already have the bridge's processor, which has to come before processors
@@ -39,6 +41,7 @@ def prepare_provider(provider: object, config: MLflowDSPyConfig) -> bool:
         False if MLflow's own tracing could not be joined now, but a later call may succeed.
     """
     use_system_random_ids(provider)
+    follow_mlflow_tracing(follow_mlflow)
     warn_of_unused_settings(provider, config)
     return join_mlflow_tracing(provider)
 

@@ -34,14 +34,16 @@ class AdoptedDelivery:
 
     def __init__(self, exporter: MLflowSpanExporter, provider: AcceptsProcessors) -> None:
         from mlflow_bridge._export.exporter import adopt
+        from mlflow_bridge._setup.pausing import BY_SETTING, pausable_switch, pause
         from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor
-        from mlflow_bridge._setup.switch import SwitchableSpanProcessor
         from mlflow_bridge._spans.tracer_provider import add_processor
 
         self._exporter = exporter
         self._provider = provider
-        self._switch = SwitchableSpanProcessor()
+        self._switch = pausable_switch()
         self._processor = MLflowBatchSpanProcessor(exporter)
+        if not self._processor.config.enabled:
+            pause(BY_SETTING)
         self._switch.switch(self._processor)
         add_processor(provider, self._switch)
         # After the processor is added: in the other order, a span that ends in between would be
@@ -93,12 +95,12 @@ class AdoptedDelivery:
 
     def _add_again(self) -> None:
         from mlflow_bridge._mlflow_tracing.joining import leave_provider
-        from mlflow_bridge._setup.switch import SwitchableSpanProcessor
+        from mlflow_bridge._setup.pausing import pausable_switch
         from mlflow_bridge._spans.tracer_provider import add_processor
 
         # The provider may still have the old switch, and a span must not be delivered twice.
         self._switch.switch(None)
-        self._switch = SwitchableSpanProcessor()
+        self._switch = pausable_switch()
         add_processor(self._provider, self._switch)
         leave_provider()
 

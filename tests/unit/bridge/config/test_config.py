@@ -109,6 +109,7 @@ SETTINGS: dict[str, tuple[str, str, Any]] = {
     "input_sanitizer": ("MLFLOW_DSPY_INPUT_SANITIZER", "os.path.join", os.path.join),
     "output_sanitizer": ("MLFLOW_DSPY_OUTPUT_SANITIZER", "os.path:join", os.path.join),
     "log_level": ("MLFLOW_DSPY_LOG_LEVEL", "debug", "DEBUG"),
+    "enabled": ("MLFLOW_DSPY_ENABLED", "false", False),
 }
 
 
