@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mlflow_bridge._config.resolved import ResolvedConfig
     from mlflow_bridge._config.settings import MLflowDSPyConfig
     from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor
+    from mlflow_bridge._setup.sampling import SamplingInUse
     from mlflow_bridge._setup.switch import SwitchableSpanProcessor
     from mlflow_bridge._spans.tracer_provider import AcceptsProcessors
 
@@ -74,6 +75,8 @@ class _Session:
     """The providers that calls of `autolog` have named."""
     meters: MeterProvider | None = None
     """The meter provider of the processor."""
+    sampling: SamplingInUse | None = None
+    """The settings of sampling in ``provider``."""
     former: list[SwitchableSpanProcessor] = field(default_factory=list["SwitchableSpanProcessor"])
     """The switches of tracer providers in whose place the program has named others."""
     traces: TraceProcessing = field(default_factory=lambda: TraceProcessing(_config_in_use))
@@ -177,6 +180,7 @@ def autolog(
             _send_to_mlflow(resolved)
         except Exception as error:
             _warn_about(error, resolved.config)
+        _use_sampling(resolved.config)
         _connect_trace_processors()
         try:
             _instrument_dspy(resolved.config)
@@ -278,11 +282,13 @@ def _use_providers(given: _Providers) -> None:
     # Not without a target: what is open in that provider is delivered when it ends.
     retire_switch(_session.switch)
     _session.former.append(_session.switch)
+    _leave_sampling()
     _session.switch = _session.provider = None
 
 
 def _forget_providers() -> None:
     _session.former.clear()
+    _leave_sampling()
     if _session.given.tracer is not None:
         _session.switch = _session.provider = None
     _session.given = _Providers()
@@ -372,6 +378,7 @@ def _leave_provider() -> None:
     """Forget a tracer provider that was shut down; the next processor is added again."""
     from mlflow_bridge._mlflow_tracing.joining import leave_provider
 
+    _leave_sampling()
     if _session.switch is not None:
         # The provider may still have the switch, and a span must not be delivered twice.
         _session.switch.switch(None)
@@ -421,6 +428,27 @@ def _provider_in_use() -> AcceptsProcessors | None:
         return adopted.provider
     current: object = trace.get_tracer_provider()
     return current if accepts_processors(current) else None
+
+
+def _use_sampling(config: MLflowDSPyConfig) -> None:
+    from mlflow_bridge._setup.sampling import SamplingInUse
+    from opentelemetry.instrumentation.dspy import DSPyInstrumentor
+
+    try:
+        if _session.provider is None:
+            return
+        if _session.sampling is None:
+            _session.sampling = SamplingInUse()
+        is_ours = _session.instrumented_with is not None
+        instruments = is_ours or not DSPyInstrumentor().is_instrumented_by_opentelemetry
+        _session.sampling.use(_session.provider, config, instruments=instruments)
+    except Exception:
+        _logger.warning("Settings of sampling have no effect.", exc_info=True)
+
+
+def _leave_sampling() -> None:
+    if _session.sampling is not None:
+        _session.sampling.leave()
 
 
 def _content_mode_of(config: MLflowDSPyConfig) -> str:
@@ -483,7 +511,10 @@ def _instrument_dspy(config: MLflowDSPyConfig) -> None:
             instrumentor.uninstrument()
         others = {"meter_provider": providers[1], "logger_provider": providers[2]}
         given = {name: value for name, value in others.items() if value is not None}
-        instrumentor.instrument(tracer_provider=_session.provider, **given, **arguments)
+        tracers = _session.provider
+        if _session.sampling is not None:
+            tracers = _session.sampling.tracers(tracers)
+        instrumentor.instrument(tracer_provider=tracers, **given, **arguments)
     if instrumentor.is_instrumented_by_opentelemetry:
         _session.instrumented_with = arguments
         _session.instrumented_for = providers

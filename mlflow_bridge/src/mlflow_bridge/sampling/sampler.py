@@ -174,3 +174,64 @@ class DSPySampler(Sampler):
         self._log.warning(
             what, "Sampling: %s raised %s and is ignored.", what, type(error).__name__
         )
+
+
+class DSPyCallsSampler(DSPySampler):
+    """Sampler for the tracer of DSPy alone, in a provider that has a sampler of its own.
+
+    A span is recorded if both samplers say so. The settings decide about outermost calls of DSPy,
+    whether or not a span of another library is around them; calls below follow. By the same number,
+    a `DSPySampler` as the provider's sampler would choose the same traces.
+
+    Args:
+        other: The provider's sampler.
+        config: The settings.
+    """
+
+    def __init__(self, other: Sampler, config: MLflowDSPyConfig) -> None:
+        super().__init__(config)
+        self._other = other
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        """Decide whether a span is recorded. Raises only what the provider's sampler raises."""
+        if self._accepts(parent_context, trace_id, attributes or _NOTHING):
+            return self._other.should_sample(
+                parent_context, trace_id, name, kind, attributes, links, trace_state
+            )
+        parent = get_current_span(parent_context).get_span_context()
+        return SamplingResult(
+            Decision.DROP, None, parent.trace_state if parent.is_valid else trace_state
+        )
+
+    def get_description(self) -> str:
+        """A description with both samplers."""
+        return f"{super().get_description()} and {self._other.get_description()}"
+
+    def _accepts(
+        self, context: Context | None, trace_id: int, attributes: Mapping[str, Any]
+    ) -> bool:
+        try:
+            call = current_dspy_call(context) if DSPY_OPERATION in attributes else None
+            if call is None:
+                return True
+            if not self._volume.records(call):
+                return False
+            if call.parent is not None or is_run(call):
+                return True
+            return is_in_share(
+                self._number(context, call, trace_id, attributes), self._share(call, attributes)
+            )
+        except Exception as error:
+            if belongs_to_program(error):
+                raise
+            self._warn("DSPySampler", error)
+            return True

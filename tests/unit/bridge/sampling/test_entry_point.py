@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.sampling import ParentBased
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, ParentBased
 
 from mlflow_bridge import ConfigurationError, DSPySampler, MLflowDSPyConfig
 from mlflow_bridge.sampling.entry_point import (
@@ -70,7 +70,7 @@ def test_a_bad_variable_is_named_and_its_default_holds(
 @pytest.mark.parametrize(
     ("named", "rate", "description"),
     [
-        (None, None, None),
+        (None, None, DEFAULT_ON.get_description()),
         (None, "0.5", "DSPySampler{rate=0.5}"),
         ("dspy", None, "DSPySampler{rate=0.1}"),
         ("DSPy ", "0.5", "DSPySampler{rate=0.1}"),
