@@ -65,6 +65,8 @@ SAMPLING_FIELDS: Final = (
     "sampling_optimizers",
     "sampling_evaluations",
     "sampling_summary_rate",
+    "sampling_rate_of",
+    "sampling_key_of",
 )
 """The settings that a `DSPySampler` implements."""
 
@@ -82,6 +84,7 @@ PROCESSOR_FIELDS: Final = (
     "drop_asgi_io_spans",
     "max_batch_size",
     "schedule_delay_seconds",
+    "trace_buffer_size",
     "spool",
     "spool_directory",
     "spool_max_bytes",

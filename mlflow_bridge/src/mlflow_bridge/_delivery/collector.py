@@ -74,6 +74,7 @@ class Collector:
         sender: Gets the spans of wanted traces, in the order in which they ended.
         batch_size: When this many spans wait, they are passed on at once.
         delay_seconds: The longest that a span waits for its batch to fill.
+        most_roots: When this many local roots were counted, the spans are passed on at once.
         traces: Holds spans until it is known whether their trace is wanted; None if all traces are.
         ended: Called by the thread for each span, with a slot or without, in the order of their
             ends; not for a local root without a slot.
@@ -94,6 +95,7 @@ class Collector:
         log: RateLimitedLogger,
         batch_size: int,
         delay_seconds: float,
+        most_roots: int,
         traces: TraceBuffer[Any] | None,
         ended: Callable[[ReadableSpan], object],
         asgi_io: AsgiIo | None,
@@ -109,6 +111,9 @@ class Collector:
         self._log = log
         self._batch_size = batch_size
         self._delay = delay_seconds
+        self._most_roots = most_roots
+        self._roots = 0
+        """Local roots since the last batch; a lost count would only make the next batch later."""
         self._traces = traces
         self._note_end = ended
         self._asgi_io = asgi_io
@@ -166,6 +171,12 @@ class Collector:
         # Without slots, only this bounds the memory if the thread gets no time to run.
         if len(self._queue) <= self._most_noted:
             self.add((_Noted(span),))
+
+    def count_root(self) -> None:
+        """Count a local root that has been added, or noted."""
+        self._roots += 1
+        if self._roots >= self._most_roots and not self._woken:
+            self._wake_up()
 
     def _look(self) -> None:
         if self._ended:
@@ -294,6 +305,7 @@ class Collector:
                 break
             if left <= _LOOK_SECONDS:
                 break
+        self._roots = 0
         # In any case: a signal handler may have interrupted _wake_up() before the put.
         self._woken = False
 

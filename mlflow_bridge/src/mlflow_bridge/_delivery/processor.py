@@ -94,6 +94,7 @@ class DeliveryProcessor(SpanProcessor):
         max_spill_queue_bytes: int,
         traces: Literal["genai", "all"],
         drop_asgi_io_spans: bool,
+        trace_buffer_size: int,
         backoff: Backoff | None = None,
         spill_after_seconds: float = 5.0,
         is_refused: bool = False,
@@ -116,6 +117,7 @@ class DeliveryProcessor(SpanProcessor):
             max_spill_queue_bytes: The most bytes of these spans, approximately.
             traces: Whether traces without a DSPy or GenAI span are delivered.
             drop_asgi_io_spans: Whether childless spans of single ASGI messages are left out.
+            trace_buffer_size: The most ended local roots that wait for a batch to fill.
             backoff: How long to wait between attempts.
             spill_after_seconds: How long a destination may be unavailable before the spans that
                 wait for it in memory go to the spool.
@@ -129,6 +131,7 @@ class DeliveryProcessor(SpanProcessor):
         self._max_spill_queue_bytes = max_spill_queue_bytes
         self._max_batch_size = min(max_batch_size, max_queue_size)
         self._schedule_delay = schedule_delay_seconds
+        self._trace_buffer_size = trace_buffer_size
         self._exit_timeout = exit_timeout_seconds
         self._block_seconds = block_seconds
         self._spool = spool
@@ -211,6 +214,7 @@ class DeliveryProcessor(SpanProcessor):
             log=self._log,
             batch_size=self._max_batch_size,
             delay_seconds=self._schedule_delay,
+            most_roots=self._trace_buffer_size,
             traces=traces,
             ended=self._lending.note,
             asgi_io=AsgiIo(self._open.unqueued) if self._drops_asgi_io else None,
@@ -339,15 +343,18 @@ class DeliveryProcessor(SpanProcessor):
             if self._spool is not None and self._spool.writes_ahead:
                 placing = Placing(span, claim)
                 self._admission.place(placing)
-                return
-            try:
-                self._collector.add(claim)
-            except IndexError as error:
-                claim = None  # at once, for this claim cannot be tried again
-                if belongs_to_program(error):
-                    raise
-                placing = Placing(span)
-                self._admission.place(placing)
+            else:
+                try:
+                    self._collector.add(claim)
+                except IndexError as error:
+                    claim = None  # at once, for this claim cannot be tried again
+                    if belongs_to_program(error):
+                        raise
+                    placing = Placing(span)
+                    self._admission.place(placing)
+            parent = span.parent
+            if parent is None or parent.is_remote:
+                self._collector.count_root()
         except BaseException as error:
             if not belongs_to_program(error):
                 kind = type(error).__name__

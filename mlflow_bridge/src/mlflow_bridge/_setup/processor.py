@@ -102,6 +102,7 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
             max_queue_bytes=config.max_queue_bytes,
             max_batch_size=config.max_batch_size,
             schedule_delay_seconds=config.schedule_delay_seconds,
+            trace_buffer_size=config.trace_buffer_size,
             exit_timeout_seconds=config.exit_timeout_seconds,
             block_seconds=config.block_seconds,
             # Settings without a usable destination have no spool.

@@ -44,8 +44,9 @@ class DSPySampler(Sampler):
             environment; a wrong value there is logged, not raised.
         rate_of: A function of the DSPy call that begins a trace; it must not change the call.
             It returns the share of such calls to record, 0 to 1, or None to use the settings.
+            Default: ``sampling_rate_of``.
         key_of: A function of the same call that replaces ``sampling_key``. Traces whose keys have
-            the same text are recorded together or not at all.
+            the same text are recorded together or not at all. Default: ``sampling_key_of``.
 
     Raises:
         ConfigurationError: ``config`` is not an `MLflowDSPyConfig`.
@@ -68,8 +69,12 @@ class DSPySampler(Sampler):
             raise ConfigurationError(
                 f"config is a {type(config).__name__}; accepted: an MLflowDSPyConfig, or None"
             )
-        self._rate_of = rate_of
-        self._key_of = key_of
+        self._rate_of: Callable[[DSPyCall], float | None] | None = (
+            self._config.sampling_rate_of if rate_of is None else rate_of
+        )
+        self._key_of: Callable[[DSPyCall], object] | None = (
+            self._config.sampling_key_of if key_of is None else key_of
+        )
         self._volume = VolumePolicy(self._config)
         self._log = RateLimitedLogger(_logger)
 
@@ -106,7 +111,7 @@ class DSPySampler(Sampler):
         """A description with the sampling settings that differ from their defaults."""
         fields = type(self._config).model_fields
         shown = [
-            f"{name.removeprefix('sampling_')}={value}"
+            f"{name.removeprefix('sampling_')}={_shown(value)}"
             for name in SAMPLING_FIELDS
             if (value := getattr(self._config, name)) != fields[name].default
         ]
@@ -174,6 +179,10 @@ class DSPySampler(Sampler):
         self._log.warning(
             what, "Sampling: %s raised %s and is ignored.", what, type(error).__name__
         )
+
+
+def _shown(value: object) -> object:
+    return getattr(value, "__qualname__", type(value).__name__) if callable(value) else value
 
 
 class DSPyCallsSampler(DSPySampler):

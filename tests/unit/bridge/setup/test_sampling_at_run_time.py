@@ -32,7 +32,7 @@ from mlflow_bridge import DSPySampler, MLflowDSPyConfig, autolog, disable_autolo
 from mlflow_bridge._config import base
 from mlflow_bridge._setup import zero_code
 from mlflow_bridge.sampling.keys import is_in_share, number_of
-from opentelemetry.instrumentation.dspy import DSPyInstrumentor, set_default_arguments
+from opentelemetry.instrumentation.dspy import DSPyCall, DSPyInstrumentor, set_default_arguments
 from tests.support.instrumented import DEPRECATED
 from tests.support.lms import EchoLM
 from tests.unit.bridge.fake_exporter import (
@@ -228,6 +228,47 @@ def test_a_provider_s_own_sampler_has_the_last_word(
     autolog(sampling_rate=1)
     run()
     assert memory.get_finished_spans() == ()
+
+
+def rate_of(call: DSPyCall) -> float | None:
+    """The share of calls of `Quick`, by its argument."""
+    number = call.args[0] if call.args else 0
+    return None if number < 0 else float(number % 2)
+
+
+def key_of(call: DSPyCall) -> object:
+    """The key of a call: its argument."""
+    return call.args[0]
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+@pytest.mark.parametrize("is_text", [False, True])
+def test_functions_that_decide_are_settings(
+    exporters: FakeExporterModule,
+    provider: GlobalProvider,
+    monkeypatch: pytest.MonkeyPatch,
+    is_own: bool,
+    is_text: bool,
+) -> None:
+    if is_own:
+        provider.use_sdk()
+    if is_text:
+        monkeypatch.setenv("MLFLOW_DSPY_SAMPLING_RATE_OF", f"{__name__}:rate_of")
+        client = autolog(sampling_rate=0)
+    else:
+        client = autolog(sampling_rate=0, sampling_rate_of=rate_of)
+    for number in (-1, 0, 1, 2, 3):
+        Quick()(number)
+    assert delivered(client, exporters) == ["invoke_workflow Quick"] * 2
+    client.reconfigure(
+        sampling_rate=0.5,
+        sampling_rate_of=None,
+        sampling_key_of=f"{__name__}.key_of" if is_text else key_of,
+    )
+    for number in [*range(40)] * 2:
+        Quick()(number)
+    chosen = [number for number in range(40) if is_in_share(number_of(number), 0.5)]
+    assert len(delivered(client, exporters)) == 2 * len(chosen)
 
 
 @pytest.mark.parametrize("is_own", [False, True])
