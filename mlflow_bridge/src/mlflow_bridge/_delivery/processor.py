@@ -214,7 +214,7 @@ class DeliveryProcessor(SpanProcessor):
             log=self._log,
             batch_size=self._max_batch_size,
             delay_seconds=self._schedule_delay,
-            most_roots=self._trace_buffer_size,
+            most_traces=self._trace_buffer_size,
             traces=traces,
             ended=self._lending.note,
             asgi_io=AsgiIo(self._open.unqueued) if self._drops_asgi_io else None,
@@ -343,18 +343,15 @@ class DeliveryProcessor(SpanProcessor):
             if self._spool is not None and self._spool.writes_ahead:
                 placing = Placing(span, claim)
                 self._admission.place(placing)
-            else:
-                try:
-                    self._collector.add(claim)
-                except IndexError as error:
-                    claim = None  # at once, for this claim cannot be tried again
-                    if belongs_to_program(error):
-                        raise
-                    placing = Placing(span)
-                    self._admission.place(placing)
-            parent = span.parent
-            if parent is None or parent.is_remote:
-                self._collector.count_root()
+                return
+            try:
+                self._collector.add(claim)
+            except IndexError as error:
+                claim = None  # at once, for this claim cannot be tried again
+                if belongs_to_program(error):
+                    raise
+                placing = Placing(span)
+                self._admission.place(placing)
         except BaseException as error:
             if not belongs_to_program(error):
                 kind = type(error).__name__
