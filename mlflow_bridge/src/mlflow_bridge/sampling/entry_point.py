@@ -22,6 +22,8 @@ _logger = logging.getLogger(__name__)
 NAME: Final = "dspy"
 """Name of the sampler in ``OTEL_TRACES_SAMPLER``."""
 
+_RATE: Final = "sampling_rate"
+
 
 def dspy_sampler(argument: float | str | None = None) -> Sampler:
     """Create the sampler from the settings in the environment. Never raises.
@@ -32,9 +34,13 @@ def dspy_sampler(argument: float | str | None = None) -> Sampler:
     is recorded.
 
     Args:
-        argument: The value of ``OTEL_TRACES_SAMPLER_ARG``: a rate that replaces ``sampling_rate``.
+        argument: A rate that replaces ``sampling_rate``. The text of ``OTEL_TRACES_SAMPLER_ARG``
+            counts only without the bridge's own variable.
     """
-    given = {} if argument is None or argument == "" else {"sampling_rate": argument}
+    is_variable = isinstance(argument, str) and argument == os.environ.get(OTEL_TRACES_SAMPLER_ARG)
+    if (not argument and argument != 0) or (is_variable and _is_set(_RATE)):
+        argument = None
+    given = {} if argument is None else {_RATE: argument}
     try:
         return SwitchableSampler(DSPySampler(resolve_config(given).config))
     except ConfigurationError as error:
@@ -95,19 +101,20 @@ def _sampler_by(config: MLflowDSPyConfig) -> Sampler:
 def _with_argument(config: MLflowDSPyConfig) -> Sampler:
     """The sampler with these settings and the rate in ``OTEL_TRACES_SAMPLER_ARG``.
 
-    A rate that code gives takes precedence over the variable.
+    A rate that code or the bridge's own variable gives takes precedence over the variable.
     """
     argument = os.environ.get(OTEL_TRACES_SAMPLER_ARG)
-    rate = "sampling_rate"
-    if rate in config.model_fields_set and not os.environ.get(environment_variable(rate)):
-        argument = None
-    if not argument:
+    if not argument or _RATE in config.model_fields_set or _is_set(_RATE):
         return DSPySampler(config)
     try:
         return DSPySampler(config.replace(sampling_rate=argument))
     except ConfigurationError as error:
         _warn_about_argument(argument, error)
         return DSPySampler(config)
+
+
+def _is_set(name: str) -> bool:
+    return bool(os.environ.get(environment_variable(name), "").strip())
 
 
 def _warn_about_argument(argument: object, error: ConfigurationError) -> None:
