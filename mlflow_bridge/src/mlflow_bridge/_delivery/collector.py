@@ -127,7 +127,7 @@ class Collector:
         self._batch_size = batch_size
         self._delay = delay_seconds
         self._most_traces = most_traces
-        # With fewer spans, there cannot be so many roots.
+        # With fewer spans, there cannot be that many roots.
         self._first_look = min(batch_size, most_traces)
         self._traces = traces
         self._note_end = ended
