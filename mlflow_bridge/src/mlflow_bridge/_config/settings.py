@@ -247,11 +247,13 @@ class MLflowDSPyConfig(ControlSettings):
         {},
         "Tags of every trace: name=value,name2=value2. A tag of the program with the same name "
         "takes precedence.",
+        json_schema_extra={"secret": True},
     )
     custom_metadata: Annotated[dict[str, str], NoDecode] = Field(
         default={},
         description="Metadata of every trace: name=value,name2=value2. It is written together "
         "with the spans. Metadata of the program with the same name takes precedence.",
+        json_schema_extra={"secret": True},
     )
     trace_metadata: Literal["auto", "full", "off"] = Field(
         default="auto",
