@@ -92,6 +92,15 @@ EVERYWHERE: dict[str, tuple[Any, str]] = {
     "output_sanitizer": ("redactions:kept", "redactions.kept"),
     "log_level": ("WARNING", "warning"),
     "workspace": ("team", "team"),
+    # What false does is in tests of its own, since nothing else can be seen then.
+    "enabled": (True, "true"),
+    "trace_buffer_size": (77, "77"),
+    "sampling_rate_of": ("redactions:rate", "redactions:rate"),
+    "sampling_key_of": ("redactions:key", "redactions.key"),
+    # Without an effect yet.
+    "log_evals": (True, "true"),
+    "log_compiles": (True, "true"),
+    "register_prompts": (True, "true"),
 }
 BY_PASSWORD: dict[str, tuple[Any, str]] = {
     "experiment_name": ("by-name", "by-name"),
@@ -134,6 +143,12 @@ def wanted(inputs):
 
 def kept(values):
     return values
+
+def rate(call):
+    return 1.0
+
+def key(call):
+    return "all"
 """
 
 REPORT = """

@@ -307,6 +307,44 @@ def test_a_fork_in_the_middle_of_a_span_hangs_nobody(store_uri: str, tmp_path: P
     assert tree(only(stored_traces(store_uri))).keys() == {"in the child", "ours", "ours step"}
 
 
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("is_disabled_before", [False, True])
+def test_mlflows_switch_stops_and_resumes_the_bridge(
+    store_uri: str, tmp_path: Path, separate: bool, is_disabled_before: bool
+) -> None:
+    source = f"""
+        import os
+        if {separate}:
+            os.environ["MLFLOW_USE_DEFAULT_TRACER_PROVIDER"] = "true"
+        import mlflow
+        import mlflow_bridge
+
+        if {is_disabled_before}:
+            mlflow.tracing.disable()
+        client = mlflow_bridge.autolog()
+        work("at first")
+        with trace.get_tracer("program").start_as_current_span("open"):
+            if not {is_disabled_before}:
+                mlflow.tracing.disable()
+            work("inside of a trace that is open")
+        work("while disabled")
+        mlflow.tracing.enable()
+        work("enabled again")
+        mlflow.tracing.disable()
+        mlflow_bridge.disable_autolog()
+        mlflow.tracing.enable()
+        mlflow_bridge.autolog()
+        work("of a new start")
+        """
+    run(source, tmp_path, store_uri)
+    names = {name for found in stored_traces(store_uri) for name in span_names(found)}
+    while_on = {"at first", "open", "inside of a trace that is open"}
+    always = {"enabled again", "of a new start"}
+    roots = always if is_disabled_before else always | while_on
+    steps = {f"{name} step" for name in roots if name != "open"}
+    assert names == roots | steps
+
+
 def test_mlflow_never_takes_the_global_provider_away(store_uri: str, tmp_path: Path) -> None:
     source = """
         import mlflow
@@ -333,7 +371,7 @@ def test_mlflow_never_takes_the_global_provider_away(store_uri: str, tmp_path: P
     """
     run(source, tmp_path, store_uri)
     names = [span_names(found) for found in stored_traces(store_uri)]
-    hidden = {"while disabled", "while a model is saved"}
+    hidden = {"while a model is saved"}
     shown = {"at first", "after set_experiment", "enabled again", "at last"}
     assert sorted(map(sorted, names)) == sorted(
         [

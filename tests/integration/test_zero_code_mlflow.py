@@ -90,7 +90,8 @@ def test_declarative_file(store_uri: str, tmp_path: Path) -> None:
     assert span_names(trace) == {"only", "only step"}
 
 
-def test_a_share_of_sessions(store_uri: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sampler", [None, "dspy"])
+def test_a_share_of_sessions(store_uri: str, tmp_path: Path, sampler: str | None) -> None:
     source = """
         from mlflow_bridge import trace_context
 
@@ -101,12 +102,14 @@ def test_a_share_of_sessions(store_uri: str, tmp_path: Path) -> None:
     """
     environment = {
         "OTEL_TRACES_EXPORTER": "mlflow",
-        "OTEL_TRACES_SAMPLER": "dspy",
-        "OTEL_TRACES_SAMPLER_ARG": "0.5",
         "MLFLOW_DSPY_SAMPLING_KEY": "session",
         "MLFLOW_TRACKING_URI": store_uri,
         "MLFLOW_EXPERIMENT_NAME": "sessions",
     }
+    if sampler is None:
+        environment["MLFLOW_DSPY_SAMPLING_RATE"] = "0.5"
+    else:
+        environment |= {"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": "0.5"}
     done = run_program(source, tmp_path, environment, zero_code=True, zygote=MLFLOW)
     assert done.log_lines("WARNING") == []
 
@@ -119,10 +122,11 @@ def test_a_share_of_sessions(store_uri: str, tmp_path: Path) -> None:
     assert all(len(trace.data.spans) == 2 for trace in traces)
 
 
-def test_settings_of_a_sampler_that_is_not_named_are_pointed_at(tmp_path: Path) -> None:
+def test_settings_of_sampling_are_pointed_at_if_another_sampler_is_named(tmp_path: Path) -> None:
     environment = {
         "OTEL_TRACES_EXPORTER": "mlflow",
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:1",
+        "OTEL_TRACES_SAMPLER": "parentbased_always_on",
         "MLFLOW_DSPY_SAMPLING_RATE": "0.5",
     }
     done = run_program("", tmp_path, environment, zero_code=True, zygote=SDK)

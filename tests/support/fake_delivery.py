@@ -38,6 +38,7 @@ _SETTINGS: dict[str, Any] = {
     "max_queue_bytes": 268_435_456,
     "max_batch_size": 512,
     "schedule_delay_seconds": 1.0,
+    "trace_buffer_size": 1_000_000,
     "exit_timeout_seconds": 5.0,
     "block_seconds": 1.0,
     "spool": None,

@@ -35,7 +35,16 @@ SELECTION: Final = ("module_filter", "trace_condition")
 """Those among them that ``DSPyInstrumentor().select()`` changes at run time."""
 
 
-RECORDING_FIELDS: Final = frozenset({*INSTRUMENT_ARGUMENTS, "log_level"})
+RECORDING_FIELDS: Final = frozenset(
+    {
+        *INSTRUMENT_ARGUMENTS,
+        "log_level",
+        "enabled",
+        "log_evals",
+        "log_compiles",
+        "register_prompts",
+    }
+)
 """The settings that say nothing about the delivery."""
 
 

@@ -42,8 +42,8 @@ def _withhold(operation: str, field: str, value: Any) -> str:
     return "[REDACTED]"
 
 
-def _select_nothing(name_or_inputs: Any) -> bool:
-    """The filter or condition in place of a setting that cannot be used."""
+def select_nothing(name_or_inputs: Any) -> bool:
+    """The filter or condition with which no call is recorded."""
     return False
 
 
@@ -54,8 +54,8 @@ _LESS_CONTENT: Final[Mapping[str, Mapping[str, Any]]] = {
     "redact": {"redact": _withhold, **_NO_CONTENT},
     "input_sanitizer": {"input_sanitizer": None, **_NO_CONTENT},
     "output_sanitizer": {"output_sanitizer": None, **_NO_CONTENT},
-    "module_filter": {"module_filter": _select_nothing},
-    "trace_condition": {"trace_condition": _select_nothing},
+    "module_filter": {"module_filter": select_nothing},
+    "trace_condition": {"trace_condition": select_nothing},
     **{name: {name: False} for name in INSTRUMENT_ARGUMENTS if name.startswith("log_")},
 }
 

@@ -26,8 +26,9 @@ from mlflow_bridge._config.base import (
     values_by_name,
     variable_of,
 )
+from mlflow_bridge._config.control import ControlSettings
 from mlflow_bridge._config.http_headers import header_text, is_header_name
-from mlflow_bridge._config.recording import INSTRUMENT_ARGUMENTS, RecordingSettings
+from mlflow_bridge._config.recording import INSTRUMENT_ARGUMENTS
 from mlflow_bridge._config.tail import TAIL_FIELDS, TailSettings
 from mlflow_bridge._config.tracking_uri import (
     DEFAULT_TRACKING_URI,
@@ -65,6 +66,8 @@ SAMPLING_FIELDS: Final = (
     "sampling_optimizers",
     "sampling_evaluations",
     "sampling_summary_rate",
+    "sampling_rate_of",
+    "sampling_key_of",
 )
 """The settings that a `DSPySampler` implements."""
 
@@ -82,6 +85,7 @@ PROCESSOR_FIELDS: Final = (
     "drop_asgi_io_spans",
     "max_batch_size",
     "schedule_delay_seconds",
+    "trace_buffer_size",
     "spool",
     "spool_directory",
     "spool_max_bytes",
@@ -103,7 +107,7 @@ def _mlflow(variable: str, default: Any, description: str, **constraints: Any) -
     )
 
 
-class MLflowDSPyConfig(RecordingSettings, TailSettings):
+class MLflowDSPyConfig(ControlSettings, TailSettings):
     """Immutable settings: destination, delivery, spool, sampling and content of spans.
 
     Every field can be given as an argument or by an environment variable; the argument takes
@@ -245,11 +249,13 @@ class MLflowDSPyConfig(RecordingSettings, TailSettings):
         {},
         "Tags of every trace: name=value,name2=value2. A tag of the program with the same name "
         "takes precedence.",
+        json_schema_extra={"secret": True},
     )
     custom_metadata: Annotated[dict[str, str], NoDecode] = Field(
         default={},
         description="Metadata of every trace: name=value,name2=value2. It is written together "
         "with the spans. Metadata of the program with the same name takes precedence.",
+        json_schema_extra={"secret": True},
     )
     trace_metadata: Literal["auto", "full", "off"] = Field(
         default="auto",

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import Field, ImportString, field_validator
+from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from mlflow_bridge._config.base import EnvironmentSettings, values_by_name
+from mlflow_bridge._config.functions import checked_function
 
-_Number = Annotated[float, Field(allow_inf_nan=False)]
+_Score = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class TailSettings(EnvironmentSettings):
@@ -33,14 +34,16 @@ class TailSettings(EnvironmentSettings):
         default=True,
         description="true or false: whether tail sampling keeps traces in which a span failed.",
     )
-    tail_slower_than_seconds: _Number | None = Field(
+    tail_slower_than_seconds: float | None = Field(
         default=None,
         ge=0,
+        allow_inf_nan=False,
         description="Tail sampling keeps traces whose root took longer, 0 seconds or more.",
     )
-    tail_cost_above_usd: _Number | None = Field(
+    tail_cost_above_usd: float | None = Field(
         default=None,
         ge=0,
+        allow_inf_nan=False,
         description="Tail sampling keeps traces whose known cost is higher, 0 US dollars or more.",
     )
     tail_tokens_above: int | None = Field(
@@ -48,7 +51,7 @@ class TailSettings(EnvironmentSettings):
         ge=0,
         description="Tail sampling keeps traces that used more tokens, 0 or more.",
     )
-    tail_score_below: Annotated[dict[str, _Number], NoDecode] = Field(
+    tail_score_below: Annotated[dict[str, _Score], NoDecode] = Field(
         default={},
         description="Tail sampling keeps traces with a score below a threshold, by the name of the "
         "metric: correctness=0.5,toxicity=0.1.",
@@ -69,7 +72,7 @@ class TailSettings(EnvironmentSettings):
         description="true or false: whether tail sampling keeps traces in which an agent ended "
         "without finishing.",
     )
-    tail_predicate: ImportString[Any] | None = Field(
+    tail_predicate: Any = Field(
         default=None,
         description="Tail sampling keeps traces for which this function of a FinishedTrace returns "
         "a true value (as text package.module:function).",
@@ -90,10 +93,8 @@ class TailSettings(EnvironmentSettings):
 
     @field_validator("tail_predicate")
     @classmethod
-    def _check_predicate(cls, value: Any) -> Any:
-        if value is not None and not callable(value):
-            raise ValueError("not a function")
-        return value
+    def _load_predicate(cls, value: Any) -> Any:
+        return None if value is None else checked_function("tail_predicate", value)
 
 
 TAIL_FIELDS: Final = tuple(TailSettings.model_fields)

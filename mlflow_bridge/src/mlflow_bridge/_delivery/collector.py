@@ -13,7 +13,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
@@ -36,6 +35,9 @@ _logger = logging.getLogger(__name__)
 _REVIVED: Final = 1024
 _NOTED: Final = 4096
 _LOOK_SECONDS: Final = 1.0
+_COUNT_SECONDS: Final = 0.05
+"""Time between two counts of the local roots that wait, once there may be enough of them. They are
+not counted where they end, which would cost every span some steps on the program's thread."""
 _RECOVERY_SECONDS: Final = 0.05
 """Pause after an error."""
 
@@ -47,6 +49,19 @@ class _Noted:
 
     def __init__(self, span: ReadableSpan) -> None:
         self.span = span
+
+
+class _RootCount:
+    """Number of local roots in a growing list of spans; looks at each span once."""
+
+    def __init__(self) -> None:
+        self._seen = self._roots = 0
+
+    def among(self, spans: Sequence[ReadableSpan]) -> int:
+        """Count the local roots among the spans, which continue those of the last call."""
+        self._roots += sum(map(is_local_root, spans[self._seen :]))
+        self._seen = len(spans)
+        return self._roots
 
 
 # A tuple is a span that has a slot of the spill writer: zip() makes it inside one instruction.
@@ -74,6 +89,7 @@ class Collector:
         sender: Gets the spans of wanted traces, in the order in which they ended.
         batch_size: When this many spans wait, they are passed on at once.
         delay_seconds: The longest that a span waits for its batch to fill.
+        most_traces: When this many local roots wait, they are passed on at once, too.
         traces: Holds spans until it is known whether their trace is wanted; None if all traces are.
         ended: Called by the thread for each span, with a slot or without, in the order of their
             ends; not for a local root without a slot.
@@ -94,6 +110,7 @@ class Collector:
         log: RateLimitedLogger,
         batch_size: int,
         delay_seconds: float,
+        most_traces: int,
         traces: TraceBuffer[Any] | None,
         ended: Callable[[ReadableSpan], object],
         asgi_io: AsgiIo | None,
@@ -109,6 +126,9 @@ class Collector:
         self._log = log
         self._batch_size = batch_size
         self._delay = delay_seconds
+        self._most_traces = most_traces
+        # With fewer spans, there cannot be that many roots.
+        self._first_look = min(batch_size, most_traces)
         self._traces = traces
         self._note_end = ended
         self._asgi_io = asgi_io
@@ -126,12 +146,12 @@ class Collector:
         self._most_noted = _NOTED + slots.capacity + (0 if spill is None else spill.capacity)
         self._revived: list[ReadableSpan] = []
         """Roots that were filtered, are wanted after all, and wait for a slot."""
-        # From this queue length on, add() looks further: a batch is full, or (at 0) the thread has
-        # ended.
-        self._notable_length = batch_size
+        # From this queue length on, add() looks further: roots are to be counted, a batch is full,
+        # or (at 0) the thread has ended.
+        self._notable_length = self._first_look
         # Not a threading.Event: a signal handler may call put() inside put(), but not set() in
-        # set().
-        self._wake: SimpleQueue[None] = SimpleQueue()
+        # set(). True: pass on what waits. False: count the roots that wait.
+        self._wake: SimpleQueue[bool] = SimpleQueue()
         self._woken = False
         self._closing = False
         self._ended = False
@@ -175,12 +195,20 @@ class Collector:
             for span in spans:
                 self._too_late(span)
             self._to_disk(for_disk)
+        elif len(self._queue) < self._batch_size:
+            self._look_from(self._batch_size)
+            self._wake.put(False)
         elif not self._woken:
             self._wake_up()
 
     def _wake_up(self) -> None:
         self._woken = True
-        self._wake.put(None)
+        self._wake.put(True)
+
+    def _look_from(self, length: int) -> None:
+        self._notable_length = length
+        if self._ended:  # close() may have set it at this moment.
+            self._notable_length = 0
 
     def wanted(self) -> list[int]:
         """Ids of the traces that are known to be wanted."""
@@ -297,14 +325,21 @@ class Collector:
 
     def _await_batch(self) -> None:
         until = time.monotonic() + self._delay
+        roots: _RootCount | None = None
         while True:
             self._look_after()
             left = until - time.monotonic()
-            with suppress(Empty):
-                self._wake.get(timeout=max(min(left, _LOOK_SECONDS), 0.0))
+            longest = _LOOK_SECONDS if roots is None else _COUNT_SECONDS
+            try:
+                if self._wake.get(timeout=max(min(left, longest), 0.0)):
+                    break
+                roots = roots or _RootCount()
+            except Empty:
+                if left <= longest:
+                    break
+            if roots is not None and roots.among(self._waiting()) >= self._most_traces:
                 break
-            if left <= _LOOK_SECONDS:
-                break
+        self._look_from(self._first_look)
         # In any case: a signal handler may have interrupted _wake_up() before the put.
         self._woken = False
 

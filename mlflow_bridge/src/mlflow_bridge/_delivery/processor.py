@@ -94,6 +94,7 @@ class DeliveryProcessor(SpanProcessor):
         max_spill_queue_bytes: int,
         traces: Literal["genai", "all"],
         drop_asgi_io_spans: bool,
+        trace_buffer_size: int,
         tail: TailSampling | None = None,
         backoff: Backoff | None = None,
         spill_after_seconds: float = 5.0,
@@ -117,6 +118,7 @@ class DeliveryProcessor(SpanProcessor):
             max_spill_queue_bytes: The most bytes of these spans, approximately.
             traces: Whether traces without a DSPy or GenAI span are delivered.
             drop_asgi_io_spans: Whether childless spans of single ASGI messages are left out.
+            trace_buffer_size: The most ended local roots that wait for a batch to fill.
             tail: Which traces are delivered of those that have ended; None delivers all.
             backoff: How long to wait between attempts.
             spill_after_seconds: How long a destination may be unavailable before the spans that
@@ -131,6 +133,7 @@ class DeliveryProcessor(SpanProcessor):
         self._max_spill_queue_bytes = max_spill_queue_bytes
         self._max_batch_size = min(max_batch_size, max_queue_size)
         self._schedule_delay = schedule_delay_seconds
+        self._trace_buffer_size = trace_buffer_size
         self._exit_timeout = exit_timeout_seconds
         self._block_seconds = block_seconds
         self._spool = spool
@@ -220,6 +223,7 @@ class DeliveryProcessor(SpanProcessor):
             log=self._log,
             batch_size=self._max_batch_size,
             delay_seconds=self._schedule_delay,
+            most_traces=self._trace_buffer_size,
             traces=traces,
             ended=self._lending.note,
             asgi_io=AsgiIo(self._open.unqueued) if self._drops_asgi_io else None,
@@ -364,7 +368,7 @@ class DeliveryProcessor(SpanProcessor):
         if self._closed:
             return False
         is_wanted = not self._filters or trace_id in self._collector.wanted()
-        return is_wanted or trace_id in self._open.trace_ids()
+        return is_wanted or trace_id in self.open_trace_ids()
 
     def _finish_end(
         self,
@@ -391,6 +395,10 @@ class DeliveryProcessor(SpanProcessor):
             self._admission.admit_late(placing.span)
         else:
             self._admission.place(placing, may_wait=False)
+
+    def open_trace_ids(self) -> set[int]:
+        """The traces that have an open span here."""
+        return self._open.trace_ids()
 
     def _take_over(self, other: DeliveryProcessor) -> None:
         """Take over the open spans and traces of another processor, which is closed next."""

@@ -221,7 +221,7 @@ class MLflowSpanExporter(SpanExporter):
         Returns:
             FAILURE if spans were given up or all spans were refused; else SUCCESS.
         """
-        owed = self._owed(spans)
+        owed = self._owed(spans) if self._config.enabled else ()
         if not owed:
             return SpanExportResult.SUCCESS
         if not self._has_reported_unused:

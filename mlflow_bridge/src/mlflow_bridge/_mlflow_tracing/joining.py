@@ -17,6 +17,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry import trace
@@ -54,6 +55,9 @@ class _Joint:
         self.waits = False
         """Whether a span of MLflow's own tracing was open at the last attempt."""
         self.has_set_variable = False
+        self.listener: Callable[[bool], None] | None = None
+        """Called when MLflow's tracing is switched off or on."""
+        self.is_followed = False
 
 
 _joint = _Joint()
@@ -90,6 +94,23 @@ def join_mlflow_tracing(provider: object) -> bool:
         return not _joint.waits
 
 
+def follow_mlflow_tracing(listener: Callable[[bool], None]) -> None:
+    """Call a function when the program switches MLflow's tracing off or on. Never raises.
+
+    It is also called once with the present state. May be called before or after the program imports
+    MLflow, and may be repeated; `leave_mlflow_tracing` ends it.
+
+    Args:
+        listener: Gets whether MLflow's tracing is on. It must not raise.
+    """
+    with _joint.lock:
+        _joint.listener = listener
+        watch_import_of_mlflow()
+        mlflow = sys.modules.get("mlflow")
+        if mlflow is not None and not _is_being_imported(mlflow):
+            _follow(mlflow)
+
+
 def watch_import_of_mlflow() -> None:
     """Register the hook that joins MLflow's tracing as soon as MLflow is imported.
 
@@ -122,6 +143,11 @@ def leave_mlflow_tracing() -> None:
             give_back_provider()
             release_annotations()
         _joint.is_switched = _joint.has_set_variable = False
+        if _joint.is_followed:
+            from mlflow_bridge._mlflow_tracing.provider import leave_switch
+
+            leave_switch()
+        _joint.listener, _joint.is_followed = None, False
 
 
 def leave_provider() -> None:
@@ -134,9 +160,29 @@ def leave_provider() -> None:
         _joint.processors_provider = None
 
 
+def _follow(mlflow: Any) -> None:
+    if _joint.listener is None or _joint.is_followed:
+        return
+    try:
+        from mlflow_bridge._mlflow_tracing.provider import watch_switch
+
+        watch_switch(_joint.listener)
+        _joint.is_followed = True
+    # The watched function is not documented, so another version may fail in any way.
+    except Exception:
+        report_once(
+            f"With MLflow {getattr(mlflow, '__version__', '?')}, mlflow.tracing.disable() does not "
+            "stop the delivery of the bridge. Call get_autolog_client().reconfigure(enabled=False) "
+            "of mlflow_bridge instead."
+        )
+        _joint.listener = None
+
+
 def _join(mlflow: Any) -> None:
     """Join MLflow's tracing; called by the thread that has imported MLflow."""
     with _joint.lock:
+        # Before the join, after which MLflow's own state says nothing of this.
+        _follow(mlflow)
         if _joint.provider is None or _joint.is_switched:
             return
         try:

@@ -10,6 +10,11 @@ traced. This module limits the effect of these calls to spans that MLflow makes.
 ``mlflow.genai.evaluate()`` calls the program once before it scores anything, to learn whether the
 program is traced. This call has no trace without the bridge, so it has no trace with the bridge.
 
+The bridge stops and resumes with ``mlflow.tracing.disable()`` and ``enable()``. MLflow has no event
+for this, and a look at its state for every span would be expensive. Both functions call
+``_initialize_tracer_provider``, which is replaced here in any case. MLflow does not call it while
+it saves or loads a model.
+
 The replaced names are not documented, but are the same from MLflow 3.15 to 3.17. No other file
 replaces them.
 """
@@ -17,6 +22,7 @@ replaces them.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextvars import Token
 from typing import Any, Final, cast
 
@@ -69,6 +75,19 @@ def _is_apart() -> bool:
     return bool(MLFLOW_USE_DEFAULT_TRACER_PROVIDER.get())
 
 
+class _Switch:
+    """The function to call when a program switches MLflow's tracing off or on."""
+
+    listener: Callable[[bool], None] | None = None
+
+    def report(self, *, is_enabled: bool) -> None:
+        if self.listener is not None:
+            self.listener(is_enabled)
+
+
+_switch: Final = _Switch()
+
+
 class _SharedProvider(_Wrapper):
     """MLflow's access to its tracer provider. A shared, global provider is only read."""
 
@@ -91,6 +110,7 @@ class _SharedProvider(_Wrapper):
             _Wrapper.reset(self)
         else:
             self._instead = None
+            _switch.report(is_enabled=True)
 
     def _swap_raw(self, tracer_provider: Any) -> Any:
         if _is_apart():
@@ -111,6 +131,29 @@ def _initialize_shared(disabled: bool = False) -> None:
     else:
         # MLflow's function would add a processor and open the store on this thread.
         _wrapper.set(trace.NoOpTracerProvider() if disabled else None)
+    _switch.report(is_enabled=not disabled)
+
+
+def watch_switch(listener: Callable[[bool], None]) -> None:
+    """Call a function when MLflow's tracing is switched off or on, and once now.
+
+    Args:
+        listener: Gets whether MLflow's tracing is on. It must not raise.
+
+    Raises:
+        AttributeError: This version of MLflow does not have the names that this needs.
+    """
+    is_enabled = mlflow_tracing.is_tracing_enabled()
+    _switch.listener = listener
+    setattr(mlflow_tracing, "_initialize_tracer_provider", _initialize_shared)  # noqa: B010
+    listener(is_enabled)
+
+
+def leave_switch() -> None:
+    """Undo `watch_switch`."""
+    _switch.listener = None
+    if _wrapper.__class__ is _Wrapper:
+        setattr(mlflow_tracing, "_initialize_tracer_provider", _initialize)  # noqa: B010
 
 
 def share_provider() -> None:
@@ -121,11 +164,16 @@ def share_provider() -> None:
     """
     for name in _REPLACED:
         getattr(_Wrapper, name)
+    is_off = not mlflow_tracing.is_tracing_enabled()
     _wrapper.__class__ = _SharedProvider
+    if is_off:
+        # Else enable() would find it on, and report nothing.
+        _wrapper._instead = trace.NoOpTracerProvider()
     setattr(mlflow_tracing, "_initialize_tracer_provider", _initialize_shared)  # noqa: B010
 
 
 def give_back_provider() -> None:
     """Undo `share_provider`."""
     _wrapper.__class__ = _Wrapper
-    setattr(mlflow_tracing, "_initialize_tracer_provider", _initialize)  # noqa: B010
+    if _switch.listener is None:
+        setattr(mlflow_tracing, "_initialize_tracer_provider", _initialize)  # noqa: B010

@@ -7,21 +7,27 @@ Only the standard library is imported before the first call.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from operator import is_
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow_bridge._process.forks import call_in_child
 from mlflow_bridge._setup.client import AutologClient
 from mlflow_bridge._setup.trace_processing import TraceProcessing
 
 if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
     from mlflow_bridge._config.resolved import ResolvedConfig
     from mlflow_bridge._config.settings import MLflowDSPyConfig
     from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor
+    from mlflow_bridge._setup.sampling import SamplingInUse
     from mlflow_bridge._setup.switch import SwitchableSpanProcessor
     from mlflow_bridge._spans.tracer_provider import AcceptsProcessors
 
@@ -35,6 +41,14 @@ def _config_in_use() -> MLflowDSPyConfig:
     config = _session.config or _session.asked_for
     assert config is not None, "set by autolog(), which makes clients"
     return config
+
+
+class _Providers(NamedTuple):
+    """The providers that the program has given; None for the global ones."""
+
+    tracer: Any = None
+    meter: MeterProvider | None = None
+    logger: Any = None
 
 
 @dataclass
@@ -55,8 +69,16 @@ class _Session:
     """The settings of the last call."""
     instrumented_with: dict[str, Any] | None = None
     """The arguments with which DSPy was instrumented here; None if it was not."""
-    instrumented_for: AcceptsProcessors | None = None
-    """The provider with which DSPy was instrumented here."""
+    instrumented_for: tuple[object, ...] = ()
+    """The providers with which DSPy was instrumented here."""
+    given: _Providers = field(default_factory=_Providers)
+    """The providers that calls of `autolog` have named."""
+    meters: MeterProvider | None = None
+    """The meter provider of the processor."""
+    sampling: SamplingInUse | None = None
+    """The settings of sampling in ``provider``."""
+    former: list[SwitchableSpanProcessor] = field(default_factory=list["SwitchableSpanProcessor"])
+    """The switches of tracer providers in whose place the program has named others."""
     traces: TraceProcessing = field(default_factory=lambda: TraceProcessing(_config_in_use))
     """The trace processors of the client."""
 
@@ -87,7 +109,15 @@ def _renew_lock() -> None:
 call_in_child(_renew_lock)
 
 
-def autolog(config: MLflowDSPyConfig | None = None, /, **overrides: Any) -> AutologClient:
+def autolog(
+    config: MLflowDSPyConfig | None = None,
+    /,
+    *,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+    logger_provider: Any = None,
+    **overrides: Any,
+) -> AutologClient:
     """Trace every DSPy program of this process to MLflow. Idempotent and thread-safe.
 
     Adds a span processor to the global tracer provider, which is created if it does not exist.
@@ -100,8 +130,16 @@ def autolog(config: MLflowDSPyConfig | None = None, /, **overrides: Any) -> Auto
     ``exit_timeout_seconds``. If ``opentelemetry-instrument`` already sends traces to the same
     destination, that delivery gets the settings of this call, and no second delivery is created.
 
+    With ``enabled=False`` or ``OTEL_SDK_DISABLED=true``, nothing is instrumented and no provider is
+    created; the returned client works. At run time, ``enabled=False`` leaves out the traces that
+    begin later.
+
     Args:
         config: The settings. Default: the environment, then defaults.
+        tracer_provider: Gets the span processor in place of the global tracer provider, which is
+            then neither created nor changed. A later call without it keeps it.
+        meter_provider: Takes the metrics in place of the global meter provider, in the same way.
+        logger_provider: Takes the events in place of the global logger provider, in the same way.
         **overrides: Settings by name that take precedence over ``config``, such as
             ``tracking_uri="http://127.0.0.1:5000"``.
 
@@ -120,21 +158,29 @@ def autolog(config: MLflowDSPyConfig | None = None, /, **overrides: Any) -> Auto
         >>> client.flush()  # doctest: +SKIP
     """
     from mlflow_bridge._setup.logs import use_log_level
+    from mlflow_bridge._setup.pausing import BY_SETTING, pause, resume
 
-    resolved = _resolved(config, overrides)
+    resolved = _unless_disabled(_resolved(config, overrides))
+    given = _checked_providers(_Providers(tracer_provider, meter_provider, logger_provider))
     with _session.lock:
         if _session.client is None:
             _session.client = AutologClient(_session)
         client = _session.client
         _session.asked_for = resolved.config
-        if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-            _logger.info("autolog() does nothing, because OTEL_SDK_DISABLED is set.")
-            return client
         use_log_level(resolved.config.log_level)
+        _use_providers(given)
+        if resolved.config.enabled:
+            resume(BY_SETTING)
+        else:
+            pause(BY_SETTING)
+            if _session.config is None:
+                _logger.info("autolog() does nothing, because enabled is false.")
+                return client
         try:
             _send_to_mlflow(resolved)
         except Exception as error:
             _warn_about(error, resolved.config)
+        _use_sampling(resolved.config)
         _connect_trace_processors()
         try:
             _instrument_dspy(resolved.config)
@@ -158,6 +204,7 @@ def disable_autolog() -> None:
     """
     from mlflow_bridge._mlflow_tracing.joining import leave_mlflow_tracing
     from mlflow_bridge._setup.logs import use_log_level
+    from mlflow_bridge._setup.pausing import BY_MLFLOW, BY_SETTING, resume
 
     with _session.lock:
         _session.client = None
@@ -169,6 +216,9 @@ def disable_autolog() -> None:
         finally:
             # Afterwards: the spans that end meanwhile are redacted as the instrumentation says.
             _uninstrument_dspy()
+            _forget_providers()
+            resume(BY_SETTING)
+            resume(BY_MLFLOW)
             use_log_level(None)
 
 
@@ -190,6 +240,60 @@ def _resolved(config: MLflowDSPyConfig | None, overrides: dict[str, Any]) -> Res
     return ResolvedConfig(config.replace(**overrides) if overrides else config)
 
 
+def _unless_disabled(resolved: ResolvedConfig) -> ResolvedConfig:
+    """The settings, with ``enabled=False`` if OpenTelemetry is switched off."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() != "true":
+        return resolved
+    _logger.info("OTEL_SDK_DISABLED is set, so that enabled is false.")
+    config = resolved.config.model_copy(update={"enabled": False})
+    return dataclasses.replace(resolved, config=config)
+
+
+def _checked_providers(given: _Providers) -> _Providers:
+    from mlflow_bridge._config.settings import ConfigurationError
+    from mlflow_bridge._spans.tracer_provider import accepts_processors
+
+    if given.tracer is not None and not accepts_processors(given.tracer):
+        raise ConfigurationError(
+            f"tracer_provider is a {type(given.tracer).__name__}; accepted: a TracerProvider of "
+            "OpenTelemetry's SDK, or another one with add_span_processor()"
+        )
+    for name, value, method in (
+        ("meter_provider", given.meter, "get_meter"),
+        ("logger_provider", given.logger, "get_logger"),
+    ):
+        if value is not None and not callable(getattr(value, method, None)):
+            raise ConfigurationError(
+                f"{name} is a {type(value).__name__}; accepted: one of OpenTelemetry's, with "
+                f"{method}()"
+            )
+    return given
+
+
+def _use_providers(given: _Providers) -> None:
+    """Remember these providers. Another tracer provider gets a switch of its own later."""
+    from mlflow_bridge._setup.pausing import retire_switch
+
+    pairs = zip(given, _session.given, strict=True)
+    _session.given = _Providers(*(before if new is None else new for new, before in pairs))
+    tracer = _session.given.tracer
+    if tracer is None or tracer is _session.provider or _session.switch is None:
+        return
+    # Not without a target: what is open in that provider is delivered when it ends.
+    retire_switch(_session.switch)
+    _session.former.append(_session.switch)
+    _leave_sampling()
+    _session.switch = _session.provider = None
+
+
+def _forget_providers() -> None:
+    _session.former.clear()
+    _leave_sampling()
+    if _session.given.tracer is not None:
+        _session.switch = _session.provider = None
+    _session.given = _Providers()
+
+
 def _send_to_mlflow(resolved: ResolvedConfig) -> None:
     from mlflow_bridge._config.settings import ConfigurationError
     from mlflow_bridge._export.exporter import MLflowSpanExporter
@@ -204,25 +308,28 @@ def _send_to_mlflow(resolved: ResolvedConfig) -> None:
     if resolved.obstacle is not None:
         raise ConfigurationError(resolved.obstacle)
     config = resolved.config
+    stays = _session.switch is not None or _session.given.tracer is None
+    stays = stays and _session.meters is _session.given.meter
     if _is_shut_down():
         _leave_provider()
-    elif config == _session.config:
+    elif stays and config == _session.config:
         return
-    elif _session.config is not None and records_otherwise(_session.processor, config):
+    elif stays and _session.config and records_otherwise(_session.processor, config):
         _session.config = config
         return
-    adopted = adopted_delivery(config)
+    adopted = adopted_delivery(config) if _session.given.tracer is None else None
     if adopted is not None:
-        adopted.reconfigure(config)
+        adopted.reconfigure(_delivering(config))
         _move_on(None)
     else:
-        exporter = MLflowSpanExporter(config=config)
+        exporter = MLflowSpanExporter(config=_delivering(config))
         # The program has asked for tracing. An error of the import is reported now, and children
         # that a server forks share the modules. The store is not opened before the first span.
         failure = exporter.load()
         if failure is not None:
             raise ConfigurationError(failure.reason)
-        processor = MLflowBatchSpanProcessor(exporter)
+        processor = MLflowBatchSpanProcessor(exporter, meter_provider=_session.given.meter)
+        _session.meters = _session.given.meter
         _move_on(processor)
         join_provider(processor, _session.provider)
         _deliver_spool_of_earlier_processes(processor)
@@ -234,6 +341,11 @@ def _send_to_mlflow(resolved: ResolvedConfig) -> None:
             provider=_session.provider,
         )
     _session.config = config
+
+
+def _delivering(config: MLflowDSPyConfig) -> MLflowDSPyConfig:
+    """The settings for a processor, which completes open traces although the bridge is off."""
+    return config if config.enabled else config.model_copy(update={"enabled": True})
 
 
 def _is_shut_down() -> bool:
@@ -266,6 +378,7 @@ def _leave_provider() -> None:
     """Forget a tracer provider that was shut down; the next processor is added again."""
     from mlflow_bridge._mlflow_tracing.joining import leave_provider
 
+    _leave_sampling()
     if _session.switch is not None:
         # The provider may still have the switch, and a span must not be delivered twice.
         _session.switch.switch(None)
@@ -276,6 +389,8 @@ def _leave_provider() -> None:
 def _move_on(processor: MLflowBatchSpanProcessor | None) -> None:
     """Deliver further spans by this processor; if it is None, stop the delivery of `autolog`."""
     before, _session.processor = _session.processor, processor
+    for switch in _session.former:
+        switch.switch(processor)
     if processor is not None:
         _switch_in_provider(processor.config).switch(processor)
     elif _session.switch is not None:
@@ -293,7 +408,7 @@ def _deliver_spool_of_earlier_processes(processor: MLflowBatchSpanProcessor) -> 
 def _connect_trace_processors() -> None:
     """Give the trace processors, if there are any, the traces of the provider in use."""
     try:
-        if _session.traces.is_used:
+        if _session.traces.is_used and (_session.config is not None or _config_in_use().enabled):
             _session.traces.connect(_provider_in_use())
     except Exception:
         _logger.warning("Trace processors get no traces.", exc_info=True)
@@ -306,13 +421,34 @@ def _provider_in_use() -> AcceptsProcessors | None:
     from mlflow_bridge._setup.zero_code import adopted_delivery
     from mlflow_bridge._spans.tracer_provider import accepts_processors
 
-    if _session.provider is not None:
-        return _session.provider
+    if _session.provider is not None or _session.given.tracer is not None:
+        return _session.provider or _session.given.tracer
     adopted = adopted_delivery(_session.config) if _session.config is not None else None
     if adopted is not None:
         return adopted.provider
     current: object = trace.get_tracer_provider()
     return current if accepts_processors(current) else None
+
+
+def _use_sampling(config: MLflowDSPyConfig) -> None:
+    from mlflow_bridge._setup.sampling import SamplingInUse
+    from opentelemetry.instrumentation.dspy import DSPyInstrumentor
+
+    try:
+        if _session.provider is None:
+            return
+        if _session.sampling is None:
+            _session.sampling = SamplingInUse()
+        is_ours = _session.instrumented_with is not None
+        instruments = is_ours or not DSPyInstrumentor().is_instrumented_by_opentelemetry
+        _session.sampling.use(_session.provider, config, instruments=instruments)
+    except Exception:
+        _logger.warning("Settings of sampling have no effect.", exc_info=True)
+
+
+def _leave_sampling() -> None:
+    if _session.sampling is not None:
+        _session.sampling.leave()
 
 
 def _content_mode_of(config: MLflowDSPyConfig) -> str:
@@ -323,18 +459,19 @@ def _content_mode_of(config: MLflowDSPyConfig) -> str:
 
 def _switch_in_provider(config: MLflowDSPyConfig) -> SwitchableSpanProcessor:
     if _session.switch is None:
+        from mlflow_bridge._setup.pausing import pausable_switch
         from mlflow_bridge._setup.provider import joined_or_new_provider
-        from mlflow_bridge._setup.switch import SwitchableSpanProcessor
         from mlflow_bridge._spans.tracer_provider import add_processor
 
-        switch = SwitchableSpanProcessor()
-        provider = joined_or_new_provider(config)
+        switch = pausable_switch()
+        provider = _session.given.tracer or joined_or_new_provider(config)
         add_processor(provider, switch)
         _session.provider, _session.switch = provider, switch
     return _session.switch
 
 
 def _instrument_dspy(config: MLflowDSPyConfig) -> None:
+    from mlflow_bridge._config.resolved import select_nothing
     from mlflow_bridge._setup.instrumentation import (
         changes_selection_only,
         instrument_again,
@@ -346,7 +483,13 @@ def _instrument_dspy(config: MLflowDSPyConfig) -> None:
     from opentelemetry.instrumentation.dspy import DSPyInstrumentor
 
     instrumentor = DSPyInstrumentor()
+    if not config.enabled and _session.instrumented_with is None:
+        return
     arguments = config.instrument_arguments()
+    if not config.enabled:
+        # Calls that are under way are recorded to their end.
+        arguments["trace_condition"] = select_nothing
+    providers = (_session.provider, *_session.given[1:])
     if instrumentor.is_instrumented_by_opentelemetry:
         if _session.instrumented_with is None:
             if adopted_deliveries():
@@ -355,7 +498,7 @@ def _instrument_dspy(config: MLflowDSPyConfig) -> None:
                 warn_of_unused_instrument_settings(config)
             return
         before = _session.instrumented_with
-        same_provider = _session.instrumented_for is _session.provider
+        same_provider = all(map(is_, _session.instrumented_for, providers))
         if same_provider and before == arguments:
             return
         if same_provider and changes_selection_only(before, arguments):
@@ -366,10 +509,15 @@ def _instrument_dspy(config: MLflowDSPyConfig) -> None:
     with held_redaction():
         if instrumentor.is_instrumented_by_opentelemetry:
             instrumentor.uninstrument()
-        instrumentor.instrument(tracer_provider=_session.provider, **arguments)
+        others = {"meter_provider": providers[1], "logger_provider": providers[2]}
+        given = {name: value for name, value in others.items() if value is not None}
+        tracers = _session.provider
+        if _session.sampling is not None:
+            tracers = _session.sampling.tracers(tracers)
+        instrumentor.instrument(tracer_provider=tracers, **given, **arguments)
     if instrumentor.is_instrumented_by_opentelemetry:
         _session.instrumented_with = arguments
-        _session.instrumented_for = _session.provider
+        _session.instrumented_for = providers
 
 
 def _uninstrument_dspy() -> None:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet, ref
 
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import Span
+from opentelemetry.sdk.trace import ReadableSpan, Span
 
 from mlflow_bridge._config.recording import RECORDING_FIELDS
 from mlflow_bridge._config.resolved import resolve_config
-from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig
+from mlflow_bridge._config.settings import SAMPLING_FIELDS, ConfigurationError, MLflowDSPyConfig
 from mlflow_bridge._delivery.processor import DeliveryProcessor
 from mlflow_bridge._delivery.registry import keep_reporting
 from mlflow_bridge._delivery.spool.spool import Spool
@@ -31,7 +31,9 @@ from mlflow_bridge._setup.provider import global_provider_of, prepare_provider
 from mlflow_bridge._setup.sigterm import handle_sigterm, leave_sigterm
 from mlflow_bridge._spans.enrichment import Enrichment
 from mlflow_bridge._spans.open_spans import end_unfinished
+from mlflow_bridge._spans.redaction import leave_redaction
 from mlflow_bridge._spans.tracer_provider import has_ids_by_the_seed
+from mlflow_bridge.sampling.entry_point import warn_of_unused_settings
 from mlflow_bridge.sampling.tail import TailSampling
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ _IMPORT_SECONDS_AT_EXIT: Final = 30.0
 """Longest wait at the end of the process for the import of MLflow, which itself always ends."""
 
 _CHECK_SECONDS: Final = 0.02
+_ON_ROOTS: Final = frozenset({"custom_tags", "custom_metadata"})
+"""Settings that a running processor writes on the local roots that start from now on."""
 
 
 class MLflowBatchSpanProcessor(DeliveryProcessor):
@@ -101,6 +105,7 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
             max_queue_bytes=config.max_queue_bytes,
             max_batch_size=config.max_batch_size,
             schedule_delay_seconds=config.schedule_delay_seconds,
+            trace_buffer_size=config.trace_buffer_size,
             exit_timeout_seconds=config.exit_timeout_seconds,
             block_seconds=config.block_seconds,
             # Settings without a usable destination have no spool.
@@ -120,6 +125,10 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
                 config.exit_timeout_seconds,
                 is_asked_for="flush_on_sigterm" in config.model_fields_set,
             )
+        if not config.enabled:
+            leave_redaction(self)
+            # In place of the methods, so that a processor that is on does no step more.
+            vars(self).update(on_start=_ignore, on_end=_ignore)
 
     @property
     def config(self) -> MLflowDSPyConfig:
@@ -144,6 +153,10 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
             # The program does not get the span, so it cannot end it.
             complete(lambda: end_unfinished(span))
             raise
+
+    def _use(self, config: MLflowDSPyConfig) -> None:
+        self._config = config
+        self._enrichment.put_on_every_trace(config.custom_tags, config.custom_metadata)
 
     def retire(self, successor: MLflowBatchSpanProcessor | None = None) -> None:
         """Deliver waiting spans for at most ``exit_timeout_seconds``, and stop.
@@ -208,12 +221,17 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
                 return
             if has_ids_by_the_seed(provider):
                 _late.add(self)
-            if prepare_provider(provider, self._config):
+            warn_of_unused_settings(provider, self._config)
+            if prepare_provider(provider):
                 _joined.add(self)
         except Exception as error:
             if belongs_to_program(error):
                 raise
             self._log.warning("provider", "The tracer provider cannot be prepared: %r", error)
+
+
+def _ignore(span: ReadableSpan, parent_context: Context | None = None) -> None:
+    """The methods of a processor with ``enabled=False``."""
 
 
 _joined: WeakSet[MLflowBatchSpanProcessor] = WeakSet()
@@ -224,7 +242,7 @@ _late: WeakSet[MLflowBatchSpanProcessor] = WeakSet()
 def join_provider(processor: MLflowBatchSpanProcessor, provider: object) -> None:
     """Prepare a tracer provider to which a processor has been added. May be repeated."""
     _joined.add(processor)
-    prepare_provider(provider, processor.config)
+    prepare_provider(provider)
 
 
 def is_joined(processor: MLflowBatchSpanProcessor) -> bool:
@@ -261,16 +279,18 @@ def _exporter_from(given: Any) -> SpanDelivery:
 def records_otherwise(processor: MLflowBatchSpanProcessor | None, config: MLflowDSPyConfig) -> bool:
     """Give a processor settings that differ from its own only in what spans record.
 
+    Tags and metadata of every trace are among them.
+
     Returns:
         Whether they differ in nothing else. If not, the processor keeps its settings.
     """
     if processor is None:
         return False
     before = processor.config
-    names = type(config).model_fields.keys() - RECORDING_FIELDS
+    names = type(config).model_fields.keys() - RECORDING_FIELDS - set(SAMPLING_FIELDS) - _ON_ROOTS
     if any(getattr(before, name) != getattr(config, name) for name in names):
         return False
-    processor._config = config  # type: ignore[reportPrivateUsage]
+    processor._use(config)  # type: ignore[reportPrivateUsage]
     return True
 
 

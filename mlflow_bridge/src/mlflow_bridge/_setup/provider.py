@@ -12,34 +12,34 @@ from opentelemetry.sdk.trace import Span
 from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
 
 from mlflow_bridge._config.settings import MLflowDSPyConfig
-from mlflow_bridge._mlflow_tracing.joining import join_mlflow_tracing
+from mlflow_bridge._mlflow_tracing.joining import follow_mlflow_tracing, join_mlflow_tracing
+from mlflow_bridge._setup.pausing import follow_mlflow
 from mlflow_bridge._spans.tracer_provider import (
     AcceptsProcessors,
     accepts_processors,
     use_system_random_ids,
 )
-from mlflow_bridge.sampling.entry_point import sampler_of_new_provider, warn_of_unused_settings
+from mlflow_bridge.sampling.entry_point import sampler_of_new_provider
 
 _logger = logging.getLogger(__name__)
 
 
-def prepare_provider(provider: object, config: MLflowDSPyConfig) -> bool:
+def prepare_provider(provider: object) -> bool:
     """Prepare a tracer provider for the delivery to MLflow. May be repeated.
 
     The provider then makes ids that ``random.seed()`` does not repeat, unless the program chose
-    another generator. MLflow's own tracing uses the provider, too, if it is the global one. A
-    warning names sampling settings that the provider ignores.
+    another generator. MLflow's own tracing uses the provider, too, if it is the global one, and
+    ``mlflow.tracing.disable()`` stops the bridge as well.
 
     Args:
         provider: Must already have the bridge's processor, which has to come before processors
             that are added here.
-        config: The settings of that processor.
 
     Returns:
         False if MLflow's own tracing could not be joined now, but a later call may succeed.
     """
     use_system_random_ids(provider)
-    warn_of_unused_settings(provider, config)
+    follow_mlflow_tracing(follow_mlflow)
     return join_mlflow_tracing(provider)
 
 

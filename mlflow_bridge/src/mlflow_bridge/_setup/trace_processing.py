@@ -98,11 +98,11 @@ class TraceProcessing:
 
 
 def _added_switch(provider: AcceptsProcessors | None) -> SwitchableSpanProcessor | None:
-    from mlflow_bridge._setup.switch import SwitchableSpanProcessor
+    from mlflow_bridge._setup.pausing import pausable_switch
     from mlflow_bridge._spans.tracer_provider import add_processor
 
     if provider is None:
         return None
-    switch = SwitchableSpanProcessor()
+    switch = pausable_switch()
     add_processor(provider, switch)
     return switch

@@ -34,14 +34,16 @@ class AdoptedDelivery:
 
     def __init__(self, exporter: MLflowSpanExporter, provider: AcceptsProcessors) -> None:
         from mlflow_bridge._export.exporter import adopt
+        from mlflow_bridge._setup.pausing import BY_SETTING, pausable_switch, pause
         from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor
-        from mlflow_bridge._setup.switch import SwitchableSpanProcessor
         from mlflow_bridge._spans.tracer_provider import add_processor
 
         self._exporter = exporter
         self._provider = provider
-        self._switch = SwitchableSpanProcessor()
+        self._switch = pausable_switch()
         self._processor = MLflowBatchSpanProcessor(exporter)
+        if not self._processor.config.enabled:
+            pause(BY_SETTING)
         self._switch.switch(self._processor)
         add_processor(provider, self._switch)
         # After the processor is added: in the other order, a span that ends in between would be
@@ -71,19 +73,24 @@ class AdoptedDelivery:
     def join(self) -> None:
         """Prepare the tracer provider, after the processors of all exporters have been added."""
         from mlflow_bridge._setup.processor import join_provider
+        from mlflow_bridge.sampling.entry_point import warn_of_unused_settings
 
         join_provider(self._processor, self._provider)
+        warn_of_unused_settings(self._provider, self.config)
 
     def reconfigure(self, config: MLflowDSPyConfig) -> None:
         """Deliver further spans by these settings; do nothing if they are unchanged.
 
         If the program has shut the tracer provider down, the delivery is added to it again.
         """
-        from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor
+        from mlflow_bridge._setup.processor import MLflowBatchSpanProcessor, records_otherwise
+        from mlflow_bridge.sampling.entry_point import use_sampling
 
-        if config == self.config and not self.is_shut_down:
-            return
+        use_sampling(self._provider, config)
         before = self._processor
+        is_used = not before.is_closed and before.config.enabled
+        if is_used and (config == before.config or records_otherwise(before, config)):
+            return
         self._processor = MLflowBatchSpanProcessor(config)
         if before.is_closed:
             self._add_again()
@@ -93,12 +100,12 @@ class AdoptedDelivery:
 
     def _add_again(self) -> None:
         from mlflow_bridge._mlflow_tracing.joining import leave_provider
-        from mlflow_bridge._setup.switch import SwitchableSpanProcessor
+        from mlflow_bridge._setup.pausing import pausable_switch
         from mlflow_bridge._spans.tracer_provider import add_processor
 
         # The provider may still have the old switch, and a span must not be delivered twice.
         self._switch.switch(None)
-        self._switch = SwitchableSpanProcessor()
+        self._switch = pausable_switch()
         add_processor(self._provider, self._switch)
         leave_provider()
 
@@ -152,6 +159,7 @@ def _adopt_all() -> None:
     from mlflow_bridge._setup.instrumentation import set_instrument_defaults
     from mlflow_bridge._setup.logs import log_start
     from mlflow_bridge._spans.tracer_provider import accepts_processors
+    from mlflow_bridge.sampling.entry_point import put_sampler_in
 
     provider: object = trace.get_tracer_provider()
     if not accepts_processors(provider):
@@ -166,6 +174,7 @@ def _adopt_all() -> None:
     usable = [delivery for delivery in deliveries if delivery.is_usable]
     if not usable:
         return
+    put_sampler_in(provider, usable[0].config)
     mode = set_instrument_defaults([delivery.config for delivery in usable])
     for delivery in usable:
         log_start(

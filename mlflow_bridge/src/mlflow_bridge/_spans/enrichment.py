@@ -83,9 +83,13 @@ class Enrichment:
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self._open_span = open_span
-        self._of_every_trace = trace_attributes(tags or {}, metadata or {})
+        self.put_on_every_trace(tags or {}, metadata or {})
         # Saves the look at every parent until a root has named an experiment.
         self._has_placed = False
+
+    def put_on_every_trace(self, tags: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+        """Put these tags and metadata on the traces that begin from now on, and no others."""
+        self._of_every_trace = trace_attributes(tags, metadata)
 
     def enrich(self, span: Span, context: Context | None) -> bool:
         """Set the known attributes, on the thread that starts the span. Never raises.

@@ -169,6 +169,12 @@ def follow_redaction(processor: Any) -> None:
         watch_redactor(_changed)
 
 
+def leave_redaction(processor: Any) -> None:
+    """Undo `follow_redaction` for a processor that takes no spans."""
+    _followers.discard(processor)
+    cast("dict[str, Any]", vars(processor)).pop(_ON_END, None)
+
+
 @contextmanager
 def held_redaction() -> Generator[None]:
     """Keep the redaction in use while DSPy is instrumented again with other settings."""

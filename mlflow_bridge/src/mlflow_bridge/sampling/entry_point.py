@@ -9,17 +9,20 @@ import os
 from typing import Final
 
 from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG
-from opentelemetry.sdk.trace.sampling import Sampler
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler
 
 from mlflow_bridge._config.base import ConfigurationError, report_once
 from mlflow_bridge._config.resolved import resolve_config
-from mlflow_bridge._config.settings import SAMPLING_FIELDS, MLflowDSPyConfig, environment_variable
+from mlflow_bridge._config.settings import MLflowDSPyConfig, environment_variable
 from mlflow_bridge.sampling.sampler import DSPySampler
+from mlflow_bridge.sampling.switchable import SwitchableSampler, given_settings, is_sampled
 
 _logger = logging.getLogger(__name__)
 
 NAME: Final = "dspy"
 """Name of the sampler in ``OTEL_TRACES_SAMPLER``."""
+
+_RATE: Final = "sampling_rate"
 
 
 def dspy_sampler(argument: float | str | None = None) -> Sampler:
@@ -31,46 +34,87 @@ def dspy_sampler(argument: float | str | None = None) -> Sampler:
     is recorded.
 
     Args:
-        argument: The value of ``OTEL_TRACES_SAMPLER_ARG``: a rate that replaces ``sampling_rate``.
+        argument: A rate that replaces ``sampling_rate``. The text of ``OTEL_TRACES_SAMPLER_ARG``
+            counts only without the bridge's own variable.
     """
-    given = {} if argument is None or argument == "" else {"sampling_rate": argument}
+    is_variable = isinstance(argument, str) and argument == os.environ.get(OTEL_TRACES_SAMPLER_ARG)
+    if (not argument and argument != 0) or (is_variable and _is_set(_RATE)):
+        argument = None
+    given = {} if argument is None else {_RATE: argument}
     try:
-        return DSPySampler(resolve_config(given).config)
+        return SwitchableSampler(DSPySampler(resolve_config(given).config))
     except ConfigurationError as error:
         _warn_about_argument(argument, error)
     except Exception:
         _logger.warning("Sampling: every trace is recorded.", exc_info=True)
-    return DSPySampler(resolve_config({}).config)
+    return SwitchableSampler(DSPySampler(resolve_config({}).config))
 
 
 def sampler_of_new_provider(config: MLflowDSPyConfig) -> Sampler | None:
-    """The sampler for a new tracer provider; None if the SDK is to choose the sampler.
+    """The sampler for a new tracer provider, which can follow other settings later.
 
     The SDK's constructor reads ``OTEL_TRACES_SAMPLER``, but knows only the SDK's own samplers, not
     the name ``dspy``.
+
+    Returns:
+        None if the SDK is to choose the sampler, which the variable names.
     """
-    named = os.environ.get(OTEL_TRACES_SAMPLER, "").strip().lower()
-    if named == NAME:
+    if _named() in ("", NAME):
+        return SwitchableSampler(_sampler_by(config))
+    return None
+
+
+def put_sampler_in(provider: object, config: MLflowDSPyConfig) -> None:
+    """Give a provider that the SDK has made by default a sampler that follows settings.
+
+    For ``opentelemetry-instrument``, before there are tracers. A sampler that the program, a file
+    or ``OTEL_TRACES_SAMPLER`` has chosen stays.
+    """
+    if not _named() and getattr(provider, "sampler", None) is DEFAULT_ON:
+        setattr(provider, "sampler", SwitchableSampler(_sampler_by(config)))  # noqa: B010
+
+
+def use_sampling(provider: object, config: MLflowDSPyConfig) -> bool:
+    """Sample further traces of a provider by these settings; False if its sampler is not ours."""
+    sampler = getattr(provider, "sampler", None)
+    if not isinstance(sampler, SwitchableSampler):
+        return False
+    current = sampler.current
+    is_same = isinstance(current, DSPySampler) and all(
+        getattr(current.config, name) == getattr(config, name) for name in given_settings(config)
+    )
+    if not is_same or not given_settings(config):
+        sampler.switch(_sampler_by(config))
+    return True
+
+
+def _named() -> str:
+    return os.environ.get(OTEL_TRACES_SAMPLER, "").strip().lower()
+
+
+def _sampler_by(config: MLflowDSPyConfig) -> Sampler:
+    if _named() == NAME:
         return _with_argument(config)
-    return DSPySampler(config) if _given_settings(config) and not named else None
+    return DSPySampler(config) if given_settings(config) else DEFAULT_ON
 
 
 def _with_argument(config: MLflowDSPyConfig) -> Sampler:
     """The sampler with these settings and the rate in ``OTEL_TRACES_SAMPLER_ARG``.
 
-    A rate that code gives takes precedence over the variable.
+    A rate that code or the bridge's own variable gives takes precedence over the variable.
     """
     argument = os.environ.get(OTEL_TRACES_SAMPLER_ARG)
-    rate = "sampling_rate"
-    if rate in config.model_fields_set and not os.environ.get(environment_variable(rate)):
-        argument = None
-    if not argument:
+    if not argument or _RATE in config.model_fields_set or _is_set(_RATE):
         return DSPySampler(config)
     try:
         return DSPySampler(config.replace(sampling_rate=argument))
     except ConfigurationError as error:
         _warn_about_argument(argument, error)
         return DSPySampler(config)
+
+
+def _is_set(name: str) -> bool:
+    return bool(os.environ.get(environment_variable(name), "").strip())
 
 
 def _warn_about_argument(argument: object, error: ConfigurationError) -> None:
@@ -87,9 +131,11 @@ def warn_of_unused_settings(provider: object, config: MLflowDSPyConfig) -> None:
 def unused_settings(provider: object, config: MLflowDSPyConfig) -> str | None:
     """The warning about sampling settings that a tracer provider ignores; None if it uses them."""
     sampler = getattr(provider, "sampler", None)
-    if not isinstance(sampler, Sampler):
+    if isinstance(sampler, SwitchableSampler):
+        sampler = sampler.current
+    if not isinstance(sampler, Sampler) or is_sampled(provider):
         return None
-    unused = [name for name in _given_settings(config) if not _is_used(name, sampler, config)]
+    unused = [name for name in given_settings(config) if not _is_used(name, sampler, config)]
     if not unused:
         return None
     variables = [environment_variable(name) for name in unused]
@@ -108,7 +154,3 @@ def _is_used(name: str, sampler: Sampler, config: MLflowDSPyConfig) -> bool:
         return getattr(sampler.config, name) == getattr(config, name)
     # If another sampler wraps a DSPySampler, the settings of the latter cannot be read.
     return DSPySampler.__name__ in sampler.get_description()
-
-
-def _given_settings(config: MLflowDSPyConfig) -> list[str]:
-    return [name for name in SAMPLING_FIELDS if name in config.model_fields_set]

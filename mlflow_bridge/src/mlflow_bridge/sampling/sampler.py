@@ -45,8 +45,9 @@ class DSPySampler(Sampler):
             environment; a wrong value there is logged, not raised.
         rate_of: A function of the DSPy call that begins a trace; it must not change the call.
             It returns the share of such calls to record, 0 to 1, or None to use the settings.
+            Default: ``sampling_rate_of``.
         key_of: A function of the same call that replaces ``sampling_key``. Traces whose keys have
-            the same text are recorded together or not at all.
+            the same text are recorded together or not at all. Default: ``sampling_key_of``.
 
     Raises:
         ConfigurationError: ``config`` is not an `MLflowDSPyConfig`.
@@ -69,8 +70,12 @@ class DSPySampler(Sampler):
             raise ConfigurationError(
                 f"config is a {type(config).__name__}; accepted: an MLflowDSPyConfig, or None"
             )
-        self._rate_of = rate_of
-        self._key_of = key_of
+        self._rate_of: Callable[[DSPyCall], float | None] | None = (
+            self._config.sampling_rate_of if rate_of is None else rate_of
+        )
+        self._key_of: Callable[[DSPyCall], object] | None = (
+            self._config.sampling_key_of if key_of is None else key_of
+        )
         self._volume = VolumePolicy(self._config)
         self._log = RateLimitedLogger(_logger)
 
@@ -110,7 +115,7 @@ class DSPySampler(Sampler):
         """A description with the sampling settings that differ from their defaults."""
         fields = type(self._config).model_fields
         shown = [
-            f"{name.removeprefix('sampling_')}={value}"
+            f"{name.removeprefix('sampling_')}={_shown(value)}"
             for name in SAMPLING_FIELDS
             if (value := getattr(self._config, name)) != fields[name].default
         ]
@@ -124,7 +129,6 @@ class DSPySampler(Sampler):
         attributes: Mapping[str, Any],
         drawn: dict[str, Any],
     ) -> bool:
-        """Whether the span is recorded; adds what is to be known later of a draw to ``drawn``."""
         try:
             # For a span of another library, current_dspy_call() is the call around that span.
             call = current_dspy_call(context) if DSPY_OPERATION in attributes else None
@@ -132,18 +136,29 @@ class DSPySampler(Sampler):
                 return False
             if parent.is_valid or (call is not None and is_run(call)):
                 return True
-            number = self._number(context, call, trace_id, attributes)
-            share = self._share(call, attributes)
-            if 0 < share < 1:
-                drawn[SAMPLING_PROBABILITY] = share
-                if number != trace_id:
-                    drawn[SAMPLING_RANDOMNESS] = f"{number:016x}"
-            return is_in_share(number, share)
+            return self._draw(context, call, trace_id, attributes, drawn)
         except Exception as error:
             if belongs_to_program(error):
                 raise
             self._warn("DSPySampler", error)
             return True
+
+    def _draw(
+        self,
+        context: Context | None,
+        call: DSPyCall | None,
+        trace_id: int,
+        attributes: Mapping[str, Any],
+        drawn: dict[str, Any],
+    ) -> bool:
+        """Whether a trace that begins here is recorded; adds what is to be known of it later."""
+        number = self._number(context, call, trace_id, attributes)
+        share = self._share(call, attributes)
+        if 0 < share < 1:
+            drawn[SAMPLING_PROBABILITY] = share
+            if number != trace_id:
+                drawn[SAMPLING_RANDOMNESS] = f"{number:016x}"
+        return is_in_share(number, share)
 
     def _share(self, call: DSPyCall | None, attributes: Mapping[str, Any]) -> float:
         if self._rate_of is not None and call is not None:
@@ -184,3 +199,73 @@ class DSPySampler(Sampler):
         self._log.warning(
             what, "Sampling: %s raised %s and is ignored.", what, type(error).__name__
         )
+
+
+def _shown(value: object) -> object:
+    return getattr(value, "__qualname__", type(value).__name__) if callable(value) else value
+
+
+class DSPyCallsSampler(DSPySampler):
+    """Sampler for the tracer of DSPy alone, in a provider that has a sampler of its own.
+
+    A span is recorded if both samplers say so. The settings decide about outermost calls of DSPy,
+    whether or not a span of another library is around them; calls below follow. By the same number,
+    a `DSPySampler` as the provider's sampler would choose the same traces.
+
+    Args:
+        other: The provider's sampler.
+        config: The settings.
+    """
+
+    def __init__(self, other: Sampler, config: MLflowDSPyConfig) -> None:
+        super().__init__(config)
+        self._other = other
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        """Decide whether a span is recorded. Raises only what the provider's sampler raises."""
+        drawn: dict[str, Any] = {}
+        if self._accepts(parent_context, trace_id, attributes or _NOTHING, drawn):
+            if drawn:
+                attributes = {**(attributes or _NOTHING), **drawn}
+            return self._other.should_sample(
+                parent_context, trace_id, name, kind, attributes, links, trace_state
+            )
+        parent = get_current_span(parent_context).get_span_context()
+        return SamplingResult(
+            Decision.DROP, None, parent.trace_state if parent.is_valid else trace_state
+        )
+
+    def get_description(self) -> str:
+        """A description with both samplers."""
+        return f"{super().get_description()} and {self._other.get_description()}"
+
+    def _accepts(
+        self,
+        context: Context | None,
+        trace_id: int,
+        attributes: Mapping[str, Any],
+        drawn: dict[str, Any],
+    ) -> bool:
+        try:
+            call = current_dspy_call(context) if DSPY_OPERATION in attributes else None
+            if call is None:
+                return True
+            if not self._volume.records(call):
+                return False
+            if call.parent is not None or is_run(call):
+                return True
+            return self._draw(context, call, trace_id, attributes, drawn)
+        except Exception as error:
+            if belongs_to_program(error):
+                raise
+            self._warn("DSPySampler", error)
+            return True

@@ -116,6 +116,11 @@ class TraceDispatch(SpanProcessor):
         """Number of traces that are held because they have not ended."""
         return len(self._open)
 
+    def open_trace_ids(self) -> set[int]:
+        """The traces that are held because they have not ended."""
+        with self._changed:
+            return self._open.ids()
+
     def add(self, function: TraceProcessor) -> None:
         """Give further traces to a function, too; a function that is known stays as it is.
 

@@ -72,6 +72,10 @@ class OpenTraces:
     def __len__(self) -> int:
         return len(self._traces)
 
+    def ids(self) -> set[int]:
+        """The traces that have not ended."""
+        return set(self._traces)
+
     def started(self, span: ReadableSpan, trace_id: int, span_id: int) -> None:
         """Note a span that has started."""
         trace = self._traces.get(trace_id)

@@ -125,6 +125,13 @@ SETTINGS: dict[str, tuple[str, str, Any]] = {
     "tail_agent_exhausted": ("MLFLOW_DSPY_TAIL_AGENT_EXHAUSTED", "true", True),
     "tail_predicate": ("MLFLOW_DSPY_TAIL_PREDICATE", "os.path:join", os.path.join),
     "tail_grace_seconds": ("MLFLOW_DSPY_TAIL_GRACE_SECONDS", "7", 7.0),
+    "enabled": ("MLFLOW_DSPY_ENABLED", "false", False),
+    "trace_buffer_size": ("MLFLOW_DSPY_BUFFER_SIZE", "7", 7),
+    "sampling_rate_of": ("MLFLOW_DSPY_SAMPLING_RATE_OF", "os.path:join", os.path.join),
+    "sampling_key_of": ("MLFLOW_DSPY_SAMPLING_KEY_OF", "os.path.join", os.path.join),
+    "log_evals": ("MLFLOW_DSPY_LOG_EVALS", "true", True),
+    "log_compiles": ("MLFLOW_DSPY_LOG_COMPILES", "true", True),
+    "register_prompts": ("MLFLOW_DSPY_REGISTER_PROMPTS", "true", True),
 }
 
 
@@ -275,6 +282,23 @@ def test_id_wins_over_name_with_a_warning(
         ("output_sanitizer", "nowhere.function", "package.module:function"),
         ("log_level", "LOUD", "DEBUG, INFO, WARNING, ERROR or CRITICAL"),
         ("log_level", 10, "DEBUG, INFO, WARNING, ERROR or CRITICAL"),
+        ("enabled", "perhaps", "is 'perhaps'; accepted: true or false"),
+        ("enabled", 1, "is 1; accepted: true or false"),
+        ("enabled", None, "is None; accepted: true or false"),
+        ("trace_buffer_size", 0, "is 0; accepted: a whole number, 1 to 1000000"),
+        ("trace_buffer_size", 1_000_001, "accepted: a whole number, 1 to 1000000"),
+        ("trace_buffer_size", True, "is True; accepted: a whole number, 1 to 1000000"),
+        ("trace_buffer_size", 5.0, "is 5.0; accepted: a whole number, 1 to 1000000"),
+        ("trace_buffer_size", [], "is []; accepted: a whole number, 1 to 1000000"),
+        ("sampling_rate_of", 7, "sampling_rate_of is 7; accepted: a function that is not async"),
+        ("sampling_rate_of", "nowhere:function", "'nowhere:function', which cannot be imported"),
+        ("sampling_rate_of", "function", "package.module:function"),
+        ("sampling_key_of", asyncio.sleep, "accepted: a function that is not async"),
+        ("sampling_key_of", "os.path:sep", "is 'os.path:sep'; accepted: a function"),
+        ("log_evals", "some", "is 'some'; accepted: true or false"),
+        ("log_evals", 0, "is 0; accepted: true or false"),
+        ("log_compiles", {}, "is {}; accepted: true or false"),
+        ("register_prompts", 2.5, "is 2.5; accepted: true or false"),
     ],
 )
 def test_bad_value_is_named_with_what_is_accepted(name: str, value: Any, hint: str) -> None:
@@ -374,6 +398,17 @@ def test_a_path_through_the_working_directory(
     monkeypatch.chdir(tmp_path)
     config = MLflowDSPyConfig(tracking_uri="sqlite:///../x.db?timeout=5")
     assert config.tracking_uri == f"sqlite:///{os.path.dirname(tmp_path)}/x.db?timeout=5"
+
+
+def test_the_settings_of_the_environment_are_those_without_arguments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_DSPY_BUFFER_SIZE", "7")
+    assert MLflowDSPyConfig.from_env() == MLflowDSPyConfig()
+    assert MLflowDSPyConfig.from_env().trace_buffer_size == 7
+    monkeypatch.setenv("MLFLOW_DSPY_BUFFER_SIZE", "many")
+    with pytest.raises(ConfigurationError, match="MLFLOW_DSPY_BUFFER_SIZE"):
+        MLflowDSPyConfig.from_env()
 
 
 def test_every_setting_has_one_part_that_carries_it_out() -> None:

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from mlflow_bridge._mlflow_tracing import joining as mlflow_tracing
 from mlflow_bridge._mlflow_tracing.joining import (
     SEPARATE_PROVIDER,
+    follow_mlflow_tracing,
     join_mlflow_tracing,
     leave_mlflow_tracing,
 )
@@ -116,3 +117,14 @@ def test_an_mlflow_that_is_made_differently_is_one_warning(
     assert SEPARATE_PROVIDER not in os.environ
     [record] = caplog.records
     assert "MLflow 3.17" in record.getMessage()
+
+
+def test_an_mlflow_whose_switch_cannot_be_watched_is_one_warning(
+    joining: Fixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        follow_mlflow_tracing(lambda _: None)
+    [record] = caplog.records
+    assert "With MLflow 3.17, mlflow.tracing.disable() does not stop" in record.getMessage()
+    assert "reconfigure(enabled=False)" in record.getMessage()
+    leave_mlflow_tracing()

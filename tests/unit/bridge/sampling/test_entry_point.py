@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.sampling import ParentBased
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, ParentBased
 
 from mlflow_bridge import ConfigurationError, DSPySampler, MLflowDSPyConfig
 from mlflow_bridge.sampling.entry_point import (
@@ -32,19 +32,27 @@ def test_opentelemetry_finds_it_by_name(group: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argument", "description"),
+    ("rate", "argument", "description"),
     [
-        (None, "DSPySampler{rate=0.5}"),
-        ("", "DSPySampler{rate=0.5}"),
-        ("0.1", "DSPySampler{rate=0.1}"),
-        (0.1, "DSPySampler{rate=0.1}"),
-        ("1", "DSPySampler{}"),
+        (None, None, "DSPySampler{}"),
+        (None, "0.1", "DSPySampler{rate=0.1}"),
+        (None, 0.1, "DSPySampler{rate=0.1}"),
+        (None, "0", "DSPySampler{rate=0.0}"),
+        (None, 0, "DSPySampler{rate=0.0}"),
+        ("0.5", None, "DSPySampler{rate=0.5}"),
+        ("0.5", "", "DSPySampler{rate=0.5}"),
+        # The bridge's own variable goes before that of OpenTelemetry, and both before a default.
+        ("0.5", "0.1", "DSPySampler{rate=0.5}"),
+        ("0.5", 0.1, "DSPySampler{rate=0.1}"),
     ],
 )
 def test_the_argument_is_the_rate(
-    monkeypatch: pytest.MonkeyPatch, argument: Any, description: str
+    monkeypatch: pytest.MonkeyPatch, rate: str | None, argument: Any, description: str
 ) -> None:
-    monkeypatch.setenv(RATE, "0.5")
+    if rate is not None:
+        monkeypatch.setenv(RATE, rate)
+    if isinstance(argument, str):
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", argument)
     assert dspy_sampler(argument).get_description() == description
 
 
@@ -70,10 +78,10 @@ def test_a_bad_variable_is_named_and_its_default_holds(
 @pytest.mark.parametrize(
     ("named", "rate", "description"),
     [
-        (None, None, None),
+        (None, None, DEFAULT_ON.get_description()),
         (None, "0.5", "DSPySampler{rate=0.5}"),
         ("dspy", None, "DSPySampler{rate=0.1}"),
-        ("DSPy ", "0.5", "DSPySampler{rate=0.1}"),
+        ("DSPy ", "0.5", "DSPySampler{rate=0.5}"),
         ("parentbased_traceidratio", "0.5", None),
         ("always_off", None, None),
     ],

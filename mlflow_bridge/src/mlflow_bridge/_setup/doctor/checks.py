@@ -25,6 +25,7 @@ from mlflow_bridge._delivery.spool.spool import directory_for
 from mlflow_bridge._process.outside_text import outside_text
 from mlflow_bridge._setup.doctor import Check, State
 from mlflow_bridge._setup.doctor.exporters import check_exporters
+from mlflow_bridge._setup.doctor.former_variables import FORMER, check_former_variables
 from mlflow_bridge._setup.doctor.provider import check_provider
 from mlflow_bridge._setup.doctor.round_trip import check_destination
 from mlflow_bridge._setup.doctor.sampling import check_sampling
@@ -75,6 +76,7 @@ def _checks(
     else:
         yield _settings_found(config)
     yield from _guarded("settings", _unknown_settings)
+    yield from _guarded("settings", check_former_variables)
     yield from _guarded("versions", lambda: _versions(config))
     yield from _guarded("exporters", check_exporters)
     if in_program:
@@ -108,12 +110,16 @@ def _settings_found(config: MLflowDSPyConfig) -> Check:
     which = "traces with DSPy or GenAI spans" if config.traces == "genai" else "all traces"
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Check("settings", "fail", "OTEL_SDK_DISABLED turns all of OpenTelemetry off")
+    if not config.enabled:
+        off = f"{variable_of(MLflowDSPyConfig, 'enabled')} (argument enabled) is false"
+        return Check("settings", "fail", f"{off}, so that nothing is traced")
     return Check("settings", "ok", f"{which} go to {config.destination_description}")
 
 
 def _unknown_settings() -> Iterator[Check]:
     """Check for misspelt variables, which have the bridge's prefix but are not settings."""
     known = {variable_of(MLflowDSPyConfig, name) for name in MLflowDSPyConfig.model_fields}
+    known |= FORMER.keys()
     for name in sorted(os.environ):
         if name.startswith(ENVIRONMENT_PREFIX) and name not in known:
             yield Check("settings", "warn", f"{name} is set, but there is no such setting")
