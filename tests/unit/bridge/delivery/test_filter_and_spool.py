@@ -215,6 +215,8 @@ class Killed:
     def kill(self) -> None:
         copies = {file.name: file.read_bytes() for file in files_in(self._path)}
         self.processor.close(timeout_seconds=0)
+        # Under load, the thread may still be about to write what it held.
+        self.processor._collector.thread.join(PATIENCE)
         for file in files_in(self._path):
             file.unlink()
         for name, text in copies.items():
