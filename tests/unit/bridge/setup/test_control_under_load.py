@@ -91,13 +91,14 @@ def change(client: AutologClient, number: int) -> None:
 def test_no_span_is_lost_doubled_or_half_recorded(
     exporters: FakeExporterModule, switches: int, moves: int
 ) -> None:
-    client = autolog(max_queue_size=ROOM, tracking_uri="sqlite:///0.db")
+    client = autolog(max_queue_size=ROOM, tracking_uri="sqlite:///first.db")
     seen: list[FinishedTrace] = []
     client.add_trace_processor(seen.append)
+    destinations = range(0, switches, switches // moves)[:moves]
     with Load() as load:
         for number in range(switches):
             change(client, number)
-            if number % (switches // moves) == 0:
+            if number in destinations:
                 client.reconfigure(tracking_uri=f"sqlite:///{number}.db")
     assert client.flush(120)
     attributes = [one for exporter in exporters.made for one in exporter.attributes]
