@@ -180,6 +180,9 @@ def autolog(
             _send_to_mlflow(resolved)
         except Exception as error:
             _warn_about(error, resolved.config)
+            if _session.config is not None:  # The earlier destination, which is on or off as asked.
+                enabled = {"enabled": resolved.config.enabled}
+                _session.config = _session.config.model_copy(update=enabled)
         _use_sampling(resolved.config)
         _connect_trace_processors()
         try:
@@ -492,6 +495,8 @@ def _instrument_dspy(config: MLflowDSPyConfig) -> None:
     providers = (_session.provider, *_session.given[1:])
     if instrumentor.is_instrumented_by_opentelemetry:
         if _session.instrumented_with is None:
+            if any(_session.given):
+                _report_other_providers()
             if adopted_deliveries():
                 instrument_again(config)
             else:
@@ -518,6 +523,15 @@ def _instrument_dspy(config: MLflowDSPyConfig) -> None:
     if instrumentor.is_instrumented_by_opentelemetry:
         _session.instrumented_with = arguments
         _session.instrumented_for = providers
+
+
+def _report_other_providers() -> None:
+    from mlflow_bridge._config.base import report_once
+
+    report_once(
+        "The providers that autolog() got are not used for calls of DSPy, because DSPy was "
+        "instrumented before autolog(). Call DSPyInstrumentor().uninstrument() before autolog()."
+    )
 
 
 def _uninstrument_dspy() -> None:

@@ -14,7 +14,7 @@ from typing import Final
 from weakref import WeakSet
 
 from mlflow_bridge._process.forks import call_in_child
-from mlflow_bridge._setup.switch import SwitchableSpanProcessor
+from mlflow_bridge._setup.switch import PauseDecisions, SwitchableSpanProcessor
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -29,6 +29,21 @@ class _Pauses:
         self.lock = threading.RLock()
         self.reasons: set[str] = set()
         self.switches: WeakSet[SwitchableSpanProcessor] = WeakSet()
+        self.decisions: PauseDecisions | None = None
+        """None before the first pause. It stays, since traces that were left out end later."""
+
+    def open_traces(self) -> set[int]:
+        """The traces that are open behind a switch."""
+        return set[int]().union(*(switch.open_trace_ids() for switch in list(self.switches)))
+
+    def make_decisions(self) -> PauseDecisions:
+        """The decisions of all switches, which follow them from now on."""
+        if self.decisions is None:
+            self.decisions = PauseDecisions(self.open_traces)
+            self.decisions.begin()
+            for switch in list(self.switches):
+                switch.decide_by(self.decisions)
+        return self.decisions
 
     def renew_lock(self) -> None:
         """Replace the lock in a forked child, where the thread that held it does not exist."""
@@ -44,8 +59,8 @@ def pausable_switch() -> SwitchableSpanProcessor:
     switch = SwitchableSpanProcessor()
     with _pauses.lock:
         _pauses.switches.add(switch)
-        if _pauses.reasons:
-            switch.pause()
+        if _pauses.decisions is not None:
+            switch.decide_by(_pauses.decisions)
     return switch
 
 
@@ -53,7 +68,11 @@ def retire_switch(switch: SwitchableSpanProcessor) -> None:
     """Let a switch complete its open traces, and pass no further trace on."""
     with _pauses.lock:
         _pauses.switches.discard(switch)
-        switch.pause()
+        # Apart from the others: a trace may go on in the tracer provider that comes next.
+        alone = PauseDecisions(switch.open_trace_ids)
+        alone.begin(_pauses.decisions)
+        switch.decide_by(alone)
+        alone.is_paused = True
 
 
 def pause(reason: str) -> None:
@@ -62,8 +81,8 @@ def pause(reason: str) -> None:
         if reason in _pauses.reasons:
             return
         _pauses.reasons.add(reason)
-        for switch in list(_pauses.switches):
-            switch.pause()
+        # All switches at the same moment.
+        _pauses.make_decisions().is_paused = True
         _logger.info("Traces that begin from now on do not go to MLflow: %s.", reason)
 
 
@@ -75,8 +94,7 @@ def resume(reason: str) -> None:
         _pauses.reasons.discard(reason)
         if _pauses.reasons:
             return
-        for switch in list(_pauses.switches):
-            switch.resume()
+        _pauses.make_decisions().is_paused = False
         _logger.info("Traces that begin from now on go to MLflow again.")
 
 

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A span processor whose target can be exchanged, and that can leave out new traces for a while."""
+"""A span processor whose target can be exchanged, and that can leave out whole traces."""
 
 from __future__ import annotations
 
@@ -10,16 +10,64 @@ from typing import Any, Final, cast
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
-_MAX_LEFT_OUT: Final = 50_000
-"""Traces that were left out and whose further spans are recognised."""
+_MAX_DECIDED: Final = 50_000
+"""Traces whose decision is remembered."""
+
+
+class PauseDecisions:
+    """Which traces are passed on, by the time at which they began. Thread-safe.
+
+    Several switches share this object, so that all their targets get the same traces: the first
+    switch that sees the first span of a trace decides. Each step is one operation on a dictionary.
+
+    Args:
+        open_traces: Returns the traces that a target has seen, and that have not ended.
+    """
+
+    def __init__(self, open_traces: Callable[[], set[int]]) -> None:
+        self.is_paused = False
+        self._open_traces = open_traces
+        self._decided: dict[int, bool] = {}
+
+    def begin(self, before: PauseDecisions | None = None) -> None:
+        """Remember that the traces that are open now are passed on.
+
+        Args:
+            before: Decisions that stay as they are.
+        """
+        if before is not None:
+            self._decided.update(before._decided.copy())
+        for trace_id in self._open_traces():
+            self._decided.setdefault(trace_id, True)
+
+    def passes_start(self, span: Span) -> bool:
+        """Whether to pass on a span that starts."""
+        trace_id = span.get_span_context().trace_id
+        known = self._decided.get(trace_id)
+        if known is not None:
+            return known
+        parent = span.parent
+        if parent is not None and not parent.is_remote:
+            return True  # of a trace that began before the first pause
+        # A thread may be between two switches, and has passed the first before there was a pause.
+        passes = not self.is_paused or trace_id in self._open_traces()
+        passes = self._decided.setdefault(trace_id, passes)
+        while len(self._decided) > _MAX_DECIDED:
+            self._decided.pop(next(iter(self._decided)), None)
+        return passes
+
+    def passes_end(self, span: ReadableSpan) -> bool:
+        """Whether to pass on a span that has ended."""
+        context = span.context
+        return context is None or self._decided.get(context.trace_id, True)
 
 
 class SwitchableSpanProcessor(SpanProcessor):
     """Span processor that passes all calls on to a target, if it has one.
 
     A tracer provider cannot remove a processor, so a removable processor is the target of a switch.
-    ``switch``, ``pause`` and ``resume`` are called under the owner's lock. The other methods may be
-    called by any thread, and each call has the same target from beginning to end.
+    ``switch`` and ``decide_by`` are called under the owner's lock. The other methods may be called
+    by any thread, and each call has the same target from beginning to end.
     """
 
     def __init__(self) -> None:
@@ -45,18 +93,15 @@ class SwitchableSpanProcessor(SpanProcessor):
             self._gate.target = target
         return before
 
-    def pause(self) -> None:
-        """Leave out the traces that begin from now on. Traces that are open are completed."""
-        if self._gate is None:
-            # It stays: spans of traces that it has left out may end at any later time.
-            self._gate = _Gate(self._target)
-        self._gate.close()
+    def decide_by(self, decisions: PauseDecisions) -> None:
+        """Pass spans on by these decisions from now on. Before, each span costs no step for it."""
+        self._gate = _Gate(self._target, decisions)
         self._passes_to = self._gate
 
-    def resume(self) -> None:
-        """Pass on the traces that begin from now on; those that began meanwhile stay left out."""
-        if self._gate is not None:
-            self._gate.open()
+    def open_trace_ids(self) -> set[int]:
+        """The traces that have an open span in the target."""
+        ids: Any = getattr(self._target, "open_trace_ids", None)
+        return set() if ids is None else cast("Callable[[], set[int]]", ids)()
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         if target := self._passes_to:
@@ -76,54 +121,16 @@ class SwitchableSpanProcessor(SpanProcessor):
 
 
 class _Gate(SpanProcessor):
-    """Passes the spans of a trace on, or leaves all of them out, as was right when it began."""
+    """Passes all spans of a trace on, or none of them."""
 
-    def __init__(self, target: SpanProcessor | None) -> None:
+    def __init__(self, target: SpanProcessor | None, decisions: PauseDecisions) -> None:
         self.target = target
-        self._is_closed = False
-        self._let_through: set[int] = set()
-        """The traces that were open when the gate was closed."""
-        # A dict, in which the oldest come first. Each step is one operation on it: no lock.
-        self._left_out: dict[int, None] = {}
-
-    def close(self) -> None:
-        if not self._is_closed:
-            self._is_closed = True
-            # Afterwards: a trace that begins in between is in neither set, and is asked for again.
-            self._let_through = self._open_traces() - self._left_out.keys()
-
-    def open(self) -> None:
-        self._is_closed = False
-        self._let_through = set()
+        self._decisions = decisions
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        trace_id = span.get_span_context().trace_id
-        if trace_id in self._left_out:
-            return
-        if self._is_closed and not self._is_let_through(span, trace_id):
-            self._leave_out(trace_id)
-        elif target := self.target:
+        if (target := self.target) and self._decisions.passes_start(span):
             target.on_start(span, parent_context)
 
     def on_end(self, span: ReadableSpan) -> None:
-        context = span.context
-        if context is not None and context.trace_id in self._left_out:
-            return
-        if target := self.target:
+        if (target := self.target) and self._decisions.passes_end(span):
             target.on_end(span)
-
-    def _is_let_through(self, span: Span, trace_id: int) -> bool:
-        if trace_id in self._let_through:
-            return True
-        # Of a trace whose first span another thread was about to pass on when the gate was closed.
-        return span.parent is not None and trace_id in self._open_traces()
-
-    def _leave_out(self, trace_id: int) -> None:
-        left_out = self._left_out
-        left_out[trace_id] = None
-        while len(left_out) > _MAX_LEFT_OUT:
-            left_out.pop(next(iter(left_out)), None)
-
-    def _open_traces(self) -> set[int]:
-        ids: Any = getattr(self.target, "open_trace_ids", None)
-        return set() if ids is None else cast("Callable[[], set[int]]", ids)()

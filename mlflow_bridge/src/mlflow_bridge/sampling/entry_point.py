@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler
 
 from mlflow_bridge._config.base import ConfigurationError, report_once
 from mlflow_bridge._config.resolved import resolve_config
-from mlflow_bridge._config.settings import MLflowDSPyConfig, environment_variable
+from mlflow_bridge._config.settings import SAMPLING_FIELDS, MLflowDSPyConfig, environment_variable
 from mlflow_bridge.sampling.sampler import DSPySampler
 from mlflow_bridge.sampling.switchable import SwitchableSampler, given_settings, is_sampled
 
@@ -81,9 +81,9 @@ def use_sampling(provider: object, config: MLflowDSPyConfig) -> bool:
         return False
     current = sampler.current
     is_same = isinstance(current, DSPySampler) and all(
-        getattr(current.config, name) == getattr(config, name) for name in given_settings(config)
+        getattr(current.config, name) == getattr(config, name) for name in SAMPLING_FIELDS
     )
-    if not is_same or not given_settings(config):
+    if not is_same:
         sampler.switch(_sampler_by(config))
     return True
 

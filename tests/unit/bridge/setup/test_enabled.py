@@ -215,6 +215,20 @@ def test_mlflows_switch_stops_and_resumes_the_bridge(exporters: FakeExporterModu
     assert delivered(client, exporters) == WHOLE
 
 
+def test_it_is_off_although_the_new_destination_cannot_be_used(
+    exporters: FakeExporterModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = autolog()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "ftp://nowhere")
+    autolog(enabled=False)
+    run()
+    assert client.config.enabled is False
+    assert delivered(client, exporters) == []
+    autolog()
+    run()
+    assert delivered(client, exporters) == WHOLE
+
+
 def test_a_new_start_is_on(exporters: FakeExporterModule) -> None:
     autolog()
     autolog(enabled=False)

@@ -103,6 +103,20 @@ def test_another_provider_takes_over_and_open_spans_of_the_first_are_delivered(
     assert delivered(client, exporters) == ["step", "open", *WHOLE]
 
 
+def test_a_trace_of_the_first_provider_that_was_left_out_stays_absent(
+    exporters: FakeExporterModule,
+) -> None:
+    first = made()
+    client = autolog(tracer_provider=first)
+    client.reconfigure(enabled=False)
+    tracer = first.get_tracer("program")
+    with tracer.start_as_current_span("left out"):
+        autolog(tracer_provider=made())
+        tracer.start_span("step").end()
+    run()
+    assert delivered(client, exporters) == WHOLE
+
+
 def test_metrics_and_events_go_to_the_given_providers(exporters: FakeExporterModule) -> None:
     reader, logs = InMemoryMetricReader(), InMemoryLogRecordExporter()
     loggers = LoggerProvider(shutdown_on_exit=False)
@@ -122,6 +136,19 @@ def test_metrics_and_events_go_to_the_given_providers(exporters: FakeExporterMod
     assert "gen_ai.client.operation.duration" in names
     assert any(name.startswith("mlflow_bridge") for name in names), names
     assert logs.get_finished_logs()
+
+
+def test_dspy_that_was_instrumented_before_is_one_warning(
+    exporters: FakeExporterModule, caplog: pytest.LogCaptureFixture
+) -> None:
+    DSPyInstrumentor().instrument(tracer_provider=made())
+    client = autolog(tracer_provider=made())
+    autolog(tracer_provider=made())
+    run()
+    assert delivered(client, exporters) == []
+    [line] = [one for one in caplog.messages if "providers" in one]
+    assert "uninstrument() before autolog()" in line
+    DSPyInstrumentor().uninstrument()
 
 
 @pytest.mark.parametrize(

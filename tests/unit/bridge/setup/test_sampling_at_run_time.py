@@ -23,6 +23,7 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_ON,
     DEFAULT_OFF,
+    DEFAULT_ON,
     Decision,
     ParentBased,
     TraceIdRatioBased,
@@ -131,6 +132,18 @@ def test_a_rate_acts_at_the_first_call_and_at_each_later_one(
     assert delivered(client, exporters) == WHOLE
     assert len(exporters.made) == 1
     assert caplog.messages == []
+
+
+def test_a_setting_that_a_later_call_does_not_give_has_its_default_again(
+    exporters: FakeExporterModule, provider: GlobalProvider
+) -> None:
+    autolog(sampling_rate=0.5, sampling_key="session")
+    sdk: Any = provider.current
+    assert sdk.sampler.get_description() == "DSPySampler{rate=0.5,key=session}"
+    autolog(sampling_rate=0.5)
+    assert sdk.sampler.get_description() == "DSPySampler{rate=0.5}"
+    autolog()
+    assert sdk.sampler.get_description() in ("DSPySampler{}", DEFAULT_ON.get_description())
 
 
 def test_a_trace_that_began_under_the_old_rate_keeps_to_it(
