@@ -17,6 +17,7 @@ from mlflow_bridge._config.settings import (
     INSTRUMENT_ARGUMENTS,
     MLflowDSPyConfig,
     environment_variable,
+    own_variable,
 )
 from opentelemetry.instrumentation.dspy import load_settings
 
@@ -63,8 +64,7 @@ def _names() -> list[str]:
 
 
 def _row(name: str) -> str:
-    variable = environment_variable(name)
-    own = f"`{variable}`" if variable.startswith(ENVIRONMENT_PREFIX) else "-"
+    own = f"`{own_variable(name)}`"
     other = _SAMPLER_ARGUMENT if name == "sampling_rate" else f"`{other_variable(name)}`"
     return f"| `{name}` | {own} | {other} | {_shown(_default(name))} |\n"
 

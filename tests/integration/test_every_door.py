@@ -75,7 +75,7 @@ EVERYWHERE: dict[str, tuple[Any, str]] = {
     "tail_parse_failures": (True, "true"),
     "tail_new_program_first": (20, "20"),
     "tail_agent_exhausted": (True, "true"),
-    "tail_predicate": (bool, "builtins:bool"),
+    "tail_predicate": ("redactions:wanted", "redactions:wanted"),
     "tail_grace_seconds": (7.0, "7"),
     "capture_content": ("SPAN_AND_EVENT", "SPAN_AND_EVENT"),
     "log_inputs": (False, "false"),

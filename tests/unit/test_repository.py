@@ -15,7 +15,7 @@ import pytest
 import tomli
 
 from mlflow_bridge._config.base import variable_of
-from mlflow_bridge._config.settings import MLflowDSPyConfig
+from mlflow_bridge._config.settings import MLflowDSPyConfig, own_variable
 from mlflow_bridge._setup.doctor.former_variables import FORMER
 from mlflow_bridge.version import __version__ as bridge_version
 from opentelemetry.instrumentation.dspy.package import _instruments
@@ -130,7 +130,11 @@ def test_every_file_that_shares_the_worker_of_litellm_is_there() -> None:
 def _names_in_code() -> set[str]:
     written = {name for file in _python_files(*SOURCES) for name in _environment_names(file)}
     # The page on migration has those of earlier integrations, which are not read.
-    return (written - FORMER.keys()) | set(SETTINGS)
+    return (
+        (written - FORMER.keys())
+        | set(SETTINGS)
+        | {own_variable(name) for name in MLflowDSPyConfig.model_fields}
+    )
 
 
 def _environment_names(file: Path) -> Iterator[str]:

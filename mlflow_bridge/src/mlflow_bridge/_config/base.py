@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
@@ -23,6 +24,13 @@ _UNITS: Final = ("seconds", "bytes")
 _BOUNDS: Final = frozenset({"ge", "gt", "le", "lt"})
 
 ENVIRONMENT_PREFIX: Final = "MLFLOW_DSPY_"
+
+_SHORT_NAMES: Final = {"experiment_name": "experiment"}
+_EXCLUDED_BY: Final = {
+    "experiment_name": ("experiment_id",),
+    "experiment_id": ("experiment_name",),
+}
+"""Arguments beside which a variable of the bridge does not count."""
 
 _reported: set[str] = set()
 
@@ -78,6 +86,7 @@ class EnvironmentSettings(BaseSettings):
             # Pass each value under the name of its variable. In older pydantic-settings, an
             # argument with the name of the field does not replace the variable: the two collide.
             model = type(self)
+            values = values_of_own_variables(model, values)
             aliases = {name: variable_of(model, name) for name in _aliased_fields(model)}
             try:
                 super().__init__(**{aliases.get(key, key): values[key] for key in values})
@@ -91,6 +100,43 @@ def variable_of(model: type[EnvironmentSettings], name: str) -> str:
     if isinstance(field.validation_alias, AliasChoices):
         return str(field.validation_alias.choices[0])
     return f"{model.model_config.get('env_prefix')}{name}".upper()
+
+
+def own_variable_of(model: type[EnvironmentSettings], name: str) -> str:
+    """The variable of the bridge that sets a field, also a field that MLflow's variable sets."""
+    variable = variable_of(model, name)
+    if variable.startswith(ENVIRONMENT_PREFIX):
+        return variable
+    return f"{ENVIRONMENT_PREFIX}{_SHORT_NAMES.get(name, name)}".upper()
+
+
+def values_of_own_variables(
+    model: type[EnvironmentSettings], values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments, and values of variables of the bridge for fields with a variable of MLflow.
+
+    Such a variable takes precedence over MLflow's, and an argument over both.
+    """
+    found = {name: os.environ.get(own_variable_of(model, name), "") for name in _others(model)}
+    given = {
+        name: text
+        for name, text in found.items()
+        if text.strip() and not values.keys() & {name, *_EXCLUDED_BY.get(name, ())}
+    }
+    return {**given, **values}
+
+
+def _others(model: type[EnvironmentSettings]) -> list[str]:
+    return [
+        name
+        for name in _aliased_fields(model)
+        if not variable_of(model, name).startswith(ENVIRONMENT_PREFIX)
+    ]
+
+
+def _variable_in_use(model: type[EnvironmentSettings], name: str) -> str:
+    own = own_variable_of(model, name)
+    return own if os.environ.get(own, "").strip() else variable_of(model, name)
 
 
 def values_by_name(text: str) -> dict[str, str]:
@@ -158,7 +204,7 @@ def _described_problem(model: type[EnvironmentSettings], detail: ErrorDetails) -
     accepted = _accepted_by(field) or (field.description or "").rstrip(".")
     unit = next((unit for unit in _UNITS if name.endswith(f"_{unit}")), None)
     accepted += f" {unit}" if unit and field.metadata else ""
-    setting = f"{variable_of(model, name)} (argument {name})"
+    setting = f"{_variable_in_use(model, name)} (argument {name})"
     if "accepted: " in message:
         return f"{setting}: {message}"
     if _may_be_secret(field):

@@ -22,8 +22,10 @@ from pydantic_settings import NoDecode
 from mlflow_bridge._config.base import (
     ConfigurationError,
     ConflictingSettings,
+    own_variable_of,
     report_once,
     values_by_name,
+    values_of_own_variables,
     variable_of,
 )
 from mlflow_bridge._config.control import ControlSettings
@@ -376,6 +378,7 @@ class MLflowDSPyConfig(ControlSettings, TailSettings):
     if not TYPE_CHECKING:  # so that type checkers see the fields as arguments
 
         def __init__(self, **values):
+            values = values_of_own_variables(type(self), values)
             of_environment = "experiment_id" not in values
             ignored = None
             if of_environment and "experiment_name" in values:
@@ -533,6 +536,11 @@ class MLflowDSPyConfig(ControlSettings, TailSettings):
 def environment_variable(field_name: str) -> str:
     """The environment variable that sets a field of `MLflowDSPyConfig`."""
     return variable_of(MLflowDSPyConfig, field_name)
+
+
+def own_variable(field_name: str) -> str:
+    """The variable of the bridge that sets a field, which takes precedence over MLflow's."""
+    return own_variable_of(MLflowDSPyConfig, field_name)
 
 
 def secrets_of(config: MLflowDSPyConfig) -> frozenset[str]:

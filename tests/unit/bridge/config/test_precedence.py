@@ -14,6 +14,7 @@ from mlflow_bridge._config.settings import (
     INSTRUMENT_ARGUMENTS,
     SAMPLING_FIELDS,
     environment_variable,
+    own_variable,
 )
 from opentelemetry.instrumentation.dspy import ContentMode, load_settings
 from tests.unit.bridge.config.test_config import SETTINGS, plain
@@ -22,6 +23,7 @@ from tools.precedence import PAGE, other_variable, written
 FUNCTION = "os.path:split"
 OTHERS = {
     "tracking_uri": "http://another:5000",
+    "experiment_name": "another",
     "experiment_id": "9",
     "capture_content": "EVENT_ONLY",
     "max_content_length": "200",
@@ -120,7 +122,7 @@ def test_the_page_has_the_table() -> None:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_first_source_that_is_given_counts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    argument, variable = SETTINGS[name][1], environment_variable(name)
+    argument, variable = SETTINGS[name][1], own_variable(name)
     other = other_variable(name)
     monkeypatch.delenv(variable, raising=False)
     default = value_of(name, MLflowDSPyConfig())

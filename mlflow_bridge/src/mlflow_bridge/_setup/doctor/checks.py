@@ -10,6 +10,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,12 @@ from typing import Any, Final
 from packaging.requirements import Requirement
 
 from mlflow_bridge._config.base import ENVIRONMENT_PREFIX, variable_of
-from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig, secrets_of
+from mlflow_bridge._config.settings import (
+    ConfigurationError,
+    MLflowDSPyConfig,
+    own_variable,
+    secrets_of,
+)
 from mlflow_bridge._delivery.registry import status
 from mlflow_bridge._delivery.spool.directory import files_in, files_set_aside, spool_problem
 from mlflow_bridge._delivery.spool.segment import Segment, locks_are_supported
@@ -25,7 +31,7 @@ from mlflow_bridge._delivery.spool.spool import directory_for
 from mlflow_bridge._process.outside_text import outside_text
 from mlflow_bridge._setup.doctor import Check, State
 from mlflow_bridge._setup.doctor.exporters import check_exporters
-from mlflow_bridge._setup.doctor.former_variables import FORMER, check_former_variables
+from mlflow_bridge._setup.doctor.former_variables import check_former_variables
 from mlflow_bridge._setup.doctor.provider import check_provider
 from mlflow_bridge._setup.doctor.round_trip import check_destination
 from mlflow_bridge._setup.doctor.sampling import check_sampling
@@ -118,11 +124,12 @@ def _settings_found(config: MLflowDSPyConfig) -> Check:
 
 def _unknown_settings() -> Iterator[Check]:
     """Check for misspelt variables, which have the bridge's prefix but are not settings."""
-    known = {variable_of(MLflowDSPyConfig, name) for name in MLflowDSPyConfig.model_fields}
-    known |= FORMER.keys()
+    known = {own_variable(name) for name in MLflowDSPyConfig.model_fields}
     for name in sorted(os.environ):
         if name.startswith(ENVIRONMENT_PREFIX) and name not in known:
-            yield Check("settings", "warn", f"{name} is set, but there is no such setting")
+            similar = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {similar[0]}?" if similar else ""
+            yield Check("settings", "warn", f"{name} is set, but there is no such setting{hint}")
 
 
 def _versions(config: MLflowDSPyConfig | None) -> Iterator[Check]:

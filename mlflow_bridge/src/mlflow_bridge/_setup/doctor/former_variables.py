@@ -26,18 +26,6 @@ class Former(NamedTuple):
 
 FORMER: Final = {
     "MLFLOW_ENABLE_AUTOLOG": Former("MLFLOW_DSPY_ENABLED"),
-    "MLFLOW_DSPY_AUTOLOG": Former("MLFLOW_DSPY_ENABLED"),
-    "MLFLOW_DSPY_DISABLE": Former("MLFLOW_DSPY_ENABLED", "with the opposite value"),
-    "MLFLOW_DSPY_LOG_TRACES": Former("MLFLOW_DSPY_ENABLED"),
-    "MLFLOW_DSPY_LOG_TRACES_FROM_EVAL": Former(
-        "MLFLOW_DSPY_SAMPLING_EVALUATIONS", "off in place of false"
-    ),
-    "MLFLOW_DSPY_LOG_TRACES_FROM_COMPILE": Former(
-        "MLFLOW_DSPY_SAMPLING_OPTIMIZERS", "off in place of false"
-    ),
-    "MLFLOW_DSPY_SILENT": Former("MLFLOW_DSPY_LOG_LEVEL", "ERROR in place of true"),
-    "MLFLOW_DSPY_EXPERIMENT": Former("MLFLOW_EXPERIMENT_NAME"),
-    "MLFLOW_DSPY_TRACKING_URI": Former("MLFLOW_TRACKING_URI"),
     "MLFLOW_TRACE_BUFFER_SIZE": Former("MLFLOW_DSPY_BUFFER_SIZE"),
     "MLFLOW_TRACE_SAMPLING_RATIO": Former(
         "MLFLOW_DSPY_SAMPLING_RATE", "MLflow's variable is for traces that MLflow delivers itself"
