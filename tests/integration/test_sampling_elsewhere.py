@@ -5,19 +5,21 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from pathlib import Path
 
 import dspy
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 
 import mlflow_bridge
 from mlflow_bridge.sampling.keys import is_in_share, number_of
-from tests.integration.traced_program import run_program
+from tests.integration.traced_program import run_program, stored_traces
 from tests.support.children import SDK
 from tests.support.fake_tracking_server import FakeTrackingServer, spans_in
 from tests.support.otlp_collector import StubCollector
@@ -70,8 +72,10 @@ print(os.waitstatus_to_exitcode(status))
 class Quick(dspy.Module):
     """A program without a model."""
 
+    inner: dspy.Module | None = None
+
     def forward(self, number: int) -> int:
-        return number
+        return number if self.inner is None else self.inner(number)
 
 
 class Seeded(IdGenerator):
@@ -113,6 +117,29 @@ def test_a_collector_gets_the_traces_of_the_ratio_sampler(
         found = {int(span.trace_id, 16) for span in collector.spans()}
         assert found == kept
         provider.shutdown()
+
+
+def test_each_kept_trace_is_complete_in_mlflow_and_elsewhere(store_uri: str) -> None:
+    provider = TracerProvider(id_generator=Seeded(), shutdown_on_exit=False)
+    everything = InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(everything))
+    with mlflow_bridge.autolog(
+        tracking_uri=store_uri, tracer_provider=provider, sampling_rate=0.15
+    ) as client:
+        program = Quick()
+        program.inner = Quick()
+        for number in range(500):
+            program(number)
+        assert client.flush(120)
+    spans = Counter(span.context.trace_id for span in everything.get_finished_spans())
+    assert 40 < len(spans) < 100
+    stored = {
+        int(trace.info.trace_id.removeprefix("tr-"), 16): len(trace.data.spans)
+        for trace in stored_traces(store_uri)
+    }
+    assert stored == spans
+    assert set(stored.values()) == {2}
+    provider.shutdown()
 
 
 def test_two_processes_choose_the_same_sessions(tmp_path: Path) -> None:
