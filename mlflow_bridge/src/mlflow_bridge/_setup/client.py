@@ -102,16 +102,20 @@ class AutologClient:
             timeout_seconds: Longest wait in seconds.
 
         Returns:
-            True only if each span that ended before is now stored in MLflow or on disk, and each
-            trace that ended before was given to every trace processor. False if the
+            True only if each span that ended before is now stored in MLflow or on disk, as well as
+            each assessment, and each trace was given to every trace processor. False if the
             tracer provider was shut down, so that no span arrives: call `autolog` again.
         """
         deadline = time.monotonic() + timeout_seconds
-        complete = _flush_deliveries(deadline)
-        # Afterwards: a trace processor that hangs takes no time from the delivery.
-        left = max(deadline - time.monotonic(), 0.0)
-        complete = self._autolog.traces.flush(left) and complete
-        return complete and not self._autolog.reports_shutdown()
+        traces = self._autolog.traces
+        # First: trace processors log assessments, which are to be delivered and may keep a trace.
+        # A trace processor that hangs takes half of the time.
+        looked_at = traces.flush(timeout_seconds / 2)
+        delivered = _flush_deliveries(deadline)
+        if not looked_at:
+            looked_at = traces.flush(max(deadline - time.monotonic(), 0.0))
+            delivered = _flush_deliveries(deadline) and delivered
+        return looked_at and delivered and not self._autolog.reports_shutdown()
 
     def add_trace_processor(self, function: Callable[[FinishedTrace], object]) -> None:
         """Give each further trace to a function when it has ended.

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from mlflow_bridge import AutologClient, FinishedTrace, autolog, disable_autolog
 from mlflow_bridge._export.contract import Outcome
 from mlflow_bridge._setup import zero_code
+from mlflow_bridge._spans.annotation import Annotation, annotate
 from tests.unit.bridge.fake_exporter import (
     FakeExporter,
     FakeExporterModule,
@@ -64,6 +65,23 @@ def test_all_that_ended_in_any_thread_is_delivered_and_was_looked_at(
     assert client.flush(PATIENCE)
     assert len(exporters.made[0].names) == 800
     assert [len(traces) for traces in seen] == [400, 400]
+
+
+def test_what_a_trace_processor_logs_is_delivered_and_keeps_the_trace(
+    exporters: FakeExporterModule, provider: GlobalProvider
+) -> None:
+    client = autolog(schedule_delay_seconds=3600, tail_rate=0, tail_score_below={"safe": 0.5})
+
+    def judge(trace: FinishedTrace) -> None:
+        content = {"assessment_name": "safe", "feedback": {"value": trace.name == "good"}}
+        annotate(Annotation(trace.id, assessment=content), int(trace.id[3:], 16))
+
+    client.add_trace_processor(judge)
+    for name in ("good", "bad"):
+        tracer = provider.current.get_tracer("test")
+        tracer.start_span(name, attributes={"gen_ai.operation.name": "chat"}).end()
+    assert client.flush(PATIENCE)
+    assert exporters.made[0].names == ["bad", "annotation"]
 
 
 def test_a_flush_in_each_thread_waits_for_the_traces_of_that_thread(
