@@ -2,11 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from collections import deque
+
 import pytest
 
 from mlflow_bridge._config import base
+from mlflow_bridge._delivery import registry
 
 
 @pytest.fixture(autouse=True)
 def _what_is_reported_once_is_reported_once_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "_reported", set())
+
+
+@pytest.fixture(autouse=True)
+def _a_retired_processor_is_reported_in_its_own_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_retired", deque(maxlen=vars(registry)["_MAX_RETIRED"]))

@@ -145,7 +145,7 @@ class DeliveryProcessor(SpanProcessor):
         self._drops_asgi_io = drop_asgi_io_spans
         self._exit_deadline: float | None = None
         self._closed = False
-        self._complete = False
+        self._complete: bool | None = None
         self._is_refused = is_refused
         lending: object = getattr(exporter, "_lending", None)
         self._lending = lending if isinstance(lending, Lending) else Lending()
@@ -424,7 +424,7 @@ class DeliveryProcessor(SpanProcessor):
             True only if every span that was still on its way is now stored or on disk.
         """
         if self._closed:
-            return self._complete
+            return bool(self._complete)
         seconds = _FLUSH_SECONDS if timeout_millis is None else timeout_millis / 1000
         return self._flush(time.monotonic() + seconds)
 
@@ -459,6 +459,11 @@ class DeliveryProcessor(SpanProcessor):
         """
         self.close(None if timeout_millis is None else timeout_millis / 1000)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the processor is closed, and delivers nothing any more."""
+        return self._complete is not None
+
     def close(self, timeout_seconds: float | None = None, *, end_open_spans: bool = True) -> bool:
         """Deliver the waiting spans for at most ``exit_timeout_seconds``, then stop. Idempotent.
 
@@ -483,7 +488,7 @@ class DeliveryProcessor(SpanProcessor):
                     self._open.finish()
                 self._closed = True
                 self._complete = self._stop(deadline)
-            return self._complete
+            return bool(self._complete)
         finally:
             self._closing.release()
 

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 class ManagedProcessor(Protocol):
     """A processor that reports a delivery status."""
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the processor is closed, and delivers nothing any more."""
+        ...
+
     def status(self) -> DeliveryStatus:
         """The counters of its spans so far."""
         ...
@@ -68,6 +73,14 @@ def keep_reporting(processor: ManagedProcessor) -> None:
 def registered_processors() -> list[ManagedProcessor]:
     """The processors of this process, in the order in which they were made."""
     return [processor for processor, _ in _in_order()]
+
+
+def delivering_processors() -> list[ManagedProcessor]:
+    """The processors of this process that may still deliver.
+
+    What a processor misses after its end was reported then, and does not arrive any more.
+    """
+    return [processor for processor in registered_processors() if not processor.has_ended]
 
 
 def deliveries_before_exit() -> list[Callable[[], object]]:

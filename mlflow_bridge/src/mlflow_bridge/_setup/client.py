@@ -115,7 +115,8 @@ class AutologClient:
         if not looked_at:
             looked_at = traces.flush(max(deadline - time.monotonic(), 0.0))
             delivered = _flush_deliveries(deadline) and delivered
-        return looked_at and delivered and not self._autolog.reports_shutdown()
+        is_shut_down = self._autolog.reports_shutdown()
+        return looked_at and delivered and not is_shut_down
 
     def add_trace_processor(self, function: Callable[[FinishedTrace], object]) -> None:
         """Give each further trace to a function when it has ended.
@@ -263,10 +264,10 @@ class AutologClient:
 
 def _flush_deliveries(deadline: float) -> bool:
     """Wait until ended spans are stored or in the spool, until this `time.monotonic` at most."""
-    from mlflow_bridge._delivery.registry import registered_processors
+    from mlflow_bridge._delivery.registry import delivering_processors
 
     complete = True
-    for processor in registered_processors():
+    for processor in delivering_processors():
         left = max(deadline - time.monotonic(), 0.0)
         complete = processor.force_flush(left * 1000) and complete
     return complete

@@ -6,22 +6,12 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
 
-import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 import mlflow_bridge
-from mlflow_bridge._delivery import registry
 from mlflow_bridge._export.contract import Outcome, Rejected, Sent
 from tests.support.fake_delivery import FakeDelivery
-
-
-@pytest.fixture(autouse=True)
-def no_retired_processors() -> Iterator[None]:
-    vars(registry)["_retired"].clear()
-    yield
-    vars(registry)["_retired"].clear()
 
 
 def retired_with(outcome: Outcome) -> None:

@@ -128,6 +128,29 @@ def test_it_is_false_while_mlflow_does_not_answer_and_true_later(
     assert exporters.made[0].names == ["one"]
 
 
+def test_it_does_not_tell_again_what_a_replaced_destination_misses(
+    exporters: FakeExporterModule, provider: GlobalProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = threading.Event()
+    deliver = FakeExporter.deliver
+
+    def hangs_at_first(self: FakeExporter, spans: Sequence[ReadableSpan]) -> Outcome:
+        if self is exporters.made[0]:
+            ends.wait(PATIENCE)
+        return deliver(self, spans)
+
+    monkeypatch.setattr(FakeExporter, "deliver", hangs_at_first)
+    client = autolog(tracking_uri="http://127.0.0.1:1/first", exit_timeout_seconds=0.05)
+    provider.record("before")
+    client.reconfigure(tracking_uri="http://127.0.0.1:1/second", exit_timeout_seconds=PATIENCE)
+    provider.record("after")
+    try:
+        assert client.flush(PATIENCE)
+        assert exporters.made[-1].names == ["after"]
+    finally:
+        ends.set()
+
+
 def test_it_is_false_while_a_trace_processor_does_not_return(
     exporters: FakeExporterModule, provider: GlobalProvider
 ) -> None:

@@ -228,3 +228,15 @@ def test_a_closed_client_does_not_start_again(
     provider.record("span")
     sdk.shutdown()
     assert stored(exporters) == []
+
+
+def test_a_shutdown_is_reported_although_a_span_is_missing(
+    exporters: FakeExporterModule, provider: GlobalProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    sdk = provider.use_sdk()
+    client = autolog()
+    exporters.made[-1].obstacle = "refused"
+    provider.record("before")
+    sdk.shutdown()
+    assert not client.flush()
+    assert any("autolog()" in line for line in warnings_of(caplog))
