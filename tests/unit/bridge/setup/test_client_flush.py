@@ -140,7 +140,9 @@ def test_it_does_not_tell_again_what_a_replaced_destination_misses(
         return deliver(self, spans)
 
     monkeypatch.setattr(FakeExporter, "deliver", hangs_at_first)
-    client = autolog(tracking_uri="http://127.0.0.1:1/first", exit_timeout_seconds=0.05)
+    client = autolog(
+        tracking_uri="http://127.0.0.1:1/first", spool=False, exit_timeout_seconds=0.05
+    )
     provider.record("before")
     client.reconfigure(tracking_uri="http://127.0.0.1:1/second", exit_timeout_seconds=PATIENCE)
     provider.record("after")
