@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -198,3 +200,11 @@ def test_a_child_of_a_process_that_has_closed_the_processor_counts_its_own_spans
             assert os.waitpid(child, 0)[1] == 0
     """
     assert run(source, tmp_path) == {"parent": 1}
+
+
+def test_the_objects_of_modules_print_nothing_at_the_end() -> None:
+    source = "from mlflow_bridge import MLflowBatchSpanProcessor, autolog"
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert done.stderr == ""

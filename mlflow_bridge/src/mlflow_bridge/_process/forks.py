@@ -15,7 +15,7 @@ from collections.abc import Callable
 from itertools import count
 from types import MethodType
 from typing import Final
-from weakref import WeakMethod
+from weakref import ref
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -35,9 +35,23 @@ def call_in_child(callback: Callable[[], object]) -> None:
     """
     number = next(_numbers)
     if isinstance(callback, MethodType):
-        _callbacks[number] = WeakMethod(callback, lambda _: _callbacks.pop(number, None))
+        _callbacks[number] = _weakly(callback, number)
     else:
         _callbacks[number] = lambda: callback
+
+
+def _weakly(method: MethodType, number: int) -> Callable[[], _Callback | None]:
+    # Not by WeakMethod, which prints an error if it is freed before the class of its object, as
+    # happens to a module's own object when the interpreter shuts down.
+    callbacks = _callbacks
+    owner = ref(method.__self__, lambda _: callbacks.pop(number, None))
+    function = method.__func__
+
+    def current() -> _Callback | None:
+        found = owner()
+        return None if found is None else MethodType(function, found)
+
+    return current
 
 
 def _call_all() -> None:
