@@ -85,7 +85,7 @@ COMMANDS = {
     "README.md": ["zero_code", "pip"],
     "mlflow_bridge/README.md": ["zero_code_of_the_bridges_readme"],
     "opentelemetry-instrumentation-dspy/README.rst": ["pip", "without_mlflow"],
-    "docs/best-practice.md": ["sampling_settings"],
+    "docs/best-practice.md": ["sampling_settings", "tail_settings"],
     "docs/configuration.md": ["key_of_a_declarative_file"],
     "docs/getting-started.md": ["pip", "zero_code", "declarative_file", "without_mlflow", "ui"],
     "docs/spool.md": ["spool"],
@@ -263,6 +263,25 @@ def test_the_sampling_settings(environment: Environment, tmp_path: Path) -> None
     shown = environment.run(tmp_path, "bash", "-euc", settings + "python my_program.py")
 
     assert all(word in shown for word in ("0.1", "session", "Checkout", "summary"))
+
+
+def test_the_tail_settings(environment: Environment, tmp_path: Path) -> None:
+    settings = only_block("docs/best-practice.md", "TAIL_RATE")
+    ask = "from mlflow_bridge import MLflowDSPyConfig\nprint(MLflowDSPyConfig.from_env())\n"
+    program_file(tmp_path, ask)
+
+    shown = environment.run(tmp_path, "bash", "-euc", settings + "python my_program.py")
+
+    assert all(
+        word in shown
+        for word in (
+            "tail_rate=0.01",
+            "tail_keep_errors=True",
+            "tail_slower_than_seconds=5.0",
+            "correctness",
+            "tail_new_program_first=20",
+        )
+    ), shown
 
 
 @pytest.mark.installed

@@ -84,6 +84,7 @@ EVERYWHERE: dict[str, tuple[Any, str]] = {
     "log_intermediate_steps": (False, "false"),
     "adapter_steps": ("spans", "spans"),
     "resource_usage": ("all", "all"),
+    "evaluation_traces": ("per_example", "per_example"),
     "max_content_length": (100, "100"),
     "redact": ("redactions:hide", "redactions:hide"),
     "module_filter": ("RAG,Chat*", "RAG,Chat*"),
@@ -198,8 +199,8 @@ def report(door, provider):
             for name in (
                 "content_mode", "capture_inputs", "capture_outputs", "capture_signatures",
                 "capture_intermediate_steps", "adapter_steps", "resource_usage",
-                "max_content_length", "redact", "module_filter", "trace_condition",
-                "input_sanitizer", "output_sanitizer",
+                "evaluation_traces", "max_content_length", "redact", "module_filter",
+                "trace_condition", "input_sanitizer", "output_sanitizer",
             )
         },
     }))
@@ -418,6 +419,7 @@ def check_what_is_recorded(report: dict[str, Any]) -> None:
         "capture_intermediate_steps": False,
         "adapter_steps": "spans",
         "resource_usage": "all",
+        "evaluation_traces": "per_example",
         "max_content_length": 100,
         "redact": "redactions:hide",
         "module_filter": "RAG,Chat*",

@@ -39,6 +39,11 @@ CHOICES = {
         ("outermost", "off", "all"),
         "off, outermost or all",
     ),
+    "evaluation_traces": (
+        env.OTEL_INSTRUMENTATION_DSPY_EVALUATION_TRACES,
+        ("tree", "per_example"),
+        "tree or per_example",
+    ),
 }
 MODES = {
     "NO_CONTENT": ContentMode.NO_CONTENT,
@@ -235,6 +240,7 @@ ARGUMENTS: dict[str, Any] = {
     "capture_intermediate_steps": False,
     "adapter_steps": "spans",
     "resource_usage": "all",
+    "evaluation_traces": "per_example",
     "max_content_length": 100,
     "redact": _redact,
     "request_hook": print,
@@ -402,5 +408,5 @@ def test_without_its_filter_or_condition_nothing_is_recorded(
 
 def test_variables_are_named_like_their_values() -> None:
     names = {name: value for name, value in vars(env).items() if name.startswith("OTEL_")}
-    assert len(names) == 14
+    assert len(names) == 15
     assert all(name == value for name, value in names.items())

@@ -49,8 +49,8 @@ class ControlSettings(RecordingSettings):
     )
     log_evals: bool = Field(
         default=False,
-        description="true or false: whether evaluations are logged as MLflow runs. It is accepted, "
-        "and has no effect yet.",
+        description="true or false: whether evaluations are logged as MLflow runs. So far it "
+        "only chooses per_example for evaluation_traces.",
     )
     log_compiles: bool = Field(
         default=False,

@@ -13,6 +13,7 @@ from opentelemetry.instrumentation.dspy import ContentMode, load_settings
 
 AdapterSteps = Literal["attributes", "spans"]
 ResourceUsage = Literal["off", "outermost", "all"]
+EvaluationTraces = Literal["tree", "per_example"]
 
 INSTRUMENT_ARGUMENTS: Final = {
     "capture_content": "capture_content",
@@ -22,6 +23,7 @@ INSTRUMENT_ARGUMENTS: Final = {
     "log_intermediate_steps": "capture_intermediate_steps",
     "adapter_steps": "adapter_steps",
     "resource_usage": "resource_usage",
+    "evaluation_traces": "evaluation_traces",
     "max_content_length": "max_content_length",
     "redact": "redact",
     "module_filter": "module_filter",
@@ -92,6 +94,12 @@ class RecordingSettings(EnvironmentSettings):
         default=None,
         description="Which modules have CPU time and memory growth: off, outermost or all. The "
         "default is OTEL_INSTRUMENTATION_DSPY_RESOURCE_USAGE, then outermost.",
+    )
+    evaluation_traces: EvaluationTraces | None = Field(
+        default=None,
+        description="Whether an evaluation is one trace (tree), or each of its examples is a trace "
+        "of its own (per_example), with a link to the evaluation. The default is "
+        "OTEL_INSTRUMENTATION_DSPY_EVALUATION_TRACES, then per_example with log_evals, else tree.",
     )
     max_content_length: int | None = Field(
         default=None,

@@ -42,6 +42,7 @@ from mlflow_bridge._config.tracking_uri import (
 )
 from opentelemetry.instrumentation.dspy import ContentMode
 from opentelemetry.instrumentation.dspy.environment_variables import (
+    OTEL_INSTRUMENTATION_DSPY_EVALUATION_TRACES,
     OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT,
 )
 
@@ -508,8 +509,10 @@ class MLflowDSPyConfig(ControlSettings, TailSettings):
         """
         settings = {name: getattr(self, field) for field, name in INSTRUMENT_ARGUMENTS.items()}
         given = {name: value for name, value in settings.items() if value is not None}
-        if not os.environ.get(OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT, "").strip():
+        if not _is_set(OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT):
             given.setdefault("capture_content", ContentMode.SPAN_ONLY)
+        if self.log_evals and not _is_set(OTEL_INSTRUMENTATION_DSPY_EVALUATION_TRACES):
+            given.setdefault("evaluation_traces", "per_example")
         return given
 
     @property
@@ -541,6 +544,10 @@ def environment_variable(field_name: str) -> str:
 def own_variable(field_name: str) -> str:
     """The variable of the bridge that sets a field, which takes precedence over MLflow's."""
     return own_variable_of(MLflowDSPyConfig, field_name)
+
+
+def _is_set(variable: str) -> bool:
+    return bool(os.environ.get(variable, "").strip())
 
 
 def secrets_of(config: MLflowDSPyConfig) -> frozenset[str]:

@@ -4,7 +4,8 @@
 
 A span of a web framework, or one that a program puts around its calls, records no inputs and
 outputs. In MLflow, the list of traces would then show nothing, and a scorer would get nothing. So a
-local root without values is lent the values of the outermost spans of DSPy or GenAI below it.
+local root without values is lent the values of the outermost spans of DSPy or GenAI below it. An
+example that is a trace of its own is lent the values of its program, which MLflow's scorers read.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from mlflow_bridge._export.mapping.span_types import span_type
 from mlflow_bridge._export.mapping.storable import Storable, json_text, parsed_json
 from mlflow_bridge._spans.attributes import as_dict
 from mlflow_bridge._spans.genai import is_of_dspy, is_of_genai, is_only_of_mlflow
+from mlflow_bridge._spans.inheritance import is_example_trace
 from mlflow_bridge._spans.lent_values import lend
 from mlflow_bridge._spans.local_root import is_local_root
 from mlflow_bridge._spans.names import INPUTS, MESSAGE_FORMAT, OUTPUTS
@@ -136,7 +138,9 @@ class Lending:
             lent: dict[str, Any] = {}
             if trace is not None and trace.program and DSPY_PROGRAM_HASH not in attributes:
                 lent.update(trace.program[1])
-            if may_borrow:
+            if is_example_trace(attributes):
+                lent.update(_lent_values([values for values in found if values.is_program]))
+            elif may_borrow:
                 lent.update(_lent_values(_as_runner(span, attributes, found)))
             if lent:
                 lend(span, lent)

@@ -16,12 +16,14 @@ from opentelemetry.trace import get_current_span
 
 from mlflow_bridge._config.base import report_once
 from mlflow_bridge._process.interruption import belongs_to_program
+from mlflow_bridge._spans.inheritance import inherited_by, is_example_trace
 from mlflow_bridge._spans.local_root import has_absent_parent, open_local_root
 from mlflow_bridge._spans.names import (
     EXPERIMENT_ID,
     MODEL_ID,
     SOURCE_RUN,
     TRACE_METADATA_PREFIX,
+    TRACE_NAME,
     TRACE_TAG_PREFIX,
 )
 from mlflow_bridge._spans.trace_context import (
@@ -104,6 +106,8 @@ class Enrichment:
         parent = span.parent
         if parent is None or parent.is_remote or has_absent_parent(span):
             _guarded(_enrich_root, span, context)
+            if is_example_trace(span.attributes):
+                _guarded(self._inherit, span, context)
             if self._of_every_trace:
                 _guarded(_set_missing, span, self._of_every_trace)
             if EXPERIMENT_ID in (span.attributes or {}):
@@ -122,6 +126,9 @@ class Enrichment:
             # MLflow would take the conversation for the session.
             _guarded(_add_session, span, context)
         return False
+
+    def _inherit(self, span: Span, _context: Context | None) -> None:
+        _set_missing(span, inherited_by(span, self._open_span))
 
     def _enrich_nested(self, span: Span, values: TraceContext) -> None:
         _set_missing(span, values.identity())
@@ -143,6 +150,8 @@ def _enrich_root(span: Span, context: Context | None) -> None:
     values = current_trace_context(context)
     if values is not None:
         attributes.update(trace_attributes(values.tags, values.metadata))
+        if is_example_trace(span.attributes):
+            attributes.pop(TRACE_NAME, None)  # the name of the evaluation
         if values.experiment_id is not None:
             attributes[EXPERIMENT_ID] = values.experiment_id
     run_id = (values and values.run_id) or _active_run_id()

@@ -19,7 +19,7 @@ from mlflow_bridge._process.interruption import belongs_to_program
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge._spans.names import SAMPLING_PROBABILITY, SAMPLING_RANDOMNESS
 from mlflow_bridge.sampling.keys import is_in_share, key_in, number_of
-from mlflow_bridge.sampling.volume import VolumePolicy, is_run
+from mlflow_bridge.sampling.volume import VolumePolicy, is_example, is_run
 from opentelemetry.instrumentation.dspy import DSPyCall, current_dspy_call
 from opentelemetry.instrumentation.dspy.semconv import DSPY_MODULE_TYPE, DSPY_OPERATION
 
@@ -134,7 +134,7 @@ class DSPySampler(Sampler):
             call = current_dspy_call(context) if DSPY_OPERATION in attributes else None
             if call is not None and not self._volume.records(call):
                 return False
-            if parent.is_valid or (call is not None and is_run(call)):
+            if parent.is_valid or (call is not None and (is_run(call) or is_example(call))):
                 return True
             return self._draw(context, call, trace_id, attributes, drawn)
         except Exception as error:

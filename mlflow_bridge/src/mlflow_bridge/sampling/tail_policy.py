@@ -36,7 +36,11 @@ from opentelemetry.instrumentation.dspy import semconv
 
 _logger = logging.getLogger(__name__)
 
-_RUNS: Final = (semconv.Operations.EVALUATE, semconv.Operations.COMPILE)
+_RUNS: Final = (
+    semconv.Operations.EVALUATE,
+    semconv.Operations.EXAMPLE,
+    semconv.Operations.COMPILE,
+)
 _PREDICATE_SECONDS: Final = 5.0
 
 

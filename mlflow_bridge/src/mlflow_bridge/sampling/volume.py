@@ -52,6 +52,11 @@ def is_run(call: DSPyCall) -> bool:
     return call.operation_name in _RUNS
 
 
+def is_example(call: DSPyCall) -> bool:
+    """Whether the call is an example, which follows its evaluation also as a trace of its own."""
+    return call.operation_name == Operations.EXAMPLE
+
+
 def _is_frame(call: DSPyCall) -> bool:
     """Whether a summary always includes this call: a run, or a parallel call that divides it."""
     enclosing: DSPyCall | None = call

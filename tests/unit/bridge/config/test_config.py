@@ -102,6 +102,7 @@ SETTINGS: dict[str, tuple[str, str, Any]] = {
     "log_intermediate_steps": ("MLFLOW_DSPY_LOG_INTERMEDIATE_STEPS", "false", False),
     "adapter_steps": ("MLFLOW_DSPY_ADAPTER_STEPS", "spans", "spans"),
     "resource_usage": ("MLFLOW_DSPY_RESOURCE_USAGE", "all", "all"),
+    "evaluation_traces": ("MLFLOW_DSPY_EVALUATION_TRACES", "per_example", "per_example"),
     "max_content_length": ("MLFLOW_DSPY_MAX_CONTENT_LENGTH", "100", 100),
     "redact": ("MLFLOW_DSPY_REDACT", "os.path:join", os.path.join),
     "module_filter": ("MLFLOW_DSPY_MODULE_FILTER", "RAG, Chat*", "RAG, Chat*"),
@@ -466,6 +467,28 @@ def test_content_is_recorded_unless_somebody_says_otherwise(
     assert load_settings(**arguments).content_mode is expected
 
 
+@pytest.mark.parametrize(
+    ("variable", "settings", "expected"),
+    [
+        (None, {}, None),
+        (None, {"log_evals": True}, "per_example"),
+        (None, {"log_evals": True, "evaluation_traces": "tree"}, "tree"),
+        ("tree", {"log_evals": True}, None),
+        (" ", {"log_evals": True}, "per_example"),
+    ],
+)
+def test_each_example_is_a_trace_where_evaluations_are_logged(
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str | None,
+    settings: dict[str, Any],
+    expected: str | None,
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv("OTEL_INSTRUMENTATION_DSPY_EVALUATION_TRACES", variable)
+    arguments = MLflowDSPyConfig(**settings).instrument_arguments()
+    assert arguments.get("evaluation_traces") == expected
+
+
 def test_settings_of_the_instrumentation_become_its_arguments() -> None:
     config = MLflowDSPyConfig(
         capture_content=True,
@@ -475,6 +498,7 @@ def test_settings_of_the_instrumentation_become_its_arguments() -> None:
         log_intermediate_steps=False,
         adapter_steps="spans",
         resource_usage="all",
+        evaluation_traces="per_example",
         max_content_length=100,
         redact=os.path.join,
         module_filter=["RAG", "Chat*"],
@@ -490,6 +514,7 @@ def test_settings_of_the_instrumentation_become_its_arguments() -> None:
         "capture_intermediate_steps": False,
         "adapter_steps": "spans",
         "resource_usage": "all",
+        "evaluation_traces": "per_example",
         "max_content_length": 100,
         "redact": os.path.join,
         "module_filter": ["RAG", "Chat*"],

@@ -105,6 +105,36 @@ def test_the_ended_span_itself_gets_no_attribute(program: Program) -> None:
     assert dict(spans[-1].attributes or {}) == {}
 
 
+EXAMPLE = {
+    "dspy.operation": "example",
+    "dspy.example.input": json_of({"question": "hi", "answer": "fine"}),
+}
+
+
+def test_the_trace_of_an_example_shows_the_values_of_its_program(program: Program) -> None:
+    root = program.dspy(None, {**EXAMPLE, "dspy.evaluate.trace_id": "5b" * 16})
+    program.call(root, module("hi", "so-so"))
+    metric = program.dspy(root, {"dspy.operation": "metric", "dspy.metric.input": "{}"})
+    program.call(metric, module("judge", "no"))
+    program.end(metric, root)
+    assert program.values_of_last() == ({"question": "hi"}, {"answer": "so-so"})
+
+
+def test_an_example_whose_program_makes_no_span_shows_its_own_values(program: Program) -> None:
+    root = program.dspy(None, {**EXAMPLE, "dspy.evaluate.trace_id": "5b" * 16})
+    program.call(root, {"dspy.operation": "metric", "dspy.metric.input": json_of({"a": 1})})
+    program.end(root)
+    assert program.values_of_last() == ({"question": "hi", "answer": "fine"}, None)
+
+
+def test_an_example_inside_of_a_trace_keeps_its_own_values(program: Program) -> None:
+    evaluation = program.dspy(None, {"dspy.operation": "evaluate"})
+    example = program.dspy(evaluation, EXAMPLE)
+    program.call(example, module("hi", "so-so"))
+    program.end(example)
+    assert program.values_of_last() == ({"question": "hi", "answer": "fine"}, None)
+
+
 def test_spans_without_values_in_between_change_nothing(program: Program) -> None:
     root = program.start()
     handler = program.start("handler", root)

@@ -68,10 +68,16 @@ class Sampled:
     ``settings`` are those of the sampler, without their prefix.
     """
 
-    def __init__(self, sampler: DSPySampler | None = None, **settings: Any) -> None:
+    def __init__(
+        self, sampler: DSPySampler | None = None, evaluation_traces: str = "tree", **settings: Any
+    ) -> None:
         self.sampler = sampler or DSPySampler(sampling(**settings))
         self.provider, self._memory = span_memory(self.sampler)
-        DSPyInstrumentor().instrument(tracer_provider=self.provider, capture_content=True)
+        DSPyInstrumentor().instrument(
+            tracer_provider=self.provider,
+            capture_content=True,
+            evaluation_traces=evaluation_traces,
+        )
 
     def close(self) -> None:
         if DSPyInstrumentor().is_instrumented_by_opentelemetry:

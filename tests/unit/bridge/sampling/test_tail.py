@@ -233,7 +233,7 @@ def test_the_key_of_the_head_sampler_counts() -> None:
     assert tail.tags() == [("rate", "4")]
 
 
-@pytest.mark.parametrize("operation", ["evaluate", "compile"])
+@pytest.mark.parametrize("operation", ["evaluate", "example", "compile"])
 def test_an_evaluation_is_kept(operation: str) -> None:
     tail = Tail(score_below("correct", 0.5))
     tail.end(span("run", {"dspy.operation": operation}), span("root", root=True))

@@ -56,6 +56,36 @@ def test_examples_in_a_summary_are_whole(
     assert some(counts, names) == dict.fromkeys(names, counts["example"])
 
 
+def test_the_traces_of_examples_follow_their_evaluation(sample_with: SampleWith) -> None:
+    sampled = sample_with(evaluation_traces="per_example", rate=0.0)
+    assert evaluate(RAG()) == 100.0
+    assert some(sampled.operations()) == EVALUATION
+    assert sampled.traces() == 5
+
+
+def test_a_summary_has_a_share_of_the_traces_of_examples(
+    sample_with: SampleWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlflow_bridge.sampling.volume.rng", random.Random(1))
+    sampled = sample_with(
+        evaluation_traces="per_example", rate=0.0, evaluations="summary", summary_rate=0.5
+    )
+    for _ in range(10):
+        assert evaluate(RAG()) == 100.0
+    counts = sampled.operations()
+    assert counts["evaluate"] == 10
+    assert 0 < counts["example"] < 40
+    assert sampled.traces() == 10 + counts["example"]
+    names = ("example", "metric", "module", "predict", "lm")
+    assert some(counts, names) == dict.fromkeys(names, counts["example"])
+
+
+def test_there_are_no_traces_of_examples_without_their_evaluation(sample_with: SampleWith) -> None:
+    sampled = sample_with(evaluation_traces="per_example", evaluations="off")
+    assert evaluate(RAG()) == 100.0
+    assert sampled.spans == ()
+
+
 def test_nothing_of_evaluations(sample_with: SampleWith) -> None:
     sampled = sample_with(evaluations="off")
     assert evaluate(RAG()) == 100.0

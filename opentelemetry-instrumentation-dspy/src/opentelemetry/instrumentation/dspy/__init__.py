@@ -29,6 +29,8 @@ never imports dspy pays nothing. Its arguments are keyword-only and optional:
   adapters;
 - ``resource_usage``: ``off``, ``outermost`` (default) or ``all``, for the CPU time and memory
   growth of modules;
+- ``evaluation_traces``: ``tree`` (default), an evaluation is one trace; or ``per_example``, each of
+  its examples is a trace of its own, with a link to the evaluation;
 - ``max_content_length``: the longest content attribute, in characters;
 - ``redact``: what is removed from content: names of fields (``field:ssn``), ``email``, ``phone``,
   ``card``, ``iban``, ``api_key``, ``ip``, regular expressions, a function
@@ -84,6 +86,7 @@ from opentelemetry.instrumentation.dspy._redact_setting import RedactionRules
 from opentelemetry.instrumentation.dspy._settings import (
     AdapterSteps,
     ContentMode,
+    EvaluationTraces,
     ResourceUsage,
     Settings,
     load_settings,
@@ -112,6 +115,7 @@ __all__ = [
     "ContentMode",
     "DSPyCall",
     "DSPyInstrumentor",
+    "EvaluationTraces",
     "ModuleFilter",
     "PatchStatus",
     "RedactionRules",

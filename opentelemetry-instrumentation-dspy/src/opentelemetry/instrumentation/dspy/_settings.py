@@ -58,6 +58,7 @@ class ContentMode(Enum):
 
 AdapterSteps: TypeAlias = Literal["attributes", "spans"]
 ResourceUsage: TypeAlias = Literal["off", "outermost", "all"]
+EvaluationTraces: TypeAlias = Literal["tree", "per_example"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,8 @@ class Settings:
             the adapter's span, or as ``spans``.
         resource_usage: Which modules have CPU time and memory growth: ``off``, the ``outermost``
             module, or ``all``.
+        evaluation_traces: Whether an evaluation is one trace (``tree``), or each of its examples is
+            a trace of its own (``per_example``), with a link to the evaluation.
         trace_direct_forward: Make spans for modules whose ``forward`` is called directly.
         max_content_length: Longest content attribute, in characters.
         redact: Function that receives each value first; ``None`` for no function.
@@ -106,6 +109,7 @@ class Settings:
     trace_direct_forward: bool = False
     adapter_steps: AdapterSteps = "attributes"
     resource_usage: ResourceUsage = "outermost"
+    evaluation_traces: EvaluationTraces = "tree"
     module_filter: ModuleFilter | None = None
     trace_condition: TraceCondition | None = None
     input_sanitizer: Sanitizer | None = None
@@ -177,6 +181,7 @@ def load_settings(
     capture_intermediate_steps: bool | None = None,
     adapter_steps: AdapterSteps | None = None,
     resource_usage: ResourceUsage | None = None,
+    evaluation_traces: EvaluationTraces | None = None,
     max_content_length: int | None = None,
     redact: RedactSetting | None = None,
     request_hook: RequestHook | None = None,
@@ -204,6 +209,7 @@ def load_settings(
         "capture_intermediate_steps": capture_intermediate_steps,
         "adapter_steps": adapter_steps,
         "resource_usage": resource_usage,
+        "evaluation_traces": evaluation_traces,
         "max_content_length": max_content_length,
         "redact": redact,
         "request_hook": request_hook,
@@ -271,6 +277,17 @@ def _resolved(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> S
                 env.OTEL_INSTRUMENTATION_DSPY_RESOURCE_USAGE,
                 get_args(ResourceUsage),
                 "outermost",
+            ),
+        ),
+        evaluation_traces=cast(
+            "EvaluationTraces",
+            _choice(
+                "evaluation_traces",
+                argument("evaluation_traces"),
+                environment,
+                env.OTEL_INSTRUMENTATION_DSPY_EVALUATION_TRACES,
+                get_args(EvaluationTraces),
+                "tree",
             ),
         ),
         max_content_length=_max_content_length(argument("max_content_length"), environment),

@@ -45,6 +45,12 @@ OTEL_INSTRUMENTATION_DSPY_RESOURCE_USAGE = "OTEL_INSTRUMENTATION_DSPY_RESOURCE_U
 Which modules have CPU time and memory growth: off, outermost or all. Default: outermost.
 """
 
+OTEL_INSTRUMENTATION_DSPY_EVALUATION_TRACES = "OTEL_INSTRUMENTATION_DSPY_EVALUATION_TRACES"
+"""
+Whether an evaluation is one trace (tree), or each of its examples is a trace of its own
+(per_example), with a link to the evaluation. Default: tree.
+"""
+
 OTEL_INSTRUMENTATION_DSPY_TRACE_DIRECT_FORWARD = "OTEL_INSTRUMENTATION_DSPY_TRACE_DIRECT_FORWARD"
 """
 Whether a module whose forward() or aforward() is called directly gets a span: true or false.

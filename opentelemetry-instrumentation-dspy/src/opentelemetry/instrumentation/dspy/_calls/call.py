@@ -24,6 +24,7 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import (
     INVALID_SPAN,
+    Link,
     Span,
     SpanKind,
     Tracer,
@@ -97,6 +98,8 @@ class Operation(ABC):
     name: str
     keeps_values = False
     """Whether values of hidden fields in such a call are forgotten at its end."""
+    begins_trace = False
+    """Whether such a call begins a trace, with a link to the span that is current before."""
     is_module = False
     """Whether the setting ``module_filter`` decides about such calls."""
 
@@ -131,6 +134,12 @@ class Operation(ABC):
     def passed_ended(self, call: Call, result: Any, error: BaseException | None) -> None:
         """Tell the calls around what they have to know of such a call at its end."""
         return
+
+
+def _apart(context: Context) -> tuple[Context, list[Link]]:
+    """The context without its span, and a link to that span."""
+    around = get_current_span(context).get_span_context()
+    return set_span_in_context(INVALID_SPAN, context), [Link(around)] if around.is_valid else []
 
 
 def positional_arguments(call: Call) -> dict[str, Any]:
@@ -275,12 +284,15 @@ class Call:
         if unrecorded and self.parent is not None:
             self.span = self.parent.span
         else:
+            is_apart = self.operation.begins_trace
+            start_context, links = _apart(start_context) if is_apart else (start_context, None)
             try:
                 self.span = span = runtime.tracer.start_span(
                     name,
                     start_context,
                     kind,
                     self.start_attributes,
+                    links,
                     record_exception=False,
                     set_status_on_exception=False,
                 )
@@ -496,6 +508,7 @@ class RedactedCall(Call):
             is_new = not around.is_valid
             values = KnownValues() if is_new else redactor.traces.of(around.trace_id)
         self.values = KnownValues(values) if self.operation.keeps_values else values
+        is_new = is_new or self.operation.begins_trace
         with using(self.values):
             opened = super().open(runtime, context, unrecorded)
             if opened and self.recording and self.span is not None:

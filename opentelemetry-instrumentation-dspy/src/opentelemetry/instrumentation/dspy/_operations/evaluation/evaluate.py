@@ -16,6 +16,8 @@ from functools import partial
 from operator import itemgetter
 from typing import Any, Final, cast
 
+from opentelemetry.trace import format_trace_id
+
 from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.begin import begin_call, current_call
 from opentelemetry.instrumentation.dspy._calls.call import (
@@ -147,10 +149,14 @@ class ExampleOperation(Operation):
         self._settings = runtime.settings
         self._metrics = runtime.metrics
         self._results = ResultEvents(runtime)
+        self.begins_trace = runtime.settings.evaluation_traces == "per_example"
 
     def start(self, call: Call) -> SpanStart:
         call.state = ExampleRecord()
         attributes: Attributes = {semconv.DSPY_OPERATION: self.name}
+        if self.begins_trace and call.parent is not None and call.parent.span is not None:
+            evaluation = call.parent.span.get_span_context()
+            attributes[semconv.DSPY_EVALUATE_TRACE_ID] = format_trace_id(evaluation.trace_id)
         index = call.kwargs.get("index")
         if index is not None:
             attributes[semconv.DSPY_EXAMPLE_INDEX] = index
