@@ -63,6 +63,12 @@ def test_each_example_is_a_trace_with_a_link_to_its_evaluation(
         trace_id = root.attributes["dspy.evaluate.trace_id"]
         assert trace_id == trace.format_trace_id(evaluation.context.trace_id)
         assert type(trace_id) is str
+        assert root.attributes["dspy.evaluate.span_id"] == trace.format_span_id(
+            evaluation.context.span_id
+        )
+        assert root.attributes["dspy.evaluate.metric"] == "agrees"
+        assert root.attributes["dspy.example.label_fields"] == ("answer",)
+        assert root.attributes["gen_ai.evaluation.score.label"] == "pass"
         [link] = root.links
         assert link.context == evaluation.context
         assert root.attributes["dspy.example.score"] == 1.0
@@ -148,6 +154,44 @@ def test_the_trials_of_an_optimizer_stay_its_trials(trace_with: TraceWith) -> No
     examples = [span for span in traced.spans if span.name.startswith("example ")]
     assert len(examples) == 2 * len(evaluations)
     assert all(span.parent is None for span in examples)
+
+
+def explained(example: Any, prediction: Any, trace: Any = None) -> Any:
+    return dspy.Prediction(score=0.25, feedback="Too short.")
+
+
+@pytest.mark.parametrize(
+    ("settings", "feedback", "labels"),
+    [
+        ({}, "Too short.", ("answer",)),
+        ({"capture_outputs": False}, None, ("answer",)),
+        ({"capture_inputs": False}, "Too short.", None),
+        ({"capture_content": False}, None, None),
+    ],
+)
+def test_the_outcome_stands_on_the_first_span(
+    trace_with: TraceWith, settings: dict[str, Any], feedback: str | None, labels: object
+) -> None:
+    traced = trace_with(evaluation_traces="per_example", **settings)
+    evaluate(metric=explained, devset=EXAMPLES[:1])
+    attributes = traced.span("example 0").attributes
+    assert attributes is not None
+    assert attributes["dspy.example.score"] == 0.25
+    assert attributes.get("gen_ai.evaluation.explanation") == feedback
+    assert "gen_ai.evaluation.score.label" not in attributes
+    assert attributes.get("dspy.example.label_fields") == labels
+
+
+def test_an_evaluation_has_the_hash_of_its_program(trace_with: TraceWith) -> None:
+    traced = trace_with()
+    evaluate()
+    evaluation = traced.span("evaluate agrees")
+    [program] = {
+        span.attributes["dspy.program.hash"]  # type: ignore[index]
+        for span in traced.spans
+        if span.name.startswith("invoke_workflow")
+    }
+    assert (evaluation.attributes or {})["dspy.program.hash"] == program
 
 
 def test_nothing_is_recorded_of_an_evaluation_that_is_not_sampled(trace_with: TraceWith) -> None:

@@ -8,7 +8,6 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import dspy
 from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.call import (
     INTERNAL,
@@ -21,7 +20,9 @@ from opentelemetry.instrumentation.dspy._calls.call import (
 from opentelemetry.instrumentation.dspy._guarding import guarded
 from opentelemetry.instrumentation.dspy._operations.evaluation.scores import as_number, name_of
 from opentelemetry.instrumentation.dspy._operations.evaluation.trials import CompileRecord
-from opentelemetry.instrumentation.dspy._operations.modules.program_hash import program_hash
+from opentelemetry.instrumentation.dspy._operations.modules.program_hash import (
+    put_program_hash,
+)
 from opentelemetry.instrumentation.dspy._operations.reading import instance_dict
 from opentelemetry.instrumentation.dspy._patching.class_trees import ClassTreePatch
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint
@@ -77,7 +78,7 @@ class OptimizerOperation(Operation):
         return _arguments_of(call)
 
     def inputs(self, call: Call, attributes: Attributes) -> None:
-        guarded(_put_hash, attributes, _arguments_of(call).get("student"))
+        guarded(put_program_hash, attributes, _arguments_of(call).get("student"))
         types = (bool, int, float, str) if self._settings.content_mode.in_spans else (int, float)
         config = {
             name: value
@@ -133,9 +134,3 @@ def _classes_of(programs: Any) -> str | None:
     each = cast("list[Any]", programs if isinstance(programs, (list, tuple)) else [programs])
     names = [type(program).__name__ for program in each]
     return ", ".join(dict.fromkeys(names)) or None
-
-
-def _put_hash(attributes: Attributes, program: Any) -> None:
-    digest = program_hash(program) if isinstance(program, dspy.Module) else None
-    if digest is not None:
-        attributes[semconv.DSPY_PROGRAM_HASH] = digest

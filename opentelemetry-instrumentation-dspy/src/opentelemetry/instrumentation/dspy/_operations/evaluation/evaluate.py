@@ -16,8 +16,9 @@ from functools import partial
 from operator import itemgetter
 from typing import Any, Final, cast
 
-from opentelemetry.trace import format_trace_id
+from opentelemetry.trace import format_span_id, format_trace_id
 
+import dspy
 from opentelemetry.instrumentation.dspy import semconv
 from opentelemetry.instrumentation.dspy._calls.begin import begin_call, current_call
 from opentelemetry.instrumentation.dspy._calls.call import (
@@ -29,7 +30,7 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     SpanStart,
 )
 from opentelemetry.instrumentation.dspy._calls.steps import CallPart
-from opentelemetry.instrumentation.dspy._guarding import contain, new_lock
+from opentelemetry.instrumentation.dspy._guarding import contain, guarded, new_lock
 from opentelemetry.instrumentation.dspy._metrics import Metrics
 from opentelemetry.instrumentation.dspy._operations.evaluation.results import (
     ExampleRecord,
@@ -43,6 +44,7 @@ from opentelemetry.instrumentation.dspy._operations.evaluation.scores import (
     score_of,
 )
 from opentelemetry.instrumentation.dspy._operations.evaluation.trials import start_trial_of
+from opentelemetry.instrumentation.dspy._operations.modules.program_hash import put_program_hash
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint, method_patch
 from opentelemetry.instrumentation.dspy._patching.replacements import (
     observe_result,
@@ -85,7 +87,7 @@ class EvaluateOperation(Operation):
         self._settings = runtime.settings
 
     def start(self, call: Call) -> SpanStart:
-        given = {**dict(zip(_PARAMETERS, call.args, strict=False)), **call.kwargs}
+        given = _given(call)
         evaluate = call.instance
         metric_name = name_of(_chosen(given, "metric", evaluate.metric))
         devset = _chosen(given, "devset", evaluate.devset)
@@ -103,6 +105,9 @@ class EvaluateOperation(Operation):
         if index is not None:
             attributes[semconv.DSPY_OPTIMIZER_TRIAL_INDEX] = index
         return f"evaluate {metric_name}", attributes, INTERNAL
+
+    def inputs(self, call: Call, attributes: Attributes) -> None:
+        guarded(put_program_hash, attributes, _given(call).get("program"))
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         score = as_number(getattr(result, "score", None))
@@ -145,6 +150,7 @@ class ExampleOperation(Operation):
     keeps_values = True
 
     def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._content = runtime.content
         self._settings = runtime.settings
         self._metrics = runtime.metrics
@@ -154,9 +160,8 @@ class ExampleOperation(Operation):
     def start(self, call: Call) -> SpanStart:
         call.state = ExampleRecord()
         attributes: Attributes = {semconv.DSPY_OPERATION: self.name}
-        if self.begins_trace and call.parent is not None and call.parent.span is not None:
-            evaluation = call.parent.span.get_span_context()
-            attributes[semconv.DSPY_EVALUATE_TRACE_ID] = format_trace_id(evaluation.trace_id)
+        if self.begins_trace:
+            attributes.update(_of_evaluation(call.parent))
         index = call.kwargs.get("index")
         if index is not None:
             attributes[semconv.DSPY_EXAMPLE_INDEX] = index
@@ -169,6 +174,8 @@ class ExampleOperation(Operation):
     def inputs(self, call: Call, attributes: Attributes) -> None:
         if self._settings.records_inputs:
             self._content.put(attributes, semconv.DSPY_EXAMPLE_INPUT, self.name, call.instance)
+            if self.begins_trace and isinstance(call.instance, dspy.Example):
+                attributes[semconv.DSPY_EXAMPLE_LABEL_FIELDS] = list(call.instance.labels().keys())
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         outcome = result[-1]
@@ -180,7 +187,17 @@ class ExampleOperation(Operation):
         if name is not None:
             record_score(self._metrics, name, result)
         attributes[semconv.DSPY_EXAMPLE_SCORE] = score
+        if self.begins_trace:
+            self._put_outcome(outcome, attributes)
         self._results.emit(call, name, score, outcome)
+
+    def _put_outcome(self, outcome: Any, attributes: Attributes) -> None:
+        """Put the rest of the outcome on the first span of the trace, whose result it is."""
+        label = label_of(outcome)
+        if label is not None:
+            attributes[semconv.GEN_AI_EVALUATION_SCORE_LABEL] = label
+        if self._settings.records_outputs:
+            put_explanation(self._runtime, attributes, outcome, self.name)
 
     def ended(self, call: Call, error: BaseException | None, attributes: Attributes) -> None:
         record = _evaluation_record() if error is not None else None
@@ -319,6 +336,18 @@ def _indices(data: Any) -> dict[int, Iterator[int]]:
     return {key: itertools.cycle(indices) for key, indices in found.items()}
 
 
+def _of_evaluation(evaluation: Call | None) -> Attributes:
+    """The attributes by which the trace of an example is found."""
+    if evaluation is None or evaluation.span is None:
+        return {}
+    context = evaluation.span.get_span_context()
+    return {
+        semconv.DSPY_EVALUATE_TRACE_ID: format_trace_id(context.trace_id),
+        semconv.DSPY_EVALUATE_SPAN_ID: format_span_id(context.span_id),
+        semconv.DSPY_EVALUATE_METRIC: evaluation.state.metric_name,
+    }
+
+
 def record_score(metrics: Metrics, metric_name: str, result: Any) -> None:
     """Record the metric of the score in the result of one example."""
     score = score_of(result[-1])
@@ -330,6 +359,10 @@ def _evaluation_record() -> EvaluationRecord | None:
     # An example that was abandoned as a straggler may end after its evaluation.
     evaluation = current_call(semconv.Operations.EVALUATE)
     return None if evaluation is None else evaluation.state
+
+
+def _given(call: Call) -> dict[str, Any]:
+    return {**dict(zip(_PARAMETERS, call.args, strict=False)), **call.kwargs}
 
 
 def _chosen(given: dict[str, Any], name: str, default: Any) -> Any:

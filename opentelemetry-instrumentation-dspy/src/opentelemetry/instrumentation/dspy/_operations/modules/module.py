@@ -39,7 +39,7 @@ from opentelemetry.instrumentation.dspy._operations.modules.interface import (
     result_types,
     types_of,
 )
-from opentelemetry.instrumentation.dspy._operations.modules.program_hash import program_hash
+from opentelemetry.instrumentation.dspy._operations.modules.program_hash import put_program_hash
 from opentelemetry.instrumentation.dspy._operations.modules.record import ModuleRecord, record_of
 from opentelemetry.instrumentation.dspy._operations.modules.resource_usage import ResourceUsage
 from opentelemetry.instrumentation.dspy._operations.modules.signature import (
@@ -74,7 +74,6 @@ from opentelemetry.instrumentation.dspy.semconv import (
     DSPY_MODULE_TYPE,
     DSPY_OPERATION,
     DSPY_PREDICTION_COMPLETION_COUNT,
-    DSPY_PROGRAM_HASH,
     DSPY_SIGNATURE_FIELDS,
     DSPY_SIGNATURE_INSTRUCTIONS,
     DSPY_SIGNATURE_METADATA,
@@ -216,7 +215,7 @@ class ModuleOperation(Operation):
         if record.agent is not None:
             self._content.arguments.learn(parameters_of_tools(call.instance))
         if record.outermost:
-            guarded(_put_hash, attributes, call.instance)
+            guarded(put_program_hash, attributes, call.instance)
         config = config_of(call.instance, strings=self._settings.content_mode.in_spans)
         if config:
             self._content.put(attributes, DSPY_MODULE_CONFIG, self.name, config)
@@ -372,12 +371,6 @@ def _failed(call: Call, record: ModuleRecord, error: BaseException) -> Attribute
     if record.agent is not None:
         return record.agent.attributes(None, error)
     return record.attempts.attributes(None) if record.attempts is not None else {}
-
-
-def _put_hash(attributes: Attributes, program: Any) -> None:
-    digest = program_hash(program)
-    if digest is not None:
-        attributes[DSPY_PROGRAM_HASH] = digest
 
 
 def _put_invalid_inputs(

@@ -19,6 +19,7 @@ from opentelemetry.instrumentation.dspy._operations.reading import (
     instance_dict,
     items_in,
 )
+from opentelemetry.instrumentation.dspy.semconv import DSPY_PROGRAM_HASH
 
 _Sources: TypeAlias = "tuple[Callable[[], Any], ...]"
 
@@ -41,6 +42,13 @@ def program_hash(program: Any) -> str | None:
     if not parts:
         return None
     return _hash_of(tuple(parts))
+
+
+def put_program_hash(attributes: dict[str, Any], program: Any) -> None:
+    """Add the hash of a program to attributes, if the program is a module with predictors."""
+    digest = program_hash(program) if isinstance(program, dspy.Module) else None
+    if digest is not None:
+        attributes[DSPY_PROGRAM_HASH] = digest
 
 
 @lru_cache(maxsize=256)
