@@ -29,6 +29,7 @@ from mlflow_bridge._export.destination import Destination
 from mlflow_bridge._export.lending import Lending
 from mlflow_bridge._export.mapping.span import MappedSpan, SpanMapper
 from mlflow_bridge._export.remote_callers import RemoteCallers
+from mlflow_bridge._export.runs.runs import Runs, is_run
 from mlflow_bridge._export.trace_details import DetailsOfTraces
 from mlflow_bridge._export.waiting_annotations import WaitingAnnotations
 from mlflow_bridge._process.forks import call_in_child
@@ -104,6 +105,7 @@ class Delivery:
         self._max_attribute_bytes = max_attribute_bytes
         self._max_batch_bytes = max_batch_bytes
         self._details = details or DetailsOfTraces("off", None)
+        self._runs = Runs(destination, self._details.source_metadata)
         self._waiting = WaitingAnnotations()
         self._history = DestinationHistory()
         self._log = RateLimitedLogger(logger)
@@ -132,6 +134,7 @@ class Delivery:
         self._settled = {}
         self.lending.forget()
         self._details.forget()
+        self._runs.forget()
         self._waiting = WaitingAnnotations()
         closing = threading.Event()
         if self.closing.is_set():
@@ -250,7 +253,23 @@ class Delivery:
         self, spans: Sequence[ReadableSpan], refusals: list[tuple[str, Rejected]]
     ) -> Retry | None:
         self.lending.note_delivered(span for span in spans if _key(span) not in self._seen)
-        mapped = self._details.with_details(self._map(spans, refusals))
+        mapped = self._map(spans, refusals)
+        runs = [span for span in mapped if is_run(span)]
+        if not runs:
+            return self._attempt_mapped(mapped, refusals)
+        # An evaluation gets the figures of its examples, which are stored before.
+        retry = self._attempt_mapped([span for span in mapped if not is_run(span)], refusals)
+        for span in runs:
+            retry = retry or self._runs.end(span)
+        return retry or self._attempt_mapped(runs, refusals)
+
+    def _attempt_mapped(
+        self, spans: Sequence[MappedSpan], refusals: list[tuple[str, Rejected]]
+    ) -> Retry | None:
+        with_runs = self._runs.with_runs(spans)
+        if isinstance(with_runs, Retry):
+            return with_runs
+        mapped = self._details.with_details(with_runs)
         self._history.begin_attempt(_key(mapped[0].source)[1] if mapped else None)
         attempt = Attempt(self._send, self._history, self._smaller)
         result = attempt.run(batches_of(mapped, self._max_batch_bytes))
@@ -316,6 +335,7 @@ class Delivery:
             stored = outcome.spans if isinstance(outcome, Sent) else 0
             for span in settled.batch.spans[:stored]:
                 self._details.note_stored(span)
+                self._runs.note_stored(span)
                 if span.is_local_root:
                     traces_in_flight.stored(span.trace_id)
                 if span.is_local_root and not span.is_root:

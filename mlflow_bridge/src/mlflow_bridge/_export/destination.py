@@ -10,6 +10,7 @@ from mlflow_bridge._config.settings import MLflowDSPyConfig
 from mlflow_bridge._export.batches import Batch
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, TraceSight
 from mlflow_bridge._export.mapping.trace_details import TraceDetails
+from mlflow_bridge._export.runs.contract import NewRun, RunFigures
 from mlflow_bridge._spans.annotation import Annotation
 
 
@@ -59,6 +60,14 @@ class Destination(Protocol):
         """Give a stored trace an assessment or a tag. May be repeated."""
         ...
 
+    def begin_run(self, run: NewRun) -> str | Retry | Rejected:
+        """The id of the run with this key, which is made if there is none."""
+        ...
+
+    def end_run(self, run_id: str, figures: RunFigures) -> Retry | Rejected | None:
+        """Write parameters and metrics of a run, and end it. May be repeated."""
+        ...
+
     def close(self) -> None:
         """Free connections. The destination may be used again afterwards."""
         ...
@@ -91,6 +100,14 @@ class UnusableDestination:
 
     def annotate(self, annotation: Annotation) -> Rejected:
         """Refuse the annotation."""
+        return self._outcome
+
+    def begin_run(self, run: NewRun) -> Rejected:
+        """Refuse the run."""
+        return self._outcome
+
+    def end_run(self, run_id: str, figures: RunFigures) -> Rejected:
+        """Refuse the figures."""
         return self._outcome
 
     def close(self) -> None:

@@ -23,11 +23,12 @@ from mlflow_bridge._export.mapping.content import CONTENT, content_fields
 from mlflow_bridge._export.mapping.span_types import span_type
 from mlflow_bridge._export.mapping.storable import Storable, json_text, parsed_json
 from mlflow_bridge._spans.attributes import as_dict
+from mlflow_bridge._spans.evaluation_requests import EvaluationRequests
 from mlflow_bridge._spans.genai import is_of_dspy, is_of_genai, is_only_of_mlflow
 from mlflow_bridge._spans.inheritance import is_example_trace
 from mlflow_bridge._spans.lent_values import lend
 from mlflow_bridge._spans.local_root import is_local_root
-from mlflow_bridge._spans.names import INPUTS, MESSAGE_FORMAT, OUTPUTS
+from mlflow_bridge._spans.names import EVALUATION_REQUEST_TAG, INPUTS, MESSAGE_FORMAT, OUTPUTS
 from mlflow_bridge._spans.otlp_json.decoder import SpooledSpan
 from mlflow_bridge._spans.program_tags import program_tags_of
 from mlflow_bridge._spans.span_size import size_of
@@ -109,6 +110,7 @@ class Lending:
         self._lock = threading.RLock()
         self._traces: OrderedDict[int, _Trace] = OrderedDict()
         self._size = 0
+        self._requests = EvaluationRequests()
 
     def note_delivered(self, spans: Iterable[ReadableSpan]) -> None:
         """Take spans that are about to be delivered, unless a processor has given them before."""
@@ -139,6 +141,7 @@ class Lending:
             if trace is not None and trace.program and DSPY_PROGRAM_HASH not in attributes:
                 lent.update(trace.program[1])
             if is_example_trace(attributes):
+                lent[EVALUATION_REQUEST_TAG] = self._requests.id_of(attributes)
                 lent.update(_lent_values([values for values in found if values.is_program]))
             elif may_borrow:
                 lent.update(_lent_values(_as_runner(span, attributes, found)))

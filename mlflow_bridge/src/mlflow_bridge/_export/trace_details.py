@@ -101,7 +101,7 @@ class DetailsOfTraces:
 
     def _details_of(self, span: MappedSpan) -> TraceDetails:
         own = span.details or TraceDetails({})
-        metadata = {} if _is_of_another_process(span) else {**self._source_metadata()}
+        metadata = {} if _is_of_another_process(span) else {**self.source_metadata()}
         if span.run_id is not None:
             metadata[SOURCE_RUN] = span.run_id
         metadata.update(_size_metadata(self._sizes.get(span.trace_id, {}).values()))
@@ -115,7 +115,8 @@ class DetailsOfTraces:
         if len(self._sizes) > _MAX_TRACES:
             self._sizes.popitem(last=False)
 
-    def _source_metadata(self) -> dict[str, str]:
+    def source_metadata(self) -> dict[str, str]:
+        """MLflow's metadata of the user and the running program."""
         if self._source is None:
             try:
                 self._source = source_metadata(self._user)

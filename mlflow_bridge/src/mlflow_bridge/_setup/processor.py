@@ -98,6 +98,7 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
             config.custom_tags,
             config.custom_metadata,
         )
+        self._use(config)
         is_refused = _obstacle_of(exporter) is not None
         super().__init__(
             exporter,
@@ -157,6 +158,7 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
     def _use(self, config: MLflowDSPyConfig) -> None:
         self._config = config
         self._enrichment.put_on_every_trace(config.custom_tags, config.custom_metadata)
+        self._enrichment.log_runs(evaluations=config.log_evals, compiles=config.log_compiles)
 
     def retire(self, successor: MLflowBatchSpanProcessor | None = None) -> None:
         """Deliver waiting spans for at most ``exit_timeout_seconds``, and stop.

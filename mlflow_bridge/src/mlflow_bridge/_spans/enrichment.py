@@ -26,6 +26,7 @@ from mlflow_bridge._spans.names import (
     TRACE_NAME,
     TRACE_TAG_PREFIX,
 )
+from mlflow_bridge._spans.run_path import RunPaths
 from mlflow_bridge._spans.trace_context import (
     TRACE_CONTEXT_KEY,
     TraceContext,
@@ -86,12 +87,19 @@ class Enrichment:
     ) -> None:
         self._open_span = open_span
         self.put_on_every_trace(tags or {}, metadata or {})
+        self._run_paths: RunPaths | None = None
         # Saves the look at every parent until a root has named an experiment.
         self._has_placed = False
 
     def put_on_every_trace(self, tags: Mapping[str, str], metadata: Mapping[str, str]) -> None:
         """Put these tags and metadata on the traces that begin from now on, and no others."""
         self._of_every_trace = trace_attributes(tags, metadata)
+
+    def log_runs(self, *, evaluations: bool, compiles: bool) -> None:
+        """Let evaluations and optimizers that begin from now on be runs in MLflow, or not."""
+        self._run_paths = None
+        if evaluations or compiles:
+            self._run_paths = RunPaths(self._open_span, evaluations=evaluations, compiles=compiles)
 
     def enrich(self, span: Span, context: Context | None) -> bool:
         """Set the known attributes, on the thread that starts the span. Never raises.
@@ -104,6 +112,8 @@ class Enrichment:
             Whether the span is a local root.
         """
         parent = span.parent
+        if self._run_paths is not None:
+            _guarded(self._run_paths.put, span, context)
         if parent is None or parent.is_remote or has_absent_parent(span):
             _guarded(_enrich_root, span, context)
             if is_example_trace(span.attributes):

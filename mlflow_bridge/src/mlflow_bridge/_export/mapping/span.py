@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode, format_span_id
 
 from mlflow_bridge._export.mapping.content import content_fields
+from mlflow_bridge._export.mapping.evaluation import assessments_of
 from mlflow_bridge._export.mapping.model_call import (
     is_cache_hit,
     is_spent_attribute,
@@ -164,7 +165,7 @@ class SpanMapper:
             run_id=_mlflow_id(source.get(SOURCE_RUN)),
             size=_size(attributes) + sum(_size(event.attributes or {}) for event in mapped.events),
             is_local_root=is_local,
-            details=details_in(source) if is_root else None,
+            details=details_in(source, assessments_of(span, source, trace_id)) if is_root else None,
         )
 
     def _attributes(

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from mlflow_bridge._spans.names import (
     MODEL_ID,
     REQUEST_PREVIEW,
     RESPONSE_PREVIEW,
+    RUNS,
     TRACE_METADATA_PREFIX,
     TRACE_STATE,
 )
@@ -38,6 +39,7 @@ class TraceDetails:
         request_preview: The text that MLflow shows as request.
         response_preview: The text that MLflow shows as response.
         state: OK or ERROR.
+        assessments: Assessments with ids, in the form of ``Assessment.to_dictionary``.
     """
 
     metadata: Mapping[str, str]
@@ -45,6 +47,7 @@ class TraceDetails:
     request_preview: str | None = None
     response_preview: str | None = None
     state: str | None = None
+    assessments: Sequence[Mapping[str, Any]] = ()
 
     @property
     def fields(self) -> dict[str, str]:
@@ -59,11 +62,18 @@ class TraceDetails:
 
 def is_detail(key: str) -> bool:
     """Whether an attribute of a local root belongs to the details of its trace."""
-    return key.startswith(TRACE_METADATA_PREFIX) or key in _SINGLE
+    return key.startswith(TRACE_METADATA_PREFIX) or key in _SINGLE or key == RUNS
 
 
-def details_in(source: Mapping[str, Any]) -> TraceDetails | None:
-    """The details that the attributes of a root ask for; None if they ask for none."""
+def details_in(
+    source: Mapping[str, Any], assessments: Sequence[Mapping[str, Any]] = ()
+) -> TraceDetails | None:
+    """The details that the attributes of a root ask for; None if they ask for none.
+
+    Args:
+        source: The attributes.
+        assessments: The assessments of the trace.
+    """
     metadata = {
         clean_text(key[len(TRACE_METADATA_PREFIX) :], 4 * _MAX_KEY)[:_MAX_KEY]: metadata_text(value)
         for key, value in source.items()
@@ -77,9 +87,9 @@ def details_in(source: Mapping[str, Any]) -> TraceDetails | None:
         _text(source.get(RESPONSE_PREVIEW), _MAX_PREVIEW),
     )
     state = source.get(TRACE_STATE)
-    if not metadata and not any(single) and state not in _STATES:
+    if not metadata and not any(single) and state not in _STATES and not assessments:
         return None
-    return TraceDetails(metadata, *single, state if state in _STATES else None)
+    return TraceDetails(metadata, *single, state if state in _STATES else None, assessments)
 
 
 def metadata_text(value: object) -> str:

@@ -33,7 +33,9 @@ from mlflow_bridge._export.contract import (
 )
 from mlflow_bridge._export.experiments import Experiment, Experiments, Found
 from mlflow_bridge._export.mapping.trace_details import TraceDetails
+from mlflow_bridge._export.runs.contract import NewRun, RunFigures
 from mlflow_bridge._export.server.client import Answer, TrackingServer
+from mlflow_bridge._export.server.runs import ServerRuns
 from mlflow_bridge._process.outside_text import outside_text
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge._spans.annotation import Annotation
@@ -74,6 +76,7 @@ class ServerDestination:
         self._config = config
         self._server = TrackingServer(config)
         self._experiments = Experiments(config, ServerExperiments(self._server))
+        self._runs = ServerRuns(self._server)
         self._log = RateLimitedLogger(logger)
 
     def load(self) -> None:
@@ -122,7 +125,7 @@ class ServerDestination:
             info["state"] = details.state
         # MLflow merges these, so that what others have written stays.
         info["trace_metadata"] = dict(details.metadata)
-        info["tags"], info["assessments"] = {}, []
+        info["tags"], info["assessments"] = {}, [*details.assessments]
         answer = self._server.request(
             "POST", _TRACE_INFOS_PATH, payload={"trace": {"trace_info": info}}
         )
@@ -189,6 +192,15 @@ class ServerDestination:
                 if failure is not None:
                     return failure  # The whole batch is sent again; a span is stored once.
         return None
+
+    def begin_run(self, run: NewRun) -> str | Retry | Rejected:
+        """The id of the run with this key, which is made if there is none."""
+        experiment = self._experiments.resolve(run.experiment_id)
+        return self._runs.begin(experiment, run) if isinstance(experiment, str) else experiment
+
+    def end_run(self, run_id: str, figures: RunFigures) -> Retry | Rejected | None:
+        """Write parameters and metrics of a run, and end it. May be repeated."""
+        return self._runs.end(run_id, figures)
 
     def close(self) -> None:
         """Close kept connections."""

@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -39,6 +39,7 @@ from mlflow_bridge._export.experiments import Experiment, Experiments, Found
 from mlflow_bridge._export.mapping.span import context_of
 from mlflow_bridge._export.mapping.storable import JsonText
 from mlflow_bridge._export.mapping.trace_details import TraceDetails
+from mlflow_bridge._export.runs.contract import NewRun, RunFigures
 from mlflow_bridge._export.store.creation import create_if_absent
 from mlflow_bridge._export.store.errors import (
     failure_of,
@@ -47,6 +48,7 @@ from mlflow_bridge._export.store.errors import (
     request_failure_of,
 )
 from mlflow_bridge._export.store.probe import FileIdentity, file_identity, probe
+from mlflow_bridge._export.store.runs import begin_run, end_run
 from mlflow_bridge._export.store.writer_lock import writer_lock
 from mlflow_bridge._process.fork_guard import ForkGuard
 from mlflow_bridge._process.outside_text import outside_text
@@ -162,6 +164,36 @@ class StoreDestination:
         """Store an assessment or a tag in one transaction."""
         return self.load() or self._exclusively(lambda: self._annotate(annotation))
 
+    def begin_run(self, run: NewRun) -> str | Retry | Rejected:
+        """The id of the run with this key, which is made if there is none."""
+        return self.load() or self._exclusively(lambda: self._begin_run(run))
+
+    def end_run(self, run_id: str, figures: RunFigures) -> Retry | Rejected | None:
+        """Write parameters and metrics of a run, and end it. May be repeated."""
+        return self.load() or self._exclusively(lambda: self._end_run(run_id, figures))
+
+    def _begin_run(self, run: NewRun) -> str | Retry | Rejected:
+        failure = self._open()
+        if failure is not None:
+            return failure
+        experiment = self._experiments.resolve(run.experiment_id)
+        if not isinstance(experiment, str):
+            return experiment
+        try:
+            return begin_run(self._client, experiment, run)
+        except Exception as error:
+            return failure_of(error)
+
+    def _end_run(self, run_id: str, figures: RunFigures) -> Retry | Rejected | None:
+        failure = self._open()
+        if failure is not None:
+            return failure
+        try:
+            end_run(self._client, self._mlflow.entities, run_id, figures)
+        except Exception as error:
+            return failure_of(error)
+        return None
+
     def _look_up(self, trace_id: str) -> TraceSight | Retry | None:
         info = self._trace_info(trace_id)
         if info is None or isinstance(info, Retry):
@@ -191,8 +223,9 @@ class StoreDestination:
         if details.state is not None:
             info.state = type(info.state)(details.state)
         # MLflow merges these, so that what others have written stays.
-        info.trace_metadata, info.tags, info.assessments = dict(details.metadata), {}, []
+        info.trace_metadata, info.tags = dict(details.metadata), {}
         try:
+            info.assessments = [self._assessment(item) for item in details.assessments]
             self._tracing.start_trace(info)
         except Exception as error:
             failure = failure_of(error)
@@ -225,8 +258,10 @@ class StoreDestination:
         if annotation.tag is not None:
             store.set_trace_tag(annotation.trace_id, *annotation.tag)
         if annotation.assessment is not None:
-            kind = self._mlflow.entities.Assessment
-            store.create_assessment(kind.from_dictionary(annotation.assessment))
+            store.create_assessment(self._assessment(annotation.assessment))
+
+    def _assessment(self, known: Mapping[str, Any]) -> Any:
+        return self._mlflow.entities.Assessment.from_dictionary(known)
 
     def _has_assessment(self, annotation: Annotation) -> bool:
         wanted = (annotation.assessment or {}).get("assessment_id")

@@ -182,18 +182,6 @@ def test_the_outcome_stands_on_the_first_span(
     assert attributes.get("dspy.example.label_fields") == labels
 
 
-def test_an_evaluation_has_the_hash_of_its_program(trace_with: TraceWith) -> None:
-    traced = trace_with()
-    evaluate()
-    evaluation = traced.span("evaluate agrees")
-    [program] = {
-        span.attributes["dspy.program.hash"]  # type: ignore[index]
-        for span in traced.spans
-        if span.name.startswith("invoke_workflow")
-    }
-    assert (evaluation.attributes or {})["dspy.program.hash"] == program
-
-
 def test_nothing_is_recorded_of_an_evaluation_that_is_not_sampled(trace_with: TraceWith) -> None:
     traced = trace_with(evaluation_traces="per_example", sampler=ALWAYS_OFF)
     evaluate()

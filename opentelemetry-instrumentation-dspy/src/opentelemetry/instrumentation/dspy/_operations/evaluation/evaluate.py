@@ -30,7 +30,7 @@ from opentelemetry.instrumentation.dspy._calls.call import (
     SpanStart,
 )
 from opentelemetry.instrumentation.dspy._calls.steps import CallPart
-from opentelemetry.instrumentation.dspy._guarding import contain, guarded, new_lock
+from opentelemetry.instrumentation.dspy._guarding import contain, new_lock
 from opentelemetry.instrumentation.dspy._metrics import Metrics
 from opentelemetry.instrumentation.dspy._operations.evaluation.results import (
     ExampleRecord,
@@ -44,7 +44,6 @@ from opentelemetry.instrumentation.dspy._operations.evaluation.scores import (
     score_of,
 )
 from opentelemetry.instrumentation.dspy._operations.evaluation.trials import start_trial_of
-from opentelemetry.instrumentation.dspy._operations.modules.program_hash import put_program_hash
 from opentelemetry.instrumentation.dspy._patching.points import PatchPoint, method_patch
 from opentelemetry.instrumentation.dspy._patching.replacements import (
     observe_result,
@@ -105,9 +104,6 @@ class EvaluateOperation(Operation):
         if index is not None:
             attributes[semconv.DSPY_OPTIMIZER_TRIAL_INDEX] = index
         return f"evaluate {metric_name}", attributes, INTERNAL
-
-    def inputs(self, call: Call, attributes: Attributes) -> None:
-        guarded(put_program_hash, attributes, _given(call).get("program"))
 
     def outputs(self, call: Call, result: Any, attributes: Attributes) -> None:
         score = as_number(getattr(result, "score", None))

@@ -1,0 +1,62 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a destination does for runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from mlflow_bridge._export.contract import Rejected, Retry
+
+RUN_KEY_TAG: Final = "mlflow_bridge.run_key"
+"""Tag of a run: the span id of its evaluation or optimizer, by which the run is found again."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run that may have to be made.
+
+    Attributes:
+        key: Identifies the run among those of the bridge; the value of the tag `RUN_KEY_TAG`.
+        name: Its name.
+        experiment_id: The experiment; None for the configured experiment.
+        start_ms: Its start, in milliseconds since 1970.
+        tags: Its tags, with the key.
+    """
+
+    key: str
+    name: str
+    experiment_id: str | None
+    start_ms: int
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class RunFigures:
+    """What the run of an evaluation or optimizer gets at its end.
+
+    Attributes:
+        parameters: Parameters by name.
+        metrics: Metrics by name. Times are in seconds, costs in USD.
+        status: ``FINISHED``, ``FAILED`` or ``KILLED``.
+        end_ms: The end, in milliseconds since 1970.
+    """
+
+    parameters: Mapping[str, str] = field(default_factory=dict[str, str])
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    status: str = "FINISHED"
+    end_ms: int = 0
+
+
+class RunStore(Protocol):
+    """The part of a destination that has runs. Used by one thread at a time."""
+
+    def begin_run(self, run: NewRun) -> str | Retry | Rejected:
+        """The id of the run with this key, which is made if there is none."""
+        ...
+
+    def end_run(self, run_id: str, figures: RunFigures) -> Retry | Rejected | None:
+        """Write parameters and metrics of a run, and end it. May be repeated."""
+        ...

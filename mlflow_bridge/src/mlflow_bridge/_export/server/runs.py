@@ -1,0 +1,87 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs at a tracking server, through MLflow's REST API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+from mlflow_bridge._export.contract import Rejected, Retry
+from mlflow_bridge._export.runs.contract import RUN_KEY_TAG, NewRun, RunFigures
+from mlflow_bridge._export.server.client import Answer, TrackingServer
+
+_PATH: Final = "/api/2.0/mlflow/runs"
+
+
+class ServerRuns:
+    """Runs of a tracking server. Used by one thread at a time.
+
+    Args:
+        server: The server.
+    """
+
+    def __init__(self, server: TrackingServer) -> None:
+        self._server = server
+
+    def begin(self, experiment_id: str, run: NewRun) -> str | Retry | Rejected:
+        """The id of the run with this key, which is made if there is none."""
+        found = self._post(
+            "search",
+            {
+                "experiment_ids": [experiment_id],
+                "filter": f"tags.`{RUN_KEY_TAG}` = '{run.key}'",
+                "max_results": 1,
+            },
+        )
+        if isinstance(found, (Retry, Rejected)):
+            return found
+        known = cast("list[dict[str, Any]]", found.get("runs") or [])
+        if known:
+            return _id_of(known[0])
+        made = self._post(
+            "create",
+            {
+                "experiment_id": experiment_id,
+                "run_name": run.name,
+                "start_time": run.start_ms,
+                "tags": _items(run.tags),
+            },
+        )
+        return made if isinstance(made, (Retry, Rejected)) else _id_of(made.get("run"))
+
+    def end(self, run_id: str, figures: RunFigures) -> Retry | Rejected | None:
+        """Write parameters and metrics of a run, and end it. May be repeated."""
+        metrics = [
+            {"key": name, "value": value, "timestamp": figures.end_ms, "step": 0}
+            for name, value in figures.metrics.items()
+        ]
+        written = self._post(
+            "log-batch",
+            {"run_id": run_id, "metrics": metrics, "params": _items(figures.parameters)},
+        )
+        if isinstance(written, (Retry, Rejected)):
+            return written
+        ended = self._post(
+            "update",
+            {"run_id": run_id, "status": figures.status, "end_time": figures.end_ms},
+        )
+        return ended if isinstance(ended, (Retry, Rejected)) else None
+
+    def _post(self, operation: str, payload: Any) -> Mapping[str, Any] | Retry | Rejected:
+        answer = self._server.request("POST", f"{_PATH}/{operation}", payload=payload)
+        if not isinstance(answer, Answer):
+            return answer
+        return answer.json if answer.ok else answer.as_failure()
+
+
+def _items(values: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"key": key, "value": value} for key, value in values.items()]
+
+
+def _id_of(run: Any) -> str | Retry:
+    info: Any = cast("dict[str, Any]", run).get("info") if isinstance(run, dict) else None
+    run_id: Any = cast("dict[str, Any]", info).get("run_id") if isinstance(info, dict) else None
+    if isinstance(run_id, str) and run_id:
+        return run_id
+    return Retry("there is no MLflow tracking server at this address: its answer is not a run")
