@@ -39,6 +39,8 @@ SOURCE = """
 
 
 def test_each_example_is_found_as_a_trace(store_uri: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
     environment = {"MLFLOW_TRACKING_URI": store_uri, "MLFLOW_EXPERIMENT_NAME": "examples"}
 
     done = run_program(SOURCE, tmp_path, environment, zygote=MLFLOW)
@@ -49,6 +51,7 @@ def test_each_example_is_found_as_a_trace(store_uri: str, tmp_path: Path) -> Non
     }
     evaluation = traces.pop("nightly")
     assert set(traces) == {f"example {number}" for number in range(12)}
+    runs: set[str] = set()
     for name, trace in traces.items():
         info = trace.info
         assert json.loads(info.request_preview) == {"question": f"q{name.split()[-1]}"}
@@ -57,13 +60,17 @@ def test_each_example_is_found_as_a_trace(store_uri: str, tmp_path: Path) -> Non
         assert info.tags["team"] == "north"
         assert info.trace_metadata["mlflow.trace.session"] == "s-1"
         assert info.trace_metadata["mlflow.trace.user"] == "ada"
-        assert info.trace_metadata["mlflow.sourceRun"] == run_id
+        runs.add(info.trace_metadata["mlflow.sourceRun"])
         root = trace.data.spans[0]
         assert f"tr-{root.attributes['dspy.evaluate.trace_id']}" == evaluation.info.trace_id
         names = {span.name for span in trace.data.spans}
         assert "metric agrees" in names
         assert not any(span.name.startswith("evaluate") for span in trace.data.spans)
     assert [span.name for span in evaluation.data.spans] == ["evaluate agrees"]
+    assert evaluation.info.trace_metadata["mlflow.sourceRun"] == run_id
+    [evaluation_run] = runs
+    run = MlflowClient(store_uri).get_run(evaluation_run)
+    assert run.data.tags["mlflow.parentRunId"] == run_id
 
 
 def test_the_examples_of_an_evaluation_are_found_by_its_id(store_uri: str, tmp_path: Path) -> None:

@@ -177,7 +177,9 @@ def feedback(span: ReadableSpan, **fields: Any) -> ReadableSpan:
 
 def note(span: ReadableSpan, assessment_id: str, assessment: Any) -> ReadableSpan:
     assert span.context is not None
-    assessment.assessment_id, assessment.trace_id = assessment_id, id_of(span)
+    # MLflow has one assessment with an id in a whole store.
+    assessment.assessment_id = f"{assessment_id} {id_of(span)}"
+    assessment.trace_id = id_of(span)
     annotation = Annotation(id_of(span), assessment=assessment.to_dictionary())
     return annotation.as_span(span.context.trace_id)
 
@@ -201,7 +203,7 @@ def test_assessments_and_tags_of_a_trace(place: Place) -> None:
     assert found.keys() == {"correct", "answer", "failed"}
     correct: Any = found["correct"]
     assert (correct.value, correct.rationale, correct.source) == (True, "exact", judge)
-    assert (correct.assessment_id, correct.metadata) == ("a-1", {"k": "v"})
+    assert (correct.assessment_id, correct.metadata) == (f"a-1 {id_of(root)}", {"k": "v"})
     answer: Any = found["answer"]
     assert answer.value == {"city": "東京"}
     error: Any = found["failed"]

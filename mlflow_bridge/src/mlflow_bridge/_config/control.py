@@ -49,13 +49,13 @@ class ControlSettings(RecordingSettings):
     )
     log_evals: bool = Field(
         default=False,
-        description="true or false: whether evaluations are logged as MLflow runs. So far it "
-        "only chooses per_example for evaluation_traces.",
+        description="true or false: whether each dspy.Evaluate is a run in MLflow with its scores, "
+        "and each example a trace with assessments (evaluation_traces).",
     )
     log_compiles: bool = Field(
         default=False,
-        description="true or false: whether optimizers are logged as MLflow runs. It is accepted, "
-        "and has no effect yet.",
+        description="true or false: whether each compile of an optimizer is a run in MLflow; with "
+        "log_evals, its evaluations are runs below it.",
     )
     register_prompts: bool = Field(
         default=False,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from mlflow_bridge._export.batches import Batch
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent, TraceSight
 from mlflow_bridge._export.mapping.trace_details import TraceDetails
+from mlflow_bridge._export.runs.contract import NewRun, RunFigures
 from mlflow_bridge._spans.annotation import Annotation
 
 Answer = Outcome | Exception | Callable[[], Outcome]
@@ -37,6 +38,11 @@ class FakeDestination:
         """Given in turn by ``describe``."""
         self.annotations: list[Annotation] = []
         self.annotation_answers: deque[Outcome] = deque()
+        self.runs: dict[str, NewRun] = {}
+        """The runs that were made, by their ids."""
+        self.ended: dict[str, RunFigures] = {}
+        self.run_failures: deque[Retry | Rejected] = deque()
+        """Given in turn by ``begin_run`` and ``end_run``."""
 
     def warm_up(self) -> Retry | Rejected | None:
         return None
@@ -66,6 +72,19 @@ class FakeDestination:
         if isinstance(answer, Sent):
             self.annotations.append(annotation)
         return answer
+
+    def begin_run(self, run: NewRun) -> str | Retry | Rejected:
+        if self.run_failures:
+            return self.run_failures.popleft()
+        run_id = f"run of {run.key}"
+        self.runs.setdefault(run_id, run)
+        return run_id
+
+    def end_run(self, run_id: str, figures: RunFigures) -> Retry | Rejected | None:
+        if self.run_failures:
+            return self.run_failures.popleft()
+        self.ended[run_id] = figures
+        return None
 
     def close(self) -> None:
         self.closed += 1

@@ -46,7 +46,7 @@ def assessments_of(
 
 
 class _Draft:
-    """What all assessments of a trace have."""
+    """Trace and time, which all assessments of a trace have."""
 
     def __init__(self, trace_id: str, ended_ns: int | None) -> None:
         self._trace_id = trace_id

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a destination does for runs."""
+"""Interface of the part of a destination that has runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class NewRun:
 
 @dataclass(frozen=True, slots=True)
 class RunFigures:
-    """What the run of an evaluation or optimizer gets at its end.
+    """Parameters, metrics and state of a run at its end.
 
     Attributes:
         parameters: Parameters by name.

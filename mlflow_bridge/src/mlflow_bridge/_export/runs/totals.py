@@ -58,7 +58,7 @@ class _Program(NamedTuple):
 
 @dataclass(slots=True)
 class _OpenTrace:
-    """What is known of a trace before its first span is stored."""
+    """Facts of a trace whose first span is not stored yet."""
 
     calls: Calls = field(default_factory=Calls)
     programs: dict[int, _Program] = field(default_factory=dict[int, "_Program"])
