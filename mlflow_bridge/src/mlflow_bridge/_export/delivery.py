@@ -105,7 +105,7 @@ class Delivery:
         self._max_attribute_bytes = max_attribute_bytes
         self._max_batch_bytes = max_batch_bytes
         self._details = details or DetailsOfTraces("off", None)
-        self._runs = Runs(destination, self._details.source_metadata)
+        self.runs = Runs(destination, self._details.source_metadata)
         self._waiting = WaitingAnnotations()
         self._history = DestinationHistory()
         self._log = RateLimitedLogger(logger)
@@ -134,7 +134,7 @@ class Delivery:
         self._settled = {}
         self.lending.forget()
         self._details.forget()
-        self._runs.forget()
+        self.runs.forget()
         self._waiting = WaitingAnnotations()
         closing = threading.Event()
         if self.closing.is_set():
@@ -260,13 +260,13 @@ class Delivery:
         # An evaluation gets the figures of its examples, which are stored before.
         retry = self._attempt_mapped([span for span in mapped if not is_run(span)], refusals)
         for span in runs:
-            retry = retry or self._runs.end(span)
+            retry = retry or self.runs.end(span)
         return retry or self._attempt_mapped(runs, refusals)
 
     def _attempt_mapped(
         self, spans: Sequence[MappedSpan], refusals: list[tuple[str, Rejected]]
     ) -> Retry | None:
-        with_runs = self._runs.with_runs(spans)
+        with_runs = self.runs.with_runs(spans)
         if isinstance(with_runs, Retry):
             return with_runs
         mapped = self._details.with_details(with_runs)
@@ -335,7 +335,7 @@ class Delivery:
             stored = outcome.spans if isinstance(outcome, Sent) else 0
             for span in settled.batch.spans[:stored]:
                 self._details.note_stored(span)
-                self._runs.note_stored(span)
+                self.runs.note_stored(span)
                 if span.is_local_root:
                     traces_in_flight.stored(span.trace_id)
                 if span.is_local_root and not span.is_root:
