@@ -138,9 +138,11 @@ def leave_mlflow_tracing() -> None:
         if _joint.has_set_variable:
             os.environ.pop(SEPARATE_PROVIDER, None)
         if _joint.is_switched:
+            from mlflow_bridge._mlflow_tracing.context_tokens import give_back_tokens
             from mlflow_bridge._mlflow_tracing.provider import give_back_provider
 
             give_back_provider()
+            give_back_tokens()
         if _joint.keeps_annotations:
             from mlflow_bridge._mlflow_tracing.annotations import release_annotations
 
@@ -201,6 +203,7 @@ def _join(mlflow: Any) -> None:
 
 
 def _switch(mlflow: Any, provider: AcceptsProcessors) -> None:
+    from mlflow_bridge._mlflow_tracing.context_tokens import share_tokens
     from mlflow_bridge._mlflow_tracing.provider import share_provider
     from mlflow_bridge._mlflow_tracing.spans import MLflowSpansProcessor
 
@@ -212,6 +215,7 @@ def _switch(mlflow: Any, provider: AcceptsProcessors) -> None:
             "program."
         )
         return
+    share_tokens()
     share_provider()
     if _joint.processor is None or _joint.processors_provider is not provider:
         _joint.processor = MLflowSpansProcessor(provider)
