@@ -72,7 +72,7 @@ mlflow.log_feedback(trace_id=trace_id, name="late", value="fine")
 mlflow.log_expectation(trace_id=trace_id, name="label", value=3)
 mlflow.set_trace_tag(trace_id, "stage", "after")
 mlflow.MlflowClient().set_trace_tag(trace_id, "by client", "yes")
-mlflow.set_trace_tag(trace_id, "k" * 300, "v" * 9000)
+mlflow.set_trace_tag(trace_id, "k" * 250, "v" * 9000)
 """
 
 

@@ -14,6 +14,7 @@ from traceback import format_exception_only
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
 
+from mlflow_bridge._delivery.last_details import write_last_details
 from mlflow_bridge._delivery.slots import FlushMark, Slots
 from mlflow_bridge._delivery.spool.redelivery import Redelivery
 from mlflow_bridge._delivery.spool.spool import Spool
@@ -42,9 +43,6 @@ _RECOVERY_SECONDS = 0.05
 
 _DETAILS_PAUSE_SECONDS = 5.0
 """Pause after metadata of a trace could not be written."""
-
-_DETAILS_SECONDS_AT_END = 2.0
-"""Longest time for metadata of traces after the last span."""
 
 
 class Sender:
@@ -317,21 +315,16 @@ class Sender:
         self._close_delivery()
 
     def _write_last_details(self) -> None:
-        until = time.monotonic() + _DETAILS_SECONDS_AT_END
-        try:
-            while self._may_write_details() and not self._given_up and time.monotonic() < until:
-                if self._details is None or not self._details.write_pending_details():
-                    break
-            self._keep_annotations()
-        except BaseException:
-            _logger.debug("The metadata of a trace could not be written", exc_info=True)
-
-    def _keep_annotations(self) -> None:
         if self._details is None:
             return
-        left = self._details.take_waiting_annotations()
-        if left and (self._spool is None or not self._spool.spill(left)):
-            _logger.warning("%d assessments or tags of traces are lost at the exit.", len(left))
+        try:
+            write_last_details(
+                self._details,
+                may_write=lambda: self._may_write_details() and not self._given_up,
+                keep=None if self._spool is None else self._spool.spill,
+            )
+        except BaseException:
+            _logger.debug("The metadata of a trace could not be written", exc_info=True)
 
     def _has_time_to_warm_up(self) -> bool:
         """Wait for something to do. True if spans are announced, but none is queued yet."""

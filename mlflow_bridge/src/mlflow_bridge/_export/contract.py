@@ -130,6 +130,10 @@ class DetailsWriter(Protocol):
         """Write the metadata of one trace, or one annotation. False if it has to wait."""
         ...
 
+    def make_annotations_due(self) -> None:
+        """Let no annotation wait for time, at the end."""
+        ...
+
     def take_waiting_annotations(self) -> Sequence[ReadableSpan]:
         """Take out the annotations that are not written, at the end."""
         ...

@@ -18,7 +18,7 @@ replaces them.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from mlflow.tracing import provider as mlflow_tracing
 from opentelemetry import context as otel_context
@@ -42,8 +42,8 @@ class _Contexts:
 
     def detach(self, token: Any) -> None:
         """Leave the contexts of a token of either form."""
-        both: tuple[Any, Any] = token if type(token) is tuple else (None, token)
-        own, joint = both
+        is_pair = isinstance(cast("object", token), tuple)
+        own, joint = token if is_pair else (None, token)
         if joint is not None:
             otel_context.detach(joint)
         if own is not None:

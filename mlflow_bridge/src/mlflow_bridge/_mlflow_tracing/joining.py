@@ -147,6 +147,8 @@ def leave_mlflow_tracing() -> None:
             from mlflow_bridge._mlflow_tracing.annotations import release_annotations
 
             release_annotations()
+            if _joint.processor is not None:
+                _joint.processor.release_annotations()
         _joint.is_switched = _joint.keeps_annotations = _joint.has_set_variable = False
         if _joint.is_followed:
             from mlflow_bridge._mlflow_tracing.provider import leave_switch

@@ -38,6 +38,9 @@ class Details:
     def has_pending_details(self) -> bool:
         return self.pending > 0
 
+    def make_annotations_due(self) -> None:
+        pass
+
     def take_waiting_annotations(self) -> list[ReadableSpan]:
         return []
 

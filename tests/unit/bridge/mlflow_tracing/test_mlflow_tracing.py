@@ -26,6 +26,9 @@ class FakeSpansProcessor(SpanProcessor):
     def __init__(self, provider: object) -> None:
         self.active = False
 
+    def release_annotations(self) -> None:
+        pass
+
 
 class Fixture:
     """MLflow and the global provider as far as the join asks for them."""
