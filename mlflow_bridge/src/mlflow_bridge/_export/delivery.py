@@ -188,11 +188,17 @@ class Delivery:
         with self._lock:
             return self._waiting.take_all()
 
-    def make_annotations_due(self) -> None:
-        """Try the annotations that wait without a further pause, at the end of the process."""
+    @property
+    def has_waiting_annotations(self) -> bool:
+        """Whether an annotation waits apart from the spans. Read by any thread."""
+        return len(self._waiting) > 0
+
+    def make_annotations_due(self) -> int:
+        """Let no annotation wait for time, at the end; the number of annotations that wait."""
         with self._lock:
             self._waiting.make_due()
             self._is_ending = True
+            return len(self._waiting)
 
     def write_pending_details(self) -> bool:
         """Write what has waited longest: metadata of a trace, or an annotation.

@@ -38,8 +38,12 @@ class Details:
     def has_pending_details(self) -> bool:
         return self.pending > 0
 
-    def make_annotations_due(self) -> None:
-        pass
+    @property
+    def has_waiting_annotations(self) -> bool:
+        return False
+
+    def make_annotations_due(self) -> int:
+        return 0
 
     def take_waiting_annotations(self) -> list[ReadableSpan]:
         return []
