@@ -282,3 +282,62 @@ def test_a_store_that_refuses_every_second_annotation(
     assert values_of(trace) == {"score": 2}
     assert trace.info.tags["stage"] == "second"
     assert "gone" not in trace.info.tags
+
+
+FIRST_USE = """
+import sqlite3
+import time
+from pathlib import Path
+
+file = Path({file!r})
+{before}
+begun = time.monotonic()
+for number in range(2):
+    predict(question="c")
+    trace_id = mlflow.get_last_active_trace_id()
+    made = mlflow.log_feedback(trace_id=trace_id, name="late", value=number)
+    mlflow.update_assessment(
+        trace_id, made.assessment_id, mlflow.entities.Feedback(name="late", value=number + 10)
+    )
+    mlflow.set_trace_tag(trace_id, "stage", "after")
+    mlflow.set_trace_tag(trace_id, "gone", "after")
+    mlflow.delete_trace_tag(trace_id, "gone")
+# MLflow's own client would try for minutes to open the database.
+assert time.monotonic() - begun < 5, time.monotonic() - begun
+{meanwhile}
+"""
+
+DOWN = {
+    "not there": ("file.parent.write_text('')", "time.sleep(2)\nfile.parent.unlink()"),
+    "locked": (
+        "connection = sqlite3.connect(file, check_same_thread=False)\n"
+        "connection.execute('BEGIN EXCLUSIVE')",
+        "time.sleep(2)\nconnection.rollback()\nconnection.close()",
+    ),
+    "not created": ("file.parent.mkdir()", ""),
+    "damaged": (
+        "file.parent.mkdir()\nfile.write_bytes(b'no database' * 1000)",
+        "time.sleep(2)\nfile.unlink()",
+    ),
+}
+
+
+@pytest.mark.parametrize("state", DOWN)
+def test_a_database_that_is_down_at_the_first_use(
+    state: str, empty_store: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "later" / "mlflow.db"
+    if state == "locked":
+        file.parent.mkdir()
+        shutil.copyfile(empty_store, file)
+    before, meanwhile = DOWN[state]
+    source = FIRST_USE.format(file=str(file), before=before, meanwhile=meanwhile)
+    uri = f"sqlite:///{file}"
+    settings = f"spool_directory={str(tmp_path / 'spool')!r}"
+    run(source, tmp_path, uri, settings=settings)
+    config = MLflowDSPyConfig(tracking_uri=uri, spool_directory=tmp_path / "spool")
+    deliver_spool(config=config)
+    traces = stored_traces(uri)
+    assert sorted(values_of(trace)["late"] for trace in traces) == [10, 11]
+    assert [trace.info.tags["stage"] for trace in traces] == ["after"] * 2
+    assert not any("gone" in trace.info.tags for trace in traces)
