@@ -19,7 +19,7 @@ WRITE_PICTURES: Final = "WRITE_PICTURES"
 
 
 def open_page(browser: Any, address: str) -> None:
-    """Open an address anew: pages that differ in their fragment only are not loaded again."""
+    """Load an address: pages that differ in their fragment only are not loaded again."""
     browser.get("about:blank")
     browser.get(address)
 
