@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from mlflow_bridge.sampling.sampler import DSPySampler
     from mlflow_bridge.traces.finished import FinishedSpan, FinishedTrace
     from mlflow_bridge.traces.workers import TraceProcessorStatus
+    from mlflow_bridge.tracking.logger import MLflowLogger, configure_mlflow
 
 __all__ = [
     "AutologClient",
@@ -56,6 +57,7 @@ __all__ = [
     "FinishedTrace",
     "MLflowBatchSpanProcessor",
     "MLflowDSPyConfig",
+    "MLflowLogger",
     "MLflowSpanExporter",
     "Outcome",
     "Rejected",
@@ -69,6 +71,7 @@ __all__ = [
     "TracedModule",
     "__version__",
     "autolog",
+    "configure_mlflow",
     "deliver_spool",
     "disable_autolog",
     "doctor",
@@ -87,6 +90,7 @@ _HOMES: Final = {
     "FinishedTrace": "mlflow_bridge.traces.finished",
     "MLflowBatchSpanProcessor": "mlflow_bridge._setup.processor",
     "MLflowDSPyConfig": "mlflow_bridge._config.settings",
+    "MLflowLogger": "mlflow_bridge.tracking.logger",
     "MLflowSpanExporter": "mlflow_bridge._export.exporter",
     "Outcome": "mlflow_bridge._export.contract",
     "Rejected": "mlflow_bridge._export.contract",
@@ -98,6 +102,7 @@ _HOMES: Final = {
     "TraceContextBlock": "mlflow_bridge._spans.trace_context",
     "TraceProcessorStatus": "mlflow_bridge.traces.workers",
     "TracedModule": "mlflow_bridge.programs.traced_module",
+    "configure_mlflow": "mlflow_bridge.tracking.logger",
     "deliver_spool": "mlflow_bridge._delivery.spool.deliver",
     "status": "mlflow_bridge._delivery.registry",
     "trace_context": "mlflow_bridge._spans.trace_context",
