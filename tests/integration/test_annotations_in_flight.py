@@ -341,3 +341,33 @@ def test_a_database_that_is_down_at_the_first_use(
     assert sorted(values_of(trace)["late"] for trace in traces) == [10, 11]
     assert [trace.info.tags["stage"] for trace in traces] == ["after"] * 2
     assert not any("gone" in trace.info.tags for trace in traces)
+
+
+BIG = """
+from opentelemetry import trace
+
+big = {"n": 2**70, "nan": float("nan"), "inf": float("inf")}
+with mlflow_bridge.trace_context(metadata={"in block": 2**70, "huge block": 10**5000}):
+    with mlflow.start_span("program") as span:
+        mlflow.update_current_trace(metadata=big, tags=big)
+        mlflow_bridge.update_current_trace(metadata={"ours": 2**70}, tags={"ours": 10**5000})
+        trace.get_current_span().set_attribute("mlflow_bridge.trace_metadata.direct", 2**70)
+        mlflow.log_feedback(trace_id=span.trace_id, name="nan", value=[2**70])
+predict(question="after")
+"""
+
+
+def test_numbers_beyond_64_bits_block_and_lose_nothing(home: Home, tmp_path: Path) -> None:
+    is_store = home.uri.startswith("sqlite")
+    run(BIG, tmp_path, home.uri, home.experiment)
+    traces = {trace.info.tags["mlflow.traceName"]: trace for trace in home.traces()}
+    assert len(traces) == 2
+    info = traces["program"].info
+    known = {"n": str(2**70), "nan": "nan", "inf": "inf"}
+    assert known.items() <= info.trace_metadata.items()
+    assert info.trace_metadata["in block"] == info.trace_metadata["ours"] == str(2**70)
+    assert info.trace_metadata["direct"] == str(2**70)
+    assert known.items() <= info.tags.items()
+    assert "huge block" in info.trace_metadata
+    assert "ours" in info.tags
+    assert values_of(traces["program"])["nan"] == [2**70 if is_store else float(2**70)]

@@ -18,3 +18,12 @@ def as_dict(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
         return mapping.copy()
     except AttributeError:
         return dict(attributes)
+
+
+def text_of(value: object) -> str:
+    """A value of a program as text; its type if it has no text. Raises no `Exception`."""
+    try:
+        return str(value)
+    except Exception:
+        # Python refuses to write integers of thousands of digits in decimal.
+        return hex(value) if isinstance(value, int) else f"<{type(value).__name__}>"
