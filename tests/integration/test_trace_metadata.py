@@ -172,7 +172,7 @@ def id_of(span: ReadableSpan) -> str:
 
 def feedback(span: ReadableSpan, **fields: Any) -> ReadableSpan:
     values: dict[str, Any] = {"name": "correct", "value": True, **fields}
-    return note(span, "a-1", Feedback(**values))
+    return note(span, f"a-{id_of(span)}", Feedback(**values))
 
 
 def note(span: ReadableSpan, assessment_id: str, assessment: Any) -> ReadableSpan:
@@ -201,7 +201,7 @@ def test_assessments_and_tags_of_a_trace(place: Place) -> None:
     assert found.keys() == {"correct", "answer", "failed"}
     correct: Any = found["correct"]
     assert (correct.value, correct.rationale, correct.source) == (True, "exact", judge)
-    assert (correct.assessment_id, correct.metadata) == ("a-1", {"k": "v"})
+    assert (correct.assessment_id, correct.metadata) == (f"a-{id_of(root)}", {"k": "v"})
     answer: Any = found["answer"]
     assert answer.value == {"city": "東京"}
     error: Any = found["failed"]
