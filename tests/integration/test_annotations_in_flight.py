@@ -371,3 +371,58 @@ def test_numbers_beyond_64_bits_block_and_lose_nothing(home: Home, tmp_path: Pat
     assert "huge block" in info.trace_metadata
     assert "ours" in info.tags
     assert values_of(traces["program"])["nan"] == [2**70 if is_store else float(2**70)]
+
+
+THREADS = """
+import asyncio
+import threading
+
+span_ended = threading.Event()
+
+
+def annotate(number, trace_id):
+    made = mlflow.log_feedback(trace_id=trace_id, name=f"f{number}", value=0)
+    for value in range(20):
+        mlflow.set_trace_tag(trace_id, f"t{number}", value)
+        if value == 10:
+            span_ended.wait(60)
+            mlflow.update_assessment(
+                trace_id, made.assessment_id, mlflow.entities.Feedback(name=f"f{number}", value=1)
+            )
+
+
+with mlflow.start_span("root") as span:
+    threads = [threading.Thread(target=annotate, args=(n, span.trace_id)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+span_ended.set()
+for thread in threads:
+    thread.join()
+
+
+async def task(number):
+    with mlflow.start_span(f"task {number}") as span:
+        await asyncio.sleep(0)
+        assert mlflow.get_active_trace_id() == span.trace_id
+        mlflow.log_feedback(trace_id=span.trace_id, name="f", value=number)
+    mlflow.set_trace_tag(span.trace_id, "number", number)
+
+
+async def main():
+    await asyncio.gather(*(task(number) for number in range(10)))
+
+
+asyncio.run(main())
+"""
+
+
+def test_threads_and_tasks(home: Home, tmp_path: Path) -> None:
+    run(THREADS, tmp_path, home.uri, home.experiment)
+    traces = {trace.info.tags["mlflow.traceName"]: trace for trace in home.traces()}
+    root = traces.pop("root")
+    assert values_of(root) == {f"f{number}": 1 for number in range(6)}
+    assert {key: root.info.tags.get(f"t{key}") for key in range(6)} == dict.fromkeys(range(6), "19")
+    assert len(traces) == 10
+    for name, trace in traces.items():
+        number = name.removeprefix("task ")
+        assert (values_of(trace), trace.info.tags["number"]) == ({"f": int(number)}, number)
