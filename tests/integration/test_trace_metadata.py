@@ -191,8 +191,10 @@ def test_assessments_and_tags_of_a_trace(place: Place) -> None:
     [root] = [place.recorder.one("root", {})]
     assert root.context is not None
     judge = AssessmentSource("LLM_JUDGE", "judge")
-    expected = note(root, "a-2", Expectation(name="answer", value={"city": "東京"}))
-    failed = note(root, "a-3", Feedback(name="failed", error=ValueError("no answer")))
+    expected = note(root, f"a-2-{id_of(root)}", Expectation(name="answer", value={"city": "東京"}))
+    failed = note(
+        root, f"a-3-{id_of(root)}", Feedback(name="failed", error=ValueError("no answer"))
+    )
     tag = Annotation(id_of(root), tag=("reviewed", "yes")).as_span(root.context.trace_id)
     rated = feedback(root, rationale="exact", source=judge, metadata={"k": "v"})
     assert delivered(exporter, rated, root, expected, failed, tag) == Sent(5)
