@@ -341,3 +341,88 @@ def test_a_database_that_is_down_at_the_first_use(
     assert sorted(values_of(trace)["late"] for trace in traces) == [10, 11]
     assert [trace.info.tags["stage"] for trace in traces] == ["after"] * 2
     assert not any("gone" in trace.info.tags for trace in traces)
+
+
+BIG = """
+from opentelemetry import trace
+
+big = {"n": 2**70, "nan": float("nan"), "inf": float("inf")}
+with mlflow_bridge.trace_context(metadata={"in block": 2**70, "huge block": 10**5000}):
+    with mlflow.start_span("program") as span:
+        mlflow.update_current_trace(metadata=big, tags=big)
+        mlflow_bridge.update_current_trace(metadata={"ours": 2**70}, tags={"ours": 10**5000})
+        trace.get_current_span().set_attribute("mlflow_bridge.trace_metadata.direct", 2**70)
+        mlflow.log_feedback(trace_id=span.trace_id, name="nan", value=[2**70])
+predict(question="after")
+"""
+
+
+def test_numbers_beyond_64_bits_block_and_lose_nothing(home: Home, tmp_path: Path) -> None:
+    is_store = home.uri.startswith("sqlite")
+    run(BIG, tmp_path, home.uri, home.experiment)
+    traces = {trace.info.tags["mlflow.traceName"]: trace for trace in home.traces()}
+    assert len(traces) == 2
+    info = traces["program"].info
+    known = {"n": str(2**70), "nan": "nan", "inf": "inf"}
+    assert known.items() <= info.trace_metadata.items()
+    assert info.trace_metadata["in block"] == info.trace_metadata["ours"] == str(2**70)
+    assert info.trace_metadata["direct"] == str(2**70)
+    assert known.items() <= info.tags.items()
+    assert "huge block" in info.trace_metadata
+    assert "ours" in info.tags
+    assert values_of(traces["program"])["nan"] == [2**70 if is_store else float(2**70)]
+
+
+THREADS = """
+import asyncio
+import threading
+
+span_ended = threading.Event()
+
+
+def annotate(number, trace_id):
+    made = mlflow.log_feedback(trace_id=trace_id, name=f"f{number}", value=0)
+    for value in range(20):
+        mlflow.set_trace_tag(trace_id, f"t{number}", value)
+        if value == 10:
+            span_ended.wait(60)
+            mlflow.update_assessment(
+                trace_id, made.assessment_id, mlflow.entities.Feedback(name=f"f{number}", value=1)
+            )
+
+
+with mlflow.start_span("root") as span:
+    threads = [threading.Thread(target=annotate, args=(n, span.trace_id)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+span_ended.set()
+for thread in threads:
+    thread.join()
+
+
+async def task(number):
+    with mlflow.start_span(f"task {number}") as span:
+        await asyncio.sleep(0)
+        assert mlflow.get_active_trace_id() == span.trace_id
+        mlflow.log_feedback(trace_id=span.trace_id, name="f", value=number)
+    mlflow.set_trace_tag(span.trace_id, "number", number)
+
+
+async def main():
+    await asyncio.gather(*(task(number) for number in range(10)))
+
+
+asyncio.run(main())
+"""
+
+
+def test_threads_and_tasks(home: Home, tmp_path: Path) -> None:
+    run(THREADS, tmp_path, home.uri, home.experiment)
+    traces = {trace.info.tags["mlflow.traceName"]: trace for trace in home.traces()}
+    root = traces.pop("root")
+    assert values_of(root) == {f"f{number}": 1 for number in range(6)}
+    assert {key: root.info.tags.get(f"t{key}") for key in range(6)} == dict.fromkeys(range(6), "19")
+    assert len(traces) == 10
+    for name, trace in traces.items():
+        number = name.removeprefix("task ")
+        assert (values_of(trace), trace.info.tags["number"]) == ({"f": int(number)}, number)

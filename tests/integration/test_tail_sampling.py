@@ -89,7 +89,7 @@ def test_a_thousand_traces(place: Place) -> None:
             continue
         name = f"tr-{format_trace_id(trace_id)}"
         content = {
-            "assessment_id": f"a-{index}",
+            "assessment_id": f"a-{name}",
             "trace_id": name,
             "assessment_name": "correct",
             "source": {"source_type": "CODE", "source_id": "test"},

@@ -172,14 +172,12 @@ def id_of(span: ReadableSpan) -> str:
 
 def feedback(span: ReadableSpan, **fields: Any) -> ReadableSpan:
     values: dict[str, Any] = {"name": "correct", "value": True, **fields}
-    return note(span, "a-1", Feedback(**values))
+    return note(span, f"a-{id_of(span)}", Feedback(**values))
 
 
 def note(span: ReadableSpan, assessment_id: str, assessment: Any) -> ReadableSpan:
     assert span.context is not None
-    # MLflow has one assessment with an id in a whole store.
-    assessment.assessment_id = f"{assessment_id} {id_of(span)}"
-    assessment.trace_id = id_of(span)
+    assessment.assessment_id, assessment.trace_id = assessment_id, id_of(span)
     annotation = Annotation(id_of(span), assessment=assessment.to_dictionary())
     return annotation.as_span(span.context.trace_id)
 
@@ -193,8 +191,10 @@ def test_assessments_and_tags_of_a_trace(place: Place) -> None:
     [root] = [place.recorder.one("root", {})]
     assert root.context is not None
     judge = AssessmentSource("LLM_JUDGE", "judge")
-    expected = note(root, "a-2", Expectation(name="answer", value={"city": "東京"}))
-    failed = note(root, "a-3", Feedback(name="failed", error=ValueError("no answer")))
+    expected = note(root, f"a-2-{id_of(root)}", Expectation(name="answer", value={"city": "東京"}))
+    failed = note(
+        root, f"a-3-{id_of(root)}", Feedback(name="failed", error=ValueError("no answer"))
+    )
     tag = Annotation(id_of(root), tag=("reviewed", "yes")).as_span(root.context.trace_id)
     rated = feedback(root, rationale="exact", source=judge, metadata={"k": "v"})
     assert delivered(exporter, rated, root, expected, failed, tag) == Sent(5)
@@ -203,7 +203,7 @@ def test_assessments_and_tags_of_a_trace(place: Place) -> None:
     assert found.keys() == {"correct", "answer", "failed"}
     correct: Any = found["correct"]
     assert (correct.value, correct.rationale, correct.source) == (True, "exact", judge)
-    assert (correct.assessment_id, correct.metadata) == (f"a-1 {id_of(root)}", {"k": "v"})
+    assert (correct.assessment_id, correct.metadata) == (f"a-{id_of(root)}", {"k": "v"})
     answer: Any = found["answer"]
     assert answer.value == {"city": "東京"}
     error: Any = found["failed"]

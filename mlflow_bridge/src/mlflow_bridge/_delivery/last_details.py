@@ -19,7 +19,10 @@ _SECONDS: Final = 2.0
 """Longest time for both after the last span."""
 
 _IDLE_ROUNDS: Final = 3
-"""Attempts at the annotations in which MLflow takes none."""
+"""Attempts at the annotations in which MLflow takes none, before they go to the spool."""
+
+_PAUSE_SECONDS: Final = 0.1
+"""Pause after such an attempt."""
 
 
 class LastDetails:
@@ -50,7 +53,7 @@ class LastDetails:
         mark.is_annotated = True
         # Annotations of traces that are on the disk go behind them.
         if spool is None or not spool.has_own_backlog:
-            _write(details, lambda: details.has_waiting_annotations and may_go_on())
+            _write(details, spool, lambda: details.has_waiting_annotations and may_go_on())
         if spool is not None:
             _keep(details, spool)
 
@@ -63,20 +66,24 @@ class LastDetails:
         if self._details is None:
             return
         try:
-            _write(self._details, may_write)
+            _write(self._details, self._spool, may_write)
             _keep(self._details, self._spool)
         except BaseException:
             _logger.debug("The metadata of a trace could not be written", exc_info=True)
 
 
-def _write(details: DetailsWriter, may_write: Callable[[], bool]) -> None:
+def _write(details: DetailsWriter, spool: Spool | None, may_write: Callable[[], bool]) -> None:
     until, idle, waiting = time.monotonic() + _SECONDS, 0, -1
-    while may_write() and time.monotonic() < until and idle < _IDLE_ROUNDS:
+    while may_write() and time.monotonic() < until:
         # A refusal a moment ago must not lose an annotation.
         before, waiting = waiting, details.make_annotations_due()
         idle = idle + 1 if waiting == before else 0
+        if idle:
+            time.sleep(_PAUSE_SECONDS)
         while may_write() and time.monotonic() < until and details.write_pending_details():
             pass
+        if idle >= _IDLE_ROUNDS and (spool is not None or not waiting):
+            break
 
 
 def _keep(details: DetailsWriter, spool: Spool | None) -> None:

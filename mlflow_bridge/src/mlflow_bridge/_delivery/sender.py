@@ -29,6 +29,7 @@ from mlflow_bridge._export.contract import (
     SpanDelivery,
 )
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
+from mlflow_bridge._spans.annotation import is_annotation
 
 _logger = logging.getLogger(__name__)
 
@@ -37,6 +38,9 @@ _MAX_CRASHES = 3
 
 _MOST_BATCHES = 4
 """Batches that are sent together if the first is refused and there is no spool."""
+
+_MOST_ANNOTATIONS = 64
+"""Annotations in a batch: each of them is a write of its own, and the batch is not to take long."""
 
 _RECOVERY_SECONDS = 0.05
 """Pause after an error outside of the exporter."""
@@ -394,10 +398,12 @@ class Sender:
         """Take up to a batch of spans from the head of the queue. They are in flight then."""
         self._reach_marks()
         batch: list[ReadableSpan] = []
-        while self._queue and len(batch) < self._batch_size:
+        annotations = 0
+        while self._queue and len(batch) < self._batch_size and annotations < _MOST_ANNOTATIONS:
             item = self._queue[0]
             if isinstance(item, FlushMark):
                 break
+            annotations += is_annotation(item)
             batch.append(item)
             self._queue.popleft()
         self._in_flight = batch

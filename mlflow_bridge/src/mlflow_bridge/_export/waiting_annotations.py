@@ -34,12 +34,14 @@ class Waiting:
         since: When it began to wait, in seconds of the clock.
         due_at: When the next attempt is made.
         attempts: Attempts that failed for a reason other than a missing trace.
+        is_hurried: Whether the next attempt is made before its time, and is not counted.
     """
 
     span: ReadableSpan
     since: float
     due_at: float
     attempts: int = 0
+    is_hurried: bool = False
 
 
 class WaitingAnnotations:
@@ -63,12 +65,12 @@ class WaitingAnnotations:
         if failure == NOT_STORED:
             is_over = now - item.since >= _MAX_SECONDS
         else:
-            item.attempts += 1
+            item.attempts += not item.is_hurried
             is_over = item.attempts >= _MAX_ATTEMPTS
         if is_over:
             self.remove(span)
             return Rejected(failure.reason)
-        item.due_at = now + _PAUSE_SECONDS
+        item.due_at, item.is_hurried = now + _PAUSE_SECONDS, False
         return self._keep(item)
 
     def put_behind(self, span: ReadableSpan) -> Rejected | None:
@@ -92,7 +94,8 @@ class WaitingAnnotations:
         """Let no annotation wait for time, since the process ends."""
         now = self._clock()
         for item in self._waiting.values():
-            item.due_at = now
+            item.is_hurried = item.due_at > now
+            item.due_at = min(item.due_at, now)
 
     def remove(self, span: ReadableSpan) -> None:
         """Remove an annotation that is stored."""

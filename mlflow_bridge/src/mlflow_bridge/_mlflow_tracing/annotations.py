@@ -173,7 +173,7 @@ class _InFlight:
 
     def __init__(self, processor: MLflowSpansProcessor) -> None:
         self._processor = processor
-        self._assessments = KeptAssessments()
+        self._assessments = KeptAssessments(self.takes)
 
     def takes(self, trace_id: object) -> bool:
         """Whether the trace is on its way in this process."""

@@ -37,6 +37,7 @@ from mlflow_bridge._process.interruption import belongs_to_program
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge._spans.annotation import Annotation, deliver, in_order, traces_in_flight
 from mlflow_bridge._spans.annotation_order import annotation_order
+from mlflow_bridge._spans.attributes import text_of
 from mlflow_bridge._spans.names import (
     CLIENT_REQUEST_ID,
     MODEL_ID,
@@ -282,9 +283,9 @@ class _OpenTrace:
             return
         # A tag that was deleted before is not one of the root's: the deletion is behind the root.
         if self.root.is_recording() and key not in self._deleted_tags:
-            self.root.set_attribute(attribute, str(value))
+            self.root.set_attribute(attribute, text_of(value))
             return
-        self._annotate(Annotation(self.trace_id, tag=(key, str(value))))
+        self._annotate(Annotation(self.trace_id, tag=(key, text_of(value))))
 
     def delete_tag(self, key: str) -> None:
         # An attribute cannot be taken away from a span.
@@ -300,12 +301,12 @@ class _OpenTrace:
         # The bridge and MLflow's store read some metadata from attributes of their own.
         attribute = _METADATA.get(key, TRACE_METADATA_PREFIX + key)
         if self.root.is_recording():
-            self.root.set_attribute(attribute, str(value))
+            self.root.set_attribute(attribute, text_of(value))
 
     def write_field(self, name: str, value: Any) -> None:
         text = value.value if isinstance(value, TraceState) else value
         if self.root.is_recording() and text is not None:
-            self.root.set_attribute(_FIELDS[name], str(text))
+            self.root.set_attribute(_FIELDS[name], text_of(text))
 
 
 class _LiveTraceInfo(TraceInfo):

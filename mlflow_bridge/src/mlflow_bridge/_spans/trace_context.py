@@ -17,6 +17,7 @@ from opentelemetry.context import set_value as with_value
 from opentelemetry.trace import get_current_span
 
 from mlflow_bridge._config.base import ConfigurationError
+from mlflow_bridge._spans.attributes import text_of
 from mlflow_bridge._spans.enclosed_calls import enclosed
 from mlflow_bridge._spans.names import TRACE_NAME_TAG
 from opentelemetry.instrumentation.dspy import semconv
@@ -182,7 +183,7 @@ def trace_context(
 
 def texts_of(items: Mapping[str, object] | None) -> dict[str, str]:
     """The keys and values of tags or metadata as text."""
-    return {str(key): str(value) for key, value in (items or {}).items()}
+    return {text_of(key): text_of(value) for key, value in (items or {}).items()}
 
 
 def session_text(session_id: str | Sequence[str] | None) -> str | None:
@@ -191,8 +192,8 @@ def session_text(session_id: str | Sequence[str] | None) -> str | None:
         return session_id
     # An id of another type, such as a UUID or a number, is a single id.
     if not isinstance(cast("object", session_id), (list, tuple)):
-        return str(session_id)
-    return json.dumps([str(each) for each in session_id], ensure_ascii=False)
+        return text_of(session_id)
+    return json.dumps([text_of(each) for each in session_id], ensure_ascii=False)
 
 
 def _checked_id(experiment_id: object) -> str:

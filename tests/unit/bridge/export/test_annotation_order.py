@@ -122,3 +122,13 @@ def test_a_burst_behind_a_refused_annotation_is_stored() -> None:
     case.now = 5.0
     case.write()
     assert case.stored == values
+
+
+def test_attempts_before_their_time_do_not_count() -> None:
+    case = Case(*[Rejected("the database is locked")] * 6)
+    root = case.tags("a")
+    case.attempt(*root)
+    for _ in range(5):
+        case.delivery.make_annotations_due()
+        case.write()
+    assert case.delivery.take_waiting_annotations() == root

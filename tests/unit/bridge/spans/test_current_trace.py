@@ -81,5 +81,5 @@ def test_a_value_that_cannot_be_text_is_reported(caplog: pytest.LogCaptureFixtur
     tracer = TracerProvider(shutdown_on_exit=False).get_tracer("test")
     with tracer.start_as_current_span("root"):
         update_current_trace(metadata={"a": Secretive()})
-    assert "The current trace could not be updated: RuntimeError" in caplog.text
+    assert "A Secretive has no text for a tag or metadata: RuntimeError" in caplog.text
     assert "secret" not in caplog.text
