@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from mlflow_bridge._spans.current_trace import update_current_trace
     from mlflow_bridge._spans.trace_context import TraceContextBlock, trace_context
     from mlflow_bridge._spans.tracer_provider import SystemRandomIdGenerator
+    from mlflow_bridge.evaluations.comparison import compare_evaluations
+    from mlflow_bridge.evaluations.comparison_result import EvaluationComparison, ScorerComparison
+    from mlflow_bridge.evaluations.quality_gate import CriterionResult, QualityReport, check_quality
     from mlflow_bridge.programs.traced_module import TracedModule
     from mlflow_bridge.sampling.sampler import DSPySampler
     from mlflow_bridge.traces.finished import FinishedSpan, FinishedTrace
@@ -48,9 +51,11 @@ __all__ = [
     "AutologClient",
     "Check",
     "ConfigurationError",
+    "CriterionResult",
     "DSPySampler",
     "DeliveryStatus",
     "DoctorReport",
+    "EvaluationComparison",
     "ExporterStats",
     "FinishedSpan",
     "FinishedTrace",
@@ -58,8 +63,10 @@ __all__ = [
     "MLflowDSPyConfig",
     "MLflowSpanExporter",
     "Outcome",
+    "QualityReport",
     "Rejected",
     "Retry",
+    "ScorerComparison",
     "Sent",
     "SpanDelivery",
     "SpoolDelivery",
@@ -69,6 +76,8 @@ __all__ = [
     "TracedModule",
     "__version__",
     "autolog",
+    "check_quality",
+    "compare_evaluations",
     "deliver_spool",
     "disable_autolog",
     "doctor",
@@ -80,8 +89,10 @@ __all__ = [
 
 _HOMES: Final = {
     "ConfigurationError": "mlflow_bridge._config.settings",
+    "CriterionResult": "mlflow_bridge.evaluations.quality_gate",
     "DSPySampler": "mlflow_bridge.sampling.sampler",
     "DeliveryStatus": "mlflow_bridge._delivery.status",
+    "EvaluationComparison": "mlflow_bridge.evaluations.comparison_result",
     "ExporterStats": "mlflow_bridge._export.delivery",
     "FinishedSpan": "mlflow_bridge.traces.finished",
     "FinishedTrace": "mlflow_bridge.traces.finished",
@@ -89,8 +100,10 @@ _HOMES: Final = {
     "MLflowDSPyConfig": "mlflow_bridge._config.settings",
     "MLflowSpanExporter": "mlflow_bridge._export.exporter",
     "Outcome": "mlflow_bridge._export.contract",
+    "QualityReport": "mlflow_bridge.evaluations.quality_gate",
     "Rejected": "mlflow_bridge._export.contract",
     "Retry": "mlflow_bridge._export.contract",
+    "ScorerComparison": "mlflow_bridge.evaluations.comparison_result",
     "Sent": "mlflow_bridge._export.contract",
     "SpanDelivery": "mlflow_bridge._export.contract",
     "SpoolDelivery": "mlflow_bridge._delivery.spool.deliver",
@@ -98,6 +111,8 @@ _HOMES: Final = {
     "TraceContextBlock": "mlflow_bridge._spans.trace_context",
     "TraceProcessorStatus": "mlflow_bridge.traces.workers",
     "TracedModule": "mlflow_bridge.programs.traced_module",
+    "check_quality": "mlflow_bridge.evaluations.quality_gate",
+    "compare_evaluations": "mlflow_bridge.evaluations.comparison",
     "deliver_spool": "mlflow_bridge._delivery.spool.deliver",
     "status": "mlflow_bridge._delivery.registry",
     "trace_context": "mlflow_bridge._spans.trace_context",
