@@ -78,7 +78,11 @@ PYTHON = {
     "docs/spool.md": None,
     "docs/with-mlflow-tracing.md": {"serve", NAME},
     "docs/best-practice.md": {"answer request", "support", NAME},
-    "docs/evaluations.md": None,
+    "docs/evaluations.md": {
+        NAME,
+        "evaluate correct",
+        *(f"example {number}" for number in range(20)),
+    },
     "docs/migration.md": {NAME},
 }
 """The names of the traces that the Python blocks of each page leave in MLflow, if any."""
