@@ -8,7 +8,6 @@ import importlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from mlflow_bridge import (
 from mlflow_bridge.evaluations.comparison_result import MLFLOWS_FIELDS
 from tests.integration.traced_program import run_program
 from tests.support.children import MLFLOW
+from tests.support.mlflow_server import MLflowServer
 
 mlflow = pytest.importorskip("mlflow")
 
@@ -35,7 +35,7 @@ SOURCE = """
 
     import dspy
     from dspy.utils import DummyLM
-    from mlflow_bridge import autolog, check_quality, compare_evaluations
+    from mlflow_bridge import autolog, check_quality
 
     client = autolog(log_evals=True)
     devset = [
@@ -67,19 +67,23 @@ SOURCE = """
         evaluated(graded, ["no"] * 30 + ["yes"] * 8 + ["fail"] * 2),
         evaluated(graded, ["fail"] + ["yes"] * 35 + ["no"] * 4),
         evaluated(correct, ["no"] * 15 + ["yes"] * 25),
-        evaluated(correct, ["yes"] * 40),
     ]
-    print(json.dumps({"scores": scores, "complete": client.flush(100)}))
+    # What has just ended is delivered first.
+    report = check_quality("evaluate correct", "correct >= 0.625 AND traces == 40")
+    scores.append(evaluated(correct, ["yes"] * 40))
+    complete = client.flush(100)
+    print(json.dumps({"scores": scores, "complete": complete, "gate": str(report)}))
 """
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The store, and the runs in the order in which they began."""
+    """Where the runs are, and the runs in the order in which they began."""
 
     uri: str
     runs: list[Any]
     scores: list[float]
+    gate: str
 
     def compared(self, candidate: int, baseline: int, **more: Any) -> EvaluationComparison:
         return compare_evaluations(
@@ -90,12 +94,7 @@ class Evaluated:
         )
 
 
-@pytest.fixture(scope="module")
-def evaluated(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluated]:
-    directory = tmp_path_factory.mktemp("evaluated")
-    file = directory / "mlflow.db"
-    file.write_bytes(empty_store.read_bytes())
-    uri = f"sqlite:///{file}"
+def evaluate(directory: Path, uri: str) -> Evaluated:
     environment = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "compared"}
     done = run_program(SOURCE, directory, environment, zygote=MLFLOW)
     said = json.loads(done.stdout.splitlines()[-1])
@@ -104,7 +103,15 @@ def evaluated(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     experiment = client.get_experiment_by_name("compared")
     runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
     assert len(runs) == 4
-    yield Evaluated(uri, list(runs), said["scores"])
+    return Evaluated(uri, list(runs), said["scores"], said["gate"])
+
+
+@pytest.fixture(scope="module")
+def evaluated(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+    directory = tmp_path_factory.mktemp("evaluated")
+    file = directory / "mlflow.db"
+    file.write_bytes(empty_store.read_bytes())
+    return evaluate(directory, f"sqlite:///{file}")
 
 
 def scores_of(evaluated: Evaluated, index: int, metric: str) -> dict[str, float]:
@@ -147,6 +154,20 @@ def test_a_better_program_is_found(evaluated: Evaluated) -> None:
     assert back.scorers["graded"].is_worse()
     with pytest.raises(AssertionError, match="is worse than"):
         back.assert_not_worse()
+
+
+def test_a_tracking_server_gives_the_same_result(
+    evaluated: Evaluated, shared_server: MLflowServer, tmp_path: Path
+) -> None:
+    here = evaluate(tmp_path, shared_server.uri).compared(1, 0).scorers["graded"]
+    there = evaluated.compared(1, 0).scorers["graded"]
+    assert (here.n_paired, here.candidate_errors) == (there.n_paired, there.candidate_errors)
+    assert here.p_value == there.p_value
+    assert here.diff == pytest.approx(there.diff)
+
+
+def test_the_gate_of_an_evaluation_that_has_just_ended(evaluated: Evaluated) -> None:
+    assert "meets the criteria" in evaluated.gate
 
 
 def test_failures_count_as_dspy_counts_them(evaluated: Evaluated) -> None:
