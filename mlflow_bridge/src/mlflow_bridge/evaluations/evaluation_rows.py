@@ -153,7 +153,7 @@ def _row_of(trace: Any, run_id: str) -> EvaluationRow:
         elif (score := _score(feedback.value)) is not None:
             values.setdefault(assessment.name, []).append(score)
     tags: Mapping[str, str] = trace.info.tags or {}
-    finished = FinishedTrace.from_mlflow(trace) if trace.data.spans else None
+    finished = _finished(trace)
     return EvaluationRow(
         trace_id=trace.info.trace_id,
         eval_request_id=tags.get(_REQUEST_TAG),
@@ -162,6 +162,14 @@ def _row_of(trace: Any, run_id: str) -> EvaluationRow:
         errors=frozenset(failed - set(values)),
         measures=_measures(finished) if finished else {},
     )
+
+
+def _finished(trace: Any) -> FinishedTrace | None:
+    """The spans of a trace; None if it has no spans, or they are not of the usual form."""
+    try:
+        return FinishedTrace.from_mlflow(trace)
+    except ValueError:
+        return None
 
 
 def _score(value: Any) -> Score | None:

@@ -67,13 +67,14 @@ class FakeMLflow:
         self.searches = 0
         self.page = 100
         self.uri: str | None = None
+        self.own_uri = URI
 
     def MlflowClient(self, tracking_uri: str) -> FakeMLflow:
         self.uri = tracking_uri
         return self
 
     def get_tracking_uri(self) -> str:
-        return URI
+        return self.own_uri
 
     def add_run(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,6 +76,12 @@ def test_a_difference_by_chance_is_neither_better_nor_worse(two: FakeMLflow) -> 
     result.assert_not_worse()
     with pytest.raises(AssertionError, match="not shown to be better"):
         result.assert_improved()
+
+
+def test_a_trace_that_cannot_be_read_has_its_score(two: FakeMLflow) -> None:
+    broken = SimpleNamespace(to_dict=lambda: {"span_id": "not base64", "name": "x"})
+    two.traces["better"][0].data.spans = [broken]
+    assert graded().n_paired == 7
 
 
 def test_few_pairs_hold_for_nothing(fake: FakeMLflow) -> None:
@@ -327,6 +334,19 @@ def test_mlflows_own_function_is_not_used_for_what_it_cannot_do(
 ) -> None:
     assert compare_evaluations("better", "worse", **more).engine == "scipy"
     assert own.calls == []
+
+
+def test_the_store_may_be_written_in_another_way(own: OwnFunction, two: FakeMLflow) -> None:
+    assert compare_evaluations("better", "worse", tracking_uri=f"{URI}/").engine == "mlflow"
+    own.calls.clear()
+    two.own_uri = "sqlite:///mlflow.db"
+    assert compare_evaluations("better", "worse").engine == "scipy"
+    path = Path("mlflow.db").absolute()
+    assert compare_evaluations("better", "worse", tracking_uri=f"sqlite:///{path}").engine == (
+        "mlflow"
+    )
+    two.own_uri = "databricks"
+    assert compare_evaluations("better", "worse").engine == "scipy"
 
 
 def test_mlflows_own_function_gets_no_scores_that_are_no_numbers(
