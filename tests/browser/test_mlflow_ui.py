@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,26 +14,14 @@ from typing import Any
 import pytest
 
 from tests import ROOT
+from tests.browser.pages import PATIENCE, open_page, wait_for
 from tests.integration.traced_program import run_program
 from tests.support.children import MLFLOW
 from tests.support.mlflow_server import MLflowServer
 
 pytestmark = pytest.mark.browser
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="pip install --group browser")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
 EXAMPLES = ROOT / "examples"
-PATIENCE = 90.0
-"""Seconds until something has to be on the page; no measure of anything."""
-
-# A sandboxed browser does not start as root, and one that calls home waits for its network.
-OPTIONS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-    *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
-    *("--disable-sync", "--disable-quic", "--window-size=1900,1300"),
-)
-
 
 WEB_SERVICE = """
 import dspy
@@ -77,21 +64,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip("Chromium and its driver are not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for option in (*OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(option)
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    try:
-        yield browser
-    finally:
-        browser.quit()
-
-
-@pytest.fixture(scope="module")
 def page(browser: Any, server: MLflowServer) -> Page:
     """The pages of the demo."""
     return Page(browser, server, "quickstart")
@@ -126,18 +98,10 @@ class Page:
         )
 
     def open(self, address: str) -> None:
-        self._browser.get("about:blank")
-        self._browser.get(address)
+        open_page(self._browser, address)
 
     def wait_for(self, *texts: str) -> str:
-        """All the text on the page, once it has all of these in it."""
-        from selenium.webdriver.support.wait import WebDriverWait
-
-        def shown(browser: Any) -> str:
-            text = browser.find_element("tag name", "body").text
-            return text if all(wanted in text for wanted in texts) else ""
-
-        return WebDriverWait(self._browser, PATIENCE).until(shown, f"not shown: {texts}")
+        return wait_for(self._browser, *texts)
 
     def click(self, text: str) -> None:
         from selenium.common.exceptions import ElementClickInterceptedException

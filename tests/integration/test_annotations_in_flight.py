@@ -72,7 +72,7 @@ mlflow.log_feedback(trace_id=trace_id, name="late", value="fine")
 mlflow.log_expectation(trace_id=trace_id, name="label", value=3)
 mlflow.set_trace_tag(trace_id, "stage", "after")
 mlflow.MlflowClient().set_trace_tag(trace_id, "by client", "yes")
-mlflow.set_trace_tag(trace_id, "k" * 300, "v" * 9000)
+mlflow.set_trace_tag(trace_id, "k" * 250, "v" * 9000)
 """
 
 
@@ -221,3 +221,123 @@ def test_a_forked_child_annotates_its_own_traces(home: Home, tmp_path: Path) -> 
     run(FORKED, tmp_path, home.uri, home.experiment)
     found = [values_of(trace) for trace in home.traces()]
     assert sorted(found, key=str) == [{"of the child": 1}, {"of the parent": 1}]
+
+
+REFUSING = """
+import os
+import signal
+import threading
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+calls = []
+
+
+def refusing(original):
+    def method(self, *args, **kwargs):
+        calls.append(None)
+        if len(calls) % 2:
+            raise mlflow.MlflowException("not this time")
+        return original(self, *args, **kwargs)
+    return method
+
+
+for name in ("set_trace_tag", "delete_trace_tag", "create_assessment", "update_assessment"):
+    setattr(SqlAlchemyStore, name, refusing(getattr(SqlAlchemyStore, name)))
+predict(question="c")
+trace_id = mlflow.get_last_active_trace_id()
+mlflow.set_trace_tag(trace_id, "stage", "first")
+made = mlflow.log_feedback(trace_id=trace_id, name="score", value=1)
+mlflow.set_trace_tag(trace_id, "stage", "second")
+from mlflow.entities import Feedback
+mlflow.update_assessment(trace_id, made.assessment_id, Feedback(name="score", value=2))
+mlflow.set_trace_tag(trace_id, "gone", "x")
+mlflow.delete_trace_tag(trace_id, "gone")
+"""
+
+ENDINGS = {
+    "exit": "",
+    "disable": "mlflow_bridge.disable_autolog()",
+    "sigterm": "os.kill(os.getpid(), signal.SIGTERM)\nthreading.Event().wait(60)",
+}
+
+
+@pytest.mark.parametrize("spool", [True, False])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_store_that_refuses_every_second_annotation(
+    ending: str, spool: bool, store_uri: str, tmp_path: Path
+) -> None:
+    settings = f"spool={spool}, spool_directory={str(tmp_path / 'spool')!r}"
+    source = PREAMBLE.format(settings=f"experiment_name='Default', {settings}") + REFUSING
+    variables = {"MLFLOW_TRACKING_URI": store_uri, "MLFLOW_DSPY_FLUSH_ON_SIGTERM": "true"}
+    script = f"{source}\n{ENDINGS[ending]}\n"
+    if ending == "sigterm":
+        with pytest.raises(AssertionError):  # It ends by the signal.
+            run_program(script, tmp_path, variables, zygote=MLFLOW)
+    else:
+        run_program(script, tmp_path, variables, zygote=MLFLOW)
+    config = MLflowDSPyConfig(tracking_uri=store_uri, spool_directory=tmp_path / "spool")
+    if spool:
+        deliver_spool(config=config)
+    [trace] = stored_traces(store_uri)
+    assert values_of(trace) == {"score": 2}
+    assert trace.info.tags["stage"] == "second"
+    assert "gone" not in trace.info.tags
+
+
+FIRST_USE = """
+import sqlite3
+import time
+from pathlib import Path
+
+file = Path({file!r})
+{before}
+begun = time.monotonic()
+for number in range(2):
+    predict(question="c")
+    trace_id = mlflow.get_last_active_trace_id()
+    made = mlflow.log_feedback(trace_id=trace_id, name="late", value=number)
+    mlflow.update_assessment(
+        trace_id, made.assessment_id, mlflow.entities.Feedback(name="late", value=number + 10)
+    )
+    mlflow.set_trace_tag(trace_id, "stage", "after")
+    mlflow.set_trace_tag(trace_id, "gone", "after")
+    mlflow.delete_trace_tag(trace_id, "gone")
+# MLflow's own client would try for minutes to open the database.
+assert time.monotonic() - begun < 5, time.monotonic() - begun
+{meanwhile}
+"""
+
+DOWN = {
+    "not there": ("file.parent.write_text('')", "time.sleep(2)\nfile.parent.unlink()"),
+    "locked": (
+        "connection = sqlite3.connect(file, check_same_thread=False)\n"
+        "connection.execute('BEGIN EXCLUSIVE')",
+        "time.sleep(2)\nconnection.rollback()\nconnection.close()",
+    ),
+    "not created": ("file.parent.mkdir()", ""),
+    "damaged": (
+        "file.parent.mkdir()\nfile.write_bytes(b'no database' * 1000)",
+        "time.sleep(2)\nfile.unlink()",
+    ),
+}
+
+
+@pytest.mark.parametrize("state", DOWN)
+def test_a_database_that_is_down_at_the_first_use(
+    state: str, empty_store: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "later" / "mlflow.db"
+    if state == "locked":
+        file.parent.mkdir()
+        shutil.copyfile(empty_store, file)
+    before, meanwhile = DOWN[state]
+    source = FIRST_USE.format(file=str(file), before=before, meanwhile=meanwhile)
+    uri = f"sqlite:///{file}"
+    settings = f"spool_directory={str(tmp_path / 'spool')!r}"
+    run(source, tmp_path, uri, settings=settings)
+    config = MLflowDSPyConfig(tracking_uri=uri, spool_directory=tmp_path / "spool")
+    deliver_spool(config=config)
+    traces = stored_traces(uri)
+    assert sorted(values_of(trace)["late"] for trace in traces) == [10, 11]
+    assert [trace.info.tags["stage"] for trace in traces] == ["after"] * 2
+    assert not any("gone" in trace.info.tags for trace in traces)

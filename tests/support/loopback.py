@@ -240,18 +240,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._say_nothing(fault, request)
 
-    def do_PATCH(self) -> None:
-        owner = self.server.owner
-        request = self._read()
-        fault = owner.next_fault()
-        if fault is None:
-            self._send(owner.reply_to(request))
-        elif isinstance(fault, Status):
-            self._send(owner.reply_for_status(fault, request))
-        elif isinstance(fault, HalfBody):
-            self._send_half(owner.reply_to(request))
-        else:
-            self._say_nothing(fault, request)
+    do_PATCH = do_POST
+    do_PUT = do_POST
 
     def _read(self) -> HttpRequest:
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":

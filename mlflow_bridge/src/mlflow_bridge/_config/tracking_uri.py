@@ -67,6 +67,11 @@ def checked_tracking_uri(uri: str) -> str:
     return _checked_database(uri, dialect)
 
 
+def is_sql_uri(uri: str) -> bool:
+    """Whether a URI names a database, by its scheme only."""
+    return _scheme_of(uri).partition("+")[0] in _SQL_DIALECTS
+
+
 def is_address_in_use(uri: str) -> bool:
     """Whether MLflow would use this address in this process: by its own setting or by a variable.
 

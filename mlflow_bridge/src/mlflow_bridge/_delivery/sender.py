@@ -14,6 +14,7 @@ from traceback import format_exception_only
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
 
+from mlflow_bridge._delivery.last_details import LastDetails
 from mlflow_bridge._delivery.slots import FlushMark, Slots
 from mlflow_bridge._delivery.spool.redelivery import Redelivery
 from mlflow_bridge._delivery.spool.spool import Spool
@@ -42,9 +43,6 @@ _RECOVERY_SECONDS = 0.05
 
 _DETAILS_PAUSE_SECONDS = 5.0
 """Pause after metadata of a trace could not be written."""
-
-_DETAILS_SECONDS_AT_END = 2.0
-"""Longest time for metadata of traces after the last span."""
 
 
 class Sender:
@@ -85,6 +83,7 @@ class Sender:
         self._batch_size = batch_size
         self._backoff = backoff
         self._spool = spool
+        self._last = LastDetails(details, spool)
         self._spill_after = spill_after_seconds
         self._reports_refusals = reports_refusals
         self._redelivery = spool and Redelivery(
@@ -313,25 +312,8 @@ class Sender:
                 self._redelivery.close()
             except BaseException:
                 _logger.debug("The spool could not be delivered at the end", exc_info=True)
-        self._write_last_details()
+        self._last.write(lambda: self._may_write_details() and not self._given_up)
         self._close_delivery()
-
-    def _write_last_details(self) -> None:
-        until = time.monotonic() + _DETAILS_SECONDS_AT_END
-        try:
-            while self._may_write_details() and not self._given_up and time.monotonic() < until:
-                if self._details is None or not self._details.write_pending_details():
-                    break
-            self._keep_annotations()
-        except BaseException:
-            _logger.debug("The metadata of a trace could not be written", exc_info=True)
-
-    def _keep_annotations(self) -> None:
-        if self._details is None:
-            return
-        left = self._details.take_waiting_annotations()
-        if left and (self._spool is None or not self._spool.spill(left)):
-            _logger.warning("%d assessments or tags of traces are lost at the exit.", len(left))
 
     def _has_time_to_warm_up(self) -> bool:
         """Wait for something to do. True if spans are announced, but none is queued yet."""
@@ -350,6 +332,8 @@ class Sender:
         """The next spans to send; empty if the spool is due; None if the thread is to end."""
         with self._lock:
             while not self._given_up:
+                if self._ending and self._queue and self._last.are_due_before(self._queue[0]):
+                    return ()
                 self._reach_marks()
                 held_back = self._resume_at - time.monotonic() if self._queue else None
                 if held_back is not None and (self._closing or held_back <= 0):
@@ -385,7 +369,10 @@ class Sender:
         return self._spool is None or not self._spool.has_own_backlog
 
     def _use_idle_time(self) -> None:
-        if self._redelivery is not None and self._redelivery.seconds_until_due() <= 0:
+        first = self._queue[0] if self._queue and self._ending else None
+        if self._last.are_due_before(first):
+            self._last.write_before(first, lambda: not self._given_up)
+        elif self._redelivery is not None and self._redelivery.seconds_until_due() <= 0:
             self._deliver_next_of_spool()
         elif self._details is not None and not self._details.write_pending_details():
             self._details_at = time.monotonic() + _DETAILS_PAUSE_SECONDS

@@ -174,6 +174,8 @@ class FlushMark:
 
     def __init__(self, lost_before: int) -> None:
         self.lost_before = lost_before
+        self.is_annotated = False
+        """Whether the annotations that waited before the mark have been tried."""
         self._reached = threading.Event()
         self._complete = False
 

@@ -130,6 +130,15 @@ class DetailsWriter(Protocol):
         """Write the metadata of one trace, or one annotation. False if it has to wait."""
         ...
 
+    @property
+    def has_waiting_annotations(self) -> bool:
+        """Whether an annotation waits apart from the spans."""
+        ...
+
+    def make_annotations_due(self) -> int:
+        """Let no annotation wait for time, at the end; the number of annotations that wait."""
+        ...
+
     def take_waiting_annotations(self) -> Sequence[ReadableSpan]:
         """Take out the annotations that are not written, at the end."""
         ...

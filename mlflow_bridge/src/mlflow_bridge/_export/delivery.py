@@ -36,6 +36,7 @@ from mlflow_bridge._process.forks import call_in_child
 from mlflow_bridge._process.outside_text import outside_text
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
 from mlflow_bridge._spans.annotation import annotation_of, is_annotation, traces_in_flight
+from mlflow_bridge._spans.annotation_order import annotation_order
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +106,9 @@ class Delivery:
         self._max_attribute_bytes = max_attribute_bytes
         self._max_batch_bytes = max_batch_bytes
         self._details = details or DetailsOfTraces("off", None)
-        self._runs = Runs(destination, self._details.source_metadata)
+        self.runs = Runs(destination, self._details.source_metadata)
         self._waiting = WaitingAnnotations()
+        self._is_ending = False
         self._history = DestinationHistory()
         self._log = RateLimitedLogger(logger)
         self._stats = ExporterStats()
@@ -134,8 +136,9 @@ class Delivery:
         self._settled = {}
         self.lending.forget()
         self._details.forget()
-        self._runs.forget()
+        self.runs.forget()
         self._waiting = WaitingAnnotations()
+        self._is_ending = False
         closing = threading.Event()
         if self.closing.is_set():
             closing.set()
@@ -188,6 +191,18 @@ class Delivery:
         with self._lock:
             return self._waiting.take_all()
 
+    @property
+    def has_waiting_annotations(self) -> bool:
+        """Whether an annotation waits apart from the spans. Read by any thread."""
+        return len(self._waiting) > 0
+
+    def make_annotations_due(self) -> int:
+        """Let no annotation wait for time, at the end; the number of annotations that wait."""
+        with self._lock:
+            self._waiting.make_due()
+            self._is_ending = True
+            return len(self._waiting)
+
     def write_pending_details(self) -> bool:
         """Write what has waited longest: metadata of a trace, or an annotation.
 
@@ -197,6 +212,9 @@ class Delivery:
         with self._lock, suppress_instrumentation():
             if self.closing.is_set():
                 return False
+            # What the program has said of its traces comes before what the bridge adds.
+            if self._is_ending and self._write_waiting_annotation():
+                return True
             pending = self._details.take_pending()
             if pending is None:
                 return self._write_waiting_annotation()
@@ -260,13 +278,13 @@ class Delivery:
         # An evaluation gets the figures of its examples, which are stored before.
         retry = self._attempt_mapped([span for span in mapped if not is_run(span)], refusals)
         for span in runs:
-            retry = retry or self._runs.end(span)
+            retry = retry or self.runs.end(span)
         return retry or self._attempt_mapped(runs, refusals)
 
     def _attempt_mapped(
         self, spans: Sequence[MappedSpan], refusals: list[tuple[str, Rejected]]
     ) -> Retry | None:
-        with_runs = self._runs.with_runs(spans)
+        with_runs = self.runs.with_runs(spans)
         if isinstance(with_runs, Retry):
             return with_runs
         mapped = self._details.with_details(with_runs)
@@ -287,14 +305,29 @@ class Delivery:
             The failure if MLflow is out of reach for spans, too. Any other failure lets the
             annotation wait apart from the spans.
         """
-        outcome = self._outcome_of_annotation(span)
-        if isinstance(outcome, Retry) and not outcome.lasting and not self._takes_spans():
-            return outcome
-        given_up = None if isinstance(outcome, Sent) else self._waiting.put(span, outcome)
+        if annotation_order.is_first(span):
+            outcome = self._outcome_of_annotation(span)
+            if isinstance(outcome, Retry) and not outcome.lasting and not self._takes_spans():
+                return outcome
+            given_up = self._waits(span, outcome)
+        else:
+            given_up = self._waiting.put_behind(span)
         self._settle([span], stored=given_up is None, error=given_up.reason if given_up else "")
         if given_up is not None:
+            annotation_order.settled(span)
             refusals.append(("an assessment or tag", given_up))
         return None
+
+    def _waits(self, span: ReadableSpan, outcome: Outcome) -> Rejected | None:
+        """Let an annotation wait unless it is stored; a rejection if it is given up."""
+        given_up = None
+        if isinstance(outcome, Sent):
+            self._waiting.remove(span)
+        else:
+            given_up = self._waiting.put(span, outcome)
+        if isinstance(outcome, Sent) or given_up is not None:
+            annotation_order.settled(span)
+        return given_up
 
     def _outcome_of_annotation(self, span: ReadableSpan) -> Outcome:
         try:
@@ -315,12 +348,9 @@ class Delivery:
         if span is None:
             return False
         outcome = self._outcome_of_annotation(span)
-        if isinstance(outcome, Sent):
-            self._waiting.remove(span)
-            return True
         if isinstance(outcome, Retry) and not outcome.lasting and not self._takes_spans():
             return False
-        given_up = self._waiting.put(span, outcome)
+        given_up = self._waits(span, outcome)
         if given_up is not None:
             self._add(rejected=1, error=given_up.reason)
             self._report([("an assessment or tag", given_up)])
@@ -335,7 +365,7 @@ class Delivery:
             stored = outcome.spans if isinstance(outcome, Sent) else 0
             for span in settled.batch.spans[:stored]:
                 self._details.note_stored(span)
-                self._runs.note_stored(span)
+                self.runs.note_stored(span)
                 if span.is_local_root:
                     traces_in_flight.stored(span.trace_id)
                 if span.is_local_root and not span.is_root:

@@ -31,6 +31,7 @@ from mlflow_bridge._export.contract import Backoff, Outcome, Rejected, Retry, ki
 from mlflow_bridge._export.delivery import Delivery, ExporterStats
 from mlflow_bridge._export.destination import Destination, UnusableDestination, make_destination
 from mlflow_bridge._export.lending import Lending
+from mlflow_bridge._export.runs.runs import Runs
 from mlflow_bridge._export.trace_details import DetailsOfTraces
 from mlflow_bridge._process.outside_text import outside_text
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
@@ -161,6 +162,10 @@ class MLflowSpanExporter(SpanExporter):
     def obstacle(self) -> str | None:
         """Error in the settings that prevents any delivery; None if there is no such error."""
         return self._obstacle
+
+    @property
+    def _runs(self) -> Runs:
+        return self._delivery.runs
 
     @property
     def _lending(self) -> Lending:

@@ -13,6 +13,7 @@ from typing import Final
 from opentelemetry.sdk.trace import ReadableSpan
 
 from mlflow_bridge._export.contract import NOT_STORED, Rejected, Retry
+from mlflow_bridge._spans.annotation_order import annotation_order
 
 _MAX_WAITING: Final = 10_000
 _MAX_ATTEMPTS: Final = 3
@@ -20,6 +21,8 @@ _MAX_ATTEMPTS: Final = 3
 _MAX_SECONDS: Final = 600.0
 """How long an annotation waits for its trace, whose spans may be in the spool."""
 _PAUSE_SECONDS: Final = 5.0
+_MAX_SECONDS_BEHIND: Final = 30.0
+"""How long an annotation waits for an earlier one of its trace, which may be lost."""
 
 
 @dataclass(slots=True)
@@ -56,22 +59,40 @@ class WaitingAnnotations:
     def put(self, span: ReadableSpan, failure: Retry | Rejected) -> Rejected | None:
         """Let an annotation wait after a failure; a rejection if it is given up."""
         now = self._clock()
-        item = self._waiting.pop(id(span), None) or Waiting(span, now, now)
+        item = self._waiting.get(id(span)) or Waiting(span, now, now)
         if failure == NOT_STORED:
             is_over = now - item.since >= _MAX_SECONDS
         else:
             item.attempts += 1
             is_over = item.attempts >= _MAX_ATTEMPTS
-        if is_over or len(self._waiting) >= _MAX_WAITING:
+        if is_over:
+            self.remove(span)
             return Rejected(failure.reason)
         item.due_at = now + _PAUSE_SECONDS
-        self._waiting[id(span)] = item
+        return self._keep(item)
+
+    def put_behind(self, span: ReadableSpan) -> Rejected | None:
+        """Let an annotation wait for the earlier ones of its trace; a rejection if it cannot."""
+        now = self._clock()
+        return self._keep(Waiting(span, now, now))
+
+    def _keep(self, item: Waiting) -> Rejected | None:
+        key = id(item.span)
+        if key not in self._waiting and len(self._waiting) >= _MAX_WAITING:
+            return Rejected("too many assessments and tags wait for MLflow")
+        self._waiting[key] = item
         return None
 
     def due(self) -> ReadableSpan | None:
         """An annotation that is due; it stays here until `put` or `remove`."""
         now = self._clock()
-        return next((item.span for item in self._waiting.values() if item.due_at <= now), None)
+        return next((item.span for item in self._waiting.values() if _is_due(item, now)), None)
+
+    def make_due(self) -> None:
+        """Let no annotation wait for time, since the process ends."""
+        now = self._clock()
+        for item in self._waiting.values():
+            item.due_at = now
 
     def remove(self, span: ReadableSpan) -> None:
         """Remove an annotation that is stored."""
@@ -81,3 +102,9 @@ class WaitingAnnotations:
         """Take out everything that waits, in order."""
         taken, self._waiting = self._waiting, OrderedDict()
         return [item.span for item in taken.values()]
+
+
+def _is_due(item: Waiting, now: float) -> bool:
+    if item.due_at > now:
+        return False
+    return annotation_order.is_first(item.span) or now - item.since >= _MAX_SECONDS_BEHIND

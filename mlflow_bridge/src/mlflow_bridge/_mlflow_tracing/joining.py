@@ -52,6 +52,7 @@ class _Joint:
         self.processors_provider: AcceptsProcessors | None = None
         self.hooked = False
         self.is_switched = False
+        self.keeps_annotations = False
         self.waits = False
         """Whether a span of MLflow's own tracing was open at the last attempt."""
         self.has_set_variable = False
@@ -137,12 +138,18 @@ def leave_mlflow_tracing() -> None:
         if _joint.has_set_variable:
             os.environ.pop(SEPARATE_PROVIDER, None)
         if _joint.is_switched:
-            from mlflow_bridge._mlflow_tracing.annotations import release_annotations
+            from mlflow_bridge._mlflow_tracing.context_tokens import give_back_tokens
             from mlflow_bridge._mlflow_tracing.provider import give_back_provider
 
             give_back_provider()
+            give_back_tokens()
+        if _joint.keeps_annotations:
+            from mlflow_bridge._mlflow_tracing.annotations import release_annotations
+
             release_annotations()
-        _joint.is_switched = _joint.has_set_variable = False
+            if _joint.processor is not None:
+                _joint.processor.release_annotations()
+        _joint.is_switched = _joint.keeps_annotations = _joint.has_set_variable = False
         if _joint.is_followed:
             from mlflow_bridge._mlflow_tracing.provider import leave_switch
 
@@ -198,6 +205,7 @@ def _join(mlflow: Any) -> None:
 
 
 def _switch(mlflow: Any, provider: AcceptsProcessors) -> None:
+    from mlflow_bridge._mlflow_tracing.context_tokens import share_tokens
     from mlflow_bridge._mlflow_tracing.provider import share_provider
     from mlflow_bridge._mlflow_tracing.spans import MLflowSpansProcessor
 
@@ -209,6 +217,7 @@ def _switch(mlflow: Any, provider: AcceptsProcessors) -> None:
             "program."
         )
         return
+    share_tokens()
     share_provider()
     if _joint.processor is None or _joint.processors_provider is not provider:
         _joint.processor = MLflowSpansProcessor(provider)
@@ -228,6 +237,7 @@ def _keep_annotations(mlflow: Any, processor: MLflowSpansProcessor) -> None:
         from mlflow_bridge._mlflow_tracing.annotations import keep_annotations
 
         keep_annotations(processor)
+        _joint.keeps_annotations = True
     # The replaced methods are not documented, so another version may fail in any way.
     except Exception:
         _logger.warning(

@@ -35,7 +35,8 @@ from mlflow_bridge._mlflow_tracing.notebook import notebook_display
 from mlflow_bridge._process.forks import call_in_child
 from mlflow_bridge._process.interruption import belongs_to_program
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
-from mlflow_bridge._spans.annotation import Annotation, annotate, traces_in_flight
+from mlflow_bridge._spans.annotation import Annotation, deliver, in_order, traces_in_flight
+from mlflow_bridge._spans.annotation_order import annotation_order
 from mlflow_bridge._spans.names import (
     CLIENT_REQUEST_ID,
     MODEL_ID,
@@ -93,14 +94,17 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
         self.active = False
         """Whether MLflow uses the provider of this processor."""
         self._open: dict[int, _OpenTrace] = {}
-        self._lock = threading.Lock()
+        # A signal handler may make a span while its thread holds the lock.
+        self._lock = threading.RLock()
         self._log = RateLimitedLogger(_logger)
         self._notebook = notebook_display(provider.force_flush)
         call_in_child(self._renew_in_child)
 
     def _renew_in_child(self) -> None:
         """Replace the locks in a forked child, where the threads that held them do not exist."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        for trace in self._open.values():
+            trace.lock = self._lock
         # MLflow does not replace its lock after a fork, and here every span needs that lock.
         register = InMemoryTraceManager.get_instance()
         if hasattr(register, "_lock"):
@@ -130,7 +134,7 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
         with self._lock:
             trace = self._open.get(context.trace_id)
             if trace is None:
-                trace = self._open[context.trace_id] = _OpenTrace(span)
+                trace = self._open[context.trace_id] = _OpenTrace(span, self._lock)
                 if context.trace_flags.sampled:
                     traces_in_flight.begun(context.trace_id)
                 self._register(trace)
@@ -182,11 +186,8 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
         number = _number_of(trace_id)
         if not self.active or number is None:
             return False
-        return number in self._open or number in traces_in_flight
-
-    def is_open(self, trace_id: str) -> bool:
-        """Whether a trace has an open span in this process."""
-        return _number_of(trace_id) in self._open
+        # Also behind its root, so that no later annotation overtakes the ones on their way.
+        return number in self._open or number in traces_in_flight or annotation_order.has(number)
 
     def annotate(self, annotation: Annotation) -> None:
         """Have an annotation delivered behind the first span of its trace in this process."""
@@ -195,12 +196,20 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
             return
         with self._lock:
             trace = self._open.get(number)
-            waits = trace is not None and trace.keep(annotation)
+            span = in_order(annotation, number)
+            waits = trace is not None and trace.keep(span)
         if not waits:
-            annotate(annotation, number)
+            deliver(span)
+
+    def release_annotations(self) -> None:
+        """Have all kept annotations delivered, since the roots may end without the bridge."""
+        with self._lock:
+            traces = list(self._open.values())
+        for trace in traces:
+            trace.deliver_annotations()
 
     def _register(self, trace: _OpenTrace) -> None:
-        tags = _WrittenThrough(trace.write_tag)
+        tags = _WrittenThrough(trace.write_tag, trace.delete_tag)
         metadata = _WrittenThrough(trace.write_metadata)
         # Tags and metadata of mlflow.tracing.context() and of the program's active run and model.
         tags.update(self._get_basic_trace_tags(trace.root))
@@ -227,10 +236,16 @@ class MLflowSpansProcessor(MlflowV3SpanProcessor):
 
 
 class _OpenTrace:
-    """A trace with a span that has not ended; guarded by the processor's lock."""
+    """A trace with a span that has not ended; guarded by the processor's lock.
 
-    def __init__(self, root: Span) -> None:
+    Args:
+        root: The first span of the trace in this process.
+        lock: The lock.
+    """
+
+    def __init__(self, root: Span, lock: threading.RLock) -> None:
         self.root = root
+        self.lock = lock
         self.trace_id = f"tr-{format_trace_id(root.get_span_context().trace_id)}"
         self.encoded_id = json.dumps(self.trace_id)
         # Weak references, so that a span that is never ended does not stay in memory.
@@ -238,35 +253,48 @@ class _OpenTrace:
         self.live = _LiveSpans(self)
         self.evaluation: str | None = None
         """The id by which ``mlflow.genai.evaluate`` looks the trace up; None without evaluation."""
-        self._annotations: list[Annotation] | None = []
+        self._deleted_tags: set[str] = set()
+        self._annotations: list[ReadableSpan] | None = []
         """Annotations that wait for the end of the root; None when it has ended."""
 
     def is_root(self, span_id: int) -> bool:
         return self.root.get_span_context().span_id == span_id
 
-    def keep(self, annotation: Annotation) -> bool:
+    def keep(self, annotation: ReadableSpan) -> bool:
         """Keep an annotation until the root has ended; False if it has."""
-        if self._annotations is None:
-            return False
-        self._annotations.append(annotation)
-        return True
+        with self.lock:
+            if self._annotations is None:
+                return False
+            self._annotations.append(annotation)
+            return True
 
     def deliver_annotations(self) -> None:
         """Have the kept annotations delivered, behind the root."""
-        kept, self._annotations = self._annotations, None
+        with self.lock:
+            kept, self._annotations = self._annotations, None
         for annotation in kept or ():
-            annotate(annotation, self.root.get_span_context().trace_id)
+            deliver(annotation)
 
     def write_tag(self, key: str, value: Any) -> None:
         attribute = TRACE_TAG_PREFIX + key
         # Without the name: MLflow names a trace after its first span, but the bridge sets the name.
         if attribute == TRACE_NAME:
             return
-        if self.root.is_recording():
+        # A tag that was deleted before is not one of the root's: the deletion is behind the root.
+        if self.root.is_recording() and key not in self._deleted_tags:
             self.root.set_attribute(attribute, str(value))
             return
-        annotation = Annotation(self.trace_id, tag=(key, str(value)))
-        annotate(annotation, self.root.get_span_context().trace_id)
+        self._annotate(Annotation(self.trace_id, tag=(key, str(value))))
+
+    def delete_tag(self, key: str) -> None:
+        # An attribute cannot be taken away from a span.
+        self._deleted_tags.add(key)
+        self._annotate(Annotation(self.trace_id, deleted_tag=key))
+
+    def _annotate(self, annotation: Annotation) -> None:
+        span = in_order(annotation, self.root.get_span_context().trace_id)
+        if not self.keep(span):
+            deliver(span)
 
     def write_metadata(self, key: str, value: Any) -> None:
         # The bridge and MLflow's store read some metadata from attributes of their own.
@@ -312,13 +340,23 @@ class _LiveSpans(dict[str, Any]):
 class _WrittenThrough(dict[str, Any]):
     """A dictionary that passes each new item on to a function."""
 
-    def __init__(self, write: Callable[[str, Any], None]) -> None:
+    def __init__(
+        self, write: Callable[[str, Any], None], delete: Callable[[str], None] | None = None
+    ) -> None:
         super().__init__()
         self._write = write
+        self._delete = delete
 
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, value)
         self._write(key, value)
+
+    def pop(self, key: str, *default: Any) -> Any:
+        known = key in self
+        value = super().pop(key, *default)
+        if known and self._delete is not None:
+            self._delete(key)
+        return value
 
     def update(self, *args: Mapping[str, Any], **more: Any) -> None:  # pyright: ignore
         for key, value in dict(*args, **more).items():

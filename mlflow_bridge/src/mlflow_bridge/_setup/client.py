@@ -103,8 +103,9 @@ class AutologClient:
 
         Returns:
             True only if each span that ended before is now stored in MLflow or on disk, as well as
-            each assessment, and each trace was given to every trace processor. False if the
-            tracer provider was shut down, so that no span arrives: call `autolog` again.
+            each assessment, each run of an evaluation has its results, and each trace was given to
+            every trace processor. False if the tracer provider was shut down, so that no span
+            arrives: call `autolog` again.
         """
         deadline = time.monotonic() + timeout_seconds
         traces = self._autolog.traces
@@ -115,6 +116,7 @@ class AutologClient:
         if not looked_at:
             looked_at = traces.flush(max(deadline - time.monotonic(), 0.0))
             delivered = _flush_deliveries(deadline) and delivered
+        delivered = _flush_artifacts(deadline) and delivered
         is_shut_down = self._autolog.reports_shutdown()
         return looked_at and delivered and not is_shut_down
 
@@ -270,6 +272,18 @@ def _flush_deliveries(deadline: float) -> bool:
     for processor in delivering_processors():
         left = max(deadline - time.monotonic(), 0.0)
         complete = processor.force_flush(left * 1000) and complete
+    return complete
+
+
+def _flush_artifacts(deadline: float) -> bool:
+    """Wait until runs that have ended have their artifacts, until this time at most."""
+    from mlflow_bridge._delivery.registry import delivering_processors
+    from mlflow_bridge._setup.processor import flush_artifacts
+
+    complete = True
+    for processor in delivering_processors():
+        left = max(deadline - time.monotonic(), 0.0)
+        complete = flush_artifacts(processor, left) and complete
     return complete
 
 

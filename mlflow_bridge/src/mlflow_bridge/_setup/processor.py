@@ -35,6 +35,7 @@ from mlflow_bridge._spans.redaction import leave_redaction
 from mlflow_bridge._spans.tracer_provider import has_ids_by_the_seed
 from mlflow_bridge.sampling.entry_point import warn_of_unused_settings
 from mlflow_bridge.sampling.tail import TailSampling
+from mlflow_bridge.tracking.evaluation_artifacts import EvaluationArtifacts, results_writer
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -100,6 +101,8 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
         )
         self._use(config)
         is_refused = _obstacle_of(exporter) is not None
+        # Before the processor, so that it waits after the processor when the interpreter exits.
+        self._artifacts = _artifacts_of(exporter, config)
         super().__init__(
             exporter,
             max_queue_size=config.max_queue_size,
@@ -176,6 +179,22 @@ class MLflowBatchSpanProcessor(DeliveryProcessor):
             successor._follow(self)
         leave_sigterm(self)
         keep_reporting(self)
+
+    def close(self, timeout_seconds: float | None = None, *, end_open_spans: bool = True) -> bool:
+        """Deliver the waiting spans and the artifacts of runs, then stop. Idempotent.
+
+        Args:
+            timeout_seconds: The longest to wait for spans, if that is less than
+                ``exit_timeout_seconds``.
+            end_open_spans: Whether open spans are ended and delivered, too.
+
+        Returns:
+            True if every span that was still on its way is stored or in the spool.
+        """
+        complete = super().close(timeout_seconds, end_open_spans=end_open_spans)
+        seconds = self._exit_timeout if timeout_seconds is None else timeout_seconds
+        self._artifacts.close(min(seconds, self._exit_timeout))
+        return complete
 
     @property
     def import_seconds(self) -> float:
@@ -276,6 +295,27 @@ def _exporter_from(given: Any) -> SpanDelivery:
         )
     claim(given)
     return given
+
+
+def _artifacts_of(exporter: SpanDelivery, config: MLflowDSPyConfig) -> EvaluationArtifacts:
+    write = results_writer(config.tracking_uri)
+    artifacts = EvaluationArtifacts(write, config.exit_timeout_seconds)
+    runs: Any = getattr(exporter, "_runs", None)
+    if runs is not None:
+        runs.on_evaluation_ended = artifacts.add
+    return artifacts
+
+
+def flush_artifacts(processor: object, seconds: float) -> bool:
+    """Wait until the ended runs that a processor has delivered have their artifacts.
+
+    Args:
+        processor: A processor of spans.
+        seconds: The longest to wait.
+    """
+    if not isinstance(processor, MLflowBatchSpanProcessor):
+        return True
+    return processor._artifacts.flush(seconds)  # type: ignore[reportPrivateUsage]
 
 
 def records_otherwise(processor: MLflowBatchSpanProcessor | None, config: MLflowDSPyConfig) -> bool:

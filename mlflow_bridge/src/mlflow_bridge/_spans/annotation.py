@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-dspy Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Assessments and tags that a trace gets before it is stored.
+"""Changes of the assessments and tags of a trace before it is stored.
 
 An annotation goes the way of the spans, behind those of its trace: through the queue, the spool and
 the retries. So nothing on that way needs to know of it, except at its end.
@@ -8,6 +8,7 @@ the retries. So nothing on that way needs to know of it, except at its end.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from opentelemetry.trace import SpanContext, TraceFlags, format_trace_id
 
 from mlflow_bridge._process.forks import call_in_child
 from mlflow_bridge._process.rng import rng
+from mlflow_bridge._spans.annotation_order import annotation_order
 from mlflow_bridge._spans.names import ANNOTATION
 
 _NAME: Final = "annotation"
@@ -34,19 +36,32 @@ _MAX_IN_FLIGHT: Final = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """An assessment or a tag of a trace.
+    """A change of the assessments or tags of a trace. One of the fields with content is set.
 
     Attributes:
         trace_id: MLflow's id of the trace.
-        assessment: An assessment in MLflow's JSON form, with its id; None for a tag.
-        tag: Key and value of a tag; None for an assessment.
+        assessment: A new assessment in MLflow's JSON form, with its id.
+        record: A new assessment with the exact values that MLflow's store keeps; see `encoded`.
+        update: New values of an assessment, with its id, in the form of ``record``.
+        deleted_assessment: The id of an assessment to delete.
+        tag: Key and value of a tag.
+        deleted_tag: The key of a tag to delete.
         made_at: Time of the annotation, in seconds since 1970.
     """
 
     trace_id: str
     assessment: dict[str, Any] | None = None
+    record: dict[str, Any] | None = None
+    update: dict[str, Any] | None = None
+    deleted_assessment: str | None = None
     tag: tuple[str, str] | None = None
+    deleted_tag: str | None = None
     made_at: float = 0.0
+
+    @property
+    def assessment_id(self) -> str | None:
+        """The id of the new assessment; None if the annotation makes none."""
+        return (self.record or self.assessment or {}).get("assessment_id")
 
     def as_span(self, trace_id: int) -> ReadableSpan:
         """The annotation as an ended span, below a span that does not exist.
@@ -55,7 +70,9 @@ class Annotation:
             trace_id: OpenTelemetry's id of the trace.
         """
         context, parent = (_context(trace_id) for _ in range(2))
-        content = {"assessment": self.assessment, "tag": self.tag}
+        content = {
+            name: value for name in _CONTENT if (value := getattr(self, name, None)) is not None
+        }
         now = time.time_ns()
         return ReadableSpan(
             name=_NAME,
@@ -63,10 +80,20 @@ class Annotation:
             parent=parent,
             resource=_NO_RESOURCE,
             instrumentation_scope=_SCOPE,
-            attributes={ANNOTATION: orjson.dumps(content).decode()},
+            attributes={ANNOTATION: _as_text(content)},
             start_time=now,
             end_time=now,
         )
+
+
+_CONTENT: Final = ("assessment", "record", "update", "deleted_assessment", "tag", "deleted_tag")
+
+
+def _as_text(content: dict[str, Any]) -> str:
+    try:
+        return orjson.dumps(content).decode()
+    except TypeError:  # A text with half a surrogate pair, for instance.
+        return json.dumps(content)
 
 
 def is_annotation(span: ReadableSpan) -> bool:
@@ -83,7 +110,7 @@ def annotation_of(span: ReadableSpan) -> Annotation:
         ValueError: The text of the annotation is damaged.
     """
     context = span.get_span_context()
-    parsed: Any = orjson.loads(str((span.attributes or {}).get(ANNOTATION)))
+    parsed: Any = json.loads(str((span.attributes or {}).get(ANNOTATION)))
     if not isinstance(parsed, dict) or context is None:
         raise ValueError("an annotation without content")
     content = cast("dict[str, Any]", parsed)
@@ -91,7 +118,11 @@ def annotation_of(span: ReadableSpan) -> Annotation:
     return Annotation(
         trace_id=f"tr-{format_trace_id(context.trace_id)}",
         assessment=content.get("assessment"),
+        record=content.get("record"),
+        update=content.get("update"),
+        deleted_assessment=content.get("deleted_assessment"),
         tag=None if tag is None else (str(tag[0]), str(tag[1])),
+        deleted_tag=content.get("deleted_tag"),
         made_at=(span.end_time or 0) / 1e9,
     )
 
@@ -156,12 +187,27 @@ def annotate(annotation: Annotation, trace_id: int) -> None:
         annotation: The annotation.
         trace_id: OpenTelemetry's id of the trace.
     """
+    deliver(in_order(annotation, trace_id))
+
+
+def in_order(annotation: Annotation, trace_id: int) -> ReadableSpan:
+    """The annotation as a span, with its place behind the earlier annotations of its trace."""
     span = annotation.as_span(trace_id)
+    annotation_order.add(span)
+    return span
+
+
+def deliver(span: ReadableSpan) -> None:
+    """Deliver an annotation that has its place in the order."""
+    trace_id = cast("SpanContext", span.get_span_context()).trace_id
     methods = [(deliver(), has_trace()) for deliver, has_trace in list(_takers.values())]
     takers = [(deliver, has) for deliver, has in methods if deliver is not None and has is not None]
     knowing = [deliver for deliver, has_trace in takers if has_trace(trace_id)]
-    for deliver in knowing or [deliver for deliver, _ in takers]:
-        deliver(span)
+    chosen = knowing or [deliver for deliver, _ in takers]
+    if not chosen:
+        annotation_order.settled(span)
+    for deliver_one in chosen:
+        deliver_one(span)
 
 
 def _context(trace_id: int) -> SpanContext:

@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import Token
 from dataclasses import dataclass, field, replace
@@ -19,6 +17,7 @@ from opentelemetry.context import set_value as with_value
 from opentelemetry.trace import get_current_span
 
 from mlflow_bridge._config.base import ConfigurationError
+from mlflow_bridge._spans.enclosed_calls import enclosed
 from mlflow_bridge._spans.names import TRACE_NAME_TAG
 from opentelemetry.instrumentation.dspy import semconv
 
@@ -28,7 +27,10 @@ _IDENTITY: Final = (semconv.SESSION_ID, semconv.USER_ID, semconv.GEN_AI_CONVERSA
 _INHERITED: Final = ("session_id", "user_id", "conversation_id", "experiment_id", "run_id")
 """Fields that an inner block takes from the outer block, unless it has a value itself."""
 
-_Function = TypeVar("_Function", bound="Callable[..., object]")
+_Function = TypeVar(
+    "_Function",
+    bound="Callable[..., object] | staticmethod[..., object] | classmethod[Any, ..., object]",
+)
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,10 @@ class TraceContext:
 
 
 class TraceContextBlock(AbstractContextManager[None]):
-    """The block that `trace_context` makes; a decorator of functions, too.
+    """The block that `trace_context` makes; a decorator of any callable, too.
 
-    As a decorator, it encloses each call: of a function, of a coroutine function, and each step of
-    a generator or asynchronous generator.
+    As a decorator, it encloses each call, the coroutine that a call returns, and each step of a
+    generator or asynchronous generator; see `enclosed`.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -86,71 +88,9 @@ class TraceContextBlock(AbstractContextManager[None]):
             detach(token)
 
     def __call__(self, function: _Function) -> _Function:
-        """Enclose every call of a function in a block of its own."""
-        own, call = vars(self._own), cast("Callable[..., Any]", function)
-
-        @functools.wraps(call)
-        def in_block(*args: Any, **kwargs: Any) -> Any:
-            with TraceContextBlock(own):
-                return call(*args, **kwargs)
-
-        @functools.wraps(call)
-        async def awaited_in_block(*args: Any, **kwargs: Any) -> Any:
-            with TraceContextBlock(own):
-                return await call(*args, **kwargs)
-
-        @functools.wraps(call)
-        def generated_in_block(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            return (yield from _Steps(own, call(*args, **kwargs)))
-
-        @functools.wraps(call)
-        async def generated_in_block_async(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            steps = call(*args, **kwargs)
-            try:
-                step, value = steps.asend, None
-                while True:
-                    with TraceContextBlock(own):
-                        try:
-                            item = await step(value)
-                        except StopAsyncIteration:
-                            return
-                    try:
-                        step, value = steps.asend, (yield item)
-                    except GeneratorExit:
-                        raise
-                    except BaseException as error:
-                        step, value = steps.athrow, error
-            finally:
-                with TraceContextBlock(own):
-                    await steps.aclose()
-
-        if inspect.iscoroutinefunction(call):
-            return cast("_Function", awaited_in_block)
-        if inspect.isasyncgenfunction(call):
-            return cast("_Function", generated_in_block_async)
-        if inspect.isgeneratorfunction(call):
-            return cast("_Function", generated_in_block)
-        return cast("_Function", in_block)
-
-
-class _Steps(Generator[Any, Any, Any]):
-    """A generator whose every step runs in a block."""
-
-    def __init__(self, own: Mapping[str, Any], steps: Generator[Any, Any, Any]) -> None:
-        self._own = own
-        self._steps = steps
-
-    def send(self, value: Any, /) -> Any:
-        with TraceContextBlock(self._own):
-            return self._steps.send(value)
-
-    def throw(self, *error: Any) -> Any:
-        with TraceContextBlock(self._own):
-            return self._steps.throw(*error)
-
-    def close(self) -> None:
-        with TraceContextBlock(self._own):
-            self._steps.close()
+        """Enclose every call of a callable in a block of its own; see `enclosed`."""
+        own = vars(self._own)
+        return cast("_Function", enclosed(function, lambda: TraceContextBlock(own)))
 
 
 def _inside(outer: TraceContext | None, own: TraceContext) -> TraceContext:
@@ -188,7 +128,8 @@ def trace_context(
     experiment can only be given before that span starts, since MLflow leaves a trace where its
     first spans are.
 
-    As a decorator, the block encloses every call of a function, coroutine function or generator.
+    As a decorator, the block encloses every call of a callable, and the coroutine or generator that
+    the call returns.
 
     Args:
         session_id: Groups traces into a session, at most 250 characters (``session.id``). Several

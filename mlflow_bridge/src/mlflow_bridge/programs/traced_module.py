@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import dspy
 
+from mlflow_bridge._spans.enclosed_calls import continued
 from mlflow_bridge._spans.trace_context import TraceContextBlock, texts_of, trace_context
 
 _OWN: Final = frozenset(
@@ -109,12 +110,14 @@ class TracedModule(dspy.Module):
     def _call(self, /, *args: Any, **kwargs: Any) -> Any:
         state = self._state
         with state.block():
-            return state.module(*args, **kwargs)
+            result = state.module(*args, **kwargs)
+        return continued(result, state.block)
 
     async def _acall(self, /, *args: Any, **kwargs: Any) -> Any:
         state = self._state
         with state.block():
-            return await state.module.acall(*args, **kwargs)
+            result = await state.module.acall(*args, **kwargs)
+        return continued(result, state.block)
 
     # Not as functions: the instrumentation traces the functions of these names in classes of
     # programs, and this class adds no span.

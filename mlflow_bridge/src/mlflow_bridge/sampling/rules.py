@@ -327,7 +327,12 @@ def _is_number(value: Any) -> bool:
 def _scores(span: ReadableSpan, metric: str) -> list[float]:
     """The scores of this metric in an assessment, or in the events of a span."""
     if is_annotation(span):
-        assessment = annotation_of(span).assessment or {}
+        annotation = annotation_of(span)
+        record = annotation.record
+        if record is not None:
+            is_score = record.get("kind") == "feedback" and record.get("name") == metric
+            return _as_scores([record.get("value")] if is_score else [])
+        assessment = annotation.assessment or {}
         feedback: Any = assessment.get("feedback")
         is_named = assessment.get("assessment_name", assessment.get("name")) == metric
         return _as_scores([feedback.get("value")] if is_named and feedback else [])

@@ -38,6 +38,13 @@ class Details:
     def has_pending_details(self) -> bool:
         return self.pending > 0
 
+    @property
+    def has_waiting_annotations(self) -> bool:
+        return False
+
+    def make_annotations_due(self) -> int:
+        return 0
+
     def take_waiting_annotations(self) -> list[ReadableSpan]:
         return []
 

@@ -26,6 +26,9 @@ class FakeSpansProcessor(SpanProcessor):
     def __init__(self, provider: object) -> None:
         self.active = False
 
+    def release_annotations(self) -> None:
+        pass
+
 
 class Fixture:
     """MLflow and the global provider as far as the join asks for them."""
@@ -49,6 +52,8 @@ class Fixture:
         monkeypatch.setitem(sys.modules, "mlflow_bridge._mlflow_tracing.spans", spans)
         shared = SimpleNamespace(share_provider=lambda: None, give_back_provider=lambda: None)
         monkeypatch.setitem(sys.modules, "mlflow_bridge._mlflow_tracing.provider", shared)
+        tokens = SimpleNamespace(share_tokens=lambda: None, give_back_tokens=lambda: None)
+        monkeypatch.setitem(sys.modules, "mlflow_bridge._mlflow_tracing.context_tokens", tokens)
         # So that what the code sets is undone.
         monkeypatch.setenv(SEPARATE_PROVIDER, "")
         monkeypatch.delenv(SEPARATE_PROVIDER)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from mlflow_bridge import MLflowBatchSpanProcessor, TracedModule, trace_context
+from mlflow_bridge._spans.trace_context import current_trace_context
 from opentelemetry.instrumentation.dspy import DSPyInstrumentor
 from tests.support.fake_delivery import FakeDelivery
 
@@ -94,6 +96,52 @@ async def test_one_call_is_one_trace_without_a_span_of_its_own(spans: Spans) -> 
     count = len(spans.memory.get_finished_spans())
     assert count % 5 == 0
     assert values_of(spans.roots()[-1]) == {}
+
+
+class Streaming(dspy.Module):
+    """A program that works after the call has returned."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self) -> Any:
+        if self.kind == "generator":
+            return self.steps()
+        return self.steps_async() if self.kind == "async generator" else self.result()
+
+    async def aforward(self) -> Any:
+        return self.forward()
+
+    def steps(self) -> Any:
+        yield user_now()
+        yield user_now()
+
+    async def steps_async(self) -> Any:
+        yield user_now()
+        yield user_now()
+
+    async def result(self) -> Any:
+        return user_now()
+
+
+def user_now() -> str | None:
+    values = current_trace_context()
+    return values.user_id if values else None
+
+
+async def consumed(result: Any) -> Any:
+    if inspect.iscoroutine(result):
+        return {await result}
+    return {each async for each in result} if hasattr(result, "__anext__") else {*result}
+
+
+@pytest.mark.parametrize("kind", ["generator", "async generator", "coroutine"])
+async def test_work_after_the_call_has_the_values(kind: str) -> None:
+    module: Any = TracedModule(Streaming(kind), metadata={"user_id": "u"})
+    assert await consumed(module()) == {"u"}
+    assert await consumed(await module.acall()) == {"u"}
+    assert user_now() is None
 
 
 def test_inside_of_a_trace_the_values_go_on_the_trace(spans: Spans) -> None:

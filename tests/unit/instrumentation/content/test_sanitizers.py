@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 from typing import Any
 
 import dspy
@@ -347,3 +348,19 @@ def test_spans_of_the_program_in_the_same_trace(trace_with: TraceWith) -> None:
         trace_id = span.get_span_context().trace_id
         shown = in_use["redactor"].span_attributes(trace_id, {"http.url": f"/users/{CANARY}"})
     assert shown == {"http.url": f"/users/{HIDDEN}"}
+
+
+class OnlySync(dspy.Module):
+    def forward(self, ssn: Any, question: str) -> Any:
+        return dspy.Prediction(answer=question)
+
+
+def test_arguments_of_a_call_that_has_no_async_method_keep_their_names(
+    trace_with: TraceWith,
+) -> None:
+    traced = trace_with(input_sanitizer=drop_ssn)
+    with pytest.raises(AttributeError, match="aforward"):
+        asyncio.run(OnlySync().acall(CANARY, "who?"))
+    assert CANARY not in everything_in(traced.spans)
+    [span] = traced.spans
+    assert json.loads(str((span.attributes or {})["dspy.module.input"])) == {"question": "who?"}

@@ -49,6 +49,8 @@ class Runs:
     """
 
     def __init__(self, store: RunStore, source: Callable[[], Mapping[str, str]]) -> None:
+        self.on_evaluation_ended: Callable[[str], object] = lambda _: None
+        """Called with the id of the run of an evaluation that has its figures."""
         self._store = store
         self._source = source
         self._log = RateLimitedLogger(logger)
@@ -92,7 +94,10 @@ class Runs:
         if _operation(span) == Operations.COMPILE:
             # An optimizer also calls models outside of its evaluations, in its own trace.
             totals.calls.add(self._totals.calls_in(span.trace_id))
-        return self._passing(self._store.end_run(run_id, figures_of(span, totals)))
+        failure = self._store.end_run(run_id, figures_of(span, totals))
+        if failure is None and _operation(span) == Operations.EVALUATE:
+            self.on_evaluation_ended(run_id)
+        return self._passing(failure)
 
     def _id_of(self, path: RunPath, span: MappedSpan) -> str | Retry | None:
         """The id of the innermost run of a path; None if it cannot be made."""

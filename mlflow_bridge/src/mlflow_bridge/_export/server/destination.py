@@ -34,6 +34,7 @@ from mlflow_bridge._export.contract import (
 from mlflow_bridge._export.experiments import Experiment, Experiments, Found
 from mlflow_bridge._export.mapping.trace_details import TraceDetails
 from mlflow_bridge._export.runs.contract import NewRun, RunFigures
+from mlflow_bridge._export.server.annotations import assessment_path, request_for
 from mlflow_bridge._export.server.client import Answer, TrackingServer
 from mlflow_bridge._export.server.runs import ServerRuns
 from mlflow_bridge._process.outside_text import outside_text
@@ -45,7 +46,6 @@ logger = logging.getLogger(__name__)
 _TRACES_PATH: Final = "/v1/traces"
 _EXPERIMENTS_PATH: Final = "/api/2.0/mlflow/experiments"
 _TRACE_INFOS_PATH: Final = "/api/3.0/mlflow/traces"
-_TRACE_TAGS_PATH: Final = "/api/2.0/mlflow/traces"
 # States of a trace whose root is stored.
 _ENDED: Final = frozenset({"OK", "ERROR"})
 _EXPERIMENT_HEADER: Final = "x-mlflow-experiment-id"
@@ -145,18 +145,9 @@ class ServerDestination:
         return None
 
     def annotate(self, annotation: Annotation) -> Outcome:
-        """Store an assessment or a tag in one request."""
-        path = f"{_TRACE_INFOS_PATH}/{annotation.trace_id}/assessments"
-        if annotation.tag is not None:
-            key, value = annotation.tag
-            answer = self._server.request(
-                "PATCH",
-                f"{_TRACE_TAGS_PATH}/{annotation.trace_id}/tags",
-                payload={"key": key, "value": value},
-            )
-        else:
-            payload = {"assessment": annotation.assessment}
-            answer = self._server.request("POST", path, payload=payload)
+        """Store a change of an assessment or a tag in one request."""
+        wanted = request_for(annotation)
+        answer = self._server.request(wanted.method, wanted.path, payload=wanted.payload)
         if isinstance(answer, Answer):
             if answer.ok:
                 return Sent(1)
@@ -166,11 +157,19 @@ class ServerDestination:
         found = self._trace_info(annotation.trace_id)
         if found is None or isinstance(found, Retry):
             return NOT_STORED if found is None else found
-        # MLflow refuses to store an assessment twice.
-        wanted = (annotation.assessment or {}).get("assessment_id")
-        if wanted and _succeeded(self._server.request("GET", f"{path}/{wanted}")):
+        if self._is_done(annotation, answer):
             return Sent(1)
         return answer if isinstance(answer, Retry) else answer.as_failure()
+
+    def _is_done(self, annotation: Annotation, answer: Answer | Retry) -> bool:
+        """Whether an attempt before has stored an annotation that MLflow now refuses."""
+        if annotation.deleted_tag is not None:
+            return isinstance(answer, Answer) and answer.error_code == _MISSING
+        wanted = annotation.assessment_id
+        if wanted is None:
+            return False
+        path = assessment_path(annotation.trace_id, wanted)
+        return _succeeded(self._server.request("GET", path))
 
     def _trace_info(self, trace_id: str) -> dict[str, Any] | Retry | None:
         """The server's description of a trace; None if it does not know the trace."""

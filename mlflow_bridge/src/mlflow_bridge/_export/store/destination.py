@@ -40,6 +40,7 @@ from mlflow_bridge._export.mapping.span import context_of
 from mlflow_bridge._export.mapping.storable import JsonText
 from mlflow_bridge._export.mapping.trace_details import TraceDetails
 from mlflow_bridge._export.runs.contract import NewRun, RunFigures
+from mlflow_bridge._export.store.annotations import store_annotation
 from mlflow_bridge._export.store.creation import create_if_absent
 from mlflow_bridge._export.store.errors import (
     failure_of,
@@ -73,6 +74,7 @@ _INSTALL: Final = "pip install 'mlflow-bridge[mlflow]' (mlflow >= 3.15, < 4)"
 _MODULES: Final = (
     "mlflow",
     "mlflow.entities",
+    "mlflow.entities.assessment",
     "mlflow.exceptions",
     "mlflow.tracing.client",
     "mlflow.store.tracking.sqlalchemy_store",
@@ -161,7 +163,7 @@ class StoreDestination:
         return self.load() or self._exclusively(lambda: self._describe(trace_id, details))
 
     def annotate(self, annotation: Annotation) -> Outcome:
-        """Store an assessment or a tag in one transaction."""
+        """Store a change of an assessment or a tag in one transaction."""
         return self.load() or self._exclusively(lambda: self._annotate(annotation))
 
     def begin_run(self, run: NewRun) -> str | Retry | Rejected:
@@ -243,33 +245,30 @@ class StoreDestination:
         if failure is not None:
             return failure
         try:
-            self._store_annotation(annotation)
+            entities = self._mlflow.entities.assessment
+            store_annotation(self._tracing.store, entities, annotation)
         except Exception as error:
             outcome = failure_of(error)
             found = self._trace_info(annotation.trace_id)
             if found is None or isinstance(found, Retry):
                 return NOT_STORED if found is None else found
-            # MLflow refuses to store an assessment twice.
-            return Sent(1) if self._has_assessment(annotation) else outcome
+            return Sent(1) if self._is_done(annotation, error) else outcome
         return Sent(1)
-
-    def _store_annotation(self, annotation: Annotation) -> None:
-        store = self._tracing.store
-        if annotation.tag is not None:
-            store.set_trace_tag(annotation.trace_id, *annotation.tag)
-        if annotation.assessment is not None:
-            store.create_assessment(self._assessment(annotation.assessment))
 
     def _assessment(self, known: Mapping[str, Any]) -> Any:
         return self._mlflow.entities.Assessment.from_dictionary(known)
 
-    def _has_assessment(self, annotation: Annotation) -> bool:
-        wanted = (annotation.assessment or {}).get("assessment_id")
+    def _is_done(self, annotation: Annotation, error: Exception) -> bool:
+        """Whether an attempt before has stored an annotation that MLflow now refuses."""
+        if annotation.deleted_tag is not None:
+            return is_missing(error)
+        wanted = annotation.assessment_id
+        if wanted is None:
+            return False
         try:
-            found = self._tracing.store.get_assessment(annotation.trace_id, wanted)
+            return self._tracing.store.get_assessment(annotation.trace_id, wanted) is not None
         except Exception:
             return False
-        return found is not None
 
     def _exclusively(self, work: Callable[[], _Result]) -> _Result:
         """Run a function without a fork, and without another process of the bridge at this store.
@@ -328,6 +327,8 @@ class StoreDestination:
             probe(uri)
             create_if_absent(uri, tracing_client)
             self._tracing = tracing_client(uri)
+            # The constructor may leave this to the first use; see `annotations`.
+            _ = self._tracing.store
             self._client = self._mlflow.MlflowClient(tracking_uri=uri)
             self._file = file_identity(uri)
         except Exception as error:

@@ -146,7 +146,10 @@ def positional_arguments(call: Call) -> dict[str, Any]:
     """The positional arguments of a call by name; those without a name under ``args``."""
     # Read from the class: reading ``forward`` from a module makes DSPy log a warning.
     kind: type[Any] = type(call.instance)  # type: ignore[reportUnknownVariableType]
-    function = getattr(kind, "aforward" if call.asynchronous else "forward", None)
+    function = getattr(kind, "forward", None)
+    if call.asynchronous:
+        # Without an aforward, the call fails; its arguments are those of forward.
+        function = getattr(kind, "aforward", None) or function
     names: list[str] = []
     if function is not None:
         parameters = list(inspect.signature(function).parameters.values())[1:]

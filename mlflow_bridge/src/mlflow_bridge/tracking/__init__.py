@@ -1,0 +1,3 @@
+# Copyright The opentelemetry-instrumentation-dspy Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs in MLflow: their artifacts and datasets."""
