@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from mlflow_bridge._config.tracking_uri import is_address_in_use
 from mlflow_bridge.evaluations.comparison_result import (
     MLFLOWS_FIELDS,
     EvaluationComparison,
@@ -315,25 +316,14 @@ def _own_function(lookup: RunLookup, comparison: _Comparison) -> Any:
         return None
     if not comparison.has_only_numbers():
         return None
-    mlflow: Any = importlib.import_module("mlflow")
     # It reads the store of MLflow's global setting, which is not changed here.
-    if _canonical(mlflow.get_tracking_uri()) != _canonical(lookup.tracking_uri):
+    if not is_address_in_use(lookup.tracking_uri):
         return None
     try:
         genai: Any = importlib.import_module("mlflow.genai")
     except ImportError:
         return None
     return getattr(genai, "compare_evaluations", None)
-
-
-def _canonical(tracking_uri: str) -> str:
-    """The URI in the form that settings have, in which the path of a file is absolute."""
-    from mlflow_bridge._config.settings import ConfigurationError, MLflowDSPyConfig
-
-    try:
-        return MLflowDSPyConfig(tracking_uri=tracking_uri).tracking_uri
-    except ConfigurationError:
-        return tracking_uri
 
 
 def _of_mlflow(own: Any) -> ScorerComparison:
