@@ -78,6 +78,11 @@ PYTHON = {
     "docs/spool.md": None,
     "docs/with-mlflow-tracing.md": {"serve", NAME},
     "docs/best-practice.md": {"answer request", "support", NAME},
+    "docs/evaluations.md": {
+        NAME,
+        "evaluate correct",
+        *(f"example {number}" for number in range(20)),
+    },
     "docs/migration.md": {NAME},
 }
 """The names of the traces that the Python blocks of each page leave in MLflow, if any."""
@@ -87,6 +92,7 @@ COMMANDS = {
     "opentelemetry-instrumentation-dspy/README.rst": ["pip", "without_mlflow"],
     "docs/best-practice.md": ["sampling_settings", "tail_settings"],
     "docs/configuration.md": ["key_of_a_declarative_file"],
+    "docs/evaluations.md": ["evaluations"],
     "docs/getting-started.md": ["pip", "zero_code", "declarative_file", "without_mlflow", "ui"],
     "docs/spool.md": ["spool"],
     "docs/troubleshooting.md": ["doctor"],
@@ -313,6 +319,29 @@ def test_the_commands_of_the_spool(environment: Environment, tmp_path: Path) -> 
         for command in commands[:2]:
             here = command.replace("http://mlflow:5000", server.url)
             environment.run(tmp_path, "bash", "-euc", here)
+
+
+def test_the_commands_for_evaluations(environment: Environment, tmp_path: Path) -> None:
+    page = "docs/evaluations.md"
+    [evaluations] = [code for code in blocks(page, "python") if "log_evals" in code]
+    environment.run_script(program_file(tmp_path, "\n".join([PROGRAM, evaluations])))
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("my-program")
+    candidate, baseline = client.search_runs(
+        [experiment.experiment_id], order_by=["attributes.start_time DESC"]
+    )
+
+    shown = environment.run(
+        tmp_path,
+        "bash",
+        "-euc",
+        only_block(page, "mlflow-bridge gate"),
+        CANDIDATE_RUN=candidate.info.run_id,
+        BASELINE_RUN=baseline.info.run_id,
+    )
+
+    assert "meets the criteria" in shown
+    assert "The candidate holds." in shown
 
 
 def test_the_doctor(environment: Environment, tmp_path: Path) -> None:

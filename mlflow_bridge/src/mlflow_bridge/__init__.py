@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from mlflow_bridge._spans.current_trace import update_current_trace
     from mlflow_bridge._spans.trace_context import TraceContextBlock, trace_context
     from mlflow_bridge._spans.tracer_provider import SystemRandomIdGenerator
+    from mlflow_bridge.evaluations.comparison import compare_evaluations
+    from mlflow_bridge.evaluations.comparison_result import EvaluationComparison, ScorerComparison
+    from mlflow_bridge.evaluations.quality_gate import CriterionResult, QualityReport, check_quality
     from mlflow_bridge.programs.traced_module import TracedModule
     from mlflow_bridge.sampling.sampler import DSPySampler
     from mlflow_bridge.traces.finished import FinishedSpan, FinishedTrace
@@ -49,9 +52,11 @@ __all__ = [
     "AutologClient",
     "Check",
     "ConfigurationError",
+    "CriterionResult",
     "DSPySampler",
     "DeliveryStatus",
     "DoctorReport",
+    "EvaluationComparison",
     "ExporterStats",
     "FinishedSpan",
     "FinishedTrace",
@@ -60,8 +65,10 @@ __all__ = [
     "MLflowLogger",
     "MLflowSpanExporter",
     "Outcome",
+    "QualityReport",
     "Rejected",
     "Retry",
+    "ScorerComparison",
     "Sent",
     "SpanDelivery",
     "SpoolDelivery",
@@ -71,6 +78,8 @@ __all__ = [
     "TracedModule",
     "__version__",
     "autolog",
+    "check_quality",
+    "compare_evaluations",
     "configure_mlflow",
     "deliver_spool",
     "disable_autolog",
@@ -83,8 +92,10 @@ __all__ = [
 
 _HOMES: Final = {
     "ConfigurationError": "mlflow_bridge._config.settings",
+    "CriterionResult": "mlflow_bridge.evaluations.quality_gate",
     "DSPySampler": "mlflow_bridge.sampling.sampler",
     "DeliveryStatus": "mlflow_bridge._delivery.status",
+    "EvaluationComparison": "mlflow_bridge.evaluations.comparison_result",
     "ExporterStats": "mlflow_bridge._export.delivery",
     "FinishedSpan": "mlflow_bridge.traces.finished",
     "FinishedTrace": "mlflow_bridge.traces.finished",
@@ -93,8 +104,10 @@ _HOMES: Final = {
     "MLflowLogger": "mlflow_bridge.tracking.logger",
     "MLflowSpanExporter": "mlflow_bridge._export.exporter",
     "Outcome": "mlflow_bridge._export.contract",
+    "QualityReport": "mlflow_bridge.evaluations.quality_gate",
     "Rejected": "mlflow_bridge._export.contract",
     "Retry": "mlflow_bridge._export.contract",
+    "ScorerComparison": "mlflow_bridge.evaluations.comparison_result",
     "Sent": "mlflow_bridge._export.contract",
     "SpanDelivery": "mlflow_bridge._export.contract",
     "SpoolDelivery": "mlflow_bridge._delivery.spool.deliver",
@@ -103,6 +116,8 @@ _HOMES: Final = {
     "TraceProcessorStatus": "mlflow_bridge.traces.workers",
     "TracedModule": "mlflow_bridge.programs.traced_module",
     "configure_mlflow": "mlflow_bridge.tracking.logger",
+    "check_quality": "mlflow_bridge.evaluations.quality_gate",
+    "compare_evaluations": "mlflow_bridge.evaluations.comparison",
     "deliver_spool": "mlflow_bridge._delivery.spool.deliver",
     "status": "mlflow_bridge._delivery.registry",
     "trace_context": "mlflow_bridge._spans.trace_context",

@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
 _HELP: Final = {
+    "compare": "compare two evaluations of the same examples",
     "doctor": "check whether a program with these settings can deliver traces to MLflow",
+    "gate": "check whether the metrics of a run meet quality criteria",
     "spool": "list the spans that wait on disk, and deliver them",
 }
 
@@ -22,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Name of the command and its arguments. Default: the arguments of the process.
 
     Returns:
-        The exit code: 0 for success; 1 if a check failed, or spans are left or lost; 2 for wrong
-        usage.
+        The exit code: 0 for success; 1 if a check failed, criteria are not met, or spans are left
+        or lost; 2 for wrong usage or an error.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="mlflow-bridge", description="Operate mlflow-bridge.")
@@ -35,11 +38,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
-    # Imported here, because each command imports much that the other command does not need.
-    if name == "doctor":
-        from mlflow_bridge.cli.doctor import main as doctor
-
-        return doctor
-    from mlflow_bridge.cli.spool import main as spool
-
-    return spool
+    # Imported here, because each command imports much that the other commands do not need.
+    return importlib.import_module(f"mlflow_bridge.cli.{name}").main
