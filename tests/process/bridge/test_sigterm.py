@@ -312,3 +312,33 @@ process.join(PATIENCE)
 assert process.exitcode == -signal.SIGTERM, process.exitcode
 """
     assert run(source, tmp_path) == once("child")
+
+
+def test_a_child_that_has_just_been_forked_is_terminated(tmp_path: Path) -> None:
+    """The interpreter forgets signals that arrive before it has done its own work in a child."""
+    source = f"""
+import time
+{HANDLE}
+lost = []
+for number in range(200):
+    child = os.fork()
+    if not child:
+        time.sleep(100)
+        os._exit(0)
+    os.kill(child, signal.SIGTERM)
+    for _ in range(2000):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM, status
+            break
+        time.sleep(0.005)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        lost.append(number)
+        break
+assert not lost, lost
+assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+work("main")
+"""
+    assert run(source, tmp_path) == once("main")

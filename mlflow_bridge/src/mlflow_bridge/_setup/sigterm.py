@@ -225,6 +225,31 @@ def _install_in_child() -> None:
 
 call_in_child(_install_in_child)
 
+_fork = threading.local()
+
+
+def _hold_signal() -> None:
+    """Let SIGTERM wait while this thread forks.
+
+    In a child, the interpreter forgets the signals for which it was to call a handler. A child that
+    is terminated at once, as by ``multiprocessing.Pool``, would go on for ever. Without a handler,
+    the system would have killed it.
+    """
+    if _needed_by:
+        _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _release_signal() -> None:
+    mask, _fork.mask = getattr(_fork, "mask", None), None
+    if mask is not None and signal.SIGTERM not in mask:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+if hasattr(os, "register_at_fork") and hasattr(signal, "pthread_sigmask"):
+    os.register_at_fork(
+        before=_hold_signal, after_in_parent=_release_signal, after_in_child=_release_signal
+    )
+
 
 def leave_sigterm(owner: object) -> None:
     """Undo `handle_sigterm` for this owner, unless the program has set another handler since."""
