@@ -79,7 +79,8 @@ def test_multiprocessing(method: str, tmp_path: Path) -> None:
         done = run_program(AUTOLOG + PROGRAM.format(method=method), tmp_path, settings, zygote=SDK)
         assert sink.stored() == EXPECTED, done.stderr
     assert spooled(tmp_path / "state") == 0
-    assert done.stderr == ""
+    # On a busy machine, a worker that is terminated leaves its spans to the parent, and says so.
+    assert "lost" not in done.stderr.replace("0 lost", "")
 
 
 def test_multiprocessing_under_opentelemetry_instrument(tmp_path: Path) -> None:
