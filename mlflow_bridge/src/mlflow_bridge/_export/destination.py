@@ -10,7 +10,7 @@ from mlflow_bridge._config.settings import MLflowDSPyConfig
 from mlflow_bridge._export.batches import Batch
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, TraceSight
 from mlflow_bridge._export.mapping.trace_details import TraceDetails
-from mlflow_bridge._export.runs.contract import NewRun, RunFigures
+from mlflow_bridge._export.runs.contract import NewRun, RunFigures, RunStep
 from mlflow_bridge._spans.annotation import Annotation
 
 
@@ -64,6 +64,10 @@ class Destination(Protocol):
         """The id of the run with this key, which is made if there is none."""
         ...
 
+    def log_step(self, run_id: str, step: RunStep) -> Retry | Rejected | None:
+        """Write the metrics of one step of a run. May be repeated."""
+        ...
+
     def end_run(self, run_id: str, figures: RunFigures) -> Retry | Rejected | None:
         """Write parameters and metrics of a run, and end it. May be repeated."""
         ...
@@ -104,6 +108,10 @@ class UnusableDestination:
 
     def begin_run(self, run: NewRun) -> Rejected:
         """Refuse the run."""
+        return self._outcome
+
+    def log_step(self, run_id: str, step: RunStep) -> Rejected:
+        """Refuse the step."""
         return self._outcome
 
     def end_run(self, run_id: str, figures: RunFigures) -> Rejected:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from mlflow_bridge._export.batches import Batch
 from mlflow_bridge._export.contract import Outcome, Rejected, Retry, Sent, TraceSight
 from mlflow_bridge._export.mapping.trace_details import TraceDetails
-from mlflow_bridge._export.runs.contract import NewRun, RunFigures
+from mlflow_bridge._export.runs.contract import NewRun, RunFigures, RunStep
 from mlflow_bridge._spans.annotation import Annotation
 
 Answer = Outcome | Exception | Callable[[], Outcome]
@@ -41,6 +41,7 @@ class FakeDestination:
         self.runs: dict[str, NewRun] = {}
         """The runs that were made, by their ids."""
         self.ended: dict[str, RunFigures] = {}
+        self.steps: list[tuple[str, RunStep]] = []
         self.run_failures: deque[Retry | Rejected] = deque()
         """Given in turn by ``begin_run`` and ``end_run``."""
 
@@ -79,6 +80,12 @@ class FakeDestination:
         run_id = f"run of {run.key}"
         self.runs.setdefault(run_id, run)
         return run_id
+
+    def log_step(self, run_id: str, step: RunStep) -> Retry | Rejected | None:
+        if self.run_failures:
+            return self.run_failures.popleft()
+        self.steps.append((run_id, step))
+        return None
 
     def end_run(self, run_id: str, figures: RunFigures) -> Retry | Rejected | None:
         if self.run_failures:

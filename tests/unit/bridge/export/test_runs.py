@@ -23,7 +23,7 @@ from opentelemetry.trace import (
 from mlflow_bridge._export import trace_details
 from mlflow_bridge._export.contract import Rejected, Retry, Sent
 from mlflow_bridge._export.delivery import Delivery
-from mlflow_bridge._export.runs.contract import RunFigures
+from mlflow_bridge._export.runs.contract import RunFigures, RunStep
 from mlflow_bridge._spans.otlp_json.decoder import spans_in
 from mlflow_bridge._spans.otlp_json.encoder import line_of
 from tests.support.dspy_spans import SCOPE
@@ -306,6 +306,55 @@ def test_an_optimizer_counts_its_own_calls_of_models(destination: FakeDestinatio
     assert figures.parameters["optimizer"] == "GEPA"
     assert figures.metrics["best_score"] == 80.0
     assert figures.metrics["tokens/input"] == 7.0
+
+
+def test_the_trials_of_an_optimizer_are_steps_of_its_run(destination: FakeDestination) -> None:
+    delivery = delivery_to(destination)
+    around = [("c" * 16, "compile GEPA")]
+    for index, score in enumerate((50.0, 80.0, 60.0)):
+        trial = Evaluation(around, **{"dspy.optimizer.trial.index": index})
+        delivery.attempt([*trial.example(), *trial.end(dspy__evaluate__score=score)])
+        assert destination.ended[f"run of {trial.key}"].parameters["trial"] == str(index)
+    assert [run_id for run_id, _ in destination.steps] == [f"run of {'c' * 16}"] * 3
+    assert [step for _, step in destination.steps] == [
+        RunStep(0, {"trial/score": 50.0, "trial/best_score": 50.0}, 60_000),
+        RunStep(1, {"trial/score": 80.0, "trial/best_score": 80.0}, 60_000),
+        RunStep(2, {"trial/score": 60.0, "trial/best_score": 80.0}, 60_000),
+    ]
+
+
+def test_a_step_that_fails_is_written_again(destination: FakeDestination) -> None:
+    delivery = delivery_to(destination)
+    trial = Evaluation([("c" * 16, "compile GEPA")], **{"dspy.optimizer.trial.index": 0})
+    delivery.attempt(trial.example())
+    ended = trial.end(dspy__evaluate__score=50.0)
+    log_step, destination.log_step = destination.log_step, lambda *_: Retry("down")  # type: ignore[method-assign]
+    assert delivery.attempt(ended) == Retry("down")
+    destination.log_step = log_step  # type: ignore[method-assign]
+    assert delivery.attempt(ended) == Sent(1)
+    assert len(destination.steps) == 1
+
+
+def test_an_evaluation_on_its_own_is_no_step(destination: FakeDestination) -> None:
+    evaluation = Evaluation()
+    spans = [*evaluation.example(), *evaluation.end(dspy__evaluate__score=50.0)]
+    delivery_to(destination).attempt(spans)
+    assert destination.steps == []
+
+
+def test_the_settings_of_an_optimizer_are_parameters(destination: FakeDestination) -> None:
+    provider, memory = span_memory()
+    provider.get_tracer(SCOPE).start_span(
+        "compile GEPA",
+        attributes={
+            "dspy.operation": "compile",
+            "dspy.optimizer.config": '{"max_rounds":3,"auto":"light"}',
+            "mlflow_bridge.runs": json.dumps([("c" * 16, "compile GEPA")]),
+        },
+    ).end()
+    delivery_to(destination).attempt(list(memory.get_finished_spans()))
+    parameters = destination.ended[f"run of {'c' * 16}"].parameters
+    assert parameters == {"optimizer.max_rounds": "3", "optimizer.auto": "light"}
 
 
 def test_without_runs_nothing_is_asked(destination: FakeDestination) -> None:

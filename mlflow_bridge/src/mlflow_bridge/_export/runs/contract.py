@@ -50,11 +50,30 @@ class RunFigures:
     end_ms: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class RunStep:
+    """Metrics of one step of a run, such as the trial of an optimizer.
+
+    Attributes:
+        number: The number of the step, from 0.
+        metrics: Metrics by name.
+        time_ms: The time of the step, in milliseconds since 1970.
+    """
+
+    number: int
+    metrics: Mapping[str, float]
+    time_ms: int
+
+
 class RunStore(Protocol):
     """The part of a destination that has runs. Used by one thread at a time."""
 
     def begin_run(self, run: NewRun) -> str | Retry | Rejected:
         """The id of the run with this key, which is made if there is none."""
+        ...
+
+    def log_step(self, run_id: str, step: RunStep) -> Retry | Rejected | None:
+        """Write the metrics of one step of a run. May be repeated."""
         ...
 
     def end_run(self, run_id: str, figures: RunFigures) -> Retry | Rejected | None:

@@ -8,12 +8,12 @@ import math
 import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from opentelemetry.trace import StatusCode
 
 from mlflow_bridge._export.mapping.span import MappedSpan
-from mlflow_bridge._export.mapping.storable import clean_text
+from mlflow_bridge._export.mapping.storable import clean_text, parsed_json
 from mlflow_bridge._export.runs.contract import RunFigures
 from mlflow_bridge._export.runs.totals import Calls, Totals
 from mlflow_bridge._spans.attributes import as_dict
@@ -21,6 +21,7 @@ from opentelemetry.instrumentation.dspy import semconv
 
 _MAX_PARAMETER: Final = 6000
 _MAX_NAME: Final = 200
+_MAX_SETTINGS: Final = 60
 # What MLflow accepts in the name of a metric.
 _NOT_IN_NAMES: Final = re.compile(r"[^\w\-. /:]")
 _KILLED: Final = frozenset({"KeyboardInterrupt", "SystemExit", "CancelledError", "GeneratorExit"})
@@ -38,6 +39,7 @@ _PARAMETERS: Final = {
     semconv.DSPY_OPTIMIZER_TEACHER: "teacher",
     semconv.DSPY_OPTIMIZER_TRAINSET_COUNT: "trainset_size",
     semconv.DSPY_OPTIMIZER_VALSET_COUNT: "valset_size",
+    semconv.DSPY_OPTIMIZER_TRIAL_INDEX: "trial",
 }
 _FIGURES: Final = {
     semconv.DSPY_EVALUATE_SCORE: "score",
@@ -59,6 +61,7 @@ def figures_of(span: MappedSpan, totals: Totals) -> RunFigures:
         parameters={
             **_named(source, _PARAMETERS),
             **_named({semconv.DSPY_PROGRAM_HASH: totals.program_hash}, _PARAMETERS),
+            **_optimizer_parameters(source),
             **_model_parameters(totals.calls),
         },
         metrics=dict(_metrics(source, totals)),
@@ -72,6 +75,17 @@ def _named(source: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str
         name: clean_text(str(source[key]), _MAX_PARAMETER)
         for key, name in names.items()
         if source.get(key) is not None
+    }
+
+
+def _optimizer_parameters(source: Mapping[str, Any]) -> dict[str, str]:
+    """The settings of an optimizer, of which spans have texts, numbers and switches only."""
+    config: Any = parsed_json(source.get(semconv.DSPY_OPTIMIZER_CONFIG))
+    if not isinstance(config, dict):
+        return {}
+    return {
+        f"optimizer.{name}"[:_MAX_NAME]: clean_text(str(value), _MAX_PARAMETER)
+        for name, value in list(cast("dict[str, Any]", config).items())[:_MAX_SETTINGS]
     }
 
 

@@ -19,7 +19,7 @@ from opentelemetry.trace import format_trace_id
 
 from mlflow_bridge._export.contract import Rejected, Retry
 from mlflow_bridge._export.mapping.span import MappedSpan
-from mlflow_bridge._export.runs.contract import RUN_KEY_TAG, NewRun, RunStore
+from mlflow_bridge._export.runs.contract import RUN_KEY_TAG, NewRun, RunStep, RunStore
 from mlflow_bridge._export.runs.figures import figures_of
 from mlflow_bridge._export.runs.totals import RunTotals
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
@@ -27,8 +27,10 @@ from mlflow_bridge._spans.attributes import as_dict
 from mlflow_bridge._spans.otlp_json.decoder import SpooledSpan
 from mlflow_bridge._spans.run_path import RunOfSpan, RunPath, run_path_of
 from opentelemetry.instrumentation.dspy.semconv import (
+    DSPY_EVALUATE_SCORE,
     DSPY_EVALUATE_TRACE_ID,
     DSPY_OPERATION,
+    DSPY_OPTIMIZER_TRIAL_INDEX,
     Operations,
 )
 
@@ -38,6 +40,8 @@ _RUN_TYPE: Final = "mlflow.runType"
 _EVALUATION: Final = "genai_evaluate"
 _PARENT: Final = "mlflow.parentRunId"
 _MAX_KNOWN: Final = 4096
+_WITH_OPTIMIZER: Final = 2
+"""The shortest path of an evaluation inside of an optimizer."""
 
 
 class Runs:
@@ -59,6 +63,7 @@ class Runs:
     def forget(self) -> None:
         """Forget all runs, in a forked child."""
         self._known: OrderedDict[str, str] = OrderedDict()
+        self._best: OrderedDict[str, float] = OrderedDict()
         self._totals = RunTotals()
 
     def with_runs(self, spans: Sequence[MappedSpan]) -> list[MappedSpan] | Retry:
@@ -97,7 +102,26 @@ class Runs:
         failure = self._store.end_run(run_id, figures_of(span, totals))
         if failure is None and _operation(span) == Operations.EVALUATE:
             self.on_evaluation_ended(run_id)
+            failure = self._log_trial(path, span)
         return self._passing(failure)
+
+    def _log_trial(self, path: RunPath, span: MappedSpan) -> Retry | Rejected | None:
+        """Write the score of an evaluation as a step of the optimizer's run around it."""
+        source = span.source.attributes or {}
+        score, number = source.get(DSPY_EVALUATE_SCORE), source.get(DSPY_OPTIMIZER_TRIAL_INDEX)
+        if len(path) < _WITH_OPTIMIZER or not isinstance(score, float):
+            return None
+        optimizer = path[-2]
+        run_id = self._known.get(optimizer.key)
+        if run_id is None or not isinstance(number, int):
+            return None
+        best = max(score, self._best.get(optimizer.key, score))
+        self._best[optimizer.key] = best
+        if len(self._best) > _MAX_KNOWN:
+            self._best.popitem(last=False)
+        metrics = {"trial/score": score, "trial/best_score": best}
+        time_ms = (span.source.end_time or 0) // 1_000_000
+        return self._store.log_step(run_id, RunStep(number, metrics, time_ms))
 
     def _id_of(self, path: RunPath, span: MappedSpan) -> str | Retry | None:
         """The id of the innermost run of a path; None if it cannot be made."""

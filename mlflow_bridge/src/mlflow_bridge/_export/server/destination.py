@@ -33,7 +33,7 @@ from mlflow_bridge._export.contract import (
 )
 from mlflow_bridge._export.experiments import Experiment, Experiments, Found
 from mlflow_bridge._export.mapping.trace_details import TraceDetails
-from mlflow_bridge._export.runs.contract import NewRun, RunFigures
+from mlflow_bridge._export.runs.contract import NewRun, RunFigures, RunStep
 from mlflow_bridge._export.server.annotations import assessment_path, request_for
 from mlflow_bridge._export.server.client import Answer, TrackingServer
 from mlflow_bridge._export.server.runs import ServerRuns
@@ -196,6 +196,10 @@ class ServerDestination:
         """The id of the run with this key, which is made if there is none."""
         experiment = self._experiments.resolve(run.experiment_id)
         return self._runs.begin(experiment, run) if isinstance(experiment, str) else experiment
+
+    def log_step(self, run_id: str, step: RunStep) -> Retry | Rejected | None:
+        """Write the metrics of one step of a run. May be repeated."""
+        return self._runs.log_step(run_id, step)
 
     def end_run(self, run_id: str, figures: RunFigures) -> Retry | Rejected | None:
         """Write parameters and metrics of a run, and end it. May be repeated."""

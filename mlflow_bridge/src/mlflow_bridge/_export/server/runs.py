@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from mlflow_bridge._export.contract import Rejected, Retry
-from mlflow_bridge._export.runs.contract import RUN_KEY_TAG, NewRun, RunFigures
+from mlflow_bridge._export.runs.contract import RUN_KEY_TAG, NewRun, RunFigures, RunStep
 from mlflow_bridge._export.server.client import Answer, TrackingServer
 
 _PATH: Final = "/api/2.0/mlflow/runs"
@@ -50,12 +50,15 @@ class ServerRuns:
         )
         return made if isinstance(made, (Retry, Rejected)) else _id_of(made.get("run"))
 
+    def log_step(self, run_id: str, step: RunStep) -> Retry | Rejected | None:
+        """Write the metrics of one step of a run. May be repeated."""
+        metrics = _metrics(step.metrics, step.time_ms, step.number)
+        written = self._post("log-batch", {"run_id": run_id, "metrics": metrics})
+        return written if isinstance(written, (Retry, Rejected)) else None
+
     def end(self, run_id: str, figures: RunFigures) -> Retry | Rejected | None:
         """Write parameters and metrics of a run, and end it. May be repeated."""
-        metrics = [
-            {"key": name, "value": value, "timestamp": figures.end_ms, "step": 0}
-            for name, value in figures.metrics.items()
-        ]
+        metrics = _metrics(figures.metrics, figures.end_ms, 0)
         written = self._post(
             "log-batch",
             {"run_id": run_id, "metrics": metrics, "params": _items(figures.parameters)},
@@ -73,6 +76,13 @@ class ServerRuns:
         if not isinstance(answer, Answer):
             return answer
         return answer.json if answer.ok else answer.as_failure()
+
+
+def _metrics(values: Mapping[str, float], time_ms: int, step: int) -> list[dict[str, Any]]:
+    return [
+        {"key": name, "value": value, "timestamp": time_ms, "step": step}
+        for name, value in values.items()
+    ]
 
 
 def _items(values: Mapping[str, str]) -> list[dict[str, str]]:

@@ -39,7 +39,7 @@ from mlflow_bridge._export.experiments import Experiment, Experiments, Found
 from mlflow_bridge._export.mapping.span import context_of
 from mlflow_bridge._export.mapping.storable import JsonText
 from mlflow_bridge._export.mapping.trace_details import TraceDetails
-from mlflow_bridge._export.runs.contract import NewRun, RunFigures
+from mlflow_bridge._export.runs.contract import NewRun, RunFigures, RunStep
 from mlflow_bridge._export.store.annotations import store_annotation
 from mlflow_bridge._export.store.creation import create_if_absent
 from mlflow_bridge._export.store.errors import (
@@ -49,7 +49,7 @@ from mlflow_bridge._export.store.errors import (
     request_failure_of,
 )
 from mlflow_bridge._export.store.probe import FileIdentity, file_identity, probe
-from mlflow_bridge._export.store.runs import begin_run, end_run
+from mlflow_bridge._export.store.runs import begin_run, end_run, log_step
 from mlflow_bridge._export.store.writer_lock import writer_lock
 from mlflow_bridge._process.fork_guard import ForkGuard
 from mlflow_bridge._process.outside_text import outside_text
@@ -170,9 +170,18 @@ class StoreDestination:
         """The id of the run with this key, which is made if there is none."""
         return self.load() or self._exclusively(lambda: self._begin_run(run))
 
+    def log_step(self, run_id: str, step: RunStep) -> Retry | Rejected | None:
+        """Write the metrics of one step of a run. May be repeated."""
+        return self._write_run(lambda: log_step(self._client, self._mlflow.entities, run_id, step))
+
     def end_run(self, run_id: str, figures: RunFigures) -> Retry | Rejected | None:
         """Write parameters and metrics of a run, and end it. May be repeated."""
-        return self.load() or self._exclusively(lambda: self._end_run(run_id, figures))
+        return self._write_run(
+            lambda: end_run(self._client, self._mlflow.entities, run_id, figures)
+        )
+
+    def _write_run(self, write: Callable[[], None]) -> Retry | Rejected | None:
+        return self.load() or self._exclusively(lambda: self._written_run(write))
 
     def _begin_run(self, run: NewRun) -> str | Retry | Rejected:
         failure = self._open()
@@ -186,12 +195,12 @@ class StoreDestination:
         except Exception as error:
             return failure_of(error)
 
-    def _end_run(self, run_id: str, figures: RunFigures) -> Retry | Rejected | None:
+    def _written_run(self, write: Callable[[], None]) -> Retry | Rejected | None:
         failure = self._open()
         if failure is not None:
             return failure
         try:
-            end_run(self._client, self._mlflow.entities, run_id, figures)
+            write()
         except Exception as error:
             return failure_of(error)
         return None

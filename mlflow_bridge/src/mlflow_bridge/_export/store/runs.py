@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlflow_bridge._export.runs.contract import RUN_KEY_TAG, NewRun, RunFigures
+from mlflow_bridge._export.runs.contract import RUN_KEY_TAG, NewRun, RunFigures, RunStep
 
 
 def begin_run(client: Any, experiment_id: str, run: NewRun) -> str:
@@ -26,6 +26,25 @@ def begin_run(client: Any, experiment_id: str, run: NewRun) -> str:
         return str(found[0].info.run_id)
     made = client.create_run(experiment_id, run.start_ms, dict(run.tags), run.name)
     return str(made.info.run_id)
+
+
+def log_step(client: Any, entities: Any, run_id: str, step: RunStep) -> None:
+    """Write the metrics of one step of a run.
+
+    Args:
+        client: An ``mlflow.MlflowClient``.
+        entities: The module ``mlflow.entities``.
+        run_id: The run.
+        step: The step.
+
+    Raises:
+        MlflowException: The store has refused a request.
+    """
+    metrics = [
+        entities.Metric(name, value, step.time_ms, step.number)
+        for name, value in step.metrics.items()
+    ]
+    client.log_batch(run_id, metrics)
 
 
 def end_run(client: Any, entities: Any, run_id: str, figures: RunFigures) -> None:
