@@ -103,6 +103,9 @@ demo: $(VENV)/.runtime
 test: $(VENV)/.dev
 	@$(MAKE) --no-print-directory -j 3 lint typecheck perf-guard
 	@$(MAKE) --no-print-directory unit process integration
+	@if command -v chromedriver > /dev/null && command -v chromium google-chrome > /dev/null; then \
+	  $(MAKE) --no-print-directory browser; \
+	else echo "tests/browser was not run: it needs Chromium and its driver"; fi
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -131,7 +134,7 @@ scale: $(VENV)/.dev
 installed: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/integration/test_documentation.py -m installed
 
-# Not a part of "make test": it needs Chromium and its driver, which no package index has.
+# A part of "make test" where Chromium and its driver are installed, which no package index has.
 browser: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/browser
 
