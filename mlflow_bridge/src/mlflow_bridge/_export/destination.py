@@ -61,7 +61,7 @@ class Destination(Protocol):
         ...
 
     def begin_run(self, run: NewRun) -> str | Retry | Rejected:
-        """The id of the run with this key, which is made if there is none."""
+        """Find the run with this key, or make it, and return its id."""
         ...
 
     def log_step(self, run_id: str, step: RunStep) -> Retry | Rejected | None:

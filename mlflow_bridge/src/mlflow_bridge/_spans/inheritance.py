@@ -41,7 +41,7 @@ def is_example_trace(attributes: Mapping[str, Any] | None) -> bool:
 
 
 def inherited_by(example: Span, open_span: Callable[[int], Span | None]) -> dict[str, str]:
-    """Attributes of the spans of an evaluation that hold for one of its examples, too.
+    """Attributes of the spans of an evaluation that also hold for its example.
 
     Args:
         example: The span of the example, with a link to the evaluation.

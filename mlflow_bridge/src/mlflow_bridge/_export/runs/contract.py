@@ -69,7 +69,7 @@ class RunStore(Protocol):
     """The part of a destination that has runs. Used by one thread at a time."""
 
     def begin_run(self, run: NewRun) -> str | Retry | Rejected:
-        """The id of the run with this key, which is made if there is none."""
+        """Find the run with this key, or make it, and return its id."""
         ...
 
     def log_step(self, run_id: str, step: RunStep) -> Retry | Rejected | None:

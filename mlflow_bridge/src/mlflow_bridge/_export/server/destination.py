@@ -193,7 +193,7 @@ class ServerDestination:
         return None
 
     def begin_run(self, run: NewRun) -> str | Retry | Rejected:
-        """The id of the run with this key, which is made if there is none."""
+        """Find the run with this key, or make it, and return its id."""
         experiment = self._experiments.resolve(run.experiment_id)
         return self._runs.begin(experiment, run) if isinstance(experiment, str) else experiment
 

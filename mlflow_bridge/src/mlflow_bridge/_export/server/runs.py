@@ -25,7 +25,7 @@ class ServerRuns:
         self._server = server
 
     def begin(self, experiment_id: str, run: NewRun) -> str | Retry | Rejected:
-        """The id of the run with this key, which is made if there is none."""
+        """Find the run with this key, or make it, and return its id."""
         found = self._post(
             "search",
             {

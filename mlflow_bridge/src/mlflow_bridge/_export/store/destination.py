@@ -167,7 +167,7 @@ class StoreDestination:
         return self.load() or self._exclusively(lambda: self._annotate(annotation))
 
     def begin_run(self, run: NewRun) -> str | Retry | Rejected:
-        """The id of the run with this key, which is made if there is none."""
+        """Find the run with this key, or make it, and return its id."""
         return self.load() or self._exclusively(lambda: self._begin_run(run))
 
     def log_step(self, run_id: str, step: RunStep) -> Retry | Rejected | None:

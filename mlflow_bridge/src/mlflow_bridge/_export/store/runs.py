@@ -10,7 +10,7 @@ from mlflow_bridge._export.runs.contract import RUN_KEY_TAG, NewRun, RunFigures,
 
 
 def begin_run(client: Any, experiment_id: str, run: NewRun) -> str:
-    """The id of the run with this key, which is made if there is none.
+    """Find the run with this key, or make it, and return its id.
 
     Args:
         client: An ``mlflow.MlflowClient``.
