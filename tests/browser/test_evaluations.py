@@ -73,7 +73,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         client = MlflowClient(server.uri)
         experiment = client.get_experiment_by_name("facts")
         assert experiment is not None
-        runs = client.search_runs([experiment.experiment_id], order_by=["start_time ASC"])
+        runs = client.search_runs(
+            [experiment.experiment_id],
+            "tags.`mlflow.runType` = 'genai_evaluate'",
+            order_by=["start_time ASC"],
+        )
         before, after = (run.info.run_id for run in runs)
         all_runs = f"{server.uri}/#/experiments/{experiment.experiment_id}/evaluation-runs"
         yield {

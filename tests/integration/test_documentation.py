@@ -328,7 +328,9 @@ def test_the_commands_for_evaluations(environment: Environment, tmp_path: Path) 
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("my-program")
     candidate, baseline = client.search_runs(
-        [experiment.experiment_id], order_by=["attributes.start_time DESC"]
+        [experiment.experiment_id],
+        "tags.`mlflow.runType` = 'genai_evaluate'",
+        order_by=["attributes.start_time DESC"],
     )
 
     shown = environment.run(

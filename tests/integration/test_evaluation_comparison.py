@@ -101,7 +101,11 @@ def evaluate(directory: Path, uri: str) -> Evaluated:
     assert said["complete"] is True
     client = mlflow.MlflowClient(uri)
     experiment = client.get_experiment_by_name("compared")
-    runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+    runs = client.search_runs(
+        [experiment.experiment_id],
+        "tags.`mlflow.runType` = 'genai_evaluate'",
+        order_by=["attributes.start_time ASC"],
+    )
     assert len(runs) == 4
     return Evaluated(uri, list(runs), said["scores"], said["gate"])
 

@@ -106,7 +106,9 @@ def stored(directory: Path, uri: str) -> tuple[MlflowClient, Run, list[Trace]]:
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(f"evaluation {directory.name}")
     assert experiment is not None
-    [run] = client.search_runs([experiment.experiment_id])
+    [run] = client.search_runs(
+        [experiment.experiment_id], "tags.`mlflow.runType` = 'genai_evaluate'"
+    )
     found: list[Trace] = []
     token = None
     while True:

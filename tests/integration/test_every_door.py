@@ -102,6 +102,7 @@ EVERYWHERE: dict[str, tuple[Any, str]] = {
     "log_evals": (True, "true"),
     "log_compiles": (True, "true"),
     "register_prompts": (True, "true"),
+    "save_programs": (False, "false"),
 }
 BY_PASSWORD: dict[str, tuple[Any, str]] = {
     "experiment_name": ("by-name", "by-name"),

@@ -58,7 +58,7 @@ SOURCE = f"""
 def check(client: Any, experiment_name: str) -> Any:
     experiment = client.get_experiment_by_name(experiment_name)
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert set(runs) == {"tuning", "evaluate right", "failing"}
+    assert set(runs) == {"tuning", "evaluate right", "failing", "dspy-programs"}
     run = runs["tuning"]
     assert (run.info.status, runs["failing"].info.status) == ("FINISHED", "FAILED")
     assert run.data.params == {"k": "5"}

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from mlflow_bridge.evaluations.comparison import compare_evaluations
     from mlflow_bridge.evaluations.comparison_result import EvaluationComparison, ScorerComparison
     from mlflow_bridge.evaluations.quality_gate import CriterionResult, QualityReport, check_quality
+    from mlflow_bridge.programs.loader import ProgramHashMismatch, ProgramNotFound, program_of
     from mlflow_bridge.programs.traced_module import TracedModule
     from mlflow_bridge.sampling.sampler import DSPySampler
     from mlflow_bridge.traces.finished import FinishedSpan, FinishedTrace
@@ -65,6 +66,8 @@ __all__ = [
     "MLflowLogger",
     "MLflowSpanExporter",
     "Outcome",
+    "ProgramHashMismatch",
+    "ProgramNotFound",
     "QualityReport",
     "Rejected",
     "Retry",
@@ -85,6 +88,7 @@ __all__ = [
     "disable_autolog",
     "doctor",
     "get_autolog_client",
+    "program_of",
     "status",
     "trace_context",
     "update_current_trace",
@@ -115,6 +119,9 @@ _HOMES: Final = {
     "TraceContextBlock": "mlflow_bridge._spans.trace_context",
     "TraceProcessorStatus": "mlflow_bridge.traces.workers",
     "TracedModule": "mlflow_bridge.programs.traced_module",
+    "ProgramHashMismatch": "mlflow_bridge.programs.loader",
+    "ProgramNotFound": "mlflow_bridge.programs.loader",
+    "program_of": "mlflow_bridge.programs.loader",
     "configure_mlflow": "mlflow_bridge.tracking.logger",
     "check_quality": "mlflow_bridge.evaluations.quality_gate",
     "compare_evaluations": "mlflow_bridge.evaluations.comparison",

@@ -57,6 +57,12 @@ class ControlSettings(RecordingSettings):
         description="true or false: whether each compile of an optimizer is a run in MLflow; with "
         "log_evals, its evaluations are runs below it.",
     )
+    save_programs: bool | None = Field(
+        default=None,
+        description="true or false: whether the state of each new program is saved in MLflow, for "
+        "program_of(). It is content. The default is true with log_evals or log_compiles, else "
+        "false.",
+    )
     register_prompts: bool = Field(
         default=False,
         description="true or false: whether the prompts of programs are registered in MLflow. It "
@@ -80,6 +86,11 @@ class ControlSettings(RecordingSettings):
     def _check_switch(cls, value: Any) -> Any:
         # Pydantic takes 1 and 0.0 for truth values; in code, they are a mistake.
         return value if isinstance(value, (bool, str)) else _Another(value)
+
+    @field_validator("save_programs", mode="before")
+    @classmethod
+    def _check_optional_switch(cls, value: Any) -> Any:
+        return value if value is None or isinstance(value, (bool, str)) else _Another(value)
 
     @field_validator("trace_buffer_size", mode="before")
     @classmethod

@@ -45,6 +45,7 @@ RECORDING_FIELDS: Final = frozenset(
         "log_evals",
         "log_compiles",
         "register_prompts",
+        "save_programs",
     }
 )
 """The settings that say nothing about the delivery."""

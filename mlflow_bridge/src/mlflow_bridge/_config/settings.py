@@ -55,6 +55,9 @@ __all__ = [
     "environment_variable",
 ]
 
+_PROGRAM_HOOK: Final = "mlflow_bridge._spans.program_states:save_program"
+"""By its place, since settings import nothing of the bridge."""
+
 DEFAULT_EXPERIMENT_NAME: Final = "Default"
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
@@ -513,7 +516,16 @@ class MLflowDSPyConfig(ControlSettings, TailSettings):
             given.setdefault("capture_content", ContentMode.SPAN_ONLY)
         if self.log_evals and not _is_set(OTEL_INSTRUMENTATION_DSPY_EVALUATION_TRACES):
             given.setdefault("evaluation_traces", "per_example")
+        if self.saves_programs:
+            given["program_hook"] = _PROGRAM_HOOK
         return given
+
+    @property
+    def saves_programs(self) -> bool:
+        """Whether the state of each new program is saved in MLflow."""
+        if self.save_programs is None:
+            return self.log_evals or self.log_compiles
+        return self.save_programs
 
     @property
     def effective_experiment_name(self) -> str | None:

@@ -29,6 +29,7 @@ from mlflow_bridge._spans.annotation_order import annotation_order
 from mlflow_bridge._spans.names import ANNOTATION
 
 _NAME: Final = "annotation"
+_PROGRAM_NAME: Final = "program"
 _SCOPE: Final = InstrumentationScope("mlflow_bridge.annotation")
 _NO_RESOURCE: Final = Resource({})
 _MAX_IN_FLIGHT: Final = 16_384
@@ -36,7 +37,7 @@ _MAX_IN_FLIGHT: Final = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """A change of the assessments or tags of a trace. One of the fields with content is set.
+    """A change of the assessments or tags of a trace, or a program. One such field is set.
 
     Attributes:
         trace_id: MLflow's id of the trace.
@@ -46,6 +47,8 @@ class Annotation:
         deleted_assessment: The id of an assessment to delete.
         tag: Key and value of a tag.
         deleted_tag: The key of a tag to delete.
+        program: Hash and description of a program that has made a trace.
+        experiment_id: The experiment for a program; None for the configured experiment.
         made_at: Time of the annotation, in seconds since 1970.
     """
 
@@ -56,6 +59,8 @@ class Annotation:
     deleted_assessment: str | None = None
     tag: tuple[str, str] | None = None
     deleted_tag: str | None = None
+    program: tuple[str, str] | None = None
+    experiment_id: str | None = None
     made_at: float = 0.0
 
     @property
@@ -75,7 +80,7 @@ class Annotation:
         }
         now = time.time_ns()
         return ReadableSpan(
-            name=_NAME,
+            name=_NAME if self.program is None else _PROGRAM_NAME,
             context=context,
             parent=parent,
             resource=_NO_RESOURCE,
@@ -86,7 +91,16 @@ class Annotation:
         )
 
 
-_CONTENT: Final = ("assessment", "record", "update", "deleted_assessment", "tag", "deleted_tag")
+_CONTENT: Final = (
+    "assessment",
+    "record",
+    "update",
+    "deleted_assessment",
+    "tag",
+    "deleted_tag",
+    "program",
+    "experiment_id",
+)
 
 
 def _as_text(content: dict[str, Any]) -> str:
@@ -103,6 +117,11 @@ def is_annotation(span: ReadableSpan) -> bool:
     return scope is not None and scope.name == _SCOPE.name
 
 
+def is_program(span: ReadableSpan) -> bool:
+    """Whether a span is an annotation with a program, which does not depend on a trace."""
+    return is_annotation(span) and span.name == _PROGRAM_NAME
+
+
 def annotation_of(span: ReadableSpan) -> Annotation:
     """The annotation that travels as this span.
 
@@ -115,6 +134,7 @@ def annotation_of(span: ReadableSpan) -> Annotation:
         raise ValueError("an annotation without content")
     content = cast("dict[str, Any]", parsed)
     tag: Any = content.get("tag")
+    program: Any = content.get("program")
     return Annotation(
         trace_id=f"tr-{format_trace_id(context.trace_id)}",
         assessment=content.get("assessment"),
@@ -123,6 +143,8 @@ def annotation_of(span: ReadableSpan) -> Annotation:
         deleted_assessment=content.get("deleted_assessment"),
         tag=None if tag is None else (str(tag[0]), str(tag[1])),
         deleted_tag=content.get("deleted_tag"),
+        program=None if program is None else (str(program[0]), str(program[1])),
+        experiment_id=content.get("experiment_id"),
         made_at=(span.end_time or 0) / 1e9,
     )
 

@@ -15,7 +15,7 @@ from weakref import finalize
 from opentelemetry.sdk.trace import ReadableSpan
 
 from mlflow_bridge._process.rate_limited_log import RateLimitedLogger
-from mlflow_bridge._spans.annotation import is_annotation
+from mlflow_bridge._spans.annotation import is_annotation, is_program
 from mlflow_bridge._spans.genai import is_of_genai
 from mlflow_bridge._spans.lent_values import lend
 from mlflow_bridge._spans.local_root import is_local_root
@@ -103,6 +103,8 @@ class TailPolicy(TracePolicy[TailFacts]):
         return TailFacts([self._guarded(rule, rule.new_state) for rule in self._rules])
 
     def note(self, span: ReadableSpan, facts: TailFacts) -> Decision | None:
+        if is_program(span):
+            return Decision.KEEP
         if facts.reason is not None:
             return None
         for index, rule in enumerate(self._rules):

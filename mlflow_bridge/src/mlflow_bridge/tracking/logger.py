@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -57,8 +58,11 @@ class MLflowLogger:
     child of that run, which is neither changed nor ended. The run ends as ``FINISHED``, after an
     exception as ``FAILED``, and after ``KeyboardInterrupt`` as ``KILLED``; exceptions go on.
 
-    MLflow has one active run a thread. Methods may be called by any thread, and use this run. Each
-    object is for one block.
+    MLflow has one active run a thread: blocks in one thread are to end in the reverse order of
+    their begin, so tasks of one event loop are not to have blocks at the same time. Methods may be
+    called by any thread while the block is open, `log_program` by the thread of the block. Each
+    object is for one block. What MLflow raises in a method is raised to the program; if the end of
+    the block fails after an exception of the program, a warning says so.
 
     Args:
         run_name: The name of the run; MLflow makes one if it is None.
@@ -79,6 +83,8 @@ class MLflowLogger:
         self._name = None if run_name is None else _text("run_name", run_name)
         self._tags = {} if tags is None else _texts("tags", tags)
         self._run_id: str | None = None
+        self._thread = 0
+        self._has_ended = False
         self._mlflow: Any = None
 
     @property
@@ -107,6 +113,8 @@ class MLflowLogger:
             tags=self._tags or None,
         )
         self._run_id = str(run.info.run_id)
+        self._thread = threading.get_ident()
+        _open_runs.add(self._run_id)
         return self
 
     def __exit__(
@@ -127,13 +135,39 @@ class MLflowLogger:
             _logger.warning("Run %s could not be ended as %s", self._run_id, status, exc_info=True)
 
     def _end(self, status: str) -> None:
-        active = self._mlflow.active_run()
-        if active is not None and active.info.run_id == self._run_id:
+        self._has_ended = True
+        _open_runs.discard(self.run_id)
+        if self._is_below_active_run():
+            self._end_runs_above(status)
+        if self._is_active():
             self._mlflow.end_run(status)
         else:  # The program has ended it itself, or leaves the block in another thread.
-            self._client().set_terminated(self.run_id, status)
+            self._mlflow.MlflowClient().set_terminated(self.run_id, status)
+
+    def _is_active(self) -> bool:
+        active = self._mlflow.active_run()
+        return active is not None and active.info.run_id == self._run_id
+
+    def _is_below_active_run(self) -> bool:
+        """Whether runs that were begun in the block of this thread are still open."""
+        if threading.get_ident() != self._thread or self._is_active():
+            return False
+        run = self._mlflow.MlflowClient().get_run(self.run_id)
+        return run.info.status == "RUNNING"
+
+    def _end_runs_above(self, status: str) -> None:
+        """End the runs that the block has left open: MLflow would make this run active again."""
+        while (active := self._mlflow.active_run()) is not None and not self._is_active():
+            if active.info.run_id in _open_runs:
+                return  # of another block, which has not ended
+            self._mlflow.end_run(status)
 
     def _client(self) -> Any:
+        _ = self.run_id
+        if self._has_ended:
+            raise ConfigurationError(
+                "the block of this MLflowLogger has ended; accepted: calls inside of the block"
+            )
         return self._mlflow.MlflowClient()
 
     def log_params(self, params: Mapping[str, object]) -> None:
@@ -185,7 +219,7 @@ class MLflowLogger:
             ConfigurationError: There is no such file.
             MlflowException: MLflow has refused it, or cannot be reached.
         """
-        if not Path(local_path).exists():
+        if not isinstance(local_path, (str, Path)) or not _is_there(local_path):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"local_path is {str(local_path)!r}; accepted: a file")
         self._client().log_artifact(self.run_id, str(local_path), artifact_path)
 
@@ -264,9 +298,16 @@ class MLflowLogger:
                 f"program is a {type(program).__name__}; accepted: a dspy.Module"
             )
         _text("name", name)
-        run_id = self.run_id
+        if registered_model_name is not None:
+            _text("registered_model_name", registered_model_name)
+        self._client()
+        if not self._is_active():
+            raise ConfigurationError(
+                "log_program() was called where the run is not MLflow's active run; accepted: in "
+                "the thread of the block, outside of a run inside of it"
+            )
         flavour: Any = importlib.import_module("mlflow.dspy")
-        with settings_without_secrets(), _ActiveRun(self._mlflow, run_id):
+        with settings_without_secrets():
             return flavour.log_model(
                 program_without_secrets(program),
                 name=name,
@@ -274,27 +315,16 @@ class MLflowLogger:
             )
 
     def _entities(self) -> Any:
-        _ = self.run_id
+        self._client()
         return importlib.import_module("mlflow.entities")
 
 
-class _ActiveRun:
-    """A block in which a run is active in this thread, as MLflow's functions for models need it."""
+_open_runs: Final[set[str]] = set()
+"""The ids of the runs whose block is open."""
 
-    def __init__(self, mlflow: Any, run_id: str) -> None:
-        self._mlflow, self._run_id = mlflow, run_id
-        self._has_begun = False
 
-    def __enter__(self) -> None:
-        active = self._mlflow.active_run()
-        if active is None or active.info.run_id != self._run_id:
-            self._mlflow.start_run(run_id=self._run_id, nested=active is not None)
-            self._has_begun = True
-
-    def __exit__(self, *exception: object) -> None:
-        if self._has_begun:
-            # It goes on: only the block of the logger ends it.
-            self._mlflow.end_run("RUNNING")
+def _is_there(path: str | Path) -> bool:
+    return bool(str(path).strip()) and str(path) != "." and Path(path).exists()
 
 
 def _mlflow() -> Any:
@@ -327,19 +357,18 @@ def _mapping(name: str, given: object) -> Iterator[tuple[str, Any]]:
 
 def _texts(name: str, given: object) -> dict[str, str]:
     texts = {key: str(value) for key, value in _mapping(name, given)}
-    for key, text in texts.items():
-        if len(text) > _MAX_VALUE:
-            _logger.warning("%s[%r] is cut to %d characters", name, key, _MAX_VALUE)
-            texts[key] = text[:_MAX_VALUE]
-    return texts
+    long = [key for key, text in texts.items() if len(text) > _MAX_VALUE]
+    if long:
+        _logger.warning("%s: cut to %d characters: %s", name, _MAX_VALUE, ", ".join(long))
+    return {key: text[:_MAX_VALUE] for key, text in texts.items()}
 
 
 def _number(name: str, value: Any) -> float:
     # Also numbers of numpy, and tensors with one value.
-    if not isinstance(value, str):
+    if not isinstance(value, (str, bytes, bytearray)):
         try:
             return float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
     raise ConfigurationError(f"metrics[{name!r}] is {value!r}; accepted: a number")
 

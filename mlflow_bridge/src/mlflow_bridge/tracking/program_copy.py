@@ -2,142 +2,181 @@
 # SPDX-License-Identifier: Apache-2.0
 """Copies of programs without secrets, for programs that are stored.
 
-MLflow stores a program together with DSPy's settings, in which the language models have their keys.
+MLflow stores a program together with DSPy's settings. Keys of providers may be anywhere in the two:
+in the options of language models, embedders and predictors, in adapters and in the program's own
+objects. So a whole copy is looked through, and what is to be stored is searched for each secret
+that was found.
 """
 
 from __future__ import annotations
 
-import copy
 import importlib
-import logging
 import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from types import FunctionType, ModuleType
 from typing import Any, Final, cast
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-_logger = logging.getLogger(__name__)
+from mlflow_bridge._config.base import ConfigurationError
 
 _SECRET_NAME: Final = re.compile(
-    r"api_?key|token(?!s)|secret|passw|credential|authorization|headers|cookie", re.IGNORECASE
+    r"api_?key|(access|private|account|subscription)_?key|secret|passw|credential|authorization"
+    r"|headers|cookie|bearer|(^|_)token$|_sas$",
+    re.IGNORECASE,
 )
+_SECRET_QUERY: Final = re.compile(r"key|token|secret|sig|passw|auth", re.IGNORECASE)
 _SHORTEST_SECRET: Final = 4
-_OPTIONS: Final = ("kwargs", "launch_kwargs", "train_kwargs")
-"""Attributes of a language model that hold what is given to the provider's client."""
+_PLAIN: Final = (str, bytes, int, float, bool, type(None), type, ModuleType, FunctionType)
 
 
 def program_without_secrets(program: Any) -> Any:
-    """A deep copy of a program whose language models have no keys, headers and history.
+    """A copy of a program without keys, headers and other secrets, and without history.
 
-    A language model that holds its secrets elsewhere is left out; see `lm_without_secrets`.
+    Removed are the values under such names in the program and in all objects that it holds. Fields
+    of examples stay as they are.
 
     Args:
         program: A ``dspy.Module``, which is not changed.
+
+    Raises:
+        ConfigurationError: The program cannot be pickled, or has a secret that cannot be removed.
     """
-    made = program.deepcopy()
-    for _, found in made.named_sub_modules():
-        module: Any = found
-        attributes = cast("dict[str, Any]", vars(module))
-        for name, value in list(attributes.items()):
-            if _is_lm(value):
-                object.__setattr__(module, name, lm_without_secrets(value))
-    return made
+    return _Cleaning("the program").cleaned(program)
 
 
-def lm_without_secrets(lm: Any) -> Any:
-    """A copy of a language model without keys, headers, history and callbacks.
+@contextmanager
+def settings_without_secrets() -> Generator[None]:
+    """A block in which DSPy's settings have no secrets and no callbacks.
 
-    None, with a warning, for a model that holds its secrets elsewhere as well, as an engine of a
-    program's own may do, or that cannot be looked through.
+    Raises:
+        ConfigurationError: A setting cannot be pickled, or has a secret that cannot be removed.
+    """
+    dspy: Any = importlib.import_module("dspy")
+    settings = dict(dspy.settings.config)
+    # MLflow stores neither of the two.
+    settings.update(trace=None, callbacks=[])
+    clean = {
+        name: _Cleaning(f"the setting {name} of DSPy").cleaned(value)
+        for name, value in settings.items()
+        if not isinstance(value, _PLAIN)
+    }
+    with dspy.context(**{**clean, "callbacks": []}):
+        yield
+
+
+class _Cleaning:
+    """Removes the secrets of one object.
 
     Args:
-        lm: A ``dspy.BaseLM``, which is not changed.
+        what: Names the object, for errors.
     """
-    made = _cleaned(lm)
-    if _holds(made, _secrets_of(lm)):
-        _logger.warning(
-            "The language model %s is not stored with the program: it holds secrets",
-            type(lm).__name__,
-        )
-        return None
-    return made
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._secrets: set[str] = set()
+        self._seen: dict[int, tuple[Any, Any]] = {}
+        dspy: Any = importlib.import_module("dspy")
+        self._kept, self._models = dspy.Example, dspy.BaseLM
+        self._pickle: Any = importlib.import_module("cloudpickle")
+
+    def cleaned(self, given: Any) -> Any:
+        """A copy without secrets; the object itself is not changed."""
+        # Not by deepcopy, which DSPy replaces by a shallow copy where it fails.
+        made = self._walked(self._pickle.loads(self._dumped(given)))
+        stored = self._dumped(made)
+        if any(secret.encode() in stored for secret in self._secrets):
+            raise ConfigurationError(
+                f"{self._what} cannot be stored: it holds a secret in a place from which the "
+                "secret cannot be removed, such as a closure; accepted: a program without it"
+            )
+        return made
+
+    def _dumped(self, value: Any) -> bytes:
+        try:
+            return self._pickle.dumps(value)
+        # Any exception: the object's own code runs.
+        except Exception as error:
+            raise ConfigurationError(
+                f"{self._what} cannot be stored: {type(error).__name__}: {error}; accepted: what "
+                "cloudpickle can store"
+            ) from error
+
+    def _walked(self, value: Any) -> Any:
+        """The value without secrets; a container or object is changed in its place."""
+        if isinstance(value, str):
+            return self._without_secrets_in_address(value)
+        if isinstance(value, (*_PLAIN, self._kept)):
+            return value
+        key = id(value)
+        if key in self._seen:
+            return self._seen[key][1]
+        # With the value, so that its id is not used again.
+        self._seen[key] = value, value
+        if isinstance(value, dict):
+            self._clean_items(cast("dict[Any, Any]", value))
+        elif isinstance(value, list):
+            items = cast("list[Any]", value)
+            items[:] = [self._walked(item) for item in items]
+        elif type(value) is tuple:
+            made = tuple(self._walked(item) for item in cast("tuple[Any, ...]", value))
+            self._seen[key] = self._seen[key][0], made
+        else:
+            self._clean_object(value)
+        return self._seen[key][1]
+
+    def _clean_items(self, items: dict[Any, Any]) -> None:
+        for key, value in list(items.items()):
+            if self._is_secret(key, value):
+                del items[key]
+            else:
+                items[key] = self._walked(value)
+
+    def _clean_object(self, value: Any) -> None:
+        attributes = getattr(value, "__dict__", None)
+        if not isinstance(attributes, dict):
+            return
+        for name, item in list(cast("dict[str, Any]", attributes).items()):
+            kept = None if self._is_secret(name, item) else self._walked(item)
+            if kept is not item:
+                object.__setattr__(value, name, kept)
+        if isinstance(value, self._models):
+            model: Any = value
+            model.history, model.callbacks = [], []
+
+    def _is_secret(self, name: Any, value: Any) -> bool:
+        if not isinstance(name, str) or not _SECRET_NAME.search(name):
+            return False
+        texts = list(_texts_in(value))
+        self._secrets.update(text for text in texts if len(text) >= _SHORTEST_SECRET)
+        return bool(texts)
+
+    def _without_secrets_in_address(self, text: str) -> str:
+        if "://" not in text:
+            return text
+        try:
+            parts = urlsplit(text)
+            password, query = parts.password, parse_qsl(parts.query, keep_blank_values=True)
+        except ValueError:
+            return text
+        hidden = [value for name, value in query if _SECRET_QUERY.search(name)]
+        found = [secret for secret in (password, *hidden) if secret]
+        if not found:
+            return text
+        self._secrets.update(secret for secret in found if len(secret) >= _SHORTEST_SECRET)
+        shown = urlencode([item for item in query if not _SECRET_QUERY.search(item[0])])
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=shown))
 
 
-def _secrets_of(lm: Any) -> frozenset[str]:
-    """The secret texts in the options of a language model."""
-    found: set[str] = set()
-    for name in _OPTIONS:
-        options = getattr(lm, name, None)
-        if isinstance(options, Mapping):
-            for key, value in cast("Mapping[str, Any]", options).items():
-                if _SECRET_NAME.search(str(key)):
-                    found.update(_texts_in(value))
-                elif isinstance(value, str) and _without_user(value) != value:
-                    found.add(str(urlsplit(value).password or ""))
-    return frozenset(text for text in found if len(text) >= _SHORTEST_SECRET)
-
-
-def _texts_in(value: Any) -> Iterator[str]:
+def _texts_in(value: Any) -> Generator[str]:
     if isinstance(value, str):
-        yield value
+        if value:
+            yield value
+    elif isinstance(value, bytes):
+        yield value.decode("latin-1")
     elif isinstance(value, Mapping):
         for item in cast("Mapping[Any, Any]", value).values():
             yield from _texts_in(item)
     elif isinstance(value, (list, tuple)):
         for item in cast("list[Any]", value):
             yield from _texts_in(item)
-
-
-def _holds(lm: Any, secrets: frozenset[str]) -> bool:
-    if not secrets:
-        return False
-    try:
-        stored: bytes = importlib.import_module("cloudpickle").dumps(lm)
-    # Any exception: what cannot be looked through is not stored.
-    except Exception:
-        _logger.debug("A language model cannot be looked through", exc_info=True)
-        return True
-    return any(secret.encode() in stored for secret in secrets)
-
-
-def _cleaned(lm: Any) -> Any:
-    made = copy.copy(lm)
-    for name in _OPTIONS:
-        options = getattr(lm, name, None)
-        if isinstance(options, Mapping):
-            setattr(made, name, _without_secrets(cast("Mapping[str, Any]", options)))
-    made.history = []
-    if hasattr(made, "callbacks"):
-        made.callbacks = []
-    return made
-
-
-@contextmanager
-def settings_without_secrets() -> Generator[None]:
-    """A block in which DSPy's settings have language models without secrets, and no callbacks."""
-    dspy: Any = importlib.import_module("dspy")
-    settings = dict(dspy.settings.config)
-    clean = {name: lm_without_secrets(item) for name, item in settings.items() if _is_lm(item)}
-    with dspy.context(**clean, callbacks=[]):
-        yield
-
-
-def _is_lm(value: object) -> bool:
-    dspy: Any = importlib.import_module("dspy")
-    return isinstance(value, dspy.BaseLM)
-
-
-def _without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: _without_user(value) if isinstance(value, str) else value
-        for name, value in options.items()
-        if not _SECRET_NAME.search(name)
-    }
-
-
-def _without_user(text: str) -> str:
-    """An address without the name and password in it; any other text as it is."""
-    if "@" not in text or "://" not in text:
-        return text
-    parts = urlsplit(text)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -102,6 +102,7 @@ SETTINGS: dict[str, tuple[str, str, Any]] = {
     "log_intermediate_steps": ("MLFLOW_DSPY_LOG_INTERMEDIATE_STEPS", "false", False),
     "adapter_steps": ("MLFLOW_DSPY_ADAPTER_STEPS", "spans", "spans"),
     "resource_usage": ("MLFLOW_DSPY_RESOURCE_USAGE", "all", "all"),
+    "save_programs": ("MLFLOW_DSPY_SAVE_PROGRAMS", "true", True),
     "evaluation_traces": ("MLFLOW_DSPY_EVALUATION_TRACES", "per_example", "per_example"),
     "max_content_length": ("MLFLOW_DSPY_MAX_CONTENT_LENGTH", "100", 100),
     "redact": ("MLFLOW_DSPY_REDACT", "os.path:join", os.path.join),

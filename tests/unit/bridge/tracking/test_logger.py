@@ -5,17 +5,19 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import logging
 import sys
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import cloudpickle
 import dspy
 import pytest
 
 from mlflow_bridge import ConfigurationError, MLflowLogger, configure_mlflow
 from mlflow_bridge.tracking.program_copy import (
-    lm_without_secrets,
     program_without_secrets,
     settings_without_secrets,
 )
@@ -72,6 +74,10 @@ class FakeMLflow(ModuleType):
     def set_terminated(self, run_id: str, status: str) -> None:
         self.ended.append((run_id, status))
 
+    def get_run(self, run_id: str) -> Any:
+        status = "RUNNING" if run_id not in dict(self.ended) else "FINISHED"
+        return SimpleNamespace(info=SimpleNamespace(status=status))
+
 
 @pytest.fixture
 def mlflow(monkeypatch: pytest.MonkeyPatch) -> FakeMLflow:
@@ -122,12 +128,51 @@ def test_inside_of_another_run_it_is_a_child(mlflow: FakeMLflow) -> None:
     assert mlflow.active_run().info.run_id == "run-1"
 
 
-def test_a_run_that_the_program_has_left_is_ended_by_its_id(mlflow: FakeMLflow) -> None:
+def test_a_run_that_the_program_has_ended_itself_ends_no_other_run(mlflow: FakeMLflow) -> None:
+    mlflow.start_run()
     with MLflowLogger():
-        mlflow.stack.clear()
+        mlflow.end_run("FINISHED")
+    assert mlflow.ended == [("run-2", "FINISHED"), ("run-2", "FINISHED")]
+    assert mlflow.active_run().info.run_id == "run-1"
+
+
+def test_runs_that_the_block_leaves_open_end_with_it(mlflow: FakeMLflow) -> None:
+    with pytest.raises(ValueError, match="no"), MLflowLogger():
         mlflow.start_run()
+        raise ValueError("no")
+    assert mlflow.ended == [("run-2", "FAILED"), ("run-1", "FAILED")]
+    assert mlflow.active_run() is None
+
+
+def test_a_block_that_overlaps_another_does_not_end_its_run(mlflow: FakeMLflow) -> None:
+    first, second = MLflowLogger(), MLflowLogger()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
     assert mlflow.ended == [("run-1", "FINISHED")]
     assert mlflow.active_run().info.run_id == "run-2"
+    second.__exit__(None, None, None)
+    assert mlflow.ended == [("run-1", "FINISHED"), ("run-2", "FINISHED")]
+
+
+def test_after_the_block_nothing_is_logged(mlflow: FakeMLflow) -> None:
+    with MLflowLogger() as run:
+        pass
+    assert run.run_id == "run-1"
+    for call in (
+        lambda: run.log_params({"a": 1}),
+        lambda: run.log_text("a", "b"),
+        lambda: run.log_program(dspy.Module()),
+    ):
+        with pytest.raises(ConfigurationError, match="has ended"):
+            call()
+
+
+def test_a_program_is_logged_where_the_run_is_active(mlflow: FakeMLflow) -> None:
+    with MLflowLogger() as run:
+        mlflow.start_run()
+        with pytest.raises(ConfigurationError, match="not MLflow's active run"):
+            run.log_program(dspy.Module())
 
 
 def test_an_end_that_fails_does_not_hide_the_programs_exception(
@@ -177,6 +222,10 @@ def test_a_long_value_is_cut_with_a_warning(
         (lambda run: run.log_params([1]), r"params is a list; accepted: a mapping"),
         (lambda run: run.log_params({1: 2}), r"a name in params is 1; accepted: a text"),
         (lambda run: run.log_metrics({"a": "1"}), r"metrics\['a'\] is '1'; accepted: a number"),
+        (lambda run: run.log_metrics({"a": b"1"}), r"metrics\['a'\] is b'1'; accepted: a number"),
+        (lambda run: run.log_metrics({"a": 10**400}), r"accepted: a number"),
+        (lambda run: run.log_artifact(None), r"local_path is 'None'; accepted: a file"),
+        (lambda run: run.log_artifact(""), r"local_path is ''; accepted: a file"),
         (lambda run: run.log_metrics({"a": None}), r"metrics\['a'\] is None; accepted: a number"),
         (lambda run: run.log_metrics({"a": 1}, step=0.5), r"step is 0.5; accepted: an integer"),
         (lambda run: run.log_metrics({"a": 1}, step=True), r"step is True; accepted: an integer"),
@@ -234,7 +283,15 @@ OPTIONS = {
     "api_key": SECRET,
     "extra_headers": {"Authorization": SECRET},
     "azure_ad_token": SECRET,
-    "api_base": f"https://user:{SECRET}@host/v1",
+    "aws_access_key_id": SECRET,
+    "extra_body": {"api_key": SECRET, "top_k": 3},
+    "api_base": f"https://user:{SECRET}@host/v1?key={SECRET}&version=2",
+    "max_tokens": 7,
+    "temperature": 0.5,
+}
+CLEAN = {
+    "extra_body": {"top_k": 3},
+    "api_base": "https://host/v1?version=2",
     "max_tokens": 7,
     "temperature": 0.5,
 }
@@ -242,50 +299,93 @@ OPTIONS = {
 
 def lm() -> Any:
     made = EchoLM("-")
-    made.kwargs = dict(OPTIONS)
+    made.kwargs = copy.deepcopy(OPTIONS)
     made.history = [{"kwargs": {"api_key": SECRET}}]
     return made
 
 
-def test_a_copy_of_a_language_model_has_no_secrets() -> None:
-    given = lm()
-    made = lm_without_secrets(given)
-    assert made.kwargs == {"api_base": "https://host/v1", "max_tokens": 7, "temperature": 0.5}
-    assert made.history == []
-    assert given.kwargs == OPTIONS
-    assert len(given.history) == 1
+class Holder:
+    def __init__(self, held: Any) -> None:
+        self.held = held
 
 
-def test_a_language_model_that_holds_its_key_elsewhere_is_left_out(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    given = lm()
-    given.client = SimpleNamespace(key=SECRET)
-    assert lm_without_secrets(given) is None
-    assert "EchoLM is not stored" in caplog.text
-    given.client = (one for one in ())  # cannot be pickled
-    assert lm_without_secrets(given) is None
+class Holding(dspy.Module):
+    def __init__(self, held: Any) -> None:
+        super().__init__()
+        self.answer = dspy.Predict("question -> answer")
+        self.held = held
 
 
-def test_a_copy_of_a_program_has_no_secrets_at_any_depth() -> None:
-    class Program(dspy.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = dspy.ChainOfThought("question -> answer")
-            self.judge = lm()
+def shown(value: Any) -> bytes:
+    return cloudpickle.dumps(value)
 
-    program = Program()
-    program.inner.set_lm(lm())
+
+def test_a_copy_of_a_program_has_no_secrets_of_its_language_models() -> None:
+    program = dspy.ChainOfThought("question -> answer")
+    program.set_lm(lm())
     made = program_without_secrets(program)
-    assert SECRET not in repr(made.judge.kwargs)
-    assert all(SECRET not in repr(one.lm.kwargs) for _, one in made.named_predictors())
-    assert program.judge.kwargs == OPTIONS
-    assert all(one.lm.kwargs == OPTIONS for _, one in program.named_predictors())
+    assert made.predict.lm.kwargs == CLEAN
+    assert made.predict.lm.history == []
+    assert program.predict.lm.kwargs == OPTIONS
+    assert len(program.predict.lm.history) == 1
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        pytest.param(lm, id="attribute"),
+        pytest.param(lambda: [lm()], id="list"),
+        pytest.param(lambda: {"judge": (lm(),)}, id="tuple in a dict"),
+        pytest.param(lambda: Holder(lm()), id="object"),
+        pytest.param(lambda: dspy.TwoStepAdapter(lm()), id="adapter"),
+        pytest.param(lambda: dspy.Predict("a -> b", api_key=SECRET), id="predictor"),
+        pytest.param(lambda: Holder({"private_key": SECRET}), id="own object"),
+        pytest.param(lambda: {"client": {"password": SECRET}}, id="own settings"),
+    ],
+)
+def test_secrets_are_nowhere_in_a_copy(held: Callable[[], Any]) -> None:
+    program = Holding(held())
+    before = shown(program)
+    assert SECRET.encode() in before
+    assert SECRET.encode() not in shown(program_without_secrets(program))
+    assert SECRET.encode() in shown(program)
+
+
+def test_an_attribute_of_the_programs_own_is_emptied() -> None:
+    program = Holding(None)
+    program.client_api_key = SECRET
+    program.threshold = 0.5
+    made = program_without_secrets(program)
+    assert (made.client_api_key, made.threshold) == (None, 0.5)
+    assert program.client_api_key == SECRET
+
+
+def test_fields_of_examples_stay() -> None:
+    program = Holding(None)
+    program.answer.demos = [dspy.Example(question="the token?", token="t-1234", answer="a")]
+    assert program_without_secrets(program).answer.demos == program.answer.demos
+
+
+def test_a_secret_that_cannot_be_removed_is_not_stored() -> None:
+    key = SECRET
+    program = Holding({"api_key": SECRET, "call": lambda: key})
+    with pytest.raises(ConfigurationError, match="the program cannot be stored: it holds a secret"):
+        program_without_secrets(program)
+
+
+def test_what_cannot_be_pickled_is_refused_and_not_changed() -> None:
+    model = lm()
+    program = Holding([model, (one for one in ())])
+    with pytest.raises(ConfigurationError, match="the program cannot be stored: TypeError"):
+        program_without_secrets(program)
+    assert program.held[0] is model
+    assert model.kwargs == OPTIONS
 
 
 def test_the_settings_have_no_secrets_in_the_block() -> None:
-    with dspy.context(lm=lm(), callbacks=[object()]):
+    with dspy.context(lm=lm(), adapter=dspy.TwoStepAdapter(lm()), callbacks=[object()]):
         with settings_without_secrets():
-            assert SECRET not in repr(dspy.settings.lm.kwargs)
+            assert dspy.settings.lm.kwargs == CLEAN
+            assert SECRET.encode() not in shown(dspy.settings.adapter)
             assert dspy.settings.callbacks == []
         assert dspy.settings.lm.kwargs == OPTIONS

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -31,6 +32,21 @@ class NewRun:
     experiment_id: str | None
     start_ms: int
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+PROGRAMS_RUN: Final = "dspy-programs"
+"""Key and name of the run of an experiment that has its programs as artifacts."""
+
+
+def programs_run(experiment_id: str | None) -> NewRun:
+    """The run of an experiment that has its programs as artifacts."""
+    tags = {RUN_KEY_TAG: PROGRAMS_RUN}
+    return NewRun(PROGRAMS_RUN, PROGRAMS_RUN, experiment_id, time.time_ns() // 1_000_000, tags)
+
+
+def program_artifact(digest: str) -> str:
+    """The path of the artifact with the program that has a hash."""
+    return f"dspy/programs/{digest}.json"
 
 
 @dataclass(frozen=True, slots=True)

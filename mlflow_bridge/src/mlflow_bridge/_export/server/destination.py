@@ -33,7 +33,13 @@ from mlflow_bridge._export.contract import (
 )
 from mlflow_bridge._export.experiments import Experiment, Experiments, Found
 from mlflow_bridge._export.mapping.trace_details import TraceDetails
-from mlflow_bridge._export.runs.contract import NewRun, RunFigures, RunStep
+from mlflow_bridge._export.runs.contract import (
+    NewRun,
+    RunFigures,
+    RunStep,
+    program_artifact,
+    programs_run,
+)
 from mlflow_bridge._export.server.annotations import assessment_path, request_for
 from mlflow_bridge._export.server.client import Answer, TrackingServer
 from mlflow_bridge._export.server.runs import ServerRuns
@@ -145,7 +151,9 @@ class ServerDestination:
         return None
 
     def annotate(self, annotation: Annotation) -> Outcome:
-        """Store a change of an assessment or a tag in one request."""
+        """Store a change of an assessment or a tag in one request, or a program in three."""
+        if annotation.program is not None:
+            return self._save_program(annotation)
         wanted = request_for(annotation)
         answer = self._server.request(wanted.method, wanted.path, payload=wanted.payload)
         if isinstance(answer, Answer):
@@ -160,6 +168,15 @@ class ServerDestination:
         if self._is_done(annotation, answer):
             return Sent(1)
         return answer if isinstance(answer, Retry) else answer.as_failure()
+
+    def _save_program(self, annotation: Annotation) -> Outcome:
+        assert annotation.program is not None
+        run = programs_run(annotation.experiment_id)
+        experiment = self._experiments.resolve(run.experiment_id)
+        if not isinstance(experiment, str):
+            return experiment
+        digest, text = annotation.program
+        return self._runs.save_artifact(experiment, run, program_artifact(digest), text) or Sent(1)
 
     def _is_done(self, annotation: Annotation, answer: Answer | Retry) -> bool:
         """Whether an attempt before has stored an annotation that MLflow now refuses."""

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final, cast
+from urllib.parse import quote, urlsplit
 
 from mlflow_bridge._export.contract import Rejected, Retry
 from mlflow_bridge._export.runs.contract import RUN_KEY_TAG, NewRun, RunFigures, RunStep
 from mlflow_bridge._export.server.client import Answer, TrackingServer
 
 _PATH: Final = "/api/2.0/mlflow/runs"
+_ARTIFACTS: Final = "/api/2.0/mlflow-artifacts/artifacts"
 
 
 class ServerRuns:
@@ -69,6 +71,29 @@ class ServerRuns:
             "update",
             {"run_id": run_id, "status": figures.status, "end_time": figures.end_ms},
         )
+        return ended if isinstance(ended, (Retry, Rejected)) else None
+
+    def save_artifact(
+        self, experiment_id: str, run: NewRun, path: str, text: str
+    ) -> Retry | Rejected | None:
+        """Write an artifact of a run, which is made if there is none, and end the run."""
+        run_id = self.begin(experiment_id, run)
+        if not isinstance(run_id, str):
+            return run_id
+        found = self._server.request("GET", f"{_PATH}/get", query={"run_id": run_id})
+        if not isinstance(found, Answer) or not found.ok:
+            return found.as_failure() if isinstance(found, Answer) else found
+        run_found: Any = found.json.get("run")
+        place = urlsplit(str(run_found["info"]["artifact_uri"]))
+        if place.scheme != "mlflow-artifacts":
+            return Rejected(
+                f"the tracking server takes no artifacts ({place.scheme}), so programs are not kept"
+            )
+        address = f"{_ARTIFACTS}/{quote(place.path.strip('/'))}/{path}"
+        answer = self._server.request("PUT", address, body=text.encode())
+        if not isinstance(answer, Answer) or not answer.ok:
+            return answer.as_failure() if isinstance(answer, Answer) else answer
+        ended = self._post("update", {"run_id": run_id, "status": "FINISHED"})
         return ended if isinstance(ended, (Retry, Rejected)) else None
 
     def _post(self, operation: str, payload: Any) -> Mapping[str, Any] | Retry | Rejected:

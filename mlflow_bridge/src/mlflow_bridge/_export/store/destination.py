@@ -39,7 +39,13 @@ from mlflow_bridge._export.experiments import Experiment, Experiments, Found
 from mlflow_bridge._export.mapping.span import context_of
 from mlflow_bridge._export.mapping.storable import JsonText
 from mlflow_bridge._export.mapping.trace_details import TraceDetails
-from mlflow_bridge._export.runs.contract import NewRun, RunFigures, RunStep
+from mlflow_bridge._export.runs.contract import (
+    NewRun,
+    RunFigures,
+    RunStep,
+    program_artifact,
+    programs_run,
+)
 from mlflow_bridge._export.store.annotations import store_annotation
 from mlflow_bridge._export.store.creation import create_if_absent
 from mlflow_bridge._export.store.errors import (
@@ -249,10 +255,25 @@ class StoreDestination:
             )
         return None
 
+    def _save_program(self, annotation: Annotation) -> Outcome:
+        run_id = self._begin_run(programs_run(annotation.experiment_id))
+        if not isinstance(run_id, str):
+            return run_id
+        assert annotation.program is not None
+        digest, text = annotation.program
+        try:
+            self._client.log_text(run_id, text, program_artifact(digest))
+            self._client.set_terminated(run_id)
+        except Exception as error:
+            return failure_of(error)
+        return Sent(1)
+
     def _annotate(self, annotation: Annotation) -> Outcome:
         failure = self._open()
         if failure is not None:
             return failure
+        if annotation.program is not None:
+            return self._save_program(annotation)
         try:
             entities = self._mlflow.entities.assessment
             store_annotation(self._tracing.store, entities, annotation)

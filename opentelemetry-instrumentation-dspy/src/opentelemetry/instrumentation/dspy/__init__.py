@@ -44,7 +44,9 @@ never imports dspy pays nothing. Its arguments are keyword-only and optional:
 - ``request_hook``, ``response_hook``: ``request_hook(span, call)`` is called before an operation,
   ``response_hook(span, call, result)`` after it returned, for recording spans. Both may set
   attributes on the span and read the call, a `DSPyCall`. They are ordinary functions, also for
-  async operations. Their exceptions are logged once and dropped.
+  async operations. Their exceptions are logged once and dropped;
+- ``program_hook``: called as ``program_hook(span, digest, describe)`` with the outermost module of
+  each recorded trace; see `ProgramHook`.
 
 Metrics are recorded as soon as there is a meter provider, for unsampled traces as well: durations
 of LM, embedder, tool, agent, workflow and module calls, tokens, and look-ups in DSPy's cache.
@@ -95,6 +97,7 @@ from opentelemetry.instrumentation.dspy._settings import (
 from opentelemetry.instrumentation.dspy.api import (
     DSPyCall,
     PatchStatus,
+    ProgramHook,
     RequestHook,
     ResponseHook,
     SpanRedactor,
@@ -118,6 +121,7 @@ __all__ = [
     "EvaluationTraces",
     "ModuleFilter",
     "PatchStatus",
+    "ProgramHook",
     "RedactionRules",
     "RequestHook",
     "ResourceUsage",
@@ -128,6 +132,7 @@ __all__ = [
     "TraceCondition",
     "current_dspy_call",
     "load_settings",
+    "program_hash",
     "set_default_arguments",
     "watch_redactor",
 ]
@@ -140,6 +145,21 @@ class _InUse:
 
 
 _watchers: list[Callable[[SpanRedactor | None], None]] = []
+
+
+def program_hash(program: Any) -> str | None:
+    """The hash of a program's state, as on its spans (``dspy.program.hash``).
+
+    Args:
+        program: A ``dspy.Module``.
+
+    Returns:
+        12 hexadecimal digits; None for a program without predictors.
+    """
+    # Imported here, since it imports DSPy.
+    from opentelemetry.instrumentation.dspy._operations.modules import program_hash as module
+
+    return module.program_hash(program)
 
 
 def watch_redactor(watcher: Callable[[SpanRedactor | None], None]) -> None:

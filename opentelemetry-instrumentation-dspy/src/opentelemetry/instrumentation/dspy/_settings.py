@@ -29,7 +29,7 @@ from opentelemetry.instrumentation.dspy._redact_setting import (
     parse_redact,
     withhold,
 )
-from opentelemetry.instrumentation.dspy.api import RequestHook, ResponseHook
+from opentelemetry.instrumentation.dspy.api import ProgramHook, RequestHook, ResponseHook
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +84,7 @@ class Settings:
         redaction_rules: Fields and patterns that are removed from all values; ``None`` for none.
         request_hook: Called before the operation of a recording span; ``None`` for no hook.
         response_hook: Called after the operation of a recording span; ``None`` for no hook.
+        program_hook: Called with each outermost module; ``None`` for no hook.
         signature_metadata: For each name of a signature's class, a mapping that is recorded on
             spans of modules with that signature; ``None`` for none.
         module_filter: The modules whose calls are recorded; ``None`` for all.
@@ -104,6 +105,7 @@ class Settings:
     redact: Redact | None = None
     request_hook: RequestHook | None = None
     response_hook: ResponseHook | None = None
+    program_hook: ProgramHook | None = None
     redaction_rules: RedactionRules | None = None
     signature_metadata: Mapping[str, Mapping[str, Any]] | None = None
     trace_direct_forward: bool = False
@@ -186,6 +188,7 @@ def load_settings(
     redact: RedactSetting | None = None,
     request_hook: RequestHook | None = None,
     response_hook: ResponseHook | None = None,
+    program_hook: ProgramHook | str | None = None,
     signature_metadata: Mapping[str, Mapping[str, Any]] | None = None,
     trace_direct_forward: bool | None = None,
     module_filter: ModuleFilterSetting | None = None,
@@ -214,6 +217,7 @@ def load_settings(
         "redact": redact,
         "request_hook": request_hook,
         "response_hook": response_hook,
+        "program_hook": program_hook,
         "signature_metadata": signature_metadata,
         "trace_direct_forward": trace_direct_forward,
         "module_filter": module_filter,
@@ -295,6 +299,7 @@ def _resolved(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> S
         redaction_rules=rules,
         request_hook=_function("request_hook", argument("request_hook")),
         response_hook=_function("response_hook", argument("response_hook")),
+        program_hook=_program_hook(argument("program_hook")),
         signature_metadata=_metadata(argument("signature_metadata")),
         trace_direct_forward=_switch(
             argument("trace_direct_forward"),
@@ -378,6 +383,10 @@ def _module_filter(argument: Any, environment: Mapping[str, str]) -> ModuleFilte
         # A misspelt setting must record less, never more.
         logger.warning("%s: %s. Recording nothing.", variable, error)
         return ModuleFilter(predicates=(select_nothing,))
+
+
+def _program_hook(argument: Any) -> ProgramHook | None:
+    return None if argument is None else parse_function("program_hook", argument)
 
 
 def _condition(argument: Any, environment: Mapping[str, str]) -> TraceCondition | None:

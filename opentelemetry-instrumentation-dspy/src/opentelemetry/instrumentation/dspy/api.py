@@ -18,6 +18,7 @@ __all__ = [
     "CALL_KEY",
     "DSPyCall",
     "PatchStatus",
+    "ProgramHook",
     "RequestHook",
     "ResponseHook",
     "SpanRedactor",
@@ -72,6 +73,12 @@ RequestHook = Callable[[Span, DSPyCall], None]
 ResponseHook = Callable[[Span, DSPyCall, Any], None]
 """Called as ``response_hook(span, call, result)`` after the operation returned, before its span
 ends. Not called if the operation raised: the exception is on the span."""
+
+
+ProgramHook = Callable[[Span, str, Callable[[], str | None]], None]
+"""Called as ``program_hook(span, digest, describe)`` for the outermost module of each recorded
+trace, after its hash is known. ``describe()`` returns the program's description as JSON, with its
+state and without secrets; None if the program cannot be described. It is content, and redacted."""
 
 
 def current_dspy_call(context: Context | None = None) -> DSPyCall | None:

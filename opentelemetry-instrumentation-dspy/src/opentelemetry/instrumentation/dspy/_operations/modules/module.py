@@ -40,6 +40,7 @@ from opentelemetry.instrumentation.dspy._operations.modules.interface import (
     types_of,
 )
 from opentelemetry.instrumentation.dspy._operations.modules.program_hash import put_program_hash
+from opentelemetry.instrumentation.dspy._operations.modules.program_state import shown_programs
 from opentelemetry.instrumentation.dspy._operations.modules.record import ModuleRecord, record_of
 from opentelemetry.instrumentation.dspy._operations.modules.resource_usage import ResourceUsage
 from opentelemetry.instrumentation.dspy._operations.modules.signature import (
@@ -143,6 +144,7 @@ class ModuleOperation(Operation):
         self._direct_forward = DirectForward(runtime.settings.trace_direct_forward)
         self._measures_all = runtime.settings.resource_usage == "all"
         self._measures = runtime.settings.resource_usage != "off"
+        self._programs = shown_programs(runtime)
 
     def start(self, call: Call) -> SpanStart:
         module = call.instance
@@ -215,7 +217,7 @@ class ModuleOperation(Operation):
         if record.agent is not None:
             self._content.arguments.learn(parameters_of_tools(call.instance))
         if record.outermost:
-            guarded(put_program_hash, attributes, call.instance)
+            self._put_program(call, attributes)
         config = config_of(call.instance, strings=self._settings.content_mode.in_spans)
         if config:
             self._content.put(attributes, DSPY_MODULE_CONFIG, self.name, config)
@@ -227,6 +229,11 @@ class ModuleOperation(Operation):
                 self._put_agent(attributes, record.agent)
         # Last, so that reading the arguments does not count.
         self._begin_measuring(record)
+
+    def _put_program(self, call: Call, attributes: Attributes) -> None:
+        guarded(put_program_hash, attributes, call.instance)
+        if self._programs is not None:
+            guarded(self._programs.show, call, attributes)
 
     def _begin_measuring(self, record: ModuleRecord) -> None:
         if self._measures_all or (record.outermost and self._measures):
