@@ -53,8 +53,9 @@ def _lines_of(package: ModuleType) -> Iterator[str]:
 
 def _lines_of_class(name: str, owner: type[Any]) -> Iterator[str]:
     # What Python itself says of the signatures of these differs from version to version.
-    is_plain = not issubclass(owner, (Enum, BaseException))
-    is_plain = is_plain and not getattr(owner, "_is_protocol", False)
+    is_plain = not issubclass(owner, Enum) and not getattr(owner, "_is_protocol", False)
+    if issubclass(owner, BaseException):
+        is_plain = "__init__" in vars(owner)
     shows_signature = is_plain and owner is not MLflowDSPyConfig
     yield f"class {name}{_signature(owner) if shows_signature else ''}"
     if issubclass(owner, Enum):

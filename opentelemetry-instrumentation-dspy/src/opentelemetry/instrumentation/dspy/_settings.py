@@ -105,7 +105,6 @@ class Settings:
     redact: Redact | None = None
     request_hook: RequestHook | None = None
     response_hook: ResponseHook | None = None
-    program_hook: ProgramHook | None = None
     redaction_rules: RedactionRules | None = None
     signature_metadata: Mapping[str, Mapping[str, Any]] | None = None
     trace_direct_forward: bool = False
@@ -116,6 +115,7 @@ class Settings:
     trace_condition: TraceCondition | None = None
     input_sanitizer: Sanitizer | None = None
     output_sanitizer: Sanitizer | None = None
+    program_hook: ProgramHook | None = None
     records_inputs: bool = field(init=False)
     records_outputs: bool = field(init=False)
 
