@@ -157,7 +157,7 @@ def _begin(tracer: Tracer) -> None:
         return
     import mlflow_bridge
 
-    mlflow_bridge.autolog(experiment_name=EXPERIMENT)
+    mlflow_bridge.autolog(experiment_name=EXPERIMENT, log_evals=True)
 
 
 def _programs(predict: dspy.Predict) -> None:

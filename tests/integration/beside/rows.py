@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import mlflow
-from mlflow.entities import Trace
+from mlflow.entities import Run, Trace
 from mlflow.entities.trace_metrics import AggregationType, MetricViewType
 from mlflow.exceptions import MlflowException
 from mlflow.genai.datasets import create_dataset
@@ -452,10 +452,90 @@ def _metric_feedback(store: Store) -> str:
     return _yes(any(trace.info.assessments for trace in store.of(Asked.EVALUATION)))
 
 
-@_row(FEEDBACK, "run with the program's state and its score (`log_evals=True`)")
+@_row(FEEDBACK, "labels of the examples as expectations of the traces")
+def _expectations(store: Store) -> str:
+    found = [one for trace in store.of(Asked.EVALUATION) for one in trace.info.assessments]
+    return _yes(any(one.expectation is not None for one in found))
+
+
+@_row(FEEDBACK, "run of an evaluation (`log_evals=True`), and its score")
 def _evaluation_run(store: Store) -> str:
+    run = _run_of_evaluation(store)
+    # Theirs has a name that MLflow draws at random.
+    is_ours = run.info.run_name.startswith("evaluate")
+    name = _code(run.info.run_name) if is_ours else "a random name"
+    score = run.data.metrics.get("score", run.data.metrics.get("eval"))
+    return f"{name}, {score:g}"
+
+
+@_row(FEEDBACK, "latency, tokens and errors of the evaluation, as metrics of the run")
+def _figures_of_run(store: Store) -> str:
+    names = _run_of_evaluation(store).data.metrics
+    return _yes({"latency/mean", "tokens/total", "errors"} <= set(names))
+
+
+@_row(FEEDBACK, "metric, model, threads and number of examples, as parameters of the run")
+def _parameters_of_run(store: Store) -> str:
+    names = set(_run_of_evaluation(store).data.params)
+    return _yes({"metric", "lm", "num_threads", "devset_size"} <= names)
+
+
+@_row(FEEDBACK, "settings of the model, as parameters of the run")
+def _model_of_run(store: Store) -> str:
+    names = _run_of_evaluation(store).data.params
+    return _yes(any(name.startswith("lm") for name in names))
+
+
+@_row(FEEDBACK, "instructions and fields of each predictor, as parameters of the run")
+def _predictors_of_run(store: Store) -> str:
+    return _yes(any("signature" in name for name in _run_of_evaluation(store).data.params))
+
+
+@_row(FEEDBACK, "table of the results, as an artifact")
+def _table_of_run(store: Store) -> str:
+    run = _run_of_evaluation(store)
+    return _yes(any("result" in item.path for item in store.client.list_artifacts(run.info.run_id)))
+
+
+@_row(FEEDBACK, "examples as a dataset of the run")
+def _dataset_of_run(store: Store) -> str:
+    return _yes(_run_of_evaluation(store).inputs.dataset_inputs)
+
+
+@_row(FEEDBACK, "state of the program, as an artifact")
+def _state_of_program(store: Store) -> str:
     runs = store.client.search_runs([store.experiment_id])
-    return _yes(any("eval" in run.data.metrics for run in runs))
+    paths = [
+        item.path
+        for run in runs
+        for item in store.client.list_artifacts(run.info.run_id)
+        if item.path == "dspy" or "model" in item.path
+    ]
+    return _yes(paths)
+
+
+@_row(FEEDBACK, "traces of the examples linked to the run")
+def _linked(store: Store) -> str:
+    run = _run_of_evaluation(store)
+    found = [
+        trace
+        for trace in store.of(Asked.EVALUATION)
+        if _metadata(trace, "mlflow.sourceRun") == run.info.run_id
+    ]
+    return f"{len(found)} of {len(store.of(Asked.EVALUATION))}"
+
+
+@_row(FEEDBACK, "on MLflow's page of evaluation runs, to be compared row by row")
+def _compared(store: Store) -> str:
+    tags = [trace.info.tags for trace in store.of(Asked.EVALUATION)]
+    is_listed = _run_of_evaluation(store).data.tags.get("mlflow.runType") == "genai_evaluate"
+    return _yes(is_listed and all("mlflow.eval.requestId" in each for each in tags))
+
+
+def _run_of_evaluation(store: Store) -> Run:
+    runs = store.client.search_runs([store.experiment_id])
+    [run] = [run for run in runs if {"eval", "score"} & set(run.data.metrics)]
+    return run
 
 
 def _assessed(store: Store, case: Asked) -> str:
