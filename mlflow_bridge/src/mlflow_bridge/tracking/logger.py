@@ -307,9 +307,9 @@ class MLflowLogger:
                 "the thread of the block, outside of a run inside of it"
             )
         flavour: Any = importlib.import_module("mlflow.dspy")
-        with settings_without_secrets():
+        with settings_without_secrets() as secrets:
             return flavour.log_model(
-                program_without_secrets(program),
+                program_without_secrets(program, secrets),
                 name=name,
                 registered_model_name=registered_model_name,
             )

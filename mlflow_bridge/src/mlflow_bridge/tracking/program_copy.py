@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import FunctionType, ModuleType
 from typing import Any, Final, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -30,7 +31,7 @@ _SHORTEST_SECRET: Final = 4
 _PLAIN: Final = (str, bytes, int, float, bool, type(None), type, ModuleType, FunctionType)
 
 
-def program_without_secrets(program: Any) -> Any:
+def program_without_secrets(program: Any, secrets: Collection[str] = ()) -> Any:
     """A copy of a program without keys, headers and other secrets, and without history.
 
     Removed are the values under such names in the program and in all objects that it holds. Fields
@@ -38,16 +39,17 @@ def program_without_secrets(program: Any) -> Any:
 
     Args:
         program: A ``dspy.Module``, which is not changed.
+        secrets: Further texts that the copy must not have.
 
     Raises:
         ConfigurationError: The program cannot be pickled, or has a secret that cannot be removed.
     """
-    return _Cleaning("the program").cleaned(program)
+    return _Cleaning("the program", secrets).cleaned(program)
 
 
 @contextmanager
-def settings_without_secrets() -> Generator[None]:
-    """A block in which DSPy's settings have no secrets and no callbacks.
+def settings_without_secrets() -> Generator[frozenset[str]]:
+    """A block in which DSPy's settings have no secrets and no callbacks; gives the secrets.
 
     Raises:
         ConfigurationError: A setting cannot be pickled, or has a secret that cannot be removed.
@@ -56,13 +58,15 @@ def settings_without_secrets() -> Generator[None]:
     settings = dict(dspy.settings.config)
     # MLflow stores neither of the two.
     settings.update(trace=None, callbacks=[])
-    clean = {
-        name: _Cleaning(f"the setting {name} of DSPy").cleaned(value)
-        for name, value in settings.items()
-        if not isinstance(value, _PLAIN)
-    }
+    clean: dict[str, Any] = {}
+    found: set[str] = set()
+    for name, value in settings.items():
+        if not isinstance(value, _PLAIN):
+            cleaning = _Cleaning(f"the setting {name} of DSPy", found)
+            clean[name] = cleaning.cleaned(value)
+            found |= cleaning.secrets
     with dspy.context(**{**clean, "callbacks": []}):
-        yield
+        yield frozenset(found)
 
 
 class _Cleaning:
@@ -70,11 +74,12 @@ class _Cleaning:
 
     Args:
         what: Names the object, for errors.
+        secrets: Texts that are secrets in any case.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, secrets: Collection[str]) -> None:
         self._what = what
-        self._secrets: set[str] = set()
+        self.secrets = set(secrets)
         self._seen: dict[int, tuple[Any, Any]] = {}
         dspy: Any = importlib.import_module("dspy")
         self._kept, self._models = dspy.Example, dspy.BaseLM
@@ -85,7 +90,7 @@ class _Cleaning:
         # Not by deepcopy, which DSPy replaces by a shallow copy where it fails.
         made = self._walked(self._pickle.loads(self._dumped(given)))
         stored = self._dumped(made)
-        if any(secret.encode() in stored for secret in self._secrets):
+        if any(secret.encode() in stored for secret in self.secrets):
             raise ConfigurationError(
                 f"{self._what} cannot be stored: it holds a secret in a place from which the "
                 "secret cannot be removed, such as a closure; accepted: a program without it"
@@ -133,22 +138,21 @@ class _Cleaning:
                 items[key] = self._walked(value)
 
     def _clean_object(self, value: Any) -> None:
-        attributes = getattr(value, "__dict__", None)
-        if not isinstance(attributes, dict):
-            return
-        for name, item in list(cast("dict[str, Any]", attributes).items()):
+        if isinstance(value, partial):
+            self._clean_items(cast("Any", value).keywords)
+        for name, item in _attributes_of(cast("Any", value)):
             kept = None if self._is_secret(name, item) else self._walked(item)
             if kept is not item:
                 object.__setattr__(value, name, kept)
         if isinstance(value, self._models):
-            model: Any = value
+            model = cast("Any", value)
             model.history, model.callbacks = [], []
 
     def _is_secret(self, name: Any, value: Any) -> bool:
-        if not isinstance(name, str) or not _SECRET_NAME.search(name):
+        if not isinstance(name, str) or not _SECRET_NAME.search(name.replace("-", "_")):
             return False
         texts = list(_texts_in(value))
-        self._secrets.update(text for text in texts if len(text) >= _SHORTEST_SECRET)
+        self.secrets.update(text for text in texts if len(text) >= _SHORTEST_SECRET)
         return bool(texts)
 
     def _without_secrets_in_address(self, text: str) -> str:
@@ -163,9 +167,22 @@ class _Cleaning:
         found = [secret for secret in (password, *hidden) if secret]
         if not found:
             return text
-        self._secrets.update(secret for secret in found if len(secret) >= _SHORTEST_SECRET)
+        self.secrets.update(secret for secret in found if len(secret) >= _SHORTEST_SECRET)
         shown = urlencode([item for item in query if not _SECRET_QUERY.search(item[0])])
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=shown))
+
+
+def _attributes_of(value: Any) -> list[tuple[str, Any]]:
+    found: dict[str, Any] = {}
+    for kind in type(value).__mro__:
+        names: Any = vars(kind).get("__slots__", ())
+        for name in (names,) if isinstance(names, str) else tuple(names):
+            if hasattr(value, name) and not name.startswith("__"):
+                found[name] = getattr(value, name)
+    own = getattr(value, "__dict__", None)
+    if isinstance(own, dict):
+        found.update(cast("dict[str, Any]", own))
+    return list(found.items())
 
 
 def _texts_in(value: Any) -> Generator[str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import builtins
 import copy
+import functools
 import logging
 import sys
 from collections.abc import Callable
@@ -309,6 +310,13 @@ class Holder:
         self.held = held
 
 
+class Slotted:
+    __slots__ = ("api_key",)
+
+    def __init__(self, api_key: str) -> None:
+        self.api_key = api_key
+
+
 class Holding(dspy.Module):
     def __init__(self, held: Any) -> None:
         super().__init__()
@@ -341,6 +349,9 @@ def test_a_copy_of_a_program_has_no_secrets_of_its_language_models() -> None:
         pytest.param(lambda: dspy.Predict("a -> b", api_key=SECRET), id="predictor"),
         pytest.param(lambda: Holder({"private_key": SECRET}), id="own object"),
         pytest.param(lambda: {"client": {"password": SECRET}}, id="own settings"),
+        pytest.param(lambda: {"extra_body": {"x-api-key": SECRET}}, id="hyphens"),
+        pytest.param(lambda: functools.partial(print, api_key=SECRET), id="partial"),
+        pytest.param(lambda: Slotted(SECRET), id="slots"),
     ],
 )
 def test_secrets_are_nowhere_in_a_copy(held: Callable[[], Any]) -> None:
@@ -371,6 +382,14 @@ def test_a_secret_that_cannot_be_removed_is_not_stored() -> None:
     program = Holding({"api_key": SECRET, "call": lambda: key})
     with pytest.raises(ConfigurationError, match="the program cannot be stored: it holds a secret"):
         program_without_secrets(program)
+
+
+def test_a_secret_of_the_settings_is_not_stored_with_the_program() -> None:
+    key = SECRET
+    with dspy.context(lm=lm()), settings_without_secrets() as secrets:
+        assert SECRET in secrets
+        with pytest.raises(ConfigurationError, match="it holds a secret"):
+            program_without_secrets(Holding(lambda: key), secrets)
 
 
 def test_what_cannot_be_pickled_is_refused_and_not_changed() -> None:
