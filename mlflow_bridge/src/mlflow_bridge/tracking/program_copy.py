@@ -138,15 +138,15 @@ class _Cleaning:
                 items[key] = self._walked(value)
 
     def _clean_object(self, value: Any) -> None:
-        if isinstance(value, partial):
-            self._clean_items(cast("Any", value).keywords)
-        for name, item in _attributes_of(cast("Any", value)):
+        kind: type[Any] = type(value)  # type: ignore[reportUnknownVariableType]
+        if issubclass(kind, partial):
+            self._clean_items(value.keywords)
+        for name, item in _attributes_of(value):
             kept = None if self._is_secret(name, item) else self._walked(item)
             if kept is not item:
                 object.__setattr__(value, name, kept)
-        if isinstance(value, self._models):
-            model = cast("Any", value)
-            model.history, model.callbacks = [], []
+        if issubclass(kind, self._models):
+            value.history, value.callbacks = [], []
 
     def _is_secret(self, name: Any, value: Any) -> bool:
         if not isinstance(name, str) or not _SECRET_NAME.search(name.replace("-", "_")):
